@@ -1,0 +1,8 @@
+"""``python -m halfmap`` is the ``halfmap`` command."""
+
+import sys
+
+from halfmap.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Fourier space: the band of image coefficients, shells, transforms and the gridding correction."""

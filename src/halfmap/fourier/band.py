@@ -1,0 +1,73 @@
+"""The Band: which Fourier coefficients of an image are kept, and in which order.
+
+Exactly one of each Friedel pair is kept, the origin is left out, and coefficients are sorted by shell and, within a
+shell, by polar angle. A lower resolution is therefore a prefix ``[:band.count(limit)]`` and never another code path,
+and with ``sigma2 = E|n_k|^2`` the Gaussian log-likelihood of the whole plane is ``-sum_band |y - A V|^2 / sigma2``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Band:
+    """Kept Fourier coefficients of an image of ``box`` pixels.
+
+    kxy: int64 [k, 2], (kx, ky) in cycles per box; shell: int64 [k], round(|k|), ascending.
+    """
+
+    box: int
+    kxy: Tensor
+    shell: Tensor
+
+    @staticmethod
+    def to_shell(box: int, limit: int) -> Band:
+        """Every coefficient with ``0 < round(|k|) <= limit``; the limit is kept below the Nyquist shell."""
+        limit = min(limit, band_limit(box))
+        axis = torch.arange(-limit, limit + 1)
+        ky, kx = torch.meshgrid(axis, axis[limit:], indexing="ij")
+        kx, ky = kx.reshape(-1), ky.reshape(-1)
+        shell = torch.sqrt((kx * kx + ky * ky).double()).round().long()
+        keep = (shell > 0) & (shell <= limit) & ((kx > 0) | (ky > 0))
+        kx, ky, shell = kx[keep], ky[keep], shell[keep]
+        angle = torch.atan2(ky.double(), kx.double())
+        order = torch.argsort(shell.double() * 8 + angle, stable=True)
+        return Band(box, torch.stack([kx[order], ky[order]], dim=1), shell[order])
+
+    @property
+    def limit(self) -> int:
+        """The highest shell of the band."""
+        return int(self.shell[-1])
+
+    def __len__(self) -> int:
+        return len(self.shell)
+
+    def count(self, limit: int) -> int:
+        """Number of coefficients with shell <= limit: ``[:count]`` is the band of that lower resolution."""
+        return int(torch.searchsorted(self.shell, torch.tensor(limit), right=True))
+
+    def prefix(self, limit: int) -> Band:
+        """The band of a lower resolution."""
+        k = self.count(limit)
+        return Band(self.box, self.kxy[:k], self.shell[:k])
+
+    def gather(self, images_fft: Tensor) -> Tensor:
+        """Band coefficients [b, k] of centred image transforms [b, y, x//2+1]."""
+        width = images_fft.shape[-1]
+        flat = torch.remainder(self.kxy[:, 1], self.box) * width + self.kxy[:, 0]
+        return images_fft.reshape(images_fft.shape[0], -1)[:, flat.to(images_fft.device)]
+
+    def shell_sum(self, values: Tensor) -> Tensor:
+        """Sum of values [..., k] over each shell -> [..., limit + 1], in the values' dtype (shell 0 is zero)."""
+        out = values.new_zeros((*values.shape[:-1], self.limit + 1))
+        return out.index_add_(-1, self.shell.to(values.device), values)
+
+
+def band_limit(box: int) -> int:
+    """The highest shell a band of this box may hold: every coefficient strictly inside Nyquist."""
+    return math.ceil(box / 2) - 1

@@ -1,0 +1,175 @@
+"""Fourier transforms of maps and images with the phase origin at the box centre n // 2.
+
+V(q) = sum_x v(x) exp(-2 pi i q.(x - c) / n): unscaled forward, 1/n^3 backward, q in cycles per box. Besides
+the plain transforms this module makes the oversampled *half volume* that the projection and insertion
+kernels read and write, and resamples maps without interpolation error. Every function keeps dtype and
+device of its input.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from halfmap.fourier.gridding import divide_envelope
+
+_VOLUME_AXES = (-3, -2, -1)
+_IMAGE_AXES = (-2, -1)
+_CHUNK_ELEMENTS = 1 << 24  # complex values of the last padded axis held at a time: 128 MiB in complex64
+
+
+def volume_fft(v: Tensor) -> Tensor:
+    """Transform real maps v[..,z,y,x] to V[..,z,y,x//2+1]: rfft layout, unscaled, origin at voxel n // 2."""
+    return torch.fft.rfftn(torch.fft.ifftshift(v, dim=_VOLUME_AXES), dim=_VOLUME_AXES)
+
+
+def volume_ifft(V: Tensor, box: int) -> Tensor:
+    """Inverse of `volume_fft`: V[..,z,y,x//2+1] to real maps [..,z,y,x] of side `box`."""
+    return torch.fft.fftshift(torch.fft.irfftn(V, s=(box,) * 3, dim=_VOLUME_AXES), dim=_VOLUME_AXES)
+
+
+def image_fft(images: Tensor) -> Tensor:
+    """Transform real images[b,y,x] to [b,y,x//2+1]: rfft layout, unscaled, origin at the centre pixel."""
+    return torch.fft.rfft2(torch.fft.ifftshift(images, dim=_IMAGE_AXES))
+
+
+def image_ifft(F: Tensor, box: int) -> Tensor:
+    """Inverse of `image_fft`: F[b,y,x//2+1] to real images [b,y,x] of side `box`."""
+    return torch.fft.fftshift(torch.fft.irfft2(F, s=(box, box)), dim=_IMAGE_AXES)
+
+
+def pad_volume(v: Tensor, size: int) -> Tensor:
+    """Zero-pad maps v[..,z,y,x] to side `size`, centre voxel n // 2 onto centre voxel size // 2."""
+    box = v.shape[-1]
+    before = size // 2 - box // 2
+    return torch.nn.functional.pad(v, (before, size - box - before) * 3)
+
+
+def crop_volume(v: Tensor, size: int) -> Tensor:
+    """Cut the central `size` cube out of maps v[..,z,y,x], centre voxel onto centre voxel."""
+    start = v.shape[-1] // 2 - size // 2
+    inside = slice(start, start + size)
+    return v[..., inside, inside, inside]
+
+
+def resample_volume(v: Tensor, box_out: int) -> Tensor:
+    """Sample maps v[..,z,y,x] on box_out^3 points over the same physical extent.
+
+    Frequencies beyond the coarser of the two grids are removed; grey values are kept, and so is the
+    position of the centre voxel. Band-limited maps are reproduced exactly.
+    """
+    box = v.shape[-1]
+    return v if box_out == box else resize_map(v, 1.0, box / box_out, box_out)
+
+
+def resize_map(v: Tensor, pixel_size: float, new_pixel_size: float, new_box: int) -> Tensor:
+    """Resample maps v[..,z,y,x] to another pixel size (A) and box by exact band-limited interpolation.
+
+    The map is read as one period of a trigonometric polynomial, cut at the new Nyquist frequency and
+    evaluated at the new voxels by one small matrix product along each axis, so that any ratio of pixel
+    sizes is exact. Grey values and the centre are kept; voxels that lie outside the old box become 0.
+    Returns [..,z,y,x], new_box^3.
+    """
+    box = v.shape[-1]
+    ratio = new_pixel_size / pixel_size
+    position = (torch.arange(new_box, dtype=torch.float64) - new_box // 2) * ratio
+    matrix = _dirichlet_matrix(box, position, cutoff=0.5 * box / ratio).to(device=v.device, dtype=v.dtype)
+    for axis in _VOLUME_AXES:
+        v = (v.movedim(axis, -1) @ matrix.T).movedim(-1, axis)
+    return v.contiguous()
+
+
+def _dirichlet_matrix(box: int, position: Tensor, cutoff: float) -> Tensor:
+    """Interpolation weights M[j,x] from voxels x to positions j (input voxels from the centre), float64.
+
+    Only frequencies up to `cutoff` (cycles per box) pass. The Nyquist term of an even box, and a term
+    exactly at the cut-off, stand for the mean of +k and -k and count once where the others count twice.
+    """
+    voxel = torch.arange(box, dtype=torch.float64) - box // 2
+    k = torch.arange(box // 2 + 1, dtype=torch.float64)
+    weight = torch.full_like(k, 2.0)
+    weight[0] = 1.0
+    weight[(2 * k == box) | ((k - cutoff).abs() < 1e-9)] = 1.0
+    weight[k > cutoff + 1e-9] = 0.0
+    angle_out = 2 * math.pi / box * position[:, None] * k
+    angle_in = 2 * math.pi / box * voxel[:, None] * k
+    matrix = (angle_out.cos() * weight) @ angle_in.cos().T + (angle_out.sin() * weight) @ angle_in.sin().T
+    outside = (position < voxel[0] - 0.5) | (position >= voxel[-1] + 0.5)
+    matrix[outside] = 0.0
+    return matrix / box
+
+
+def half_volume_extent(padding: int, limit: int) -> int:
+    """Largest padded coordinate m of the half volume for shells up to `limit` (cycles per box).
+
+    A sample at |q| <= limit + 0.5 cycles per box has all its eight trilinear corners inside [-m, m].
+    """
+    return math.ceil(padding * (limit + 1)) + 2
+
+
+def half_volume(v: Tensor, padding: int, limit: int) -> Tensor:
+    """Oversampled transform of one map v[z,y,x], as the projection kernels read it.
+
+    The map is divided by the trilinear envelope, zero-padded to padding * n and transformed (unscaled).
+    Returns complex H[2m+1, 2m+1, m+1], m = `half_volume_extent(padding, limit)`: H[qz+m, qy+m, qx] is the
+    value at the padded coordinates q = padding * (cycles per box), qx >= 0; the other half is its Friedel
+    mate. Coordinates beyond the padded grid's Nyquist frequency are 0.
+
+    The transform runs axis by axis and drops what is not kept after each, so neither the padded map nor the
+    whole padded transform is ever held.
+    """
+    box, m = v.shape[-1], half_volume_extent(padding, limit)
+    size = padding * box
+    v = divide_envelope(v, padding)
+    reach = min(m, size // 2)
+    q = torch.arange(-reach, reach + 1, device=v.device)
+    phase = _centre_phase(q, box, size, v)
+    keep = slice(m - reach, m + reach + 1)
+
+    columns = torch.fft.rfft(v, n=size, dim=2)[..., : reach + 1] * phase[reach:]
+    rows = torch.fft.fft(columns, n=size, dim=1)[:, q % size] * phase[:, None]
+    H = torch.zeros((2 * m + 1, 2 * m + 1, m + 1), dtype=rows.dtype, device=v.device)
+    inside = H[keep, keep, : reach + 1]
+    step = max(1, _CHUNK_ELEMENTS // (size * (reach + 1)))
+    for y in range(0, rows.shape[1], step):
+        padded = torch.fft.fft(rows[:, y : y + step], n=size, dim=0)
+        inside[:, y : y + step] = padded[q % size] * phase[:, None, None]
+    return H
+
+
+def from_half_volume(H: Tensor, padding: int, box: int) -> Tensor:
+    """Real map [z,y,x] of side `box` from a half volume H[2m+1, 2m+1, m+1] (layout of `half_volume`).
+
+    Inverse transform on the padded grid (1 / (padding box)^3, zero where H does not reach), cropped to the
+    box, without division by the trilinear envelope. The plane qx = 0 must hold both Friedel mates; an
+    imaginary part left there by unequal mates is dropped, which is their Hermitian mean.
+    """
+    m, size = H.shape[-1] - 1, padding * box
+    reach = min(m, size // 2)
+    q = torch.arange(-reach, reach + 1, device=H.device)
+    phase = _centre_phase(q, box, size, H.real).conj()
+    # An even grid has one Nyquist coefficient where H stores two: take their mean.
+    share = phase * torch.where(2 * q.abs() == size, 0.5, 1.0).to(H.real.dtype)
+    inside = H[m - reach : m + reach + 1, m - reach : m + reach + 1, : reach + 1]
+
+    rows = torch.empty((box, 2 * reach + 1, reach + 1), dtype=H.dtype, device=H.device)
+    step = max(1, _CHUNK_ELEMENTS // (size * (reach + 1)))
+    for y in range(0, rows.shape[1], step):
+        source = inside[:, y : y + step] * share[:, None, None]
+        padded = torch.zeros((size, *source.shape[1:]), dtype=H.dtype, device=H.device)
+        padded.index_add_(0, q % size, source)
+        rows[:, y : y + step] = torch.fft.ifft(padded, dim=0)[:box]
+    columns = torch.zeros((box, size, reach + 1), dtype=H.dtype, device=H.device)
+    columns.index_add_(1, q % size, rows * share[:, None])
+    columns = torch.fft.ifft(columns, dim=1)[:, :box] * phase[reach:]
+    return torch.fft.irfft(columns, n=size, dim=2)[..., :box].contiguous()
+
+
+def _centre_phase(q: Tensor, box: int, size: int, like: Tensor) -> Tensor:
+    """exp(2 pi i q c / size), which moves the origin of an end-padded transform to c = box // 2."""
+    # q c is reduced modulo the size in integers, so that the phase is right to the last bit for any box.
+    angle = (q * (box // 2) % size).double() * (2 * math.pi / size)
+    phase = torch.polar(torch.ones_like(angle), angle)
+    return phase.to(torch.complex128 if like.dtype == torch.float64 else torch.complex64)

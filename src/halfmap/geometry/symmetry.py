@@ -1,0 +1,91 @@
+"""Point groups of proper rotations in RELION's orientations.
+
+A group acts on the reference: R and R @ g are equivalent orientations for every g in it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+import torch
+from torch import Tensor
+
+from halfmap.errors import InputError
+from halfmap.geometry.rotations import rotation_vector_to_matrix
+
+GOLDEN = (1.0 + math.sqrt(5.0)) / 2.0
+
+# (fold, axis) of rotations that generate the group. I1, I2: two-folds on x, y, z; I3, I4: a five-fold on z.
+GENERATORS: dict[str, tuple[tuple[int, tuple[float, float, float]], ...]] = {
+    "T": ((3, (0.0, 0.0, 1.0)), (2, (0.0, math.sqrt(2.0), 1.0))),
+    "O": ((4, (0.0, 0.0, 1.0)), (3, (1.0, 1.0, 1.0))),
+    "I1": ((2, (1.0, 0.0, 0.0)), (5, (GOLDEN, 0.0, -1.0)), (3, (GOLDEN**2, 1.0, 0.0))),
+    "I2": ((2, (0.0, 0.0, 1.0)), (5, (1.0, 0.0, GOLDEN)), (3, (0.0, 1.0, GOLDEN**2))),
+    "I3": ((5, (0.0, 0.0, 1.0)), (2, (-1.0, 0.0, GOLDEN))),
+    "I4": ((5, (0.0, 0.0, 1.0)), (2, (1.0, 0.0, GOLDEN))),
+}
+
+# No rotation of any group above leaves this direction where it is, or nearly so.
+GENERIC_DIRECTION = (0.36, 0.22, 0.91)
+
+
+def canonical_name(name: str) -> str:
+    """The name of the point group as this program writes it: "c4" is C4, and plain "I" is I2 as in RELION.
+
+    Raises InputError on a name that is no group of proper rotations.
+    """
+    canonical = name.strip().upper()
+    canonical = "I2" if canonical == "I" else canonical
+    if canonical not in GENERATORS and not re.fullmatch(r"[CD][1-9][0-9]?", canonical):
+        raise InputError(
+            f"symmetry '{name}' is unknown; use C1 to C99, D1 to D99, T, O, I (= I2), I1, I2, I3 or I4"
+        )
+    return canonical
+
+
+def symmetry_group(name: str) -> Tensor:
+    """All rotations g[o,3,3] (float64) of the point group `name`, the identity first.
+
+    Cn turns about z, Dn has a two-fold axis on x too, O has its four-fold axes on x, y and z, T a three-fold
+    axis on z. Raises InputError on an unknown name.
+    """
+    name = canonical_name(name)
+    if name in GENERATORS:
+        group = _closure(torch.stack([_axis_rotation(fold, axis) for fold, axis in GENERATORS[name]]))
+    else:
+        turns = 2.0 * math.pi / int(name[1:]) * torch.arange(int(name[1:]), dtype=torch.float64)
+        group = rotation_vector_to_matrix(turns[:, None] * torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64))
+        if name[0] == "D":
+            group = torch.cat([group, group * torch.tensor([1.0, -1.0, -1.0], dtype=torch.float64)])
+    # Entries such as cos(90 degrees) become exact zeros.
+    return torch.round(group, decimals=15) + 0.0
+
+
+def asymmetric_unit(directions: Tensor, group: Tensor) -> Tensor:
+    """True[r] for the view directions[r,3] that represent all the directions equivalent under group[o,3,3].
+
+    The unit is the Dirichlet domain of a generic direction: a view belongs to it if no equivalent view is
+    nearer to that direction. Views on its border are kept, so that each view has at least one representative.
+    """
+    generic = torch.tensor(GENERIC_DIRECTION, dtype=torch.float64, device=directions.device)
+    nearness = directions.double() @ (group.to(generic) @ generic).T
+    return nearness[:, 0] >= nearness.amax(1) - 1e-9
+
+
+def _axis_rotation(fold: int, axis: tuple[float, float, float]) -> Tensor:
+    """The rotation [3,3] by 360/fold degrees about an axis of any length."""
+    vector = torch.tensor(axis, dtype=torch.float64)
+    return rotation_vector_to_matrix(vector * (2.0 * math.pi / fold / vector.norm()))
+
+
+def _closure(generators: Tensor) -> Tensor:
+    """The group [o,3,3] that generators[j,3,3] generate: multiply until nothing new appears."""
+    elements = torch.eye(3, dtype=torch.float64)[None]
+    while True:
+        found = torch.cat([elements, (elements[:, None] @ generators).flatten(0, 1)])
+        same = (found[:, None] - found).abs().amax((-1, -2)) < 1e-6
+        first = same.int().argmax(1) == torch.arange(len(found))
+        if int(first.sum()) == len(elements):
+            return elements
+        elements = found[first]

@@ -1,0 +1,1 @@
+"""How an image forms: optics groups and the contrast transfer function."""

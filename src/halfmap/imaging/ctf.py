@@ -1,0 +1,168 @@
+"""The contrast transfer function and the aberrations that go with it, at the coefficients of a Band.
+
+For a coefficient at the spatial frequency f (1/A), as RELION writes it:
+
+    CTF(f)   = -scale exp(-B |f|^2 / 4) sin(gamma)
+    gamma(f) = -pi lambda dz(f) |f|^2 + pi/2 Cs lambda^3 |f|^4 - phase_shift - asin(Q) + even(f)
+    dz(f)    = (u + v)/2 + (u - v)/2 cos(2 (azimuth(f) - angle)),   underfocus positive
+
+so that CTF(0) = +Q and protein is white (phase: Rohou & Grigorieff 2015, J. Struct. Biol. 192, 216).
+Symmetric (even) aberrations add a phase to gamma; antisymmetric (odd) ones, beam tilt among them, shift the
+phases of the model (tilt: Zivanov et al. 2018, eLife 7, e42166; higher orders and anisotropic magnification:
+Zivanov et al. 2020, IUCrJ 7, 253). Both are sums of Zernike polynomials of f in 1/A.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from halfmap.imaging.optics import OpticsGroup
+
+# Coefficients evaluated in one pass, so that the float64 phases of a pass stay in the cache.
+COEFFICIENTS_PER_PASS = 1 << 19
+
+
+@dataclass(frozen=True)
+class Defocus:
+    """What the CTF needs to know of each image.
+
+    u[b] and v[b]: defocus in A along two axes; angle[b]: radians from x to the axis of u; phase_shift[b]:
+    radians; bfactor[b]: A^2; scale[b]: rlnCtfScalefactor.
+    """
+
+    u: Tensor
+    v: Tensor
+    angle: Tensor
+    phase_shift: Tensor
+    bfactor: Tensor
+    scale: Tensor
+
+    def __len__(self) -> int:
+        return self.u.shape[0]
+
+    def __getitem__(self, index: Tensor | slice) -> Defocus:
+        """The same values for the chosen images."""
+        return Defocus(self.u[index], self.v[index], self.angle[index],
+                       self.phase_shift[index], self.bfactor[index], self.scale[index])
+
+    def to(self, device: torch.device) -> Defocus:
+        """The same values on another device."""
+        return Defocus(self.u.to(device), self.v.to(device), self.angle.to(device),
+                       self.phase_shift.to(device), self.bfactor.to(device), self.scale.to(device))
+
+
+def ctf(kxy: Tensor, optics: OpticsGroup, defocus: Defocus) -> Tensor:
+    """The CTF[b,k] in float32 of every image at the coefficients kxy[k,2] (cycles per box of the image).
+
+    The defocus term is a quadratic form in (kx, ky), so the phases of a batch are one matrix product. They
+    reach hundreds of radians: they are formed in float64 and cut to a turn before the sine in float32.
+    """
+    basis, common = _phase_terms(kxy, optics)
+    weights = _image_terms(optics, defocus)
+    scaled = bool((defocus.scale != 1.0).any())
+    damped = bool((defocus.bfactor != 0.0).any())
+    result = torch.empty(len(defocus), kxy.shape[0], dtype=torch.float32, device=kxy.device)
+    step = max(1, COEFFICIENTS_PER_PASS // max(1, kxy.shape[0]))
+    workspace = torch.empty(min(step, len(defocus)), kxy.shape[0], dtype=torch.float64, device=kxy.device)
+    for start in range(0, len(defocus), step):
+        part = result[start : start + step]
+        turns = torch.addmm(common, weights[start : start + step], basis, out=workspace[: len(part)])
+        part.copy_(turns.frac_())
+        torch.sin(part.mul_(2.0 * math.pi), out=part)
+        if scaled:
+            part *= defocus.scale[start : start + step, None].float()
+        if damped:
+            part *= _envelope(basis, defocus.bfactor[start : start + step])
+    return result
+
+
+def odd_aberration(kxy: Tensor, optics: OpticsGroup) -> Tensor | None:
+    """The phase factor exp(i phi)[k] (complex64) of beam tilt and odd Zernike terms: it multiplies the MODEL.
+
+    phi is odd in k, so that the factor of a Friedel mate is the conjugate. None where the group has neither.
+    Tilt and Zernike terms add up, as in RELION 5 (3.1 ignores the third-order coma terms beside a tilt).
+    """
+    if not optics.has_odd_aberration:
+        return None
+    f = _frequencies(kxy, optics)
+    phase = _zernike_sum(f, optics.odd_zernike, odd=True)
+    # Axial coma of a beam tilted by (x, y): 2 pi Cs lambda^2 |f|^2 (f . tilt), subtracted as RELION does.
+    coma = 2.0 * math.pi * optics.spherical_aberration * 1e7 * optics.wavelength ** 2
+    tilt = torch.tensor(optics.beam_tilt, dtype=torch.float64, device=kxy.device) * 1e-3
+    phase = phase - coma * f.square().sum(-1) * (f @ tilt)
+    return torch.polar(torch.ones_like(phase), phase).to(torch.complex64)
+
+
+def reference_coordinates(kxy: Tensor, optics: OpticsGroup, box: int, pixel_size: float) -> Tensor:
+    """Where the coefficients kxy[k,2] of the image lie in the reference, float64 [k,2] in cycles per
+    box * pixel_size (A) of the reference map.
+
+    The magnification matrix maps frequencies of the image to frequencies of the undistorted specimen (Zivanov
+    et al. 2020, IUCrJ 7, 253). The CTF and the aberrations above are functions of the latter too.
+    """
+    return _frequencies(kxy, optics) * (box * pixel_size)
+
+
+def _frequencies(kxy: Tensor, optics: OpticsGroup) -> Tensor:
+    """Undistorted spatial frequencies f[k,2] in 1/A."""
+    f = kxy.to(torch.float64) / optics.box_length
+    if optics.has_distortion:
+        f = f @ torch.tensor(optics.magnification, dtype=torch.float64, device=kxy.device).view(2, 2).T
+    return f
+
+
+def _phase_terms(kxy: Tensor, optics: OpticsGroup) -> tuple[Tensor, Tensor]:
+    """The functions (fx^2, fx fy, fy^2, 1)[4,k], and the part [k] of -gamma in turns common to all images."""
+    f = _frequencies(kxy, optics)
+    x, y = f.unbind(-1)
+    squared = f.square().sum(-1)
+    spherical = 0.5 * math.pi * optics.spherical_aberration * 1e7 * optics.wavelength ** 3 * squared.square()
+    gamma = spherical + _zernike_sum(f, optics.even_zernike, odd=False)
+    return torch.stack([x * x, x * y, y * y, torch.ones_like(x)]), -gamma / (2.0 * math.pi)
+
+
+def _image_terms(optics: OpticsGroup, defocus: Defocus) -> Tensor:
+    """The coefficients [b,4] of those functions in -gamma, in turns, for each image.
+
+    dz(f) |f|^2 = mean |f|^2 + half (cos(2 angle) (fx^2 - fy^2) + sin(2 angle) 2 fx fy).
+    """
+    u, v, angle = defocus.u.double(), defocus.v.double(), defocus.angle.double()
+    mean, half = 0.5 * (u + v), 0.5 * (u - v)
+    cosine, sine = half * torch.cos(2.0 * angle), half * torch.sin(2.0 * angle)
+    quadratic = 0.5 * optics.wavelength * torch.stack([mean + cosine, 2.0 * sine, mean - cosine], -1)
+    constant = (defocus.phase_shift.double() + math.asin(optics.amplitude_contrast)) / (2.0 * math.pi)
+    return torch.cat([quadratic, constant[:, None]], -1)
+
+
+def _envelope(basis: Tensor, bfactor: Tensor) -> Tensor:
+    """exp(-B |f|^2 / 4)[b,k] in float32."""
+    return torch.outer(-0.25 * bfactor.float(), (basis[0] + basis[2]).float()).exp_()
+
+
+def _zernike_sum(f: Tensor, coefficients: tuple[float, ...], odd: bool) -> Tensor:
+    """The phase [k] in radians of a sum of Zernike polynomials at the frequencies f[k,2], radius in 1/A.
+
+    Only odd or only even orders are numbered, in rising order n and then rising m: odd n = 1, 3, 3 ... with
+    m = -n, -n+2 ... n; a negative m stands for the sine.
+    """
+    radius, azimuth = f.norm(dim=-1), torch.atan2(f[..., 1], f[..., 0])
+    total = torch.zeros_like(radius)
+    orders = ((n, m) for n in range(1 if odd else 0, len(coefficients) + 2, 2) for m in range(-n, n + 1, 2))
+    for value, (n, m) in zip(coefficients, orders, strict=False):
+        if value != 0.0:
+            angular = torch.cos(m * azimuth) if m >= 0 else torch.sin(-m * azimuth)
+            total = total + value * _zernike_radial(n, abs(m), radius) * angular
+    return total
+
+
+def _zernike_radial(n: int, m: int, radius: Tensor) -> Tensor:
+    """The radial Zernike polynomial R_n^m (Born & Wolf, Principles of Optics, section 9.2.1)."""
+    total = torch.zeros_like(radius)
+    for k in range((n - m) // 2 + 1):
+        weight = math.comb(n - k, k) * math.comb(n - 2 * k, (n - m) // 2 - k)
+        total = total + (-1) ** k * weight * radius ** (n - 2 * k)
+    return total

@@ -1,0 +1,110 @@
+"""Images as Fourier coefficients of a Band, beside the CTF that formed them.
+
+y(k) = scale ctf(k) exp(-2 pi i k.t) V(R^T k) + noise, E|noise|^2 = sigma2(|k|). Two copies of each image are kept: one
+under a soft circular mask, for scoring and noise estimation, and the whole one, for back-projection.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from halfmap.fourier.band import Band
+from halfmap.fourier.transform import image_fft
+from halfmap.imaging.ctf import Defocus, ctf, odd_aberration, reference_coordinates
+from halfmap.imaging.optics import OpticsGroup
+
+
+@dataclass(frozen=True)
+class ImagingGeometry:
+    """What all images of an optics group share: their band and where it lies in the reference.
+
+    coords: float64 [k, 2], the band in cycles per box of the reference map; odd: unit phases [k] of beam tilt and odd
+    Zernike terms, or None; ratio: image shells per reference shell.
+    """
+
+    optics: OpticsGroup
+    band: Band
+    coords: Tensor
+    odd: Tensor | None
+    ratio: float
+
+    @staticmethod
+    def build(optics: OpticsGroup, box: int, pixel_size: float, limit: int) -> ImagingGeometry:
+        """Geometry of an optics group against a reference of ``box`` voxels of ``pixel_size`` angstrom.
+
+        limit: highest shell of the reference; the band ends where the reference or the image does, with room for
+        the stretch of an anisotropic magnification.
+        """
+        ratio = optics.box * optics.pixel_size / (box * pixel_size)
+        band = Band.to_shell(optics.box, int(limit * ratio))
+        coords = reference_coordinates(band.kxy, optics, box, pixel_size)
+        inside = coords.norm(dim=1) <= limit + 0.5
+        if not bool(inside.all()):
+            first = int(band.shell[~inside].min())
+            band = band.prefix(first - 1)
+            coords = coords[: len(band)]
+        return ImagingGeometry(optics, band, coords, odd_aberration(band.kxy, optics), ratio)
+
+    def count(self, limit: int) -> int:
+        """Number of leading coefficients up to a shell ``limit`` of the reference."""
+        return self.band.count(int(limit * self.ratio))
+
+
+@dataclass(frozen=True)
+class BandImages:
+    """A batch of images of one optics group on its band.
+
+    scored [b, k]: under the circular mask; whole [b, k]: unmasked; ctf [b, k]; sigma2 [k]; scale [b].
+    """
+
+    geometry: ImagingGeometry
+    scored: Tensor
+    whole: Tensor
+    ctf: Tensor
+    sigma2: Tensor
+    scale: Tensor
+
+    def whitened(self, limit: int) -> tuple[Tensor, Tensor]:
+        """Data y / sigma [b, k] and contrast scale ctf / sigma [b, k] up to a shell of the reference."""
+        k = self.geometry.count(limit)
+        weight = torch.rsqrt(self.sigma2[:k])
+        return self.scored[:, :k] * weight, self.ctf[:, :k] * weight * self.scale[:, None]
+
+    def sums(self) -> tuple[Tensor, Tensor]:
+        """What back-projection inserts: scale ctf y / sigma2 and scale^2 ctf^2 / sigma2, both [b, k]."""
+        contrast = self.ctf * self.scale[:, None]
+        weighted = contrast / self.sigma2
+        return weighted * self.whole, weighted * contrast
+
+    def with_noise(self, sigma2: Tensor, scale: Tensor) -> BandImages:
+        """The same images under another noise spectrum [k] and scale [b]."""
+        return replace(self, sigma2=sigma2, scale=scale)
+
+
+def band_images(
+    images: Tensor, mask: Tensor, geometry: ImagingGeometry, defocus: Defocus, noise: tuple[Tensor, Tensor]
+) -> BandImages:
+    """Transform images[b, y, x] (normalised); mask[y, x] or [b, y, x]; noise = (sigma2[shell], scale[b])."""
+    band = geometry.band
+    whole, scored = band.gather(image_fft(images)), band.gather(image_fft(images * mask))
+    if geometry.odd is not None:
+        unturned = geometry.odd.conj().to(whole)
+        whole, scored = whole * unturned, scored * unturned
+    sigma2, scale = noise
+    return BandImages(
+        geometry, scored, whole, ctf(band.kxy, geometry.optics, defocus), sigma2[band.shell.to(sigma2.device)], scale
+    )
+
+
+def centre_images(images: Tensor, offsets: Tensor) -> Tensor:
+    """Move images[b, y, x] by whole pixels so that a particle at offsets[b, 2] (x, y) comes to the box centre (wraps)."""
+    if not bool(offsets.any()):
+        return images
+    box = images.shape[-1]
+    axis = torch.arange(box, device=images.device)
+    column = (axis + offsets[:, 0, None]) % box
+    row = (axis + offsets[:, 1, None]) % box
+    return images.gather(1, row[:, :, None].expand(-1, -1, box)).gather(2, column[:, None, :].expand(-1, box, -1))

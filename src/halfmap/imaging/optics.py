@@ -1,0 +1,84 @@
+"""What all images of one optics group share: microscope, pixel size and aberrations."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from halfmap.errors import InputError
+
+
+def electron_wavelength(voltage: float) -> float:
+    """Relativistic electron wavelength in A for an acceleration `voltage` in kV, with RELION's constants."""
+    volts = voltage * 1e3
+    return 12.2643247 / math.sqrt(volts * (1.0 + volts * 0.978466e-6))
+
+
+@dataclass(frozen=True)
+class OpticsGroup:
+    """The optics of a group of images, in the units of a RELION 3.1 optics table.
+
+    voltage in kV, spherical_aberration in mm, pixel_size in A, box in pixels, beam_tilt (x, y) in mrad;
+    odd_zernike and even_zernike are phase coefficients in radians, in RELION's order, at spatial
+    frequencies in 1/A; magnification is rlnMagMat00, 01, 10, 11; number is rlnOpticsGroup (1-based).
+
+    Raises InputError where a value cannot belong to a microscope.
+    """
+
+    name: str
+    voltage: float
+    spherical_aberration: float
+    amplitude_contrast: float
+    pixel_size: float
+    box: int
+    beam_tilt: tuple[float, float] = (0.0, 0.0)
+    odd_zernike: tuple[float, ...] = ()
+    even_zernike: tuple[float, ...] = ()
+    magnification: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 1.0)
+    number: int = 1
+
+    def __post_init__(self) -> None:
+        problem = self._problem()
+        if problem:
+            raise InputError(f"optics group '{self.name}': {problem}; correct the optics table of the input")
+
+    def _problem(self) -> str | None:
+        """The first value that is not physical, in words; None where all are."""
+        numbers = [self.voltage, self.spherical_aberration, self.amplitude_contrast, self.pixel_size,
+                   *self.beam_tilt, *self.odd_zernike, *self.even_zernike, *self.magnification]
+        if not all(math.isfinite(value) for value in numbers):
+            return "a value is not a finite number"
+        if not 1.0 <= self.voltage <= 10_000.0:
+            return f"voltage {self.voltage:g} is not in kV (expected 60 to 300)"
+        if self.spherical_aberration < 0.0:
+            return f"spherical aberration {self.spherical_aberration:g} mm is negative"
+        if not 0.0 <= self.amplitude_contrast <= 1.0:
+            return f"amplitude contrast {self.amplitude_contrast:g} is not between 0 and 1"
+        if self.pixel_size <= 0.0:
+            return f"pixel size {self.pixel_size:g} A is not positive"
+        if self.box < 1:
+            return f"box of {self.box} pixels is not positive"
+        m00, m01, m10, m11 = self.magnification
+        if m00 * m11 - m01 * m10 <= 0.0:
+            return "the magnification matrix cannot be inverted or mirrors the image"
+        return None
+
+    @property
+    def wavelength(self) -> float:
+        """Electron wavelength in A."""
+        return electron_wavelength(self.voltage)
+
+    @property
+    def box_length(self) -> float:
+        """Side of the image in A: coefficient k lies at the spatial frequency k / box_length."""
+        return self.box * self.pixel_size
+
+    @property
+    def has_odd_aberration(self) -> bool:
+        """True where beam tilt or an odd Zernike coefficient shifts the phases of the images."""
+        return any(self.beam_tilt) or any(self.odd_zernike)
+
+    @property
+    def has_distortion(self) -> bool:
+        """True where the magnification differs from the identity."""
+        return self.magnification != (1.0, 0.0, 0.0, 1.0)

@@ -1,0 +1,180 @@
+"""Kernels: the only place that knows a device.
+
+On the CPU they are compiled (Numba), elsewhere plain torch; every function takes and returns tensors and works where its
+tensors are. ``coords`` are band coordinates already multiplied by the padding factor; half volumes are complex
+[z, y, x] with z and y centred and x >= 0 (fourier.transform.half_volume); rotations are RELION's A matrices.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from halfmap.kernels import reference
+from halfmap.kernels.threads import for_ranges, run_all, set_threads, thread_count
+
+__all__ = [
+    "best_shift",
+    "distinct_peaks",
+    "insert_slices_",
+    "project_slices",
+    "refine_poses",
+    "set_threads",
+    "symmetrise",
+    "thread_count",
+]
+
+
+def _real_array(t: Tensor) -> np.ndarray:
+    """A complex tensor as a numpy array with a trailing axis (real, imaginary); no copy if contiguous."""
+    return torch.view_as_real(t.resolve_conj().contiguous()).numpy()
+
+
+def project_slices(volume: Tensor, coords: Tensor, rotations: Tensor) -> Tensor:
+    """Trilinear slices [r, k] of a half volume [z, y, x] at q = coords[k] . (first two rows of rotations[r])."""
+    axes = rotations[:, :2].to(volume.real.dtype).contiguous()
+    coords = coords.to(volume.real.dtype).contiguous()
+    if volume.device.type != "cpu":
+        return reference.project_slices(volume, coords, axes)
+    from halfmap.kernels.numba_slices import project_range
+
+    out = torch.empty((len(axes), len(coords)), dtype=volume.dtype)
+    flat, v, c, a = torch.view_as_real(out).numpy(), _real_array(volume), coords.numpy(), axes.numpy()
+    for_ranges(lambda i, j: project_range(flat, v, c, a, i, j), len(axes))
+    return out
+
+
+def insert_slices_(
+    accumulator: Tensor,
+    values: Tensor,
+    weights: Tensor,
+    coords: Tensor,
+    kxy: Tensor,
+    box: int,
+    samples: tuple[Tensor, Tensor, Tensor, Tensor],
+) -> None:
+    """Back-project into accumulator[z, y, x, 3] (numerator re, im, weight), in place.
+
+    values[b, k] complex, weights[b, k]; samples = (image[j], rotations[j, 3, 3], shifts[j, 2] in pixels, mass[j]):
+    image ``image[j]`` is moved by ``-shifts[j]`` and counted ``mass[j]`` times. Bitwise the same for any thread count.
+    """
+    image, rotations, shifts, mass = samples
+    real = accumulator.dtype
+    axes, coords = rotations[:, :2].to(real).contiguous(), coords.to(real).contiguous()
+    if accumulator.device.type != "cpu":
+        phase = torch.polar(torch.ones((), dtype=torch.float64, device=shifts.device),
+                            shifts.double() @ kxy.double().T * (2 * math.pi / box))
+        shifted = mass[:, None] * values[image] * phase.to(values.dtype)
+        reference.insert_slices_(accumulator, shifted, mass[:, None] * weights[image], coords, axes)
+        return
+    from halfmap.kernels.numba_slices import insert_slab
+
+    limit = int(kxy.abs().max())
+    index = torch.arange(-limit, limit + 1, dtype=torch.float64) * (2 * math.pi / box)
+    tables = [torch.polar(torch.ones((), dtype=torch.float64), shifts[:, a, None].double() * index).to(values.dtype)
+              for a in (0, 1)]
+    phase_x, phase_y = _real_array(tables[0][:, limit:]), _real_array(tables[1])
+    arguments = (
+        _real_array(values), weights.to(real).contiguous().numpy(), kxy.to(torch.int32).contiguous().numpy(),
+        coords.numpy(), image.numpy(), axes.numpy(), phase_x, phase_y, mass.to(real).contiguous().numpy(),
+    )  # fmt: skip
+    target = accumulator.numpy()
+    edges = _slab_edges(target.shape[0], accumulator.numel())
+    run_all([lambda a=a, b=b: insert_slab(target, *arguments, a, b) for a, b in zip(edges, edges[1:], strict=False)])
+
+
+def _slab_edges(planes: int, size: int) -> list[int]:
+    """Slabs of equal load: central planes receive more samples (their density falls as 1/r over the ball)."""
+    count = max(thread_count() * 2, min(16, size >> 22))
+    if thread_count() == 1 and size < 1 << 22:
+        count = 1
+    m = (planes - 1) / 2
+    # samples of a uniformly oriented slice have a uniform direction, so |z| / radius is uniform: load ~ log of radius
+    z = np.arange(planes) - m
+    load = np.cumsum(1.0 - np.minimum(np.abs(z) / (m + 1), 1.0) + 0.05)
+    inner = np.searchsorted(load, load[-1] * np.arange(1, count) / count)
+    return sorted({0, *inner.tolist(), planes})
+
+
+def refine_poses(
+    volume: Tensor,
+    band: tuple[Tensor, Tensor],
+    y: Tensor,
+    c: Tensor,
+    starts: tuple[Tensor, Tensor, Tensor],
+    options: tuple[float, float, float, float, float],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Levenberg-Marquardt on three rotations and two shifts from given starts.
+
+    band = (coords[k, 2], kxy[k, 2]); y[b, k] whitened data, c[b, k] whitened CTF (scale included); starts = (image[j],
+    rotations[j, 3, 3], shifts[j, 2] pixels); options = (box, steps, precision of the zero-centred shift prior in
+    1/pixel^2, smallest predicted gain worth a step in nats, largest step in radians).
+    Returns rotations, shifts, log-likelihood above the null (prior included) and the 5x5 posterior precision, float64.
+    """
+    coords, kxy = band
+    image, rotations, shifts = starts
+    if volume.device.type != "cpu":
+        return reference.refine_poses(volume, coords, kxy, y, c, image, rotations, shifts, options)
+    from halfmap.kernels.numba_poses import refine_range
+
+    real = volume.real.dtype
+    rot, shift = rotations.double().clone().contiguous(), shifts.double().clone().contiguous()
+    objective, precision = torch.zeros(len(image), dtype=torch.float64), torch.zeros((len(image), 5, 5)).double()
+    fixed = (
+        _real_array(volume), coords.to(real).contiguous().numpy(), kxy.to(torch.int32).contiguous().numpy(),
+        _real_array(y.to(volume.dtype)), c.to(real).contiguous().numpy(), image.numpy(),
+    )  # fmt: skip
+    results = (rot.numpy(), shift.numpy(), objective.numpy(), precision.numpy())
+    settings = tuple(float(o) for o in options)
+    for_ranges(lambda i, j: refine_range(*fixed, *results, settings, i, j), len(image))
+    return rot, shift, objective, precision
+
+
+def best_shift(cross_re: Tensor, cross_im: Tensor, norm: Tensor, log_prior: Tensor) -> tuple[Tensor, Tensor]:
+    """Best score over shifts: [b, 2, r] and the shift's index, for references and their 180-degree in-plane mates.
+
+    cross_re, cross_im [b, t, r]: twice the products of real and imaginary parts; norm[b, r]; log_prior[t].
+    """
+    if norm.device.type != "cpu":
+        return reference.best_shift(cross_re, cross_im, norm, log_prior)
+    from halfmap.kernels.numba_search import best_shift_range
+
+    score = torch.empty((norm.shape[0], 2, norm.shape[1]))
+    shift = torch.empty(score.shape, dtype=torch.int16)
+    arrays = [t.contiguous().numpy() for t in (cross_re, cross_im, norm, log_prior.float())] + [score.numpy(), shift.numpy()]
+    for_ranges(lambda i, j: best_shift_range(*arrays, i, j), norm.shape[0])
+    return score, shift
+
+
+def distinct_peaks(score: Tensor, order: Tensor, rotations: Tensor, angle: float, most: int, drop: float) -> Tensor:
+    """Candidates farther apart than ``angle`` radians: positions in ``order`` [b, most], -1 where there are fewer.
+
+    score[b, n] (descending) and order[b, n] (rotation indices): the best grid points of each image.
+    """
+    from halfmap.kernels.numba_search import distinct_peaks_range
+
+    chosen = torch.full((len(score), most), -1, dtype=torch.int64)
+    count = torch.zeros(len(score), dtype=torch.int64)
+    arrays = (
+        score.float().cpu().contiguous().numpy(), order.cpu().contiguous().numpy(),
+        rotations.float().cpu().contiguous().numpy(),
+    )  # fmt: skip
+    for_ranges(
+        lambda i, j: distinct_peaks_range(*arrays, math.cos(angle), chosen.numpy(), count.numpy(), drop, i, j), len(score)
+    )
+    return chosen.to(score.device)
+
+
+def symmetrise(accumulator: Tensor, operators: Tensor, radius: float) -> Tensor:
+    """Sum of accumulator(g q) over the operators g [o, 3, 3], for |q| <= radius (padded units); folded input."""
+    if accumulator.device.type != "cpu":
+        return reference.symmetrise(accumulator, operators, radius)
+    from halfmap.kernels.numba_search import symmetrise_planes
+
+    out = torch.zeros_like(accumulator)
+    a, o, g = accumulator.contiguous().numpy(), out.numpy(), operators.double().contiguous().numpy()
+    for_ranges(lambda i, j: symmetrise_planes(o, a, g, float(radius), i, j), len(accumulator))
+    return out

@@ -1,0 +1,107 @@
+"""Reductions of the global search on the CPU: best shift for each rotation, without storing every score."""
+
+from __future__ import annotations
+
+from numba import njit
+
+
+@njit(nogil=True, cache=True, fastmath=True)
+def best_shift_range(cross_re, cross_im, norm, log_prior, score, shift, start, stop):
+    """Maximise over shifts for images b in [start, stop).
+
+    cross_re, cross_im [b, t, r]: products of the real and of the imaginary parts; a reference and its mate turned by
+    180 degrees in plane are complex conjugates (Friedel), so their scores are the sum and the difference.
+    norm[b, r], log_prior[t]; writes score[b, 2, r] and shift[b, 2, r].
+    """
+    for b in range(start, stop):
+        for r in range(norm.shape[1]):
+            score[b, 0, r] = cross_re[b, 0, r] + cross_im[b, 0, r] + log_prior[0]
+            score[b, 1, r] = cross_re[b, 0, r] - cross_im[b, 0, r] + log_prior[0]
+            shift[b, 0, r] = 0
+            shift[b, 1, r] = 0
+        for t in range(1, cross_re.shape[1]):
+            prior = log_prior[t]
+            for r in range(norm.shape[1]):
+                plus = cross_re[b, t, r] + cross_im[b, t, r] + prior
+                minus = cross_re[b, t, r] - cross_im[b, t, r] + prior
+                if plus > score[b, 0, r]:
+                    score[b, 0, r] = plus
+                    shift[b, 0, r] = t
+                if minus > score[b, 1, r]:
+                    score[b, 1, r] = minus
+                    shift[b, 1, r] = t
+        for r in range(norm.shape[1]):
+            score[b, 0, r] -= norm[b, r]
+            score[b, 1, r] -= norm[b, r]
+
+
+@njit(nogil=True, cache=True)
+def distinct_peaks_range(score, order, rotations, cosine, chosen, count, drop, start, stop):
+    """Greedy choice of candidates farther apart than acos(cosine), best first, for images b in [start, stop).
+
+    score[b, n] and order[b, n]: the best n grid points of each image in descending order; rotations[r, 3, 3] (float32);
+    chosen[b, c] receives positions in ``order``, count[b] their number; candidates ``drop`` below the best are left out.
+    """
+    for b in range(start, stop):
+        found = 0
+        for i in range(order.shape[1]):
+            if score[b, i] < score[b, 0] - drop:
+                break
+            a = rotations[order[b, i]]
+            new = True
+            for j in range(found):
+                c = rotations[order[b, chosen[b, j]]]
+                trace = 0.0
+                for p in range(3):
+                    for q in range(3):
+                        trace += a[p, q] * c[p, q]
+                if trace > 1.0 + 2.0 * cosine:
+                    new = False
+                    break
+            if new:
+                chosen[b, found] = i
+                found += 1
+                if found == chosen.shape[1]:
+                    break
+        count[b] = found
+
+
+@njit(nogil=True, cache=True)
+def symmetrise_planes(out, accumulator, operators, radius, z0, z1):
+    """out[z, y, x, :] = sum over operators g of accumulator(g q), trilinear, for planes z0 <= z < z1 and |q| <= radius.
+
+    accumulator[z, y, x, 3] must be folded (Hermitian on x = 0): the numerator is conjugated where g q has x < 0.
+    """
+    m = (accumulator.shape[0] - 1) // 2
+    for zi in range(z0, z1):
+        for yi in range(out.shape[1]):
+            for xi in range(out.shape[2]):
+                qx, qy, qz = float(xi), float(yi - m), float(zi - m)
+                if qx * qx + qy * qy + qz * qz > radius * radius:
+                    continue
+                re = im = weight = 0.0
+                for g in range(operators.shape[0]):
+                    x = operators[g, 0, 0] * qx + operators[g, 0, 1] * qy + operators[g, 0, 2] * qz
+                    y = operators[g, 1, 0] * qx + operators[g, 1, 1] * qy + operators[g, 1, 2] * qz
+                    z = operators[g, 2, 0] * qx + operators[g, 2, 1] * qy + operators[g, 2, 2] * qz
+                    flip = x < -1e-9
+                    if flip:
+                        x, y, z = -x, -y, -z
+                    x = abs(x)
+                    y += m
+                    z += m
+                    cx, cy, cz = int(x), int(y), int(z)
+                    fx, fy, fz = x - cx, y - cy, z - cz
+                    for dz in range(2):
+                        for dy in range(2):
+                            for dx in range(2):
+                                w = (fz if dz else 1 - fz) * (fy if dy else 1 - fy) * (fx if dx else 1 - fx)
+                                if w == 0.0:
+                                    continue
+                                re += w * accumulator[cz + dz, cy + dy, cx + dx, 0]
+                                part = accumulator[cz + dz, cy + dy, cx + dx, 1]
+                                im += -w * part if flip else w * part
+                                weight += w * accumulator[cz + dz, cy + dy, cx + dx, 2]
+                out[zi, yi, xi, 0] = re
+                out[zi, yi, xi, 1] = im
+                out[zi, yi, xi, 2] = weight

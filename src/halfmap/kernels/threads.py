@@ -1,0 +1,58 @@
+"""One thread pool for all compiled kernels.
+
+Kernels are ``@njit(nogil=True)`` over a range, a slab or an accumulator and never ``parallel=True``: Numba's threading
+layers abort or deadlock beside torch and fork, and a plain pool is as fast.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+_pool: ThreadPoolExecutor | None = None
+_count = 0
+
+
+def available_cores() -> int:
+    """Cores this process may use (the affinity mask, not the machine)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def set_threads(count: int = 0) -> int:
+    """Set the number of kernel threads (0: all available cores); returns the number set."""
+    global _pool, _count
+    count = count or available_cores()
+    if count != _count:
+        if _pool is not None:
+            _pool.shutdown()
+        _pool, _count = ThreadPoolExecutor(count, thread_name_prefix="halfmap-kernel"), count
+    return count
+
+
+def thread_count() -> int:
+    """Number of kernel threads in use."""
+    return _count or set_threads()
+
+
+def for_ranges(work: Callable[[int, int], None], total: int, grain: int = 1) -> None:
+    """Run ``work(start, stop)`` over a partition of ``range(total)``; finer than the threads, so that they balance."""
+    threads = thread_count()
+    if total == 0:
+        return
+    step = max(grain, -(-total // (threads * 4)))
+    if threads == 1 or total <= step:
+        work(0, total)
+        return
+    assert _pool is not None
+    futures = [_pool.submit(work, i, min(total, i + step)) for i in range(0, total, step)]
+    for future in futures:
+        future.result()
+
+
+def run_all(tasks: list[Callable[[], None]]) -> None:
+    """Run independent tasks on the pool and wait for all of them."""
+    thread_count()
+    assert _pool is not None
+    for future in [_pool.submit(task) for task in tasks]:
+        future.result()

@@ -1,0 +1,1 @@
+"""Density maps: reading and writing, masks, and radial filters."""

@@ -1,0 +1,203 @@
+"""A frozen settings dataclass as command-line options, TOML text and a table: each choice is defined once.
+
+A field's ``metadata`` may hold
+
+- ``help``: what it does, in one line; ``unit``: of its value; ``reference``: where the choice is discussed;
+- ``choices``: the values allowed; ``above``, ``at_least``: bounds of a number; ``none``: what None means;
+- ``aliases``: further spellings on the command line, kept out of the help; ``bare``: the value of the option
+  given without one; ``positional``; ``advanced``: listed in a group of its own; ``short``: a word for the
+  value.
+
+Values are ``str``, ``int``, ``float``, ``bool`` or ``Path``, or ``None`` beside one of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import json
+import math
+import types
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from halfmap.errors import InputError
+
+Settings = TypeVar("Settings")
+Field = dataclasses.Field[Any]
+
+# A value in a word, where its field gives neither a word nor a unit.
+_WORDS: dict[type, str] = {int: "N", float: "X", str: "text", Path: "path"}
+
+
+def flag(field: Field) -> str:
+    """The option of a field on the command line."""
+    return "--" + field.name.replace("_", "-")
+
+
+def _fields(settings: object) -> tuple[Field, ...]:
+    return dataclasses.fields(settings)  # type: ignore[arg-type]
+
+
+def value_types(cls: type) -> dict[str, type]:
+    """The plain type of each field, ``None`` beside it left out."""
+    plain = {}
+    for name, hint in get_type_hints(cls).items():
+        arguments = [a for a in get_args(hint) if a is not types.NoneType]
+        plain[name] = arguments[0] if arguments else hint
+    return plain
+
+
+def add_options(parser: argparse.ArgumentParser, cls: type) -> None:
+    """Give the parser one option for each field; what the user leaves out stays out of the namespace."""
+    kinds = value_types(cls)
+    main = parser.add_argument_group("settings")
+    advanced = parser.add_argument_group("settings with a good default")
+    for field in _fields(cls):
+        about = field.metadata
+        group = advanced if about.get("advanced") else main
+        text = _help(field)
+        names = [flag(field)]
+        hidden = [a for a in about.get("aliases", ()) if a not in names]
+        shared: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS}
+        if kinds[field.name] is bool:
+            group.add_argument(*names, action=argparse.BooleanOptionalAction, help=text, **shared)
+            if hidden:
+                parser.add_argument(*hidden, action="store_true", help=argparse.SUPPRESS, **shared)
+            continue
+        typed: dict[str, Any] = {"type": kinds[field.name], "choices": about.get("choices")}
+        word = about.get("short") or about.get("unit") or _WORDS[kinds[field.name]]
+        if not about.get("choices"):
+            typed["metavar"] = word
+        if "bare" in about:
+            typed |= {"nargs": "?", "const": about["bare"]}
+        if about.get("positional"):
+            typed["type"] = _unless_absent(typed["type"])
+            group.add_argument(field.name, nargs="?", default=argparse.SUPPRESS, help=text, **typed)
+        else:
+            group.add_argument(*names, help=text, **typed, **shared)
+        if hidden:
+            parser.add_argument(*hidden, help=argparse.SUPPRESS, **typed, **shared)
+
+
+def _unless_absent(kind: type) -> Callable[[str], object]:
+    """argparse converts the default of a positional left out, even the mark that means "no default"."""
+    return lambda text: text if text is argparse.SUPPRESS else kind(text)
+
+
+def _help(field: Field) -> str:
+    about = field.metadata
+    text = about["help"]
+    if about.get("unit"):
+        text += f" [{about['unit']}]"
+    if field.default is not dataclasses.MISSING:
+        text += f" (default: {_shown(field, field.default)})"
+    return text.replace("%", "%%")
+
+
+def _shown(field: Field, value: object) -> str:
+    if value is None:
+        return str(field.metadata.get("none", "none"))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def build(cls: type[Settings], values: Mapping[str, Any]) -> Settings:
+    """The settings with these values, defaults for the others.
+
+    Raises InputError naming the options that have no default and were not given.
+    """
+    fields = _fields(cls)
+    missing = [f.metadata.get("short", f.name) if f.metadata.get("positional") else flag(f) for f in fields
+               if f.name not in values and f.default is dataclasses.MISSING]
+    if missing:
+        raise InputError(f"missing: {', '.join(missing)}; see --help")
+    return cls(**{f.name: values[f.name] for f in fields if f.name in values})
+
+
+def check_declared(settings: object) -> None:
+    """Raise InputError at the first value outside its field's declared choices or bounds."""
+    for field in _fields(settings):
+        value, about = getattr(settings, field.name), field.metadata
+        if value is None:
+            continue
+        wrong = f"{flag(field)} {value}: "
+        if about.get("choices") and value not in about["choices"]:
+            raise InputError(wrong + "choose from " + ", ".join(str(c) for c in about["choices"]))
+        unit = f" {about['unit']}" if about.get("unit") else ""
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(wrong + "give a finite number")
+        if "above" in about and not value > about["above"]:
+            raise InputError(wrong + f"must be more than {about['above']:g}{unit}")
+        if "at_least" in about and not value >= about["at_least"]:
+            raise InputError(wrong + f"must be at least {about['at_least']:g}{unit}")
+
+
+def to_toml(settings: object, heading: str) -> str:
+    """Every setting as commented TOML; ``None``, which TOML lacks, as a line commented out."""
+    lines = [f"# {line}" for line in heading.splitlines()]
+    for field in _fields(settings):
+        about, value = field.metadata, getattr(settings, field.name)
+        remark = about["help"] + (f" [{about['unit']}]" if about.get("unit") else "")
+        if about.get("choices"):
+            remark += ": " + " | ".join(str(c) for c in about["choices"])
+        unset = f"# {field.name} =   # {_shown(field, None)}"
+        lines += ["", f"# {remark}", unset if value is None else f"{field.name} = {_toml(value)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def read_toml(cls: type, path: Path) -> dict[str, Any]:
+    """The values in a TOML file, typed as the fields of ``cls``.
+
+    Raises InputError where the file cannot be read, a key is not a setting, or a value has the wrong type.
+    """
+    import tomllib
+
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a TOML file ({error})") from None
+    kinds = value_types(cls)
+    values = {}
+    for key, value in found.items():
+        if key not in kinds:
+            near = difflib.get_close_matches(key, kinds, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise InputError(f"{path}: {key} is not a setting{hint}")
+        values[key] = _typed(value, kinds[key], f"{path}: {key}")
+    return values
+
+
+def _typed(value: object, kind: type, where: str) -> object:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    if type(value) is not kind:
+        names = {Path: "a path in quotes", str: "text in quotes", bool: "true or false",
+                 int: "a whole number", float: "a number"}
+        raise InputError(f"{where} = {value!r}: expected {names[kind]}")
+    return value
+
+
+def table(settings: object) -> dict[str, tuple[str, str, str]]:
+    """Name -> (value, unit, meaning) of every setting, all text, for a report."""
+    rows = {}
+    for field in _fields(settings):
+        about, value = field.metadata, getattr(settings, field.name)
+        meaning = about["help"] + (f" ({about['reference']})" if about.get("reference") else "")
+        rows[field.name] = (_shown(field, value), about.get("unit", "") if value is not None else "", meaning)
+    return rows

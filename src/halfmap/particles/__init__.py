@@ -1,0 +1,1 @@
+"""Particle images: tables, stacks, and their preparation."""

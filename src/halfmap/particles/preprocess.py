@@ -1,0 +1,88 @@
+"""Preparing particle images: background to mean 0 and sd 1, and the soft circle that hides the neighbours."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# Pixels worked on together, so that a pass stays in the cache.
+PIXELS_PER_PASS = 1 << 19
+# A background whose sd is this fraction of its spread before the fit holds nothing but rounding.
+ROUNDING = 1e-5
+
+
+def soft_circle(box: int, radius: float, edge: float = 5.0) -> Tensor:
+    """A circle[y,x] around pixel box//2: 1 within `radius`, 0 beyond `radius` + `edge` pixels, a cosine
+    between.
+
+    As RELION masks particles (raised cosine of the distance). `edge` may be 0.
+    """
+    distance = _distance(box)
+    if edge <= 0.0:
+        return (distance <= radius).float()
+    ramp = ((distance - radius) / edge).clamp(0.0, 1.0)
+    return (0.5 + 0.5 * torch.cos(torch.pi * ramp)).float()
+
+
+def normalise(images: Tensor, radius: float, ramp: bool = True) -> tuple[Tensor, Tensor]:
+    """Images[b,y,x] with a background of mean 0 and sd 1, and ok[b]: False for images that hold no signal.
+
+    The background is what lies further than `radius` pixels from the centre, and at least the rim and the
+    corners where the circle is nearly as large as the box. A plane fitted to it by least squares (its mean
+    alone without `ramp`) is subtracted from the whole image. An image with NaN or Inf (or a value whose
+    square overflows), or with a constant background, is not ok and comes back as zeros. New tensors, float32.
+    """
+    count, box = images.shape[0], images.shape[-1]
+    fit = _background(box, min(float(radius), box / 2 - 2), ramp).to(images.device)
+    result = torch.empty(images.shape, dtype=torch.float32, device=images.device)
+    ok = torch.empty(count, dtype=torch.bool, device=images.device)
+    step = max(1, PIXELS_PER_PASS // (box * box))
+    for start in range(0, count, step):
+        flat = images[start:start + step].flatten(1).float()
+        # Relative to one background pixel, a constant is exactly zero and a high pedestal costs no digits.
+        flat = flat - flat[:, fit.pixel, None]
+        spread = (flat.square() @ fit.weight).sqrt()
+        flat.addmm_(flat @ fit.inverse, fit.basis, alpha=-1.0)
+        sd = (flat.square() @ fit.weight).sqrt()
+        # The sum is not finite where any pixel, in the background or not, is not.
+        fine = torch.isfinite(flat.sum(1)) & torch.isfinite(sd) & (sd > ROUNDING * spread)
+        flat.mul_(torch.where(fine, 1.0 / sd, 0.0)[:, None])
+        if not bool(fine.all()):
+            flat[~fine] = 0.0
+        result[start:start + step] = flat.unflatten(1, (box, box))
+        ok[start:start + step] = fine
+    return result, ok
+
+
+class _Background(NamedTuple):
+    """The fit of a plane to background pixels: basis[p,pixel], inverse[pixel,p] (zero off the background),
+    the weight[pixel] that averages over the background, and one of its pixels."""
+
+    basis: Tensor
+    inverse: Tensor
+    weight: Tensor
+    pixel: int
+
+    def to(self, device: torch.device) -> _Background:
+        return _Background(self.basis.to(device), self.inverse.to(device), self.weight.to(device), self.pixel)
+
+
+@lru_cache(maxsize=8)
+def _background(box: int, radius: float, ramp: bool) -> _Background:
+    """The least-squares fit to the pixels further than `radius` from the centre."""
+    outside = (_distance(box) > radius).flatten().double()
+    axis = (torch.arange(box, dtype=torch.float64) - box // 2) / box
+    plane = [torch.ones(box, box, dtype=torch.float64), axis.expand(box, box), axis[:, None].expand(box, box)]
+    basis = torch.stack(plane if ramp else plane[:1]).flatten(1)
+    inverse = torch.linalg.pinv((basis * outside) @ basis.T) @ (basis * outside)
+    return _Background(basis.float(), inverse.T.float().contiguous(), (outside / outside.sum()).float(),
+                       int(outside.argmax()))
+
+
+def _distance(box: int) -> Tensor:
+    """Distance[y,x] in pixels (float64) from pixel box//2."""
+    axis = torch.arange(box, dtype=torch.float64) - box // 2
+    return torch.hypot(axis[:, None], axis[None, :])

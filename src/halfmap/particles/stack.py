@@ -1,0 +1,225 @@
+"""Particle stacks: checked once, read in file order, and read ahead of the computation."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import OrderedDict
+from collections.abc import Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halfmap.errors import InputError
+from halfmap.maps.mrc import MrcHeader, read_header
+from halfmap.particles.table import Integers, ParticleTable
+
+Images = NDArray[np.float32]
+
+OPEN_FILES = 64  # well below the limit of 256 of some systems
+READERS = 8  # headers looked at together: on a network disk each one is a wait
+# Up to this many unwanted images between two wanted ones are read along rather than skipped.
+LARGEST_GAP = 1
+
+
+class _Stack(NamedTuple):
+    header: MrcHeader
+    stream: FileIO
+
+
+class StackReader:
+    """Reads images of a table from its stacks, keeping the last 64 files open.
+
+    Ordinary reads, not a memory map: a stack that shrinks or a disk that fails during a run is then an
+    InputError that names the file, where a mapped page would end the program without a word. Safe to use from
+    several threads.
+    """
+
+    def __init__(self, table: ParticleTable) -> None:
+        self.table = table
+        self._open: OrderedDict[int, _Stack] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> StackReader:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all files; a later read opens them again."""
+        with self._lock:
+            while self._open:
+                self._open.popitem()[1].stream.close()
+
+    def read(self, index: Integers) -> Images:
+        """The images[b,y,x] of the particles at `index`, as stored but in float32.
+
+        Files and images are read in ascending order, whatever the order of `index`. Raises InputError where
+        an image cannot be read, and where the images asked for have different sizes.
+        """
+        index = np.asarray(index, np.int64)
+        stack, image = self.table.stack_index[index], self.table.image_index[index]
+        order = np.lexsort((image, stack))
+        stack, image = stack[order], image[order]
+        step = np.diff(image)
+        breaks = np.flatnonzero((np.diff(stack) != 0) | (step > LARGEST_GAP + 1)) + 1
+        boxes = {self.table.optics[group].box for group in np.unique(self.table.optics_index[index])}
+        if len(boxes) > 1:
+            sizes = " and ".join(map(str, sorted(boxes)))
+            raise InputError(f"{self.table.source}: images of {sizes} pixels cannot be used together; "
+                             f"rescale them to one box")
+        box = boxes.pop() if boxes else 0
+        images = np.empty((len(index), box, box), np.float32)
+        bounds = [0, *breaks.tolist(), len(index)]
+        with self._lock:
+            for start, stop in pairwise(bounds):
+                if stop > start:
+                    first = int(image[start])
+                    row = int(index[order[start]])
+                    block = self._read_run(int(stack[start]), first, int(image[stop - 1]) - first + 1, row)
+                    images[order[start:stop]] = block[image[start:stop] - first]
+        return images
+
+    def _read_run(self, stack: int, first: int, count: int, row: int) -> NDArray[np.generic]:
+        """`count` neighbouring images of a stack in the file's own type; `row` is one that wants them."""
+        path, box = self.table.stacks[stack], self.table.optics[self.table.optics_index[row]].box
+        held = self._opened(stack)
+        if held.header.shape[1:] != (box, box):
+            raise InputError(_wrong_size(self.table, row, path, held.header))
+        block = np.empty((count, box, box), held.header.dtype)
+        target = block.view(np.uint8).reshape(-1).data
+        done = 0
+        try:
+            held.stream.seek(held.header.offset + first * held.header.image_bytes)
+            while done < len(target):
+                got = held.stream.readinto(target[done:])
+                if not got:
+                    break
+                done += got
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error.strerror or error}; check the disk") from error
+        if done < len(target):
+            short = first + done // held.header.image_bytes
+            raise InputError(f"{self.table.name(row)}: {path} ends before image {short + 1}; "
+                             f"copy the stack again")
+        return block
+
+    def _opened(self, stack: int) -> _Stack:
+        """The open file of a stack; the one not used for longest is closed when there are too many."""
+        if stack in self._open:
+            self._open.move_to_end(stack)
+            return self._open[stack]
+        path = self.table.stacks[stack]
+        header = _stack_header(path)
+        if len(self._open) >= OPEN_FILES:
+            self._open.popitem(last=False)[1].stream.close()
+        self._open[stack] = _Stack(header, FileIO(path))
+        return self._open[stack]
+
+
+def check_stacks(table: ParticleTable) -> None:
+    """Look at the header and length of every stack in use, once.
+
+    Raises InputError, naming the file and a row, for a stack that is missing, cut short before an image in
+    use, not MRC or of a type that is not supported, without the image that a row asks for, or with images of
+    another size than the optics group's box.
+    """
+    pairs = table.stack_index * len(table.optics) + table.optics_index
+    first = np.unique(pairs, return_index=True)[1]
+    last = np.zeros(len(table.stacks), np.int64)
+    np.maximum.at(last, table.stack_index, table.image_index)
+
+    def look(row: int) -> str | None:
+        stack = int(table.stack_index[row])
+        path = table.stacks[stack]
+        if not path.is_file():
+            return (f"{table.name(row)}: there is no image stack {path}; run in the project's folder, or "
+                    f"give the folder of the images with --data-dir")
+        header = _stack_header(path)
+        box = table.optics[table.optics_index[row]].box
+        if header.shape[1:] != (box, box):
+            return _wrong_size(table, row, path, header)
+        held = (path.stat().st_size - header.offset) // header.image_bytes
+        if last[stack] < min(held, header.shape[0]):
+            return None
+        users = np.flatnonzero(table.stack_index == stack)
+        worst = int(users[np.argmax(table.image_index[users] >= min(held, header.shape[0]))])
+        return _too_short(table, worst, held, header)
+
+    with ThreadPoolExecutor(READERS) as pool:
+        for problem in pool.map(look, first.tolist()):
+            if problem:
+                raise InputError(problem)
+
+
+def read_ahead(reader: StackReader, batches: Iterable[Integers],
+               depth: int = 2) -> Generator[tuple[Integers, Images]]:
+    """Give (index, images) for each batch, while a thread already reads up to `depth` batches ahead.
+
+    What goes wrong in the thread is raised here, in the place of the batch it belongs to. The thread ends
+    with the iteration, also when that is left early.
+    """
+    ready: queue.Queue[tuple[Integers, Images] | BaseException | None] = queue.Queue(depth)
+    stopped = threading.Event()
+
+    def put(item: tuple[Integers, Images] | BaseException | None) -> None:
+        while not stopped.is_set():
+            try:
+                return ready.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def run() -> None:
+        try:
+            for index in batches:
+                put((index, reader.read(index)))
+                if stopped.is_set():
+                    return
+            put(None)
+        except BaseException as error:  # handed to the thread that waits for it
+            put(error)
+
+    thread = threading.Thread(target=run, name="read-ahead", daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stopped.set()
+        thread.join()
+
+
+def _stack_header(path: Path) -> MrcHeader:
+    """The header of a stack whose images can be read one by one."""
+    header = read_header(path)
+    if header.compressed:
+        raise InputError(f"{path}: image stacks cannot be read while compressed; unpack it with gunzip")
+    if header.axes != (1, 2, 3):
+        raise InputError(f"{path}: the axes of the image stack are in order {header.axes}, not (1, 2, 3); "
+                         f"make the stack again")
+    return header
+
+
+def _wrong_size(table: ParticleTable, row: int, path: Path, header: MrcHeader) -> str:
+    group = table.optics[table.optics_index[row]]
+    return (f"{table.name(row)}: images in {path} have {header.shape[2]} x {header.shape[1]} pixels, optics "
+            f"group '{group.name}' says {group.box}; correct rlnImageSize or give the right stack")
+
+
+def _too_short(table: ParticleTable, row: int, held: int, header: MrcHeader) -> str:
+    path, wanted = table.stacks[table.stack_index[row]], table.image_index[row] + 1
+    if held < header.shape[0]:
+        return (f"{table.name(row)}: {path} is truncated: it should hold {header.shape[0]} images, holds "
+                f"{held}, and image {wanted} is asked for; copy the stack again")
+    return (f"{table.name(row)}: image {wanted} is asked for and {path} holds {header.shape[0]}; "
+            f"correct rlnImageName or remove the row")

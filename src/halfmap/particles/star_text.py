@@ -1,0 +1,213 @@
+"""The text of STAR files: named tables of columns, without any knowledge of what the columns mean.
+
+RELION's files keep one row on one line, and this reader holds on to that. It can therefore name the line of
+any fault, and takes file names that begin with "data_" or hold "#" or letters beyond ASCII, where a reader of
+the full CIF grammar stops.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import TextIOWrapper
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halfmap.errors import InputError
+from halfmap.maps.mrc import replaced_atomically
+from halfmap.particles.table import Column
+
+_WORD = re.compile(r""""([^"]*)"(?=\s|$)|'([^']*)'(?=\s|$)|(\S+)""")
+
+
+@dataclass
+class StarTable:
+    """One table of a STAR file: its name (after data_) and its columns of text by label (no underscore)."""
+
+    source: Path
+    name: str
+    columns: dict[str, list[str]]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values()), ()))
+
+    def at(self, row: int) -> str:
+        """Where a row (from 0) is, for a message: the file, the table and the row counted from 1."""
+        return f"{self.source}: table data_{self.name}, row {row + 1}"
+
+    def text(self, label: str) -> list[str]:
+        """A column as it stands; InputError where it is missing."""
+        if label not in self.columns:
+            raise InputError(f"{self.source}: table data_{self.name} has no column {label}; "
+                             f"add it, or give the file that has it")
+        return self.columns[label]
+
+    def numbers(self, label: str, default: float | None = None) -> NDArray[np.float64]:
+        """A column as finite numbers; `default`, where given, stands in for a column that is missing."""
+        if default is not None and label not in self.columns:
+            return np.full(len(self), default)
+        column = self.text(label)
+        values = np.fromiter(map(_number, column), np.float64, len(column))
+        bad = np.flatnonzero(~np.isfinite(values))
+        if len(bad):
+            raise InputError(f"{self.at(int(bad[0]))}: {label} is '{column[bad[0]]}', not a finite number; "
+                             f"correct or remove the row")
+        return values
+
+    def integers(self, label: str) -> NDArray[np.int64]:
+        """A column as whole numbers."""
+        values = self.numbers(label)
+        bad = np.flatnonzero((values != np.rint(values)) | (np.abs(values) > 1e15))
+        if len(bad):
+            raise InputError(f"{self.at(int(bad[0]))}: {label} is '{self.columns[label][bad[0]]}', "
+                             f"not a whole number; correct or remove the row")
+        return values.astype(np.int64)
+
+
+def read_tables(path: Path | str) -> list[StarTable]:
+    """All tables of a STAR file, in order, loops and label-value pairs alike.
+
+    Raises InputError, naming the line, for a file that cannot be read or is not STAR, a row with too few or
+    too many values, and a label given twice.
+    """
+    path = Path(path)
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}; check the path") from error
+    if b"\0" in raw:
+        raise InputError(f"{path}: not a text file; give a STAR file")
+    lines = raw.decode("utf-8", "surrogateescape").removeprefix("\ufeff").split("\n")
+    tables: list[StarTable] = []
+    number = 0
+    while number < len(lines):
+        words = _words(lines[number])
+        number += 1
+        if not words:
+            continue
+        if words[0].startswith("data_"):
+            tables.append(StarTable(path, words[0][5:], {}))
+        elif not tables:
+            raise InputError(f"{path}: line {number}: expected a table name such as data_particles; "
+                             f"give a STAR file")
+        elif words[0] == "loop_":
+            number = _read_loop(tables[-1], lines, number)
+        elif words[0].startswith("_") and len(words) > 1:
+            _add_label(tables[-1], words[0], number)
+            tables[-1].columns[words[0][1:]].append(words[1])
+        else:
+            raise InputError(f"{path}: line {number}: '{' '.join(words)[:60]}' is neither a label with its "
+                             f"value nor a row of a table; correct the line")
+    if not tables:
+        raise InputError(f"{path}: holds no table; give a STAR file")
+    return tables
+
+
+def write_tables(path: Path | str, tables: Sequence[tuple[str, dict[str, Column]]]) -> None:
+    """Write (name, columns) pairs as loops, as RELION 3.1 does; the file appears complete or not at all."""
+    with replaced_atomically(path) as raw:
+        stream = TextIOWrapper(raw, encoding="utf-8", errors="surrogateescape", newline="\n")
+        for name, columns in tables:
+            stream.write(f"\n# version 30001\n\ndata_{name}\n\nloop_\n")
+            stream.writelines(f"_{label} #{place}\n" for place, label in enumerate(columns, 1))
+            rows = zip(*(format_column(column) for column in columns.values()), strict=True)
+            stream.writelines(" ".join(row) + "\n" for row in rows)
+            stream.write("\n")
+        stream.detach()
+
+
+def format_column(column: Column) -> list[str]:
+    """The values of a column as STAR text: floats to 1e-6 or better, text quoted only where it must be."""
+    if isinstance(column, list):
+        together = " ".join(column)
+        if '"' not in together and "'" not in together and "#" not in together and together.split() == column:
+            return column
+        return [_quoted(text) for text in column]
+    if column.dtype.kind == "f":
+        return [_decimal(value) for value in column.tolist()]
+    if column.dtype.kind in "iub":
+        return [str(int(value)) for value in column.tolist()]
+    return [_quoted(str(value)) for value in column.tolist()]
+
+
+def _read_loop(table: StarTable, lines: list[str], number: int) -> int:
+    """Read the loop whose first line is lines[number] into the table; gives the number of the line after."""
+    labels: list[str] = []
+    while number < len(lines):
+        words = _words(lines[number])
+        if words and not words[0].startswith("_"):
+            break
+        number += 1
+        if words:
+            _add_label(table, words[0], number)
+            labels.append(words[0][1:])
+    rows: list[list[str]] = []
+    width = len(labels)
+    while number < len(lines):
+        line = lines[number]
+        # Nearly every line of a long table takes the short way.
+        words = _words(line, width) if '"' in line or "'" in line or "#" in line else line.split()
+        if words and words[0][:1] in "_ld" and _ends_loop(words, width):
+            break
+        number += 1
+        if words:
+            if len(words) != width:
+                raise InputError(f"{table.source}: line {number}: {len(words)} values for the {width} "
+                                 f"columns of table data_{table.name}; correct or remove the line")
+            rows.append(words)
+    for label, column in zip(labels, zip(*rows, strict=True), strict=False):
+        table.columns[label] = list(column)
+    return number
+
+
+def _ends_loop(words: list[str], width: int) -> bool:
+    """True for a line that begins something new; a complete row may begin with the same letters."""
+    first = words[0]
+    if first[:1] == "_":
+        return len(words) <= 2 != width
+    return (first == "loop_" or first.startswith("data_")) and (len(words) == 1)
+
+
+def _add_label(table: StarTable, word: str, number: int) -> None:
+    if word[1:] in table.columns:
+        raise InputError(f"{table.source}: line {number}: table data_{table.name} has the column {word[1:]} "
+                         f"twice; remove one")
+    table.columns[word[1:]] = []
+
+
+def _words(line: str, width: int = -1) -> list[str]:
+    """The values on a line; a word that begins with # begins a comment where no value is wanted."""
+    if '"' in line or "'" in line:
+        words = [first or second or third for first, second, third in _WORD.findall(line)]
+    else:
+        words = line.split()
+    if "#" in line:
+        if line.lstrip()[:1] == "#":
+            return []
+        for place in range(max(width, 1), len(words)):
+            if words[place][:1] == "#":
+                return words[:place]
+    return words
+
+
+def _number(text: str) -> float:
+    """The number that a value stands for, NaN where it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _decimal(value: float) -> str:
+    """Six decimals, or nine digits where six decimals would cost a small value its precision."""
+    return f"{value:.6f}" if value == 0.0 or abs(value) >= 1.0 else f"{value:.9g}"
+
+
+def _quoted(text: str) -> str:
+    if text and not any(character.isspace() for character in text) and text[0] not in "\"'#":
+        return text
+    return f'"{text}"' if '"' not in text else f"'{text}'"

@@ -1,0 +1,74 @@
+"""RELION 3.0 particle tables, brought into the layout of RELION 3.1: an optics table, and origins in A."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halfmap.errors import InputError
+from halfmap.particles.star_text import StarTable, format_column
+
+MICROSCOPE = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
+OPTIONAL = ("rlnBeamTiltX", "rlnBeamTiltY", "rlnBeamTiltClass")
+PIXEL = ("rlnDetectorPixelSize", "rlnMagnification", "rlnPixelSize")
+ORIGINS = {f"rlnOrigin{axis}{kind}": f"rlnOrigin{axis}{kind}Angst"
+           for kind in ("", "Prior") for axis in "XYZ"}
+
+
+def upgrade_table(table: StarTable) -> tuple[StarTable, StarTable]:
+    """The particle and optics tables of RELION 3.1 for a table of RELION 3.0.
+
+    Each distinct combination of microscope values, pixel size and beam tilt becomes an optics group, in the
+    order in which they appear. Raises InputError where a column that this needs is missing.
+    """
+    missing = [label for label in MICROSCOPE if label not in table.columns]
+    if missing:
+        raise InputError(f"{table.source}: neither a table data_optics nor a column {missing[0]} in table "
+                         f"data_{table.name}; give the whole RELION 3.1 file, or add the column")
+    used = [label for label in (*MICROSCOPE, *OPTIONAL) if label in table.columns]
+    pixel_size = _pixel_size(table)
+    values = np.stack([*(table.numbers(label) for label in used), pixel_size], axis=1)
+    groups: dict[tuple[float, ...], int] = {}
+    member = [groups.setdefault(tuple(row), len(groups) + 1) for row in values.tolist()]
+    columns = {label: column for label, column in table.columns.items() if label not in (*used, *PIXEL)}
+    columns["rlnOpticsGroup"] = [str(number) for number in member]
+    particles = StarTable(table.source, table.name or "particles", columns)
+    # The text of the first row of each group, so that no digit changes.
+    first = [member.index(number) for number in groups.values()]
+    optics = {"rlnOpticsGroup": [str(number) for number in groups.values()],
+              "rlnOpticsGroupName": [f"opticsGroup{number}" for number in groups.values()]}
+    for label in used:
+        optics[label] = [table.columns[label][row] for row in first]
+    optics["rlnImagePixelSize"] = [f"{pixel_size[row]:.9g}" for row in first]
+    return particles, StarTable(table.source, "optics", optics)
+
+
+def origins_in_angstrom(table: StarTable, pixel_size: NDArray[np.float64]) -> StarTable:
+    """The table with origins given in pixels replaced by origins in A, for pixel_size[b] in A.
+
+    Columns that already are in A win over those in pixels, which are dropped.
+    """
+    columns: dict[str, list[str]] = {}
+    for label, column in table.columns.items():
+        if label not in ORIGINS:
+            columns[label] = column
+        elif ORIGINS[label] not in table.columns:
+            columns[ORIGINS[label]] = format_column(table.numbers(label) * pixel_size)
+    return StarTable(table.source, table.name, columns)
+
+
+def _pixel_size(table: StarTable) -> NDArray[np.float64]:
+    """Pixel size[b] in A from the detector's pixel in micrometres and the magnification, or from
+    rlnPixelSize."""
+    if "rlnDetectorPixelSize" in table.columns and "rlnMagnification" in table.columns:
+        magnification = table.numbers("rlnMagnification")
+        bad = np.flatnonzero(magnification <= 0.0)
+        if len(bad):
+            raise InputError(f"{table.at(int(bad[0]))}: rlnMagnification is not positive; correct the row")
+        # Nine digits, as written to the optics table, so that a group has one pixel size before and after.
+        exact = table.numbers("rlnDetectorPixelSize") * 1e4 / magnification
+        return np.array([float(f"{value:.9g}") for value in exact.tolist()])
+    if "rlnPixelSize" in table.columns:
+        return table.numbers("rlnPixelSize")
+    raise InputError(f"{table.source}: table data_{table.name} gives no pixel size; add "
+                     f"rlnDetectorPixelSize and rlnMagnification, or rlnPixelSize")

@@ -1,0 +1,141 @@
+"""The particle table: one row per image, with what refinement needs and every column the user came with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from halfmap.errors import InputError
+from halfmap.imaging.ctf import Defocus
+from halfmap.imaging.optics import OpticsGroup
+
+Integers = NDArray[np.int64]
+Column = list[str] | NDArray[np.generic]
+
+
+def _none() -> Integers:
+    return np.empty(0, np.int64)
+
+
+@dataclass(frozen=True)
+class ParticleTable:
+    """Particles in the layout of RELION 3.1, whatever they were read from.
+
+    The fields are what counts; `columns` keeps every column of the file (labels without underscore) so that
+    it can be written again, and `write_star` brings it up to date with the fields. Tensors: defocus,
+    rotations[b,3,3] (float64, reference to image frame; None where the file has no orientations),
+    origins[b,2] (float64, x and y in A with RELION's sign). Numpy int64: optics_index[b] into optics,
+    stack_index[b] into stacks, image_index[b] from 0 in the stack, half[b] 0 or 1 (None where there is no
+    division), micrograph[b] and group[b] ids from 0, the latter into group_names, rows[b] from 0 in `source`.
+    What is left out: one group per micrograph, rows in order.
+    """
+
+    columns: dict[str, Column]
+    optics: tuple[OpticsGroup, ...]
+    optics_index: Integers
+    stacks: tuple[Path, ...]
+    stack_index: Integers
+    image_index: Integers
+    defocus: Defocus
+    rotations: Tensor | None
+    origins: Tensor
+    half: Integers | None
+    micrograph: Integers
+    source: Path
+    group: Integers = field(default_factory=_none)
+    group_names: tuple[str, ...] = ()
+    rows: Integers = field(default_factory=_none)
+    optics_columns: dict[str, Column] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not len(self.rows):
+            object.__setattr__(self, "rows", np.arange(len(self)))
+        if not len(self.group):
+            object.__setattr__(self, "group", self.micrograph)
+        if not self.group_names and len(self):
+            names = tuple(f"group {number}" for number in range(1, int(self.group.max()) + 2))
+            object.__setattr__(self, "group_names", names)
+
+    def __len__(self) -> int:
+        return len(self.stack_index)
+
+    def name(self, index: int) -> str:
+        """Which particle this is, for a message: the file and its row, counted from 1."""
+        return f"{self.source}: row {self.rows[index] + 1}"
+
+    def select(self, index: ArrayLike | Tensor) -> ParticleTable:
+        """The particles at `index` (integers or a mask), in that order; stacks and groups keep their ids."""
+        chosen = np.asarray(index)
+        chosen = np.flatnonzero(chosen) if chosen.dtype == bool else chosen.astype(np.int64)
+        at = torch.from_numpy(chosen)
+        return replace(
+            self,
+            columns={label: _taken(column, chosen) for label, column in self.columns.items()},
+            optics_index=self.optics_index[chosen],
+            stack_index=self.stack_index[chosen],
+            image_index=self.image_index[chosen],
+            defocus=self.defocus[at],
+            rotations=None if self.rotations is None else self.rotations[at],
+            origins=self.origins[at],
+            half=None if self.half is None else self.half[chosen],
+            micrograph=self.micrograph[chosen],
+            group=self.group[chosen],
+            rows=self.rows[chosen],
+        )
+
+
+def with_poses(table: ParticleTable, rotations: Tensor, origins: Tensor,
+               half: ArrayLike | Tensor | None = None,
+               extra: Mapping[str, ArrayLike] | None = None) -> ParticleTable:
+    """The table with new rotations[b,3,3], origins[b,2] in A, half[b] (None: as before) and `extra` columns.
+
+    `extra` maps RELION labels without underscore to one value per particle; columns of that name are
+    replaced.
+    """
+    columns = dict(table.columns)
+    for label, values in (extra or {}).items():
+        column = np.asarray(values)
+        if column.shape != (len(table),):
+            raise ValueError(f"{label} has shape {column.shape} for {len(table)} particles")
+        columns[label] = column
+    halves = table.half if half is None else np.asarray(half).astype(np.int64)
+    return replace(table, columns=columns, rotations=rotations.detach().double().cpu(),
+                   origins=origins.detach().double().cpu(), half=halves)
+
+
+def assign_halves(table: ParticleTable, seed: int,
+                  by: Literal["particle", "micrograph"] = "particle") -> ParticleTable:
+    """The table divided into two random halves, the same ones for the same seed.
+
+    By particle the sizes differ by one at most; by micrograph all particles of a micrograph stay together,
+    and the micrographs, largest first, go to the half that is smaller so far. Raises InputError where a half
+    would be empty.
+    """
+    generator = np.random.default_rng(seed)
+    half = np.zeros(len(table), np.int64)
+    if by == "particle":
+        half[generator.permutation(len(table))[len(table) // 2:]] = 1
+    else:
+        counts = np.bincount(table.micrograph)
+        shuffled = generator.permutation(len(counts))
+        side, sizes = np.zeros(len(counts), np.int64), [0, 0]
+        for micrograph in shuffled[np.argsort(-counts[shuffled], kind="stable")]:
+            side[micrograph] = int(sizes[1] < sizes[0])
+            sizes[side[micrograph]] += counts[micrograph]
+        half = side[table.micrograph]
+    if len(set(half.tolist())) < 2:
+        what = "particles" if by == "particle" else "micrographs"
+        raise InputError(f"{table.source}: too few {what} to make two halves; "
+                         f"{'add particles' if by == 'particle' else 'divide by particle'}")
+    return replace(table, half=half)
+
+
+def _taken(column: Column, index: Integers) -> Column:
+    return [column[i] for i in index.tolist()] if isinstance(column, list) else column[index]

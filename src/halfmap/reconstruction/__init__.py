@@ -1,0 +1,1 @@
+"""From back-projected sums to maps: sufficient statistics and their inversion."""

@@ -1,0 +1,35 @@
+"""Inversion of the sufficient statistics: V = numerator / (weight + ridge), cropped and freed from the gridding envelope.
+
+With trilinear insertion the ratio of the sums is a local average over the insertion kernel; its real-space envelope,
+sinc^2 along each axis, is divided out (the usual gridding reconstruction without iterated density weights).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from halfmap.fourier.gridding import divide_envelope
+from halfmap.fourier.transform import from_half_volume
+from halfmap.reconstruction.statistics import Backprojection, radial_profile
+
+FLOOR = 1e-3  # of the shell's mean weight: where nothing was inserted the map is zero, not noise over nothing
+
+
+def reconstruct(statistics: Backprojection, ridge: Tensor | None = None) -> Tensor:
+    """Map [z, y, x] from finished statistics; ridge[s] is added to the weight (1/tau2 of a Wiener filter, or none).
+
+    Same units as the images: the sum of the map along z is the CTF-free image.
+    """
+    if not statistics.folded:
+        raise ValueError("statistics must be finished (folded) before they are inverted")
+    m = (statistics.sums.shape[0] - 1) // 2
+    floor = FLOOR * statistics.shell_weight().to(statistics.sums)
+    added = floor if ridge is None else ridge.to(statistics.sums) + floor * 1e-3
+    denominator = torch.maximum(
+        statistics.weight + (0 if ridge is None else radial_profile(added, m, statistics.padding)),
+        radial_profile(floor, m, statistics.padding),
+    )
+    ratio = statistics.numerator / denominator.clamp_min(1e-20)
+    volume = from_half_volume(ratio, statistics.padding, statistics.box)
+    return divide_envelope(volume, statistics.padding)

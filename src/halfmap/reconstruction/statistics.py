@@ -1,0 +1,86 @@
+"""Sufficient statistics of the M-step: what the expectation step leaves, and nothing else.
+
+A Backprojection holds, on the oversampled half volume, the sums over images of w ctf y / sigma2 (numerator) and
+w ctf^2 / sigma2 (weight). It adds: over batches, processes and quarter sets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from halfmap import kernels
+from halfmap.fourier.band import Band
+from halfmap.fourier.shells import half_volume_radius, shell_sum
+from halfmap.fourier.transform import half_volume_extent
+
+
+@dataclass(frozen=True)
+class Backprojection:
+    """Sums on the half volume of a map of ``box`` voxels, for shells up to ``limit``.
+
+    sums: [z, y, x, 3] (numerator re, numerator im, weight), z and y centred, x >= 0 (fourier.transform.half_volume).
+    folded: whether the plane x = 0 is already Hermitian.
+    """
+
+    sums: Tensor
+    box: int
+    padding: int
+    limit: int
+    folded: bool = False
+
+    @staticmethod
+    def zeros(box: int, padding: int, limit: int, like: Tensor) -> Backprojection:
+        """Empty sums with dtype and device of ``like``."""
+        m = half_volume_extent(padding, limit)
+        return Backprojection(like.new_zeros((2 * m + 1, 2 * m + 1, m + 1, 3)), box, padding, limit)
+
+    def insert_(
+        self, values: Tensor, weights: Tensor, coords: Tensor, band: Band, samples: tuple[Tensor, Tensor, Tensor, Tensor]
+    ) -> None:
+        """Add images in place: values[b, k] = ctf y / sigma2, weights[b, k] = ctf^2 / sigma2; see kernels.insert_slices_."""
+        kernels.insert_slices_(self.sums, values, weights, coords * self.padding, band.kxy, band.box, samples)
+
+    def __add__(self, other: Backprojection) -> Backprojection:
+        return replace(self, sums=self.sums + other.sums)
+
+    @property
+    def numerator(self) -> Tensor:
+        """Complex [z, y, x]."""
+        return torch.view_as_complex(self.sums[..., :2].contiguous())
+
+    @property
+    def weight(self) -> Tensor:
+        """Real [z, y, x]."""
+        return self.sums[..., 2]
+
+    def finished(self, operators: Tensor) -> Backprojection:
+        """Fold Friedel mates on the plane x = 0, then sum over the point group ``operators`` [o, 3, 3]."""
+        sums = self.sums.clone()
+        if not self.folded:
+            plane = sums[:, :, 0]
+            mate = plane.flip(0, 1) * plane.new_tensor([1.0, -1.0, 1.0])
+            sums[:, :, 0] = plane + mate
+        if len(operators) > 1:
+            radius = self.padding * (self.limit + 0.5) + 1.0
+            sums = kernels.symmetrise(sums, operators, radius)
+        return replace(self, sums=sums, folded=True)
+
+    def shell_weight(self) -> Tensor:
+        """Mean weight over each shell [s = 0..limit] (unpadded shells, float64)."""
+        m = (self.sums.shape[0] - 1) // 2
+        shell = (half_volume_radius(m) / self.padding).round().long()
+        count = shell_sum(torch.ones_like(shell, dtype=torch.float32), shell, self.limit + 1)
+        return shell_sum(self.weight.cpu(), shell, self.limit + 1) / count.clamp_min(1)
+
+
+def radial_profile(values: Tensor, m: int, padding: int) -> Tensor:
+    """Expand values[s] to the half volume [z, y, x] by linear interpolation in |q| / padding (constant beyond the end)."""
+    radius = (half_volume_radius(m).to(values.device) / padding).clamp(max=len(values) - 1)
+    low = radius.floor().long().clamp(max=max(0, len(values) - 2))
+    fraction = radius - low
+    high = (low + 1).clamp(max=len(values) - 1)
+    values = values.to(radius.dtype)
+    return values[low] * (1 - fraction) + values[high] * fraction

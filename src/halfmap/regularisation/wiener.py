@@ -1,0 +1,41 @@
+"""Uniform regularisation: one Wiener filter for the whole map, from the half-map FSC.
+
+Scheres (2012) J. Mol. Biol. 415, 406, equations 9-12: tau2 = SSNR x noise power, with the signal-to-noise ratio taken
+from the gold-standard FSC as F / (1 - F) (Rosenthal & Henderson 2003). In terms of the sums of the M-step,
+V = numerator / (weight + mean weight of the shell / SSNR).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from halfmap.reconstruction.inverse import reconstruct
+from halfmap.reconstruction.statistics import Backprojection
+from halfmap.regularisation.protocol import HalfSets, Solution, shell_ratio
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Wiener filter from the FSC: ``corrected`` (inside the mask, phase-randomised) or ``unmasked``."""
+
+    curve: str = "corrected"
+    name: str = "uniform"
+    crosses: str = "shell spectrum (FSC), solvent mask"
+
+    def solve(self, halves: HalfSets, mask: Tensor, memory: dict[str, Any]) -> Solution:
+        """References V = N / (W + mean W / SSNR) of each half, and of both together with the doubled SSNR."""
+        fsc = getattr(halves.curves, self.curve)
+        statistics = [halves.half(h) for h in range(len(halves.quarters))]
+        maps = tuple(reconstruct(s, wiener_ridge(s, fsc, joined=False)) for s in statistics)
+        both = statistics[0] + statistics[1]
+        return Solution(maps, reconstruct(both, wiener_ridge(both, fsc, joined=True)))
+
+
+def wiener_ridge(statistics: Backprojection, fsc: Tensor, joined: bool) -> Tensor:
+    """1/tau2 per shell [s], in the units of the weight: mean weight over SSNR."""
+    ratio = shell_ratio(fsc[: statistics.limit + 1], joined).to(statistics.sums.device)
+    weight = statistics.shell_weight().to(ratio)
+    return weight[: len(ratio)] / ratio.clamp_min(1e-6)

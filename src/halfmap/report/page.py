@@ -1,0 +1,95 @@
+"""Writes RUN/report.html."""
+
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from halfmap.maps.mrc import replaced_atomically
+from halfmap.report import curves, findings
+from halfmap.report.findings import TABLE, Warned
+from halfmap.report.methods import citations, methods_text
+from halfmap.report.snapshot import Snapshot, number
+from halfmap.report.sphere import Sphere, view_sphere
+from halfmap.report.volumes import gallery
+
+THIN_COVERAGE = 0.2
+
+
+def write_report(run: Path, snapshot: Snapshot) -> Path:
+    """Write RUN/report.html from the snapshot and return its path.
+
+    The file is complete in itself (style, script and pictures inside, nothing fetched) and replaces the old
+    one in a single step, so that a browser never sees half a page. Raises InputError where the folder
+    refuses it.
+    """
+    target = Path(run) / "report.html"
+    text = _render(Path(run), snapshot)
+    with replaced_atomically(target) as waiting:
+        waiting.write(text.encode("utf-8"))
+    return target
+
+
+@lru_cache(maxsize=1)
+def _environment() -> jinja2.Environment:
+    folder = jinja2.FileSystemLoader(Path(__file__).parent)
+    return jinja2.Environment(
+        loader=folder, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+
+
+def _render(run: Path, snapshot: Snapshot) -> str:
+    template = _environment().get_template("template.html")
+    return template.render(**_contents(run, snapshot))
+
+
+def _contents(run: Path, snapshot: Snapshot) -> dict[str, Any]:
+    """Everything the template shows. A part that cannot be drawn is None."""
+    records = snapshot.records
+    last = records[-1] if records else {}
+    hero, tiles = findings.headline(snapshot)
+    noise, groups = curves.noise_chart(last)
+    sphere = _sphere(snapshot)
+    checks = findings.curve_checks(last) + _coverage_check(sphere)
+    return {
+        "name": run.resolve().name,
+        "snapshot": snapshot,
+        "written": datetime.now(UTC).astimezone().strftime("%Y-%m-%d %H:%M"),
+        "hero": hero,
+        "tiles": tiles,
+        "warnings": findings.warnings(records),
+        "checks": checks,
+        "fsc": curves.fsc_chart(records) if records else None,
+        "resolution": curves.resolution_chart(records) if records else None,
+        "poses": curves.pose_charts(records) if records else [],
+        "posterior": curves.posterior_charts(records) if records else [],
+        "gallery": gallery(snapshot, number(last, "pixel_size")),
+        "sphere": sphere,
+        "noise": noise,
+        "noise_groups": groups,
+        "time": curves.time_chart(records) if records else None,
+        "columns": [(name, unit) for name, unit, _ in TABLE],
+        "rows": findings.iteration_rows(records),
+        "settings": findings.setting_rows(snapshot.settings),
+        "methods": methods_text(snapshot),
+        "citations": citations(snapshot),
+        "latest": lambda key: findings.significant(number(last, key)),
+        "grouped": findings.grouped,
+    }
+
+
+def _sphere(snapshot: Snapshot) -> Sphere | None:
+    if snapshot.directions is None:
+        return None
+    directions = np.asarray(snapshot.directions)
+    return view_sphere(directions, snapshot.weights, snapshot.symmetry)
+
+
+def _coverage_check(sphere: Sphere | None) -> list[Warned]:
+    if sphere is None or sphere.coverage >= THIN_COVERAGE:
+        return []
+    text = f"Preferred orientation: Fourier space is sampled at {sphere.coverage:.2f} of uniform around "
+    return [Warned(text + f"{sphere.coverage_at}; the map is blurred along it.", "views")]

@@ -1,0 +1,1 @@
+"""What a run needs besides the science: terminal progress and the log."""

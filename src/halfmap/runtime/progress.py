@@ -1,0 +1,143 @@
+"""Progress of a run on the terminal: a bar per iteration, or one plain line per iteration in a file."""
+
+import math
+import os
+import sys
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, TextIO
+
+COLUMNS = (
+    ("iter", 5),
+    ("search", 8),
+    ("band A", 8),
+    ("0.143 A", 8),
+    ("0.5 A", 8),
+    ("angle deg", 10),
+    ("Pmax", 7),
+    ("seconds", 9),
+)
+REPEAT_HEADER = 20
+
+
+class Progress:
+    """Shows a running refinement. Use as a context manager.
+
+    On a terminal: a bar with iteration, search stage, band, particles done, time left and the resolution so
+    far, replaced by one table line when the iteration ends. Elsewhere (a log file, a pipe, TERM=dumb): the
+    table lines alone, without control characters.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream if stream is not None else sys.stdout
+        live = self._stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "")
+        self._live: Any = _rich_progress(self._stream) if live else None
+        self._task: Any = None
+        self._lines = 0
+
+    def __enter__(self) -> "Progress":
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._clear()
+        if self._live is not None:
+            self._live.stop()
+
+    def start_iteration(
+        self,
+        number: int,
+        stage: str,
+        total_particles: int,
+        resolution: float | None,
+        band: float | None = None,
+    ) -> None:
+        """Begin a bar. resolution: FSC 0.143 of the iteration before, band: alignment limit, both in A."""
+        self._clear()
+        if self._live is None:
+            return
+        reach = f" to {band:.1f} Å" if _finite(band) else ""
+        reached = f"{resolution:.2f} Å" if _finite(resolution) else ""
+        title = f"[bold]iteration {number}[/] {stage}{reach}"
+        self._task = self._live.add_task(title, total=total_particles, reached=reached)
+
+    def advance(self, count: int = 1) -> None:
+        """Add particles done; may be called from any thread."""
+        if self._task is not None:
+            self._live.advance(self._task, count)
+
+    def finish_iteration(self, record: Mapping[str, Any]) -> None:
+        """End the bar and print the iteration's line, with the column heads above every twentieth."""
+        self._clear()
+        if self._lines % REPEAT_HEADER == 0:
+            self._print("".join(name.rjust(width) for name, width in COLUMNS), "dim")
+        self._lines += 1
+        self._print(record_line(record))
+
+    def notice(self, text: str) -> None:
+        """Print a message above the bar."""
+        self._print(text)
+
+    def warning(self, text: str) -> None:
+        """Print a message that must be seen."""
+        self._print(f"WARNING: {text}", "bold yellow")
+
+    def _clear(self) -> None:
+        if self._task is not None:
+            self._live.remove_task(self._task)
+            self._task = None
+
+    def _print(self, text: str, style: str = "") -> None:
+        if self._live is None:
+            print(text, file=self._stream, flush=True)
+        else:
+            from rich.text import Text
+
+            # A Text goes out as it is (brackets in a file name are no markup) and leaves the bar its style.
+            self._live.console.print(Text(text, style=style), soft_wrap=True)
+
+
+def _rich_progress(stream: TextIO) -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    return RichProgress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("[cyan]{task.fields[reached]}"),
+        console=Console(file=stream),
+        transient=True,
+        expand=True,
+    )
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def record_line(record: Mapping[str, Any]) -> str:
+    """One line for an iteration record: iteration, search, band, resolutions, angle change, Pmax, seconds."""
+    times = record.get("seconds")
+    total = times.get("total") if isinstance(times, Mapping) else None
+    angle = record.get("angle_change_deg")
+    cells = (
+        str(record.get("iteration", "-")),
+        str(record.get("search") or "-"),
+        _cell(record.get("band_A"), 2),
+        _cell(record.get("resolution_A"), 2),
+        _cell(record.get("resolution_05_A"), 2),
+        _cell(angle, 4 if isinstance(angle, int | float) and angle < 0.1 else 2),
+        _cell(record.get("max_posterior"), 3),
+        _cell(total, 1),
+    )
+    return "".join(text.rjust(width) for text, (_, width) in zip(cells, COLUMNS, strict=True))
+
+
+def _cell(value: Any, digits: int) -> str:
+    return f"{value:.{digits}f}" if _finite(value) else "-"

@@ -1,0 +1,223 @@
+"""What a user can choose: the command line, ``settings.toml`` and the report all come from these fields."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from halfmap import __version__
+from halfmap.errors import InputError
+from halfmap.options import build, check_declared, read_toml, table
+from halfmap.options import to_toml as options_to_toml
+
+__all__ = ["RefineSettings", "SimulateSettings", "from_toml", "table", "to_toml", "validated"]
+
+REGULARISERS = ("uniform",)
+
+
+@dataclass(frozen=True)
+class RefineSettings:
+    """Settings of ``halfmap refine``."""
+
+    particles: Path = field(metadata={
+        "help": "particle images: a RELION STAR file (3.0 or 3.1 layout)", "short": "particles.star",
+        "positional": True, "aliases": ("--i",)})
+    map: Path = field(metadata={
+        "help": "initial reference map", "short": "map.mrc", "aliases": ("--ref",)})
+    diameter: float = field(metadata={
+        "help": "diameter of the circle around the particle, micelle or nanodisc included", "unit": "A",
+        "above": 0, "aliases": ("--particle_diameter",)})
+    out: Path = field(metadata={
+        "help": "folder for the results; made if absent", "short": "folder", "aliases": ("--o",)})
+    symmetry: str = field(default="C1", metadata={
+        "help": "point group, RELION's orientation: C1 Cn Dn T O I1 I2 I3 I4", "short": "group",
+        "aliases": ("--sym",)})
+    regulariser: str = field(default="uniform", metadata={
+        "help": "how each half map is regularised between iterations", "choices": REGULARISERS,
+        "reference": "Scheres 2012, doi:10.1016/j.jsb.2012.09.006 (uniform)"})
+    mask: Path | None = field(default=None, metadata={
+        "help": "solvent mask, 1 inside and 0 outside", "short": "mask.mrc",
+        "none": "a soft sphere of the diameter", "aliases": ("--solvent_mask",)})
+    ini_high: float = field(default=30.0, metadata={
+        "help": "low-pass filter of the initial map", "unit": "A", "above": 0, "aliases": ("--ini_high",)})
+    threads: int = field(default=0, metadata={
+        "help": "CPU threads, 0 for all cores", "at_least": 0, "aliases": ("--j",)})
+    device: str = field(default="auto", metadata={
+        "help": "where to compute; auto takes a GPU if there is one", "choices": ("auto", "cpu", "cuda")})
+    data_dir: Path | None = field(default=None, metadata={
+        "help": "folder that the image paths in the STAR file start from", "short": "folder",
+        "none": "found from the STAR file", "advanced": True})
+    max_resolution: float | None = field(default=None, metadata={
+        "help": "never align on detail finer than this", "unit": "A", "above": 0, "none": "no limit",
+        "advanced": True})
+    max_iterations: int = field(default=25, metadata={
+        "help": "stop after this many iterations even if not converged", "at_least": 1, "advanced": True})
+    search: str = field(default="auto", metadata={
+        "help": "orientation search: auto goes from global to local, fixed keeps the poses of the STAR file",
+        "choices": ("auto", "global", "local", "fixed"), "advanced": True})
+    local_from: float | None = field(default=None, metadata={
+        "help": "resolution at which auto turns from global to local search", "unit": "A", "above": 0,
+        "none": "automatic", "advanced": True})
+    offset_range: float | None = field(default=None, metadata={
+        "help": "half-width of the search for the particle's centre", "unit": "A", "above": 0,
+        "none": "automatic", "advanced": True})
+    angular_step: float | None = field(default=None, metadata={
+        "help": "spacing of the global search's orientation grid", "unit": "deg", "above": 0,
+        "none": "from resolution and diameter", "advanced": True})
+    posterior: str = field(default="sigma", metadata={
+        "help": "poses an image enters the map with: its best one, sigma points around it, or several modes",
+        "choices": ("best", "sigma", "modes"), "advanced": True})
+    scale: str = field(default="group", metadata={
+        "help": "what shares one intensity scale factor", "choices": ("group", "particle", "none"),
+        "bare": "group", "advanced": True})
+    flatten_solvent: bool = field(default=True, metadata={
+        "help": "clear the reference outside the mask before images are aligned to it",
+        "aliases": ("--flatten_solvent",), "advanced": True})
+    split_by: str = field(default="particle", metadata={
+        "help": "what is kept in one half set when the STAR file has no half sets",
+        "choices": ("particle", "micrograph"), "advanced": True})
+    resplit: bool = field(default=False, metadata={
+        "help": "draw new half sets even if the STAR file has them", "advanced": True})
+    join_halves: float | None = field(default=None, metadata={
+        "help": "share the half maps' low resolution up to this limit, so that they keep one orientation",
+        "unit": "A", "above": 0, "none": "off: half sets stay apart", "aliases": ("--low_resol_join_halves",),
+        "advanced": True})
+    padding: int = field(default=2, metadata={
+        "help": "padding of the reference before its Fourier transform; 1 needs an eighth of the memory",
+        "choices": (1, 2), "aliases": ("--pad",), "advanced": True})
+    batch: int = field(default=0, metadata={
+        "help": "images worked on at once, 0 for automatic", "at_least": 0, "advanced": True})
+    seed: int = field(default=0, metadata={
+        "help": "seed of every random choice", "at_least": 0, "aliases": ("--random_seed",),
+        "advanced": True})
+    keep_iterations: bool = field(default=False, metadata={
+        "help": "write the half maps of every iteration", "advanced": True})
+
+
+@dataclass(frozen=True)
+class SimulateSettings:
+    """Settings of ``halfmap simulate``."""
+
+    model: Path = field(metadata={
+        "help": "atomic model (mmCIF or PDB, also gzipped)", "short": "model.cif", "positional": True})
+    out: Path = field(metadata={
+        "help": "folder for the images and the truth; made if absent", "short": "folder"})
+    n: int = field(default=2000, metadata={"help": "number of particles", "at_least": 1})
+    box: int = field(default=96, metadata={"help": "side of an image", "unit": "px", "at_least": 16})
+    apix: float = field(default=2.0, metadata={"help": "pixel size", "unit": "A", "above": 0})
+    snr: float = field(default=0.1, metadata={
+        "help": "variance of the signal over that of the noise, over the whole box", "above": 0})
+    micelle: bool = field(default=False, metadata={
+        "help": "put a detergent belt around the protein, its axis along z, drawn anew for every particle"})
+    hinge: str | None = field(default=None, metadata={
+        "help": "let a chain swing about its contact with the rest, by this standard deviation",
+        "none": "rigid", "short": "chain:degrees"})
+    symmetry: str = field(default="C1", metadata={
+        "help": "point group that the model must have, RELION's orientation; noted with the images",
+        "short": "group"})
+    assembly: bool = field(default=False, metadata={
+        "help": "build the model's biological assembly 1", "advanced": True})
+    micelle_radius: float | None = field(default=None, metadata={
+        "help": "radius of the belt", "unit": "A", "above": 0, "none": "membrane domain and 18 A",
+        "advanced": True})
+    micelle_thickness: float = field(default=40.0, metadata={
+        "help": "thickness of the belt across the membrane", "unit": "A", "above": 0, "advanced": True})
+    micelle_centre: float = field(default=0.0, metadata={
+        "help": "height z of the membrane's middle in the model's coordinates", "unit": "A",
+        "advanced": True})
+    micelle_contrast: float = field(default=0.6, metadata={
+        "help": "mean density of the belt over the protein's mean density", "at_least": 0, "advanced": True})
+    bfactor: float = field(default=40.0, metadata={
+        "help": "B factor added to every atom's own", "unit": "A^2", "advanced": True})
+    defocus_min: float = field(default=0.8, metadata={
+        "help": "least underfocus", "unit": "um", "advanced": True})
+    defocus_max: float = field(default=2.2, metadata={
+        "help": "largest underfocus", "unit": "um", "advanced": True})
+    astigmatism: float = field(default=250.0, metadata={
+        "help": "mean difference between a micrograph's two defocus values", "unit": "A", "at_least": 0,
+        "advanced": True})
+    voltage: float = field(default=300.0, metadata={
+        "help": "acceleration voltage", "unit": "kV", "advanced": True})
+    cs: float = field(default=2.7, metadata={"help": "spherical aberration", "unit": "mm", "advanced": True})
+    amplitude_contrast: float = field(default=0.1, metadata={"help": "amplitude contrast", "advanced": True})
+    micrographs: int = field(default=40, metadata={
+        "help": "micrographs that the particles come from; each has its defocus", "at_least": 1,
+        "advanced": True})
+    offset: float = field(default=3.0, metadata={
+        "help": "standard deviation of the particle's place along x and y", "unit": "A", "at_least": 0,
+        "advanced": True})
+    preferred_orientation: float = field(default=0.0, metadata={
+        "help": "strength k of preferred views, density exp(k cos^2 tilt): along z, or across it if negative",
+        "advanced": True})
+    junk: float = field(default=0.0, metadata={
+        "help": "fraction of images of nothing (half of them) or of a broken particle", "at_least": 0,
+        "advanced": True})
+    noise_slope: float = field(default=0.0, metadata={
+        "help": "exponent p of noise with the power spectrum 1 / frequency^p; 0 is white", "at_least": 0,
+        "advanced": True})
+    noise_only: bool = field(default=False, metadata={
+        "help": "leave the particles out of the images", "advanced": True})
+    initial_resolution: float = field(default=30.0, metadata={
+        "help": "resolution of the initial map written beside the images", "unit": "A", "above": 0,
+        "advanced": True})
+    dtype: str = field(default="float32", metadata={
+        "help": "values in the stack: noise has standard deviation 1, or 20 as int8",
+        "choices": ("float32", "float16", "int8"), "advanced": True})
+    seed: int = field(default=0, metadata={
+        "help": "seed of every random choice", "at_least": 0, "advanced": True})
+
+
+def validated(settings: RefineSettings) -> RefineSettings:
+    """The same settings with absolute paths, once all that can be known without reading data is in order.
+
+    Raises InputError at the first choice that cannot work.
+    """
+    check_declared(settings)
+    if settings.max_resolution and settings.max_resolution >= settings.ini_high:
+        raise InputError(f"--max-resolution {settings.max_resolution:g}: must be finer than --ini-high "
+                         f"{settings.ini_high:g} A, the resolution of the start")
+    paths = {f.name: getattr(settings, f.name).expanduser().absolute() for f in dataclasses.fields(settings)
+             if isinstance(getattr(settings, f.name), Path)}
+    for name in ("particles", "map", "mask"):
+        if name in paths:
+            _check_readable(name, paths[name])
+    if "data_dir" in paths and not paths["data_dir"].is_dir():
+        raise InputError(f"--data-dir {paths['data_dir']}: no such folder")
+    _check_new_run(paths["out"])
+    return dataclasses.replace(settings, **paths)
+
+
+def _check_readable(name: str, path: Path) -> None:
+    said = str(path) if name == "particles" else f"--{name} {path}"
+    if path.is_dir():
+        raise InputError(f"{said}: is a folder, not a file")
+    if not path.exists():
+        raise InputError(f"{said}: no such file")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{said}: no permission to read it")
+
+
+def _check_new_run(out: Path) -> None:
+    """A run never writes over another, and finds out before the work that it cannot write."""
+    if (out / "settings.toml").exists():
+        raise InputError(f"--out {out}: holds a run already; name another folder or remove this one")
+    there = out
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir():
+        raise InputError(f"--out {out}: {there} is a file, not a folder")
+    if not os.access(there, os.W_OK):
+        raise InputError(f"--out {out}: no permission to write in {there}")
+
+
+def to_toml(settings: RefineSettings) -> str:
+    """The text of ``settings.toml``: complete, so that ``halfmap refine --settings`` repeats the run."""
+    return options_to_toml(settings, f"Settings of a halfmap {__version__} refinement. Repeat it with\n"
+                                     "    halfmap refine --settings settings.toml --out NEW_FOLDER")
+
+
+def from_toml(path: Path) -> RefineSettings:
+    """The settings in a ``settings.toml``; raises InputError as `read_toml` and `build` do."""
+    return build(RefineSettings, read_toml(RefineSettings, path))

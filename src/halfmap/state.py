@@ -1,0 +1,73 @@
+"""The state of a refinement: everything that one iteration hands to the next, and what a checkpoint holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PoseTable:
+    """Poses of all particles b with up to c modes each, best first.
+
+    rotations float32 [b, c, 3, 3] (RELION's A), shifts float32 [b, c, 2] (image pixels, particle off the box centre),
+    weight float32 [b, c] (posterior weight, 0: no such mode), gain float32 [b] (log-likelihood of the best mode above a
+    model without a particle, nats), angle_sd float32 [b] (posterior sd of the best mode's rotation, degrees, root mean
+    square over the axes), shift_sd float32 [b] (pixels), half int64 [b] (0 or 1).
+    """
+
+    rotations: Tensor
+    shifts: Tensor
+    weight: Tensor
+    gain: Tensor
+    angle_sd: Tensor
+    shift_sd: Tensor
+    half: Tensor
+
+    @staticmethod
+    def empty(half: Tensor, modes: int) -> PoseTable:
+        """No pose known yet for particles of half sets ``half`` [b]."""
+        count = len(half)
+        eye = torch.eye(3).expand(count, modes, 3, 3).clone()
+        zero = torch.zeros(count)
+        return PoseTable(
+            eye, torch.zeros(count, modes, 2), torch.zeros(count, modes), zero, zero.clone(), zero.clone(), half
+        )
+
+    @property
+    def known(self) -> Tensor:
+        """Which particles have a pose [b]."""
+        return self.weight[:, 0] > 0
+
+    def clone(self) -> PoseTable:
+        """A copy that shares nothing."""
+        return PoseTable(
+            self.rotations.clone(), self.shifts.clone(), self.weight.clone(), self.gain.clone(),
+            self.angle_sd.clone(), self.shift_sd.clone(), self.half,
+        )  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self.half)
+
+
+@dataclass(frozen=True)
+class State:
+    """One refinement between two iterations.
+
+    references[h]: maps [z, y, x] the next expectation step aligns to (regularised, solvent-flattened);
+    sigma2[g]: noise power [s] of each optics group by image shell, 0..box//2; scale [n]: contrast of each scale group
+    (or particle) relative to the reference; shift_sigma: spread of the shifts in angstrom; poses; mask [z, y, x];
+    memory: the regulariser's own.
+    """
+
+    iteration: int
+    references: tuple[Tensor, ...]
+    sigma2: tuple[Tensor, ...]
+    scale: Tensor
+    shift_sigma: float
+    poses: PoseTable
+    mask: Tensor
+    memory: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,250 @@
+"""One step of expectation maximisation: state, particles, sampling, regulariser -> state, info.
+
+Refinement is a schedule of this step. The expectation step runs half set by half set and leaves one Backprojection per
+quarter set, the noise power and the contrast; the maximisation step sees nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from halfmap.expectation.posterior import Poses, posterior_samples
+from halfmap.expectation.priors import ShiftPrior
+from halfmap.expectation.search import GlobalSearch, Reference, Sampling, find_poses
+from halfmap.fourier.transform import half_volume
+from halfmap.imaging.forward import BandImages, ImagingGeometry, band_images, centre_images
+from halfmap import kernels
+from halfmap.particles.preprocess import soft_circle
+from halfmap.particles.source import ParticleSource
+from halfmap.reconstruction.statistics import Backprojection
+from halfmap.state import PoseTable, State
+
+MASK_EDGE = 5.0  # pixels of the cosine edge of the circular image mask
+
+
+@dataclass(frozen=True)
+class ImagingModel:
+    """What the expectation step needs to know beside images and state.
+
+    box, pixel_size: the reference's; symmetry: operators [o, 3, 3]; scale_group [b]: which entry of State.scale each
+    particle uses; posterior: what feeds the M-step (expectation.posterior); padding; device.
+    """
+
+    box: int
+    pixel_size: float
+    symmetry: Tensor
+    scale_group: Tensor
+    posterior: str = "sigma"
+    padding: int = 2
+    update_scale: bool = True
+
+
+@dataclass
+class Tally:
+    """Sums over images that re-estimate noise and contrast, and what the report says about the step."""
+
+    noise: list[Tensor]
+    count: list[Tensor]
+    cross: Tensor
+    norm: Tensor
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("read", "search", "insert"), 0.0))
+
+    @staticmethod
+    def zeros(state: State) -> Tally:
+        """Nothing counted yet."""
+        zero = torch.zeros_like(state.scale, dtype=torch.float64)
+        return Tally([torch.zeros_like(s) for s in state.sigma2], [torch.zeros_like(s) for s in state.sigma2], zero, zero.clone())
+
+
+class Stopwatch:
+    """Adds the time since the last call to a named stage."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self.seconds, self.last = seconds, time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """Book the time since the last lap under ``stage``."""
+        now = time.perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self.last
+        self.last = now
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What the expectation step leaves: unfinished statistics [h][q], new poses, and the tally."""
+
+    statistics: tuple[tuple[Backprojection, ...], ...]
+    poses: PoseTable
+    tally: Tally
+
+
+def expectation_step(
+    state: State,
+    source: ParticleSource,
+    model: ImagingModel,
+    sampling: Sampling,
+    insert_limit: int,
+    seed: int,
+    advance: Callable[[int], None] = lambda n: None,
+) -> Expectation:
+    """Find the poses of all particles against their half's reference and back-project them.
+
+    insert_limit: highest shell back-projected (and of the noise estimate). Quarter sets are drawn anew from ``seed``.
+    """
+    poses, tally = state.poses.clone(), Tally.zeros(state)
+    prior = ShiftPrior.from_spread(1.0)  # replaced per optics group: its unit is the group's pixel
+    device = state.references[0].device
+    statistics = []
+    for half, reference_map in enumerate(state.references):
+        members = torch.nonzero(poses.half == half)[:, 0]
+        generator = torch.Generator().manual_seed(seed * 2 + half)
+        quarter_of = torch.zeros(len(poses), dtype=torch.int64)
+        quarter_of[members[torch.randperm(len(members), generator=generator)[::2]]] = 1
+        reference = Reference(half_volume(reference_map, model.padding, insert_limit), model.padding)
+        quarters = tuple(
+            Backprojection.zeros(model.box, model.padding, insert_limit, torch.zeros((), device=device)) for _ in range(2)
+        )
+        geometries: dict[int, ImagingGeometry] = {}
+        grids: dict[int, GlobalSearch] = {}
+        watch = Stopwatch(tally.seconds)
+        for group, index, images, _ in source.stream(members):
+            if group not in geometries:
+                geometries[group] = ImagingGeometry.build(
+                    source.table.optics[group], model.box, model.pixel_size, insert_limit
+                )
+            pixel = source.table.optics[group].pixel_size
+            prior = ShiftPrior.from_spread(state.shift_sigma / pixel)
+            offsets = poses.shifts[index, 0].round()
+            batch, mask_power = _prepare(state, source, model, geometries[group], (group, index, images, offsets))
+            watch.lap("read")
+            if sampling.search == "global" and group not in grids:
+                grids[group] = GlobalSearch(reference, batch, sampling)
+            known = _known(poses, index, offsets)
+            found = find_poses(reference, batch, sampling, prior, known, grids.get(group))
+            _record(poses, index, found, offsets)
+            watch.lap("search")
+            values, weights = batch.sums()
+            image, rotations, shifts, mass = posterior_samples(found, model.posterior)
+            for q, quarter in enumerate(quarters):
+                chosen = quarter_of[index].to(image.device)[image] == q
+                samples = (image[chosen], rotations[chosen], shifts[chosen], mass[chosen].float())
+                quarter.insert_(values, weights, geometries[group].coords, geometries[group].band, samples)
+            watch.lap("insert")
+            _tally(tally, batch, found, reference, (group, model.scale_group[index], mask_power, sampling.limit))
+            watch.lap("search")
+            advance(len(index))
+        statistics.append(quarters)
+    return Expectation(tuple(statistics), poses, tally)
+
+
+def _prepare(
+    state: State, source: ParticleSource, model: ImagingModel, geometry: ImagingGeometry,
+    batch: tuple[int, Tensor, Tensor, Tensor],
+) -> tuple[BandImages, float]:
+    """Band coefficients of a batch (group, index, images, offsets), and the mean square of the circular mask."""
+    group, index, images, offsets = batch
+    device = state.references[0].device
+    optics = source.table.optics[group]
+    radius = min(0.5 * source.diameter / optics.pixel_size, optics.box / 2 - 1.0)
+    mask = soft_circle(optics.box, radius, MASK_EDGE).to(device)
+    images = centre_images(images.to(device), offsets.long().to(device))
+    noise = (state.sigma2[group].float().to(device), state.scale[model.scale_group[index]].float().to(device))
+    result = band_images(images, mask, geometry, source.table.defocus[index].to(device), noise)
+    return result, float((mask**2).mean())
+
+
+def _known(poses: PoseTable, index: Tensor, offsets: Tensor) -> Poses | None:
+    """Modes of the last iteration, relative to images moved by ``offsets`` pixels; None if there are none."""
+    weight = poses.weight[index].double()
+    if not bool((weight[:, 0] > 0).any()):
+        return None
+    gain = torch.where(weight > 0, weight.clamp_min(1e-30).log(), -torch.inf)
+    shifts = poses.shifts[index].double() - offsets[:, None].double()
+    count, modes = weight.shape
+    return Poses(poses.rotations[index].double(), shifts, gain, torch.zeros(count, modes, 5, 5, dtype=torch.float64))
+
+
+def _record(poses: PoseTable, index: Tensor, found: Poses, offsets: Tensor) -> None:
+    """Write the modes found for particles ``index`` into the table."""
+    modes = min(found.gain.shape[1], poses.weight.shape[1])
+    weight = found.weight[:, :modes].float().cpu()
+    poses.weight[index] = 0.0
+    poses.weight[index, :modes] = weight
+    poses.rotations[index, :modes] = found.rotations[:, :modes].float().cpu()
+    poses.shifts[index, :modes] = found.shifts[:, :modes].float().cpu() + offsets[:, None]
+    poses.gain[index] = found.gain[:, 0].float().cpu()
+    covariance = found.covariance().cpu()
+    variance = torch.diagonal(covariance, dim1=1, dim2=2)
+    poses.angle_sd[index] = torch.rad2deg(variance[:, :3].mean(dim=1).sqrt()).float()
+    poses.shift_sd[index] = variance[:, 3:].mean(dim=1).sqrt().float()
+
+
+def _tally(
+    tally: Tally, batch: BandImages, found: Poses, reference: Reference, context: tuple[int, Tensor, float, int]
+) -> None:
+    """Add residual power per shell, and the sums that give the contrast, at the best pose of each image."""
+    group, scale_group, mask_power, limit = context
+    geometry = batch.geometry
+    slices = kernels.project_slices(
+        reference.volume, (geometry.coords * reference.padding).to(reference.volume.device), found.rotations[:, 0]
+    )
+    freq = geometry.band.kxy.double() * (2 * math.pi / geometry.band.box)
+    angle = (found.shifts[:, 0] @ freq.T.to(found.shifts.device)).float()
+    model = batch.ctf * slices
+    data = batch.scored * torch.polar(torch.ones_like(angle), angle)
+    residual = data - batch.scale[:, None] * model
+    power = (residual.real**2 + residual.imag**2).double().sum(dim=0)
+    shells = geometry.band.shell_sum(power).cpu() / mask_power
+    tally.noise[group][: len(shells)] += shells
+    ones = torch.ones(len(geometry.band), dtype=torch.float64)
+    tally.count[group][: len(shells)] += geometry.band.shell_sum(ones) * len(batch.scored)
+    k = geometry.count(limit)
+    weighted = model[:, :k] / batch.sigma2[:k]
+    cross = (data[:, :k].real * weighted.real + data[:, :k].imag * weighted.imag).double().sum(dim=1)
+    norm = (model[:, :k].real * weighted.real + model[:, :k].imag * weighted.imag).double().sum(dim=1)
+    tally.cross.index_add_(0, scale_group, cross.cpu())
+    tally.norm.index_add_(0, scale_group, norm.cpu())
+
+
+def updated_noise(state: State, tally: Tally) -> tuple[Tensor, ...]:
+    """Noise power by shell from the residuals; shells that were not measured keep their value."""
+    result = []
+    for old, power, count in zip(state.sigma2, tally.noise, tally.count, strict=True):
+        result.append(torch.where(count > 0, power / count.clamp_min(1), old))
+    return tuple(result)
+
+
+def updated_scale(state: State, tally: Tally) -> Tensor:
+    """Contrast of each scale group, kept within a factor 5 of the median; the mean is left to the map (it is 1)."""
+    measured = tally.norm > 0
+    if not bool(measured.any()):
+        return state.scale
+    scale = torch.where(measured, tally.cross / tally.norm.clamp_min(1e-30), torch.nan)
+    middle = scale.nanmedian()
+    scale = scale.nan_to_num(float(middle)).clamp(min=float(middle) / 5, max=float(middle) * 5)
+    mean = (scale * tally.norm).sum() / tally.norm.sum()
+    return (scale / mean).to(state.scale)
+
+
+def updated_shift_sigma(poses: PoseTable, pixel_size: float) -> float:
+    """Root mean square of the best shifts along one axis, in angstrom."""
+    return float(poses.shifts[:, 0].double().square().mean().sqrt()) * pixel_size
+
+
+def next_state(state: State, outcome: Expectation, model: ImagingModel, pixel_size: float) -> State:
+    """The state with what the expectation step learnt about images; references are the regulariser's part."""
+    scale = updated_scale(state, outcome.tally) if model.update_scale else state.scale
+    return replace(
+        state,
+        iteration=state.iteration + 1,
+        sigma2=updated_noise(state, outcome.tally),
+        scale=scale,
+        shift_sigma=updated_shift_sigma(outcome.poses, pixel_size),
+        poses=outcome.poses,
+    )

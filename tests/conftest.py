@@ -1,0 +1,11 @@
+"""What every test shares: threads that do not spin, and random tests that repeat."""
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from hypothesis import settings
+
+# Compiling a kernel on first use would break a deadline; a fixed seed makes a failure repeatable.
+settings.register_profile("halfmap", deadline=None, derandomize=True)
+settings.load_profile("halfmap")
