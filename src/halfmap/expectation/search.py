@@ -20,6 +20,7 @@ from halfmap.expectation.score import ReferenceSlices, profile_scale, score_grid
 from halfmap.imaging.forward import BandImages
 
 GRID_POINTS_CONSIDERED = 256  # best grid points of an image among which distinct candidates are looked for
+GRID_LOSS = 0.1  # of its log-likelihood that a pose may lose by lying between grid points
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,9 @@ class GlobalSearch:
         score, shift = score_grid(y, c, self.slices, self.phases, prior.log_density(shifts))
         best, order = score.topk(min(GRID_POINTS_CONSIDERED, score.shape[1]), dim=1)
         rotations = self.slices.rotation(torch.arange(score.shape[1], device=y.device))
-        chosen = kernels.distinct_peaks(best, order, rotations, 1.5 * s.grid_step, s.candidates, s.drop)
+        # Strong images lose more than ``drop`` nats from the true pose to the nearest grid point: allow for both.
+        below = (best - best[:, :1]) * s.drop / (s.drop + GRID_LOSS * best[:, :1].clamp_min(0))
+        chosen = kernels.distinct_peaks(below, order, rotations, 1.5 * s.grid_step, s.candidates, s.drop)
         image, column = torch.nonzero(chosen >= 0, as_tuple=True)
         index = order[image, chosen[image, column]]
         return image, rotations[index], shifts[shift[image, index].long()]

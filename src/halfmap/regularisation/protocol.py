@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from halfmap.fourier.shells import half_volume_radius
 from halfmap.reconstruction.inverse import reconstruct
 from halfmap.reconstruction.statistics import Backprojection
 from halfmap.validation.fsc import FscCurves
@@ -34,9 +35,25 @@ class HalfSets:
             total = total + quarter
         return total
 
+    def joined_below(self, shell: int) -> HalfSets:
+        """The same with both half sets' statistics averaged up to ``shell``: they then share that resolution.
+
+        Keeps the half sets in one orientation (RELION's low-resolution joining); raw maps and curves stay apart.
+        """
+        first = self.quarters[0][0]
+        inside = half_volume_radius((first.sums.shape[0] - 1) // 2) <= first.padding * shell
+        inside = inside.to(first.sums.device)[..., None]
+        quarters = []
+        for q in range(len(self.quarters[0])):
+            mean = sum(half[q].sums for half in self.quarters) / len(self.quarters)
+            quarters.append([replace(half[q], sums=torch.where(inside, mean, half[q].sums)) for half in self.quarters])
+        return replace(self, quarters=tuple(tuple(q[h] for q in quarters) for h in range(len(self.quarters))))
+
     @staticmethod
     def build(
-        quarters: tuple[tuple[Backprojection, ...], ...], pixel_size: float, curves_of: Callable[[Tensor, Tensor], FscCurves]
+        quarters: tuple[tuple[Backprojection, ...], ...],
+        pixel_size: float,
+        curves_of: Callable[[Tensor, Tensor], FscCurves],
     ) -> HalfSets:
         """Reconstruct both half sets plainly and measure their FSC with ``curves_of(half1, half2)``."""
         raw = []

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from halfmap import kernels
 from halfmap.expectation.posterior import Poses, posterior_samples
 from halfmap.expectation.priors import ShiftPrior
 from halfmap.expectation.search import GlobalSearch, Reference, Sampling, find_poses
 from halfmap.fourier.transform import half_volume
 from halfmap.imaging.forward import BandImages, ImagingGeometry, band_images, centre_images
-from halfmap import kernels
 from halfmap.particles.preprocess import soft_circle
 from halfmap.particles.source import ParticleSource
 from halfmap.reconstruction.statistics import Backprojection
@@ -59,7 +59,8 @@ class Tally:
     def zeros(state: State) -> Tally:
         """Nothing counted yet."""
         zero = torch.zeros_like(state.scale, dtype=torch.float64)
-        return Tally([torch.zeros_like(s) for s in state.sigma2], [torch.zeros_like(s) for s in state.sigma2], zero, zero.clone())
+        noise, count = ([torch.zeros_like(s) for s in state.sigma2] for _ in range(2))
+        return Tally(noise, count, zero, zero.clone())
 
 
 class Stopwatch:
@@ -107,9 +108,8 @@ def expectation_step(
         quarter_of = torch.zeros(len(poses), dtype=torch.int64)
         quarter_of[members[torch.randperm(len(members), generator=generator)[::2]]] = 1
         reference = Reference(half_volume(reference_map, model.padding, insert_limit), model.padding)
-        quarters = tuple(
-            Backprojection.zeros(model.box, model.padding, insert_limit, torch.zeros((), device=device)) for _ in range(2)
-        )
+        like = torch.zeros((), device=device)
+        quarters = tuple(Backprojection.zeros(model.box, model.padding, insert_limit, like) for _ in range(2))
         geometries: dict[int, ImagingGeometry] = {}
         grids: dict[int, GlobalSearch] = {}
         watch = Stopwatch(tally.seconds)
@@ -121,7 +121,7 @@ def expectation_step(
             pixel = source.table.optics[group].pixel_size
             prior = ShiftPrior.from_spread(state.shift_sigma / pixel)
             offsets = poses.shifts[index, 0].round()
-            batch, mask_power = _prepare(state, source, model, geometries[group], (group, index, images, offsets))
+            batch, mask_power = band_batch(state, source, model, geometries[group], (group, index, images, offsets))
             watch.lap("read")
             if sampling.search == "global" and group not in grids:
                 grids[group] = GlobalSearch(reference, batch, sampling)
@@ -143,7 +143,7 @@ def expectation_step(
     return Expectation(tuple(statistics), poses, tally)
 
 
-def _prepare(
+def band_batch(
     state: State, source: ParticleSource, model: ImagingModel, geometry: ImagingGeometry,
     batch: tuple[int, Tensor, Tensor, Tensor],
 ) -> tuple[BandImages, float]:

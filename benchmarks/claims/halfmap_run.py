@@ -1,0 +1,33 @@
+"""`halfmap` as a user starts it, measured."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from evidence import Cost, run_measured
+
+
+def refine(options: Sequence[object], folder: Path) -> Cost:
+    """Run `halfmap refine` with these words into a new folder; what it prints goes beside it, into folder.log."""
+    return _run("refine", options, folder)
+
+
+def simulate(options: Sequence[object], folder: Path) -> Cost:
+    """Run `halfmap simulate` with these words into a folder."""
+    return _run("simulate", options, folder)
+
+
+def iterations(folder: Path) -> int:
+    """Iterations of a finished run."""
+    lines = (folder / "iterations.jsonl").read_text(encoding="utf-8").splitlines()
+    return sum(1 for line in lines if line.strip())
+
+
+def _run(command: str, options: Sequence[object], folder: Path) -> Cost:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    words = [command, *map(str, options), "--out", str(folder)]
+    log = folder.with_name(f"{folder.name}.log")
+    print(f"halfmap {' '.join(words)}\n  output in {log}", flush=True)
+    return run_measured([sys.executable, "-m", "halfmap", *words], log)

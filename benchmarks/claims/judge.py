@@ -1,0 +1,141 @@
+"""How good a refinement of particles with known poses is: pose errors, and correlation of its maps with the truth.
+
+The truth map is made afresh from the atoms, placed by the one rotation and shift in which the refinement's frame
+differs from the truth's. No map is interpolated, so that the numbers hold no error of a resampling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from halfmap.errors import InputError
+from halfmap.geometry.symmetry import symmetry_group
+from halfmap.imaging.density import Cloud, density_map, oversampling_for
+from halfmap.maps.filters import gaussian_lowpass
+from halfmap.maps.mrc import read_map
+from halfmap.particles.model import centred, read_model, scattering
+from halfmap.particles.table import ParticleTable
+from halfmap.validation.fsc import fsc, resolution
+from halfmap.validation.poses import PoseError, pose_error
+
+# Coarser shells hold what surrounds the rigid part (belt, flexible domain): crossings are looked for beyond.
+COARSEST = 12.0
+# The mask of the rigid part: density above this fraction of its 90th percentile in a map smoothed to 16 A, grown by 4 A
+# in voxel steps, with a cosine edge of 6 A.
+MASK_LOWPASS, MASK_LEVEL, MASK_GROWN, MASK_EDGE = 16.0, 0.15, 4.0, 6.0
+
+
+@dataclass(frozen=True)
+class Truth:
+    """True poses, and the rigid part of the molecule as scatterers around the origin (None: maps not judged)."""
+
+    table: ParticleTable
+    symmetry: str
+    rigid: Cloud | None = None
+
+
+def rigid_part(model: Path, without: str = "", bfactor: float = 40.0, assembly: bool = False) -> Cloud:
+    """The scatterers of a model, its centre (all chains) at the origin, without the chains named by the letters of
+    `without`; bfactor (A^2) is added to every atom's own, as in the simulation."""
+    atoms, _ = centred(read_model(model, assembly))
+    for chain in without:
+        if not bool(atoms.in_chain(chain).any()):
+            raise InputError(f"{model}: has no chain {chain} to leave out")
+    keep = torch.tensor([chain not in without for chain in atoms.chain], dtype=torch.bool)
+    return scattering(atoms, bfactor).select(keep)
+
+
+def judge(refined: ParticleTable, half1: Path, half2: Path, truth: Truth) -> dict[str, Any]:
+    """Errors of refined poses and maps; half1 and half2 are unfiltered half maps.
+
+    Resolutions in A; truth_* compare with the truth inside the rigid part: half map 1 and the mean of both.
+    """
+    poses = pose_error(refined, truth.table, symmetry_group(truth.symmetry))
+    found: dict[str, Any] = {f"pose_{key}": value for key, value in poses.items()}
+    first, second = read_map(half1), read_map(half2)
+    box, pixel_size = first.data.shape[-1], first.pixel_size
+    halves = fsc(first.data, second.data)
+    found["half_fsc"] = halves.tolist()
+    found["half_0143_unmasked"] = resolution(halves, box, pixel_size)
+    if truth.rigid is None:
+        return found
+    expected = placed_map(truth.rigid, poses, box, pixel_size)
+    mask = density_mask(expected, pixel_size)
+    found["half_0143_rigid"] = crossing(fsc(first.data * mask, second.data * mask), box, pixel_size, 0.143)
+    for name, data in (("half1", first.data), ("mean", (first.data + second.data) / 2)):
+        found |= against_map(data, expected, mask, pixel_size, f"truth_{name}")
+    return found
+
+
+def placed_map(cloud: Cloud, poses: PoseError, box: int, pixel_size: float) -> Tensor:
+    """The map [z,y,x] of scatterers carried into the refinement's frame."""
+    return moved_map(cloud, torch.tensor(poses["frame"]), torch.tensor(poses["shift"]), box, pixel_size)
+
+
+def moved_map(cloud: Cloud, rotation: Tensor, shift: Tensor, box: int, pixel_size: float) -> Tensor:
+    """The map [z,y,x] of scatterers at rotation[3,3] @ x + shift[3] (A)."""
+    xyz = (cloud.xyz.double() @ rotation.double().T + shift.double()).float()
+    return density_map([replace(cloud, xyz=xyz)], box, pixel_size, oversampling_for([cloud], pixel_size))
+
+
+def density_mask(expected: Tensor, pixel_size: float) -> Tensor:
+    """A soft mask [z,y,x] close around the density of a noise-free map."""
+    smooth = gaussian_lowpass(expected, pixel_size, MASK_LOWPASS)
+    level = MASK_LEVEL * float(smooth[smooth > 0.05 * smooth.max()].quantile(0.9))
+    core = ndimage.binary_dilation((smooth > level).numpy(), iterations=max(1, int(MASK_GROWN / pixel_size)))
+    distance = torch.from_numpy(ndimage.distance_transform_edt(~core)).float() * pixel_size
+    return 0.5 + 0.5 * torch.cos(torch.pi * (distance / MASK_EDGE).clamp(max=1.0))
+
+
+def against_map(data: Tensor, expected: Tensor, mask: Tensor, pixel_size: float, name: str,
+                coarsest: float = COARSEST) -> dict[str, Any]:
+    """Correlation of a map with the expected one inside a mask: `name`_05 and `name`_0143 in A, the mean of the
+    positive correlations beyond 12 A, and the curve."""
+    box = data.shape[-1]
+    curve = fsc(data * mask, expected * mask)
+    return {
+        f"{name}_05": crossing(curve, box, pixel_size, 0.5, coarsest),
+        f"{name}_0143": crossing(curve, box, pixel_size, 0.143, coarsest),
+        f"{name}_average": float(curve[first_shell(box, pixel_size):].clamp(min=0).mean()),
+        f"{name}_fsc": curve.tolist(),
+    }
+
+
+def crossing(curve: Tensor, box: int, pixel_size: float, threshold: float, coarsest: float = COARSEST) -> float:
+    """Resolution (A) where curve[s] first falls below the threshold beyond `coarsest` (A), and that shell's where it
+    is below already."""
+    start = first_shell(box, pixel_size, coarsest)
+    if float(curve[start]) < threshold:
+        return box * pixel_size / start
+    return resolution(torch.cat([torch.ones(start, dtype=curve.dtype), curve[start:]]), box, pixel_size, threshold)
+
+
+def first_shell(box: int, pixel_size: float, coarsest: float = COARSEST) -> int:
+    """The shell at `coarsest` (A), where crossings are looked for from."""
+    return max(1, int(box * pixel_size / coarsest))
+
+
+def shown(rows: Sequence[tuple[str, Sequence[float | None], str]], columns: Sequence[str], title: str,
+          ratio: bool = False) -> None:
+    """Print rows (name, values, format) as a table; with `ratio` a last column divides the first value by the
+    second."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for i, name in enumerate(["", *columns, *(["ratio"] if ratio else [])]):
+        table.add_column(name, justify="left" if i == 0 else "right")
+    for name, values, style in rows:
+        words = ["-" if value is None else format(value, style) for value in values]
+        if ratio:
+            both = len(values) == 2 and all(value is not None for value in values) and values[1]
+            words.append(f"{values[0] / values[1]:.2f}" if both else "")  # type: ignore[operator]
+        table.add_row(name, *words)
+    Console(highlight=False, width=max(100, Console().width)).print(table)

@@ -1,0 +1,364 @@
+"""Gold-standard refinement: read this first. Preflight, then a loop of few lines around one step of em."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from halfmap import __version__, kernels
+from halfmap.errors import InputError
+from halfmap.expectation.search import GlobalSearch
+from halfmap.expectation.search import Reference as HalfReference
+from halfmap.fourier.transform import half_volume
+from halfmap.geometry.rotations import angular_distance, view_directions
+from halfmap.geometry.symmetry import symmetry_group
+from halfmap.imaging.forward import ImagingGeometry
+from halfmap.maps.filters import lowpass
+from halfmap.maps.masks import solvent_mask, spherical_mask
+from halfmap.particles.source import ParticleSource
+from halfmap.regularisation.protocol import HalfSets, Regulariser, Solution
+from halfmap.regularisation.registry import regulariser_named
+from halfmap.runtime.log import RunLog
+from halfmap.runtime.progress import Progress
+from halfmap.settings import RefineSettings, to_toml
+from halfmap.state import PoseTable, State
+from halfmap.validation.fsc import corrected_fsc, crossing_shell, mask_verdict, resolution
+from halfmap.workflows import em, health
+from halfmap.workflows.outputs import Record, RunFolder
+from halfmap.workflows.preflight import Inspected, inspect_images, read_particles, read_reference
+from halfmap.workflows.schedule import Plan, Progressed, Schedule
+
+MODES = 3
+SCALE_PARTICLES = 400  # images from which the grey scale of the starting map is estimated
+Report = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What stays the same during a refinement."""
+
+    settings: RefineSettings
+    source: ParticleSource
+    model: em.ImagingModel
+    schedule: Schedule
+    regulariser: Regulariser
+    user_mask: Tensor | None
+
+    @property
+    def grid(self) -> tuple[int, float]:
+        """Box and pixel size of the reference."""
+        return self.model.box, self.model.pixel_size
+
+
+def refine(settings: RefineSettings, report: Report | None = None) -> State:
+    """Run ``halfmap refine``; results are written into settings.out after every iteration.
+
+    report: called with the fields of a report snapshot after each iteration. Raises InputError for what a user can mend,
+    before anything is written.
+    """
+    started = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
+    kernels.set_threads(settings.threads)
+    torch.set_num_threads(kernels.thread_count())
+    with Progress() as progress:
+        problem, state, notes, inspected = _prepare(settings, progress)
+        settings.out.mkdir(parents=True, exist_ok=True)
+        with RunLog(settings.out / "log.txt", progress) as log:
+            folder = RunFolder(settings.out, problem.model.pixel_size, settings.keep_iterations)
+            folder.write_text("settings.toml", to_toml(settings))
+            log.begin(__version__, " ".join(["halfmap", "refine", str(settings.particles)]))
+            _tell_rejected(inspected, folder, log)
+            for note in notes:
+                log.notice(note)
+            state = _iterate(problem, state, folder, (log, progress), report, started)
+            log.finish()
+    return state
+
+
+def _prepare(settings: RefineSettings, progress: Progress) -> tuple[Problem, State, list[str], Inspected]:
+    """Everything that can go wrong because of input goes wrong here."""
+    device = _device(settings.device)
+    symmetry = symmetry_group(settings.symmetry)
+    table = read_particles(
+        settings.particles, settings.data_dir,
+        resplit=settings.resplit, split_by=settings.split_by, seed=settings.seed,
+    )  # fmt: skip
+    start, box, pixel_size = read_reference(settings.map, table, settings.diameter)
+    user_mask, notes = None, [start.note] if start.note else []
+    if settings.mask is not None:
+        mask, *_ = read_reference(settings.mask, table, settings.diameter, "mask")
+        user_mask = mask.map.clamp(0, 1).to(device)
+    if settings.search in ("local", "fixed") and table.rotations is None:
+        raise InputError(f"{settings.particles}: no angles (rlnAngleRot, rlnAngleTilt, rlnAnglePsi), which --search "
+                         f"{settings.search} starts from; use --search auto")
+    progress.start_iteration(0, "reading images", len(table), None)
+    inspected = inspect_images(table, settings.diameter, settings.batch, progress.advance)
+    source = inspected.source
+    table = source.table
+    groups = torch.arange(len(table)) if settings.scale == "particle" else torch.from_numpy(table.group)
+    model = em.ImagingModel(
+        box, pixel_size, symmetry.to(device), groups, settings.posterior, settings.padding, settings.scale != "none"
+    )
+    schedule = Schedule(
+        box, pixel_size, settings.diameter, symmetry, settings.ini_high, _finest_shell(settings, box, pixel_size),
+        settings.search, settings.local_from, settings.offset_range, settings.angular_step, MODES,
+        settings.max_iterations,
+    )  # fmt: skip
+    problem = Problem(settings, source, model, schedule, regulariser_named(settings.regulariser), user_mask)
+    state = _initial_state(problem, start.map.to(device), inspected.power)
+    if settings.search not in ("local", "fixed"):
+        state, scale = _on_grey_scale(problem, state)
+        notes.append(f"starting map brought to the grey scale of the images (factor {scale:.4g})")
+    return problem, state, notes, inspected
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: no GPU that this torch can use; take --device cpu")
+    return torch.device(name)
+
+
+def _finest_shell(settings: RefineSettings, box: int, pixel_size: float) -> int:
+    finest = (box + 1) // 2 - 1
+    if settings.max_resolution is not None:
+        finest = min(finest, int(box * pixel_size / settings.max_resolution))
+    return max(4, finest)
+
+
+def _initial_state(problem: Problem, start: Tensor, power: tuple[Tensor, ...]) -> State:
+    """The starting map, low-passed and in a soft sphere, for both half sets; the noise is the images' own power."""
+    settings, (box, pixel_size) = problem.settings, problem.grid
+    table = problem.source.table
+    edge = min(5.0, box / 8)
+    radius = min(settings.diameter / (2 * pixel_size), box / 2 - edge)
+    sphere = spherical_mask(box, radius, edge).to(start)
+    mask = problem.user_mask if problem.user_mask is not None else sphere
+    reference = lowpass(start, pixel_size, settings.ini_high) * (mask if settings.flatten_solvent else sphere)
+    assert table.half is not None
+    poses = PoseTable.empty(torch.from_numpy(table.half), MODES)
+    if settings.search in ("local", "fixed") and table.rotations is not None:
+        pixel = torch.tensor([g.pixel_size for g in table.optics], dtype=torch.float64)[table.optics_index]
+        poses.rotations[:, 0] = table.rotations.float()
+        poses.shifts[:, 0] = (-table.origins / pixel[:, None]).float()
+        poses.weight[:, 0] = 1.0
+    scale = torch.ones(int(problem.model.scale_group.max()) + 1, dtype=torch.float64)
+    return State(0, (reference, reference), power, scale, 5.0 * pixel_size, poses, mask)
+
+
+def _on_grey_scale(problem: Problem, state: State) -> tuple[State, float]:
+    """Bring the starting map to the grey scale of the images, by the profile likelihood of a sample of them.
+
+    Raises InputError where no positive scale fits: the contrast of map and images is opposite.
+    """
+    plan = problem.schedule.next([], state.shift_sigma)
+    assert plan is not None
+    source, model = problem.source, problem.model
+    step = max(1, len(source.table) // SCALE_PARTICLES)
+    index = torch.arange(0, len(source.table), step)
+    cross = norm = 0.0
+    reference = HalfReference(half_volume(state.references[0], model.padding, plan.insert_limit), model.padding)
+    grids: dict[int, tuple[ImagingGeometry, GlobalSearch | None]] = {}
+    for group, members, images, _ in source.stream(index):
+        geometry, grid = grids.get(group, (None, None))
+        if geometry is None:
+            geometry = ImagingGeometry.build(source.table.optics[group], model.box, model.pixel_size, plan.insert_limit)
+        batch, _ = em.band_batch(
+            state, source, model, geometry, (group, members, images, torch.zeros(len(members), 2))
+        )
+        grid = grid or GlobalSearch(reference, batch, plan.sampling)
+        grids[group] = (geometry, grid)
+        a, b = grid.grey_scale(batch)
+        cross, norm = cross + a, norm + b
+    if not cross > 0 or not norm > 0:
+        raise InputError(f"{problem.settings.map}: does not correlate with any image; is its contrast inverted "
+                         "(protein must be bright in map and images)?")
+    factor = cross / norm
+    return replace(state, references=tuple(r * factor for r in state.references)), factor
+
+
+def _tell_rejected(inspected: Inspected, folder: RunFolder, log: RunLog) -> None:
+    if inspected.rejected is None:
+        return
+    from halfmap.particles.star import write_star
+
+    rejected = inspected.rejected
+    write_star(folder.path / "rejected.star", rejected)
+    names = ", ".join(
+        f"{rejected.image_index[i] + 1}@{rejected.stacks[rejected.stack_index[i]].name}" for i in range(min(5, len(rejected)))
+    )
+    more = "" if len(rejected) <= 5 else f" and {len(rejected) - 5} more"
+    log.warning(f"{len(rejected)} images hold NaN, Inf or a constant background and were set aside in rejected.star: {names}{more}")
+
+
+def _iterate(
+    problem: Problem, state: State, folder: RunFolder, tell: tuple[RunLog, Progress], report: Report | None, started: str
+) -> State:
+    """The loop: plan, step, record."""
+    log, progress = tell
+    history: list[Progressed] = []
+    records: list[Record] = []
+    reseeded = False
+    while (plan := problem.schedule.next(history, state.shift_sigma)) is not None:
+        band = problem.model.box * problem.model.pixel_size / plan.sampling.limit
+        reached = history[-1].resolution if history else None
+        progress.start_iteration(state.iteration + 1, plan.stage, len(problem.source.table), reached, band)
+        before = state
+        state, halves, solution, spent = em_step(problem, state, plan, progress.advance)
+        history.append(_progressed(problem, plan, before, state, halves))
+        for finding in health.findings(
+            history, halves.curves, problem.settings.ini_high, problem.schedule.shell(problem.settings.ini_high), problem.grid
+        ):
+            log.warning(finding)
+        if not reseeded and _needs_reseed(problem, history, halves):
+            reseeded, history = True, []
+            state = _reseeded(problem, state, log)
+        record = _record(problem, plan, (before, state), halves, history[-1:] or None, spent)
+        record["warnings"] = log.take_warnings()
+        records.append(record)
+        finished = plan.stage == "final"
+        folder.write_maps(halves, solution, state)
+        folder.write_particles(problem.source.table, state)
+        folder.write_fsc(halves)
+        folder.write_records(records)
+        if report is not None:
+            report(
+                records=records, map=solution.joined.cpu().numpy(), half1=halves.raw[0].cpu().numpy(),
+                half2=halves.raw[1].cpu().numpy(), mask=state.mask.cpu().numpy(),
+                reference=solution.maps[0].cpu().numpy(),
+                directions=view_directions(state.poses.rotations[:, 0].double()).numpy(), finished=finished, started=started,
+            )  # fmt: skip
+        progress.finish_iteration(record)
+        log.line(f"iteration {state.iteration} {plan.stage}: {record['resolution_A']:.2f} A")
+    return state
+
+
+Spent = tuple[dict[str, float], float]
+
+
+def em_step(
+    problem: Problem, state: State, plan: Plan, advance: Callable[[int], None] = lambda n: None
+) -> tuple[State, HalfSets, Solution, Spent]:
+    """One iteration: expectation, statistics, FSC and mask, regularisation. Returns what it cost besides."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    settings, model = problem.settings, problem.model
+    seed = settings.seed * 100_003 + state.iteration
+    outcome = em.expectation_step(state, problem.source, model, plan.sampling, plan.insert_limit, seed, advance)
+    watch = em.Stopwatch(outcome.tally.seconds)
+    finished = tuple(tuple(q.finished(model.symmetry) for q in half) for half in outcome.statistics)
+    masks: list[Tensor] = []
+
+    def curves(half1: Tensor, half2: Tensor) -> Any:
+        masks.append(_current_mask(problem, half1, half2))
+        generator = torch.Generator(device=half1.device).manual_seed(seed)
+        radius = 0.5 * settings.diameter / model.pixel_size
+        return corrected_fsc(half1, half2, masks[0], generator, sphere_radius=min(radius, model.box / 2 - 1))
+
+    halves = HalfSets.build(finished, model.pixel_size, curves)
+    shared = halves
+    if settings.join_halves is not None:
+        shared = halves.joined_below(problem.schedule.shell(settings.join_halves))
+    solution = problem.regulariser.solve(shared, masks[0], state.memory)
+    window = masks[0] if settings.flatten_solvent else _sphere(problem, masks[0])
+    new = em.next_state(state, outcome, model, model.pixel_size)
+    new = replace(new, references=tuple(m * window for m in solution.maps), mask=masks[0], memory=solution.memory)
+    watch.lap("solve")
+    seconds = {**outcome.tally.seconds, "total": time.perf_counter() - wall}
+    return new, halves, solution, (seconds, time.process_time() - cpu)
+
+
+def _sphere(problem: Problem, like: Tensor) -> Tensor:
+    box, pixel_size = problem.grid
+    return spherical_mask(box, min(problem.settings.diameter / (2 * pixel_size), box / 2 - 5), 5.0).to(like)
+
+
+def _current_mask(problem: Problem, half1: Tensor, half2: Tensor) -> Tensor:
+    """The user's mask, or one drawn around the average of both half maps: it is the same for both."""
+    if problem.user_mask is not None:
+        return problem.user_mask
+    return solvent_mask((half1 + half2) / 2, problem.model.pixel_size, problem.settings.diameter).to(half1)
+
+
+def _needs_reseed(problem: Problem, history: list[Progressed], halves: HalfSets) -> bool:
+    """After burn-in: do the half sets disagree about what they both started from?"""
+    if any(h.stage != "burn-in" for h in history) or not problem.schedule.burnt_in(history):
+        return False
+    return health.half_sets_disagree(halves.curves, problem.schedule.shell(problem.settings.ini_high))
+
+
+def _reseeded(problem: Problem, state: State, log: RunLog) -> State:
+    """Start both half sets again from the low resolution of the one whose images fit better."""
+    gains = [float(state.poses.gain[state.poses.half == h].mean()) for h in (0, 1)]
+    better = int(gains[1] > gains[0])
+    settings, pixel_size = problem.settings, problem.model.pixel_size
+    log.warning(
+        f"the half sets came apart during burn-in (likelihood gain {gains[0]:.1f} and {gains[1]:.1f}): both start again from "
+        f"half map {better + 1} low-passed at {settings.ini_high:g} A, so that they share it below that resolution"
+    )
+    reference = lowpass(state.references[better], pixel_size, settings.ini_high)
+    poses = state.poses.clone()
+    poses.weight[poses.half != better] = 0.0
+    return replace(state, references=(reference, reference), poses=poses)
+
+
+def _progressed(problem: Problem, plan: Plan, before: State, after: State, halves: HalfSets) -> Progressed:
+    box, pixel_size = problem.grid
+    agreed = max(
+        int(crossing_shell(curve, 0.143) or box // 2) for curve in (halves.curves.unmasked, halves.curves.corrected)
+    )
+    angle, _ = _changes(problem, before, after)
+    far = max(2.0 * torch.rad2deg(torch.tensor(plan.sampling.grid_step)).item(), 10.0)
+    return Progressed(
+        plan.stage, plan.sampling.limit, agreed, resolution(halves.curves.unmasked, box, pixel_size),
+        float(after.poses.gain.mean()), float((angle > far).double().mean()), float(angle.median()),
+        float(after.poses.angle_sd.median()),
+    )  # fmt: skip
+
+
+def _changes(problem: Problem, before: State, after: State) -> tuple[Tensor, Tensor]:
+    """How far each particle moved: angles in degrees (modulo the symmetry), shifts in angstrom; 180 where it was unknown."""
+    angle = angular_distance(
+        before.poses.rotations[:, 0].double(), after.poses.rotations[:, 0].double(), problem.model.symmetry.cpu()
+    )
+    angle = torch.where(before.poses.known, angle, 180.0)
+    shift = (after.poses.shifts[:, 0] - before.poses.shifts[:, 0]).norm(dim=1) * problem.model.pixel_size
+    return angle, shift
+
+
+def _record(
+    problem: Problem, plan: Plan, states: tuple[State, State], halves: HalfSets, last: list[Progressed] | None, spent: Spent
+) -> Record:
+    """The iteration as one JSON object: what the report and iterations.jsonl show."""
+    before, state = states
+    box, pixel_size = problem.grid
+    curves, poses = halves.curves, state.poses
+    angle, shift = _changes(problem, before, state)
+    known = bool(before.poses.known.any())
+    seconds, cpu = spent
+    settings = problem.settings
+    joined = f", everything below {settings.join_halves:g} A (joined)" if settings.join_halves else ""
+    return {
+        "iteration": state.iteration, "search": plan.stage, "band_A": box * pixel_size / plan.sampling.limit,
+        "resolution_A": resolution(curves.unmasked, box, pixel_size),
+        "resolution_05_A": resolution(curves.unmasked, box, pixel_size, 0.5),
+        "resolution_corrected_A": resolution(curves.corrected, box, pixel_size),
+        "fsc": curves.unmasked.tolist(), "fsc_spherical": curves.spherical.tolist(), "fsc_masked": curves.masked.tolist(),
+        "fsc_randomised": curves.randomised.tolist(), "fsc_corrected": curves.corrected.tolist(),
+        "angle_change_deg": float(angle.median()) if known else None,
+        "shift_change_A": float(shift.median()) if known else None,
+        "jumped": last[-1].jumped if last and known else None,
+        "max_posterior": float(poses.weight[:, 0].mean()), "precision_deg": float(poses.angle_sd.median()),
+        "shift_sigma_A": state.shift_sigma,
+        "gain": float(poses.gain.mean()), "gain_halves": [float(poses.gain[poses.half == h].mean()) for h in (0, 1)],
+        "scale": float(state.scale.std()) if len(state.scale) > 1 else 0.0,
+        "sigma2": [s.tolist() for s in state.sigma2], "sigma2_name": [g.name for g in problem.source.table.optics],
+        "seconds": seconds, "cpu_seconds": cpu, "particles": len(poses), "box": box, "pixel_size": pixel_size,
+        "mask_verdict": mask_verdict(curves, box, pixel_size), "warnings": [],
+        "crosses": problem.regulariser.crosses + joined,
+    }  # fmt: skip

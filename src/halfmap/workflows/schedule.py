@@ -1,0 +1,173 @@
+"""What to search next, and when to stop.
+
+A refinement passes four stages. *Burn-in*: global search at the resolution of the starting map, until the likelihood
+stops rising; an iteration there costs next to nothing, and mistakes made there are the ones no later stage mends.
+*Global*: exhaustive search while the resolution grows, until poses stop jumping. *Local*: Gauss-Newton from the known
+modes, until resolution and poses stand still. *Final*: once more, back-projected to the Nyquist frequency.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from halfmap.expectation.search import Sampling
+from halfmap.geometry.orientation_grid import angular_step, orientation_grid
+from halfmap.geometry.shift_grid import shift_grid
+
+BURN_IN_GROWTH = 0.03  # burn-in ends when the likelihood gain rises by less than this fraction
+BURN_IN_MOST = 24
+GLOBAL_MOST = 8
+JUMPING = 0.03  # local search begins when fewer particles than this jumped farther than two grid steps
+GRID_RESOLUTION = 15.0  # angstrom; the exhaustive part scores no finer detail, Gauss-Newton takes over from there
+GROWTH = 1.5  # the band grows by at most this factor in an iteration
+MARGIN = 3  # shells searched beyond the last one that the half maps agree on
+RESOLUTION_GAIN = 0.005  # smaller relative improvements of the resolution do not count
+FINEST_ORDER = 5  # 1.9 degrees: finer grids cost more than Gauss-Newton steps from this one
+
+
+@dataclass(frozen=True)
+class Progressed:
+    """What an iteration achieved, as far as the schedule needs to know.
+
+    stage; limit: shell aligned to; agreed: last shell at which the half maps agree (FSC 0.143); resolution in angstrom;
+    gain: mean log-likelihood above the null; jumped: share of particles that moved more than two grid steps;
+    angle_change, angle_sd: medians in degrees.
+    """
+
+    stage: str
+    limit: int
+    agreed: int
+    resolution: float
+    gain: float
+    jumped: float
+    angle_change: float
+    angle_sd: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The next iteration: its stage, what is searched, and the highest shell back-projected."""
+
+    stage: str
+    sampling: Sampling
+    insert_limit: int
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Stages and limits of one refinement.
+
+    box, pixel_size (angstrom) of the reference, diameter (angstrom) of the particle, symmetry operators [o, 3, 3];
+    start: resolution of the first iteration; finest: shell never exceeded; search: auto, global, local or fixed;
+    local_from: resolution at which auto turns local whatever the poses do; offset_range in angstrom and angular_step in
+    degrees override what resolution and diameter suggest; modes: pose modes kept.
+    """
+
+    box: int
+    pixel_size: float
+    diameter: float
+    symmetry: Tensor
+    start: float
+    finest: int
+    search: str = "auto"
+    local_from: float | None = None
+    offset_range: float | None = None
+    angular_step: float | None = None
+    modes: int = 3
+    max_iterations: int = 25
+
+    def shell(self, resolution: float) -> int:
+        """The last shell not finer than ``resolution`` angstrom."""
+        return max(3, min(self.finest, int(self.box * self.pixel_size / resolution)))
+
+    def next(self, history: Sequence[Progressed], shift_sigma: float) -> Plan | None:
+        """The plan of the next iteration, None when the refinement is over.
+
+        shift_sigma: spread of the shifts found so far, in angstrom.
+        """
+        if history and history[-1].stage == "final":
+            return None
+        stage, limit = self._stage(history), self._limit(history)
+        insert = self.finest_insert if stage == "final" else min(self.finest_insert, max(limit + 8, int(limit * 1.3)))
+        if stage in ("burn-in", "global"):
+            return Plan(stage, self._global(limit, first=not history, shift_sigma=shift_sigma), insert)
+        search = "fixed" if self.search == "fixed" else "local"
+        return Plan(stage, Sampling(search, limit, modes=self.modes), insert)
+
+    @property
+    def finest_insert(self) -> int:
+        """The shell of the final pass: every one strictly inside the Nyquist frequency."""
+        return math.ceil(self.box / 2) - 1
+
+    def _stage(self, history: Sequence[Progressed]) -> str:
+        count = len(history)
+        if count + 1 >= self.max_iterations:
+            return "final"
+        if self.search == "fixed":
+            return "final"
+        if not history:
+            return "local" if self.search == "local" else "burn-in"
+        last = history[-1]
+        if last.stage == "burn-in" and not self.burnt_in(history):
+            return "burn-in"
+        if last.stage in ("burn-in", "global") and not self._turns_local(history):
+            return "global"
+        return "final" if self._converged(history) else "local"
+
+    def burnt_in(self, history: Sequence[Progressed]) -> bool:
+        """Whether the likelihood at the starting resolution has stopped rising."""
+        gains = [h.gain for h in history if h.stage == "burn-in"]
+        if len(gains) >= BURN_IN_MOST:
+            return True
+        return len(gains) >= 3 and gains[-1] < gains[-2] * (1 + BURN_IN_GROWTH)
+
+    def _turns_local(self, history: Sequence[Progressed]) -> bool:
+        done = [h for h in history if h.stage == "global"]
+        if not done:
+            return False
+        last = done[-1]
+        if self.search == "global":
+            return self._converged(history)
+        if self.local_from is not None:
+            return last.resolution <= self.local_from
+        settled = len(done) >= 2 and last.limit >= min(self.shell(GRID_RESOLUTION), self.finest)
+        return len(done) >= GLOBAL_MOST or (settled and last.jumped < JUMPING)
+
+    def _converged(self, history: Sequence[Progressed]) -> bool:
+        """No better resolution in two iterations and poses that move far less than they are known."""
+        recent = [h for h in history if h.stage == history[-1].stage]
+        if len(recent) < 3:
+            return False
+        best_before = min(h.resolution for h in recent[:-2])
+        if min(h.resolution for h in recent[-2:]) < best_before * (1 - RESOLUTION_GAIN):
+            return False
+        return recent[-1].angle_change < max(0.1, 0.25 * recent[-1].angle_sd)
+
+    def _limit(self, history: Sequence[Progressed]) -> int:
+        start = self.shell(self.start)
+        if not history:
+            return start
+        last = history[-1]
+        if last.stage == "burn-in" and not self.burnt_in(history):
+            return start
+        return max(start, min(self.finest, last.agreed + MARGIN, int(last.limit * GROWTH) + 2))
+
+    def _global(self, limit: int, first: bool, shift_sigma: float) -> Sampling:
+        grid_limit = min(limit, self.shell(GRID_RESOLUTION))
+        detail = self.box * self.pixel_size / grid_limit
+        # a rotation by half a step moves the rim of the particle by less than a quarter of the finest detail scored
+        wanted = self.angular_step or 0.75 * math.degrees(detail / (0.5 * self.diameter))
+        order = 1
+        while angular_step(order) > wanted and order < FINEST_ORDER:
+            order += 1
+        default_range = max(10.0, 0.08 * self.diameter) if first else max(6.0, 3.0 * shift_sigma)
+        reach = self.offset_range or default_range
+        step = max(1.0, detail / (4.5 * self.pixel_size))
+        return Sampling(
+            "global", limit, grid_limit, math.radians(angular_step(order)), orientation_grid(order, self.symmetry),
+            shift_grid(reach / self.pixel_size, step), modes=self.modes, candidates=4 * self.modes,
+        )  # fmt: skip

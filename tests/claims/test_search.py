@@ -1,0 +1,223 @@
+"""Global, local and fixed search: scores are likelihoods, planted poses and grey scales come back."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+from torch import Tensor
+
+from halfmap.expectation import score
+from halfmap.expectation.posterior import Poses
+from halfmap.expectation.priors import ShiftPrior
+from halfmap.expectation.score import ReferenceSlices, profile_scale, score_grid, shift_phases
+from halfmap.expectation.search import GlobalSearch, Reference, Sampling, find_poses
+from halfmap.fourier.band import Band
+from halfmap.fourier.transform import half_volume, image_ifft
+from halfmap.geometry.orientation_grid import angular_step, orientation_grid
+from halfmap.geometry.shift_grid import shift_grid
+from halfmap.imaging.ctf import Defocus, ctf, odd_aberration, reference_coordinates
+from halfmap.imaging.forward import BandImages, ImagingGeometry, band_images, centre_images
+from halfmap.imaging.optics import OpticsGroup
+
+BOX, PIXEL, PADDING = 32, 2.0, 2
+C1 = torch.eye(3, dtype=torch.float64)[None]
+HALF_TURN = torch.tensor([-1.0, -1.0, 1.0], dtype=torch.float64)
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    parts = torch.randn(*shape, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.view_as_complex(parts) / math.sqrt(2)
+
+
+def defocus(count: int) -> Defocus:
+    u = torch.linspace(6000, 20000, count, dtype=torch.float64)
+    zero = torch.zeros_like(u)
+    return Defocus(u, u - 500, zero + 0.4, zero, zero, zero + 1)
+
+
+def angle_between(a: Tensor, b: Tensor) -> Tensor:
+    """Degrees, by scipy."""
+    relative = Rotation.from_matrix((a.double() @ b.double().transpose(-1, -2)).reshape(-1, 3, 3).numpy())
+    return torch.rad2deg(torch.from_numpy(relative.magnitude()))
+
+
+def small_problem(blobs, images: int, strength: float = 5.0):
+    """Reference slices of a grid, and whitened images of grid poses with shifts of the shift grid."""
+    band, specimen = Band.to_shell(BOX, 5), blobs(BOX)
+    volume = half_volume(specimen.map().float(), PADDING, 5)
+    grid = orientation_grid(1, C1)
+    slices = ReferenceSlices.build(volume, band.kxy.double(), PADDING, grid)
+    shifts = shift_grid(2.0, 1.0)
+    phases = shift_phases(band.kxy, shifts, BOX)
+    radius = band.kxy.double().norm(dim=1)
+    c = torch.sin(torch.linspace(0.04, 0.12, images, dtype=torch.float64)[:, None] * radius**2 + 0.4)
+    c = c * strength / float((torch.complex(slices.real, slices.imag).abs() ** 2).sum(1).mean().sqrt())
+    generator = torch.Generator().manual_seed(1)
+    rotation = torch.randint(2 * len(grid), (images,), generator=generator)
+    shift = torch.randint(len(shifts), (images,), generator=generator)
+    return band, volume, slices, shifts, phases, c, rotation, shift
+
+
+def test_flat_indices_beyond_the_grid_are_its_rotations_turned_by_half_a_turn_in_plane(blobs):
+    grid = orientation_grid(1, C1)
+    slices = ReferenceSlices(grid, *(torch.zeros(len(grid), 1) for _ in range(3)))
+    every = slices.rotation(torch.arange(2 * len(grid)))
+    half_turn = torch.from_numpy(Rotation.from_euler("Z", 180, degrees=True).as_matrix())
+    torch.testing.assert_close(every[: len(grid)], grid, rtol=0, atol=0)
+    torch.testing.assert_close(every[len(grid) :], half_turn @ grid, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("at_once", [(1024, 1 << 20), (100, 4000)])
+def test_scores_are_the_brute_force_likelihood_of_every_rotation_and_shift(blobs, scipy_slices, monkeypatch, at_once):
+    monkeypatch.setattr(score, "REFERENCES_AT_ONCE", at_once[0])
+    monkeypatch.setattr(score, "SCORES_AT_ONCE", at_once[1])
+    band, volume, slices, shifts, phases, c, rotation, shift = small_problem(blobs, 7)
+    grid = slices.rotation(torch.arange(2 * len(slices.rotations)))
+    references = scipy_slices(volume, band.kxy * PADDING, grid)
+    angle = -2 * math.pi / BOX * shifts @ band.kxy.double().T
+    moved = torch.polar(torch.ones_like(angle), angle)  # [t, k]
+    y = c * references[rotation] * moved[shift] + noise(7, len(band))
+    prior = ShiftPrior(0.3)
+
+    expected = torch.empty(7, len(shifts), len(grid), dtype=torch.float64)
+    for b in range(7):
+        models = c[b] * moved[:, None] * references
+        expected[b] = (y[b].abs() ** 2).sum() - ((y[b] - models).abs() ** 2).sum(-1)
+        expected[b] -= 0.5 * 0.3 * (shifts**2).sum(1)[:, None]
+    found, chosen = score_grid(y.to(torch.complex64), c.float(), slices, phases, prior.log_density(shifts))
+    best = expected.amax(1)
+    torch.testing.assert_close(found.double(), best, rtol=1e-4, atol=2e-3)
+    # the shift named is one that has this score
+    value = expected.gather(1, chosen.long()[:, None])[:, 0]
+    torch.testing.assert_close(value, best, rtol=1e-4, atol=2e-3)
+
+
+def test_a_planted_grey_scale_is_recovered_exactly_without_noise(blobs, scipy_slices):
+    band, volume, slices, shifts, phases, c, rotation, shift = small_problem(blobs, 12)
+    grid = slices.rotation(torch.arange(2 * len(slices.rotations)))
+    y = 0.37 * c * scipy_slices(volume, band.kxy * PADDING, grid[rotation]) * phases[shift].conj()
+    cross, norm = profile_scale(y.to(torch.complex64), c.float(), slices, phases)
+    torch.testing.assert_close(cross / norm, torch.full((12,), 0.37), rtol=1e-4, atol=0)
+
+
+def test_a_grey_scale_from_noisy_images_is_biased_upward_by_the_choice_among_references_only(blobs, scipy_slices):
+    # The best of N references beats the true one by the largest of N half chi-squared values at most, about log N.
+    scale, count = 0.8, 200
+    band, volume, slices, shifts, phases, c, rotation, shift = small_problem(blobs, count, strength=10.0)
+    grid = slices.rotation(torch.arange(2 * len(slices.rotations)))
+    model = c * scipy_slices(volume, band.kxy * PADDING, grid[rotation]) * phases[shift].conj()
+    y = scale * model + noise(count, len(band))
+    cross, norm = profile_scale(y.to(torch.complex64), c.float(), slices, phases)
+    true_norm = float((model.abs() ** 2).sum())
+    error = math.sqrt(0.5 / true_norm)
+    excess = math.log(len(grid) * len(shifts)) * count / true_norm
+    found = float(cross.sum() / norm.sum())
+    assert scale - 3 * error < found < math.sqrt(scale**2 + excess) + 3 * error
+    assert found == pytest.approx(scale, rel=0.1)
+
+
+def planted(blobs, random_poses, count: int, strength: float, limit: int = 12):
+    """Images of random poses through CTFs under coloured noise, and the reference."""
+    specimen = blobs(BOX)
+    optics = OpticsGroup("o", 300.0, 2.7, 0.1, PIXEL, BOX)
+    geometry = ImagingGeometry.build(optics, BOX, PIXEL, limit)
+    band = geometry.band
+    rotations, shifts = random_poses(count)
+    transfer = ctf(band.kxy, optics, defocus(count))
+    sigma2 = 1.0 + 20.0 / band.shell.double()
+    clean = transfer * specimen.images(band.kxy, rotations, shifts)
+    sigma2 = sigma2 * float((clean.abs() ** 2 / sigma2).sum(1).mean()) / strength**2
+    y = (clean + noise(count, len(band)) * sigma2.sqrt()).to(torch.complex64)
+    images = BandImages(geometry, y, y, transfer, sigma2.float(), torch.ones(count))
+    reference = Reference(half_volume(specimen.map().float(), PADDING, limit), PADDING)
+    return reference, images, rotations, shifts
+
+
+def sampling(search: str, limit: int = 12) -> Sampling:
+    return Sampling(search, limit, 7, math.radians(angular_step(2)), orientation_grid(2, C1), shift_grid(5.0, 1.0))
+
+
+def test_a_global_search_finds_planted_poses_from_nothing(blobs, random_poses):
+    reference, images, rotations, shifts = planted(blobs, random_poses, 60, 25.0)
+    found = find_poses(reference, images, sampling("global"), ShiftPrior.from_spread(1.5),
+                       grid=GlobalSearch(reference, images, sampling("global")))  # fmt: skip
+    error = angle_between(found.rotations[:, 0], rotations)
+    right = (error < 6) & ((found.shifts[:, 0] - shifts).norm(dim=1) < 0.5)
+    assert float(right.double().mean()) > 0.95
+    # the posterior knows how far off it is: 5 degrees of freedom
+    w = torch.from_numpy(Rotation.from_matrix((found.rotations[:, 0] @ rotations.mT).numpy()).as_rotvec())
+    error = torch.cat([w, found.shifts[:, 0] - shifts], dim=1)[right]
+    chi2 = torch.einsum("bi,bij,bj->b", error, found.precision[:, 0][right], error)
+    assert float(chi2.mean()) == pytest.approx(5.0, abs=1.5)
+
+
+def test_a_local_search_polishes_the_modes_of_the_last_iteration_and_prefers_the_true_one(blobs, random_poses):
+    count = 40
+    reference, images, rotations, shifts = planted(blobs, random_poses, count, 25.0)
+    wrong = torch.from_numpy(Rotation.random(count, rng=3).as_matrix())
+    w = torch.nn.functional.normalize(torch.randn(count, 3, generator=torch.Generator().manual_seed(2)).double())
+    near = torch.from_numpy(Rotation.from_rotvec(0.06 * w.numpy()).as_matrix()) @ rotations
+    known = Poses(torch.stack([wrong, near], dim=1), (shifts + 0.7)[:, None].expand(-1, 2, -1).contiguous(),
+                  torch.zeros(count, 2).double(), torch.zeros(count, 2, 5, 5).double())  # fmt: skip
+    found = find_poses(reference, images, sampling("local"), ShiftPrior(), known)
+    assert float((angle_between(found.rotations[:, 0], rotations) < 6).double().mean()) > 0.95
+    assert float(found.weight[:, 0].mean()) > 0.95
+
+
+def test_a_fixed_search_leaves_the_poses_and_gives_their_likelihood(blobs, random_poses):
+    reference, images, rotations, shifts = planted(blobs, random_poses, 10, 25.0)
+    known = Poses(rotations[:, None], shifts[:, None], torch.zeros(10, 1).double(), torch.zeros(10, 1, 5, 5).double())
+    found = find_poses(reference, images, sampling("fixed", limit=9), ShiftPrior(), known)
+    assert torch.equal(found.rotations[:, 0], rotations)
+    assert torch.equal(found.shifts[:, 0], shifts)
+    k = images.geometry.count(9)
+    assert k == len(Band.to_shell(BOX, 9))
+    specimen, band = blobs(BOX), images.geometry.band
+    model = images.ctf[:, :k] * specimen.images(band.kxy[:k], rotations, shifts)
+    y, sigma2 = images.scored[:, :k], images.sigma2[:k]
+    expected = ((y.abs() ** 2 - (y - model).abs() ** 2) / sigma2).sum(1)
+    # the analytic model: linear interpolation explains 0.995 of it
+    torch.testing.assert_close(found.gain[:, 0], expected.double(), rtol=0.02, atol=1.0)
+
+
+def test_poses_are_found_through_magnification_beam_tilt_and_another_pixel_size(blobs, random_poses):
+    # Images of 36 pixels of 1.9 A of a reference of 32 voxels of 2 A, stretched by 3 %, with coma.
+    count, limit = 30, 11
+    specimen = blobs(BOX)
+    optics = OpticsGroup("o", 300.0, 2.7, 0.1, 1.9, 36, beam_tilt=(3.0, -2.0), magnification=(1.03, 0.01, -0.01, 0.98))
+    whole = Band.to_shell(36, 17)
+    rotations, shifts = random_poses(count)
+    coords = reference_coordinates(whole.kxy, optics, BOX, PIXEL)
+    angle = -2 * math.pi / 36 * shifts @ whole.kxy.double().T
+    model = torch.polar(torch.ones_like(angle), angle) * specimen.slices(coords, rotations)
+    model = model * ctf(whole.kxy, optics, defocus(count)) * odd_aberration(whole.kxy, optics)
+    plane = torch.zeros(count, 36, 19, dtype=torch.complex128)
+    plane[:, whole.kxy[:, 1] % 36, whole.kxy[:, 0]] = model
+    column = whole.kxy[:, 0] == 0
+    plane[:, -whole.kxy[column, 1] % 36, 0] = model[:, column].conj()
+    images = image_ifft(plane, 36)
+    sigma = float(images.std()) * 1.5
+    images = images + sigma * torch.randn(images.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+
+    # particles within a circle, moved by whole pixels to the middle first
+    offsets = shifts.round().long()
+    geometry = ImagingGeometry.build(optics, BOX, PIXEL, limit)
+    noise_power = torch.full((19,), (36 * sigma) ** 2)
+    batch = band_images(centre_images(images, offsets).float(), torch.ones(36, 36), geometry, defocus(count),
+                        (noise_power, torch.ones(count)))  # fmt: skip
+    assert torch.equal(batch.scored, batch.whole)
+    reference = Reference(half_volume(specimen.map().float(), PADDING, limit), PADDING)
+    w = torch.from_numpy(Rotation.from_rotvec([[0.03, -0.02, 0.04]]).as_matrix())
+    known = Poses((w @ rotations)[:, None], torch.zeros(count, 1, 2).double(), torch.zeros(count, 1).double(),
+                  torch.zeros(count, 1, 5, 5).double())  # fmt: skip
+    found = find_poses(reference, batch, sampling("local", limit), ShiftPrior(), known)
+    v = torch.from_numpy(Rotation.from_matrix((found.rotations[:, 0] @ rotations.mT).numpy()).as_rotvec())
+    error = torch.cat([v, found.shifts[:, 0] + offsets - shifts], dim=1)
+    chi2 = torch.einsum("bi,bij,bj->b", error, found.precision[:, 0], error)
+    assert float(chi2.mean()) == pytest.approx(5.0, abs=1.5)
+    # no systematic turn or shift is left by a wrong sign
+    sd = torch.linalg.inv(found.precision[:, 0]).diagonal(dim1=1, dim2=2).sqrt()
+    assert float((error / sd).mean(0).abs().max()) < 4 / math.sqrt(count)
