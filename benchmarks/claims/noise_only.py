@@ -31,7 +31,7 @@ from halfmap.validation.fsc import fsc, resolution
 from halfmap.validation.halfmaps import null_band
 
 EDGE_SHELLS = 2  # the low-pass filter of the start ends this many shells beyond its nominal resolution
-LEAK = 2.0  # a mask carries the common low resolution into the next shells: masked curves are judged beyond LEAK times it
+LEAK = 2.0  # a mask carries the common low resolution into the next shells: judge masked curves beyond LEAK times it
 SINGLE_LIMIT, MEAN_LIMIT = 4.0, 3.0  # standard deviations: one shell out of some fifty, and the mean of all
 
 

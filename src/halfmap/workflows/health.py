@@ -13,7 +13,6 @@ from halfmap.validation.fsc import FscCurves, resolution
 from halfmap.workflows.schedule import Progressed
 
 DISAGREEING = 0.5  # FSC of the half maps at the resolution of their common start
-LONG_CLIMB = 1.5  # the likelihood of a good start rises by less than this factor after the noise is known
 LONG_TAIL = 1.6  # ratio of the resolutions at FSC 0.5 and 0.143
 STUCK_AFTER = 5  # iterations
 
@@ -25,7 +24,12 @@ def half_sets_disagree(curves: FscCurves, start_shell: int) -> bool:
 
 
 def findings(
-    history: Sequence[Progressed], curves: FscCurves, start: float, start_shell: int, grid: tuple[int, float]
+    history: Sequence[Progressed],
+    curves: FscCurves,
+    start: float,
+    start_shell: int,
+    grid: tuple[int, float],
+    poor_start: bool = False,
 ) -> list[str]:
     """One sentence for each sign of trouble in the latest iteration; grid = (box, pixel size)."""
     found = []
@@ -37,10 +41,11 @@ def findings(
             "with: most poses are probably wrong. Start from a map that shows everything the images show, detergent or "
             "lipid included (an ab initio map of these particles)"
         )
-    if len(climbed) == len(history) and len(climbed) > 3 and climbed[-1] > LONG_CLIMB * climbed[1]:
+    if poor_start and len(climbed) == len(history) and len(climbed) == 2:
         found.append(
-            f"the likelihood at {start:g} A rose {climbed[-1] / climbed[1]:.1f}-fold during burn-in: the starting map does not "
-            "explain the images well (missing belt, wrong conformation, wrong hand or wrong particle?); check the result"
+            f"the images contradict the starting map ({100 * history[-1].jumped:.0f} % of the particles changed their "
+            "orientation in the second iteration): is a belt or domain missing from it, or is it another particle? It is "
+            f"now improved with all images at {start:g} A, so the half sets share what is coarser than that; check the result"
         )
     last = history[-1]
     if len(history) >= STUCK_AFTER and last.resolution > 0.9 * start:

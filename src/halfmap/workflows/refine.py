@@ -204,7 +204,6 @@ def _iterate(
     log, progress = tell
     history: list[Progressed] = []
     records: list[Record] = []
-    reseeded = False
     while (plan := problem.schedule.next(history, state.shift_sigma)) is not None:
         band = problem.model.box * problem.model.pixel_size / plan.sampling.limit
         reached = history[-1].resolution if history else None
@@ -212,13 +211,14 @@ def _iterate(
         before = state
         state, halves, solution, spent = em_step(problem, state, plan, progress.advance)
         history.append(_progressed(problem, plan, before, state, halves))
+        start = problem.settings.ini_high
+        poor = problem.schedule.poor_start(history)
         for finding in health.findings(
-            history, halves.curves, problem.settings.ini_high, problem.schedule.shell(problem.settings.ini_high), problem.grid
+            history, halves.curves, start, problem.schedule.shell(start), problem.grid, poor
         ):
             log.warning(finding)
-        if not reseeded and _needs_reseed(problem, history, halves):
-            reseeded, history = True, []
-            state = _reseeded(problem, state, log)
+        if plan.stage == "burn-in" and poor:
+            state = _shared_start(problem, state, solution)
         record = _record(problem, plan, (before, state), halves, history[-1:] or None, spent)
         record["warnings"] = log.take_warnings()
         records.append(record)
@@ -285,26 +285,11 @@ def _current_mask(problem: Problem, half1: Tensor, half2: Tensor) -> Tensor:
     return solvent_mask((half1 + half2) / 2, problem.model.pixel_size, problem.settings.diameter).to(half1)
 
 
-def _needs_reseed(problem: Problem, history: list[Progressed], halves: HalfSets) -> bool:
-    """After burn-in: do the half sets disagree about what they both started from?"""
-    if any(h.stage != "burn-in" for h in history) or not problem.schedule.burnt_in(history):
-        return False
-    return health.half_sets_disagree(halves.curves, problem.schedule.shell(problem.settings.ini_high))
-
-
-def _reseeded(problem: Problem, state: State, log: RunLog) -> State:
-    """Start both half sets again from the low resolution of the one whose images fit better."""
-    gains = [float(state.poses.gain[state.poses.half == h].mean()) for h in (0, 1)]
-    better = int(gains[1] > gains[0])
-    settings, pixel_size = problem.settings, problem.model.pixel_size
-    log.warning(
-        f"the half sets came apart during burn-in (likelihood gain {gains[0]:.1f} and {gains[1]:.1f}): both start again from "
-        f"half map {better + 1} low-passed at {settings.ini_high:g} A, so that they share it below that resolution"
-    )
-    reference = lowpass(state.references[better], pixel_size, settings.ini_high)
-    poses = state.poses.clone()
-    poses.weight[poses.half != better] = 0.0
-    return replace(state, references=(reference, reference), poses=poses)
+def _shared_start(problem: Problem, state: State, solution: Solution) -> State:
+    """Both half sets align to the map of all images, low-passed at the starting resolution: an improved starting map."""
+    window = state.mask if problem.settings.flatten_solvent else _sphere(problem, state.mask)
+    shared = lowpass(solution.joined * window, problem.model.pixel_size, problem.settings.ini_high)
+    return replace(state, references=(shared, shared))
 
 
 def _progressed(problem: Problem, plan: Plan, before: State, after: State, halves: HalfSets) -> Progressed:

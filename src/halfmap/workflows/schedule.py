@@ -18,8 +18,11 @@ from halfmap.expectation.search import Sampling
 from halfmap.geometry.orientation_grid import angular_step, orientation_grid
 from halfmap.geometry.shift_grid import shift_grid
 
-BURN_IN_GROWTH = 0.03  # burn-in ends when the likelihood gain rises by less than this fraction
-BURN_IN_MOST = 24
+BURN_IN_GROWTH = 0.03  # burn-in ends when the likelihood gain rises by less than this fraction and poses have settled
+BURN_IN_JUMPING = 0.02  # settled: a smaller share of particles still jumps
+BURN_IN_PATIENCE = 6  # iterations over which a burn-in that does not settle must still gain that fraction
+BURN_IN_MOST = 30
+POOR_START = 0.1  # share of particles that jump in the second iteration on from a map that does not explain them
 GLOBAL_MOST = 8
 JUMPING = 0.03  # local search begins when fewer particles than this jumped farther than two grid steps
 GRID_RESOLUTION = 15.0  # angstrom; the exhaustive part scores no finer detail, Gauss-Newton takes over from there
@@ -119,11 +122,19 @@ class Schedule:
         return "final" if self._converged(history) else "local"
 
     def burnt_in(self, history: Sequence[Progressed]) -> bool:
-        """Whether the likelihood at the starting resolution has stopped rising."""
-        gains = [h.gain for h in history if h.stage == "burn-in"]
-        if len(gains) >= BURN_IN_MOST:
-            return True
-        return len(gains) >= 3 and gains[-1] < gains[-2] * (1 + BURN_IN_GROWTH)
+        """Whether likelihood and poses at the starting resolution have settled, or will not."""
+        done = [h for h in history if h.stage == "burn-in"]
+        if len(done) < 3 or len(done) >= BURN_IN_MOST:
+            return len(done) >= BURN_IN_MOST
+        if done[-1].jumped < BURN_IN_JUMPING:
+            return done[-1].gain < done[-2].gain * (1 + BURN_IN_GROWTH)
+        before = done[-1 - BURN_IN_PATIENCE].gain if len(done) > BURN_IN_PATIENCE + 2 else 0.0
+        return done[-1].gain < before * (1 + BURN_IN_GROWTH)
+
+    def poor_start(self, history: Sequence[Progressed]) -> bool:
+        """Whether the images contradicted the starting map: from a good one poses hardly move after the first iteration."""
+        done = [h for h in history if h.stage == "burn-in"]
+        return any(h.jumped > POOR_START for h in done[1:])
 
     def _turns_local(self, history: Sequence[Progressed]) -> bool:
         done = [h for h in history if h.stage == "global"]

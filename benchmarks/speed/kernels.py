@@ -1,0 +1,242 @@
+"""Speed of the kernels on one core, beside the plain-torch reference and, where installed, other projectors.
+
+python benchmarks/speed/kernels.py [--boxes 64 128 256] [--repeats 5] [--result FILE.json]
+
+Slices (or pose evaluations) per core-second: CPU time of one thread, the median of several rounds in which the
+candidates take turns, so that what else the machine does falls on all of them. The volume is padded twice, slices are
+trilinear, single precision, all coefficients inside Nyquist, orientations uniform. A pose evaluation is a slice with its
+derivatives with respect to three rotations and two shifts and the 5 x 5 normal matrix. Before anything is timed each
+candidate's result is compared with that of the reference. Writes benchmarks/results/kernels.json.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: idle threads must not spin
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "claims"))
+from evidence import RESULTS, circumstances, write_record
+from judge import shown
+from peers import Projector, peers
+
+from halfmap import kernels
+from halfmap.expectation.score import ReferenceSlices, score_grid, shift_phases
+from halfmap.fourier.band import Band, band_limit
+from halfmap.fourier.transform import half_volume
+from halfmap.geometry.rotations import random_rotations
+from halfmap.kernels import reference
+
+PADDING = 2
+TOLERANCE = 1e-4  # largest difference from the reference, relative to its largest value
+# Work in a round: about a second for the compiled kernel and a few for the reference on one core.
+FAST, SLOW = 3e8, 3e7  # interpolated samples
+GRID = {"images": 64, "references": 1024, "shifts": 29, "shell": 24}  # of a score at 24 shells, about 8 A at box 96
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One box: a volume and its half volume, the band up to Nyquist, and rotations to draw from."""
+
+    box: int
+    volume: Tensor
+    half: Tensor
+    band: Band
+    coords: Tensor
+
+    @staticmethod
+    def build(box: int, random: torch.Generator) -> Problem:
+        """A volume of noise."""
+        volume = torch.randn(box, box, box, generator=random)
+        band = Band.to_shell(box, band_limit(box))
+        return Problem(box, volume, half_volume(volume, PADDING, band.limit), band, band.kxy.float() * PADDING)
+
+    def count(self, work: float) -> int:
+        """Slices that make up `work` samples."""
+        return max(4, int(work / len(self.band)))
+
+
+@dataclass
+class Candidate:
+    """A way to do the same thing: run() does `count` items; seconds hold the CPU time of each round."""
+
+    name: str
+    count: int
+    run: Callable[[], object]
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def rate(self) -> float:
+        """Items per core-second."""
+        return self.count / statistics.median(self.seconds)
+
+
+def options() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Kernels, slices per core-second.")
+    parser.add_argument("--boxes", type=int, nargs="+", default=[64, 128, 256])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--result", type=Path, default=RESULTS / "kernels.json", metavar="FILE.json")
+    return parser.parse_args()
+
+
+def take_turns(candidates: list[Candidate], repeats: int) -> None:
+    """Time the candidates round by round, after one round that counts for nothing (compilation, page faults)."""
+    for turn in range(repeats + 1):
+        for candidate in candidates:
+            started = time.process_time()
+            candidate.run()
+            if turn:
+                candidate.seconds.append(time.process_time() - started)
+
+
+def require_equal(name: str, found: Tensor, wanted: Tensor) -> None:
+    """Stop where two candidates do not compute the same."""
+    difference = float((found - wanted).abs().max() / wanted.abs().max())
+    if not difference < TOLERANCE:
+        raise SystemExit(f"kernels: {name} differs from the reference by {difference:.1e}; nothing was timed")
+
+
+def extraction(problem: Problem, others: list[Projector], random: torch.Generator) -> list[Candidate]:
+    """Slices out of a volume."""
+    few = random_rotations(problem.count(SLOW), random)
+    many = random_rotations(problem.count(FAST), random)
+    axes = few[:, :2].float()
+    wanted = reference.project_slices(problem.half, problem.coords, axes[:4])
+    require_equal("project_slices", kernels.project_slices(problem.half, problem.coords, few[:4]), wanted)
+    candidates = [
+        Candidate("Halfmap", len(many), lambda: kernels.project_slices(problem.half, problem.coords, many)),
+        Candidate("plain torch", len(few), lambda: reference.project_slices(problem.half, problem.coords, axes))]
+    for other in others:
+        extract, rotations = other.extraction(problem.volume, PADDING), few[:other.slices(len(few), PADDING)]
+        candidates.append(Candidate(other.name, len(rotations), lambda f=extract, r=rotations: f(r)))
+    return candidates
+
+
+def insertion(problem: Problem, others: list[Projector], random: torch.Generator) -> list[Candidate]:
+    """Slices and weights into a volume."""
+    many, few = problem.count(FAST), problem.count(SLOW)
+    values = torch.randn(many, len(problem.band), dtype=torch.complex64, generator=random)
+    weights = torch.rand(many, len(problem.band), generator=random)
+    rotations, shifts = random_rotations(many, random), torch.zeros(many, 2)
+    axes = rotations[:, :2].float()
+    target = torch.zeros(*problem.half.shape, 3)
+
+    def ours(count: int) -> None:
+        samples = (torch.arange(count), rotations[:count], shifts[:count], torch.ones(count))
+        kernels.insert_slices_(target, values, weights, problem.coords, problem.band.kxy, problem.box, samples)
+
+    def plain(count: int) -> None:
+        reference.insert_slices_(target, values[:count], weights[:count], problem.coords, axes[:count])
+
+    ours(4)
+    found = target.clone()
+    target.zero_()
+    plain(4)
+    require_equal("insert_slices_", found, target)
+    candidates = [Candidate("Halfmap", many, lambda: ours(many)), Candidate("plain torch", few, lambda: plain(few))]
+    for other in others:
+        number = other.slices(few, PADDING)
+        insert = other.insertion(problem.box, PADDING, random)
+        candidates.append(Candidate(other.name, number, lambda f=insert, r=rotations[:number]: f(r)))
+    return candidates
+
+
+def evaluation(problem: Problem, random: torch.Generator) -> list[Candidate]:
+    """Value, gradient and normal matrix of the likelihood of a pose."""
+    many, few = problem.count(FAST / 4), problem.count(SLOW / 4)
+    size = min(many, 64)
+    y = torch.randn(size, len(problem.band), dtype=torch.complex64, generator=random)
+    c = torch.rand(size, len(problem.band), generator=random)
+    image, rotations = torch.arange(many) % size, random_rotations(many, random)
+    shifts = torch.randn(many, 2, generator=random, dtype=torch.float64)
+    settings = (float(problem.box), 0.0, 1e-2, 1e-3, 0.2)  # no steps: evaluate the starts
+
+    def ours(count: int) -> tuple[Tensor, ...]:
+        starts = (image[:count], rotations[:count], shifts[:count])
+        return kernels.refine_poses(problem.half, (problem.coords, problem.band.kxy), y, c, starts, settings)
+
+    def plain(count: int) -> tuple[Tensor, ...]:
+        return reference.refine_poses(problem.half, problem.coords, problem.band.kxy, y, c, image[:count],
+                                      rotations[:count], shifts[:count], settings)
+
+    for found, wanted in zip(ours(4)[2:], plain(4)[2:], strict=True):
+        require_equal("refine_poses", found, wanted)
+    return [Candidate("Halfmap", many, lambda: ours(many)), Candidate("plain torch", few, lambda: plain(few))]
+
+
+def scoring(problem: Problem, random: torch.Generator) -> list[Candidate]:
+    """The exhaustive search; its items are floating-point operations of the matrix products (in 10^9)."""
+    band = problem.band.prefix(min(GRID["shell"], problem.band.limit))
+    rotations = random_rotations(GRID["references"], random)
+    slices = ReferenceSlices.build(problem.half, band.kxy.double(), PADDING, rotations)
+    y = torch.randn(GRID["images"], len(band), dtype=torch.complex64, generator=random)
+    c = torch.rand(GRID["images"], len(band), generator=random)
+    shifts = 2 * torch.randn(GRID["shifts"], 2, generator=random, dtype=torch.float64)
+    phases, prior = shift_phases(band.kxy, shifts, problem.box), torch.zeros(GRID["shifts"])
+    best = score_grid(y, c, slices, phases, prior)[0][0, 0]
+    one = (2 * (c[0] * y[0] * phases) @ torch.complex(slices.real[0], -slices.imag[0])).real.max()
+    require_equal("score_grid", best[None], (one - (c[0] ** 2 * slices.power[0]).sum())[None])
+    per_image = 2 * len(band) * GRID["references"] * (2 * GRID["shifts"] + 1)
+    operations = per_image * GRID["images"] / 1e9
+    left = torch.randn(GRID["images"] * GRID["shifts"], len(band), generator=random)
+
+    def products() -> None:
+        for _ in range(2):
+            left @ slices.real.T
+
+    return [Candidate("Halfmap", operations, lambda: score_grid(y, c, slices, phases, prior)),  # type: ignore[arg-type]
+            Candidate("matrix products alone", operations, products)]  # type: ignore[arg-type]
+
+
+def main() -> int:
+    """Time everything."""
+    given = options()
+    kernels.set_threads(1)
+    torch.set_num_threads(1)
+    random = torch.Generator().manual_seed(0)
+    others, absent = peers()
+    for name, reason in absent.items():
+        print(f"{name}: not compared ({reason})")
+    rates: dict[str, dict[str, dict[str, float]]] = {}
+    record: dict[str, Any] = {**circumstances(), "not_compared": absent}
+    for box in given.boxes:
+        problem = Problem.build(box, random)
+        for task, make in (("slices out of a volume", lambda p=problem: extraction(p, others, random)),
+                           ("slices into a volume", lambda p=problem: insertion(p, others, random)),
+                           ("pose evaluations", lambda p=problem: evaluation(p, random)),
+                           ("exhaustive score, GFLOP", lambda p=problem: scoring(p, random))):
+            candidates = make()
+            take_turns(candidates, given.repeats)
+            for candidate in candidates:
+                rates.setdefault(task, {}).setdefault(candidate.name, {})[str(box)] = candidate.rate
+        write_record(given.result, record | {"per_core_second": rates})
+    report(rates, [str(box) for box in given.boxes])
+    return 0
+
+
+def report(rates: dict[str, dict[str, dict[str, float]]], boxes: list[str]) -> None:
+    """A table for each kernel: rates, and below them how many times faster the first is."""
+    for task, by_name in rates.items():
+        first = next(iter(by_name.values()))
+        rows: list[tuple[str, list[float | None], str]] = [
+            (name, [rate[box] for box in boxes], ",.0f") for name, rate in by_name.items()]
+        rows += [(f"Halfmap : {name}", [first[box] / rate[box] for box in boxes], ".1f")
+                 for name, rate in list(by_name.items())[1:]]
+        shown(rows, [f"box {box}" for box in boxes], f"{task} per core-second")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
