@@ -76,6 +76,7 @@ def options() -> argparse.Namespace:
                         help="cores for each program: RELION refines on two ranks with half of them each")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--halfmap-options", default="", metavar="'--regulariser ..'", help="more of halfmap refine")
+    parser.add_argument("--relion-options", default="", metavar="'--cpu ..'", help="more of relion_refine")
     parser.add_argument("--collect", type=Path, metavar="FOLDER",
                         help="take RELION's result from this folder (--out/relion of an earlier run), do not run it")
     which = parser.add_mutually_exclusive_group()
@@ -84,21 +85,21 @@ def options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run_relion(task: Comparison, truth: Truth, collect: Path | None) -> dict[str, Any]:
+def run_relion(task: Comparison, truth: Truth, collect: Path | None, more: str) -> dict[str, Any]:
     """RELION's cost and quality; runs it unless an earlier run is collected."""
     table = read_star(task.particles)
     folder = collect or task.out / "relion"
     if collect is None:
         relion_run.prepare(table, task.map, task.diameter, folder)
         words = relion_run.command(folder.resolve(), task.diameter, task.symmetry, task.ini_high,
-                                   max(1, task.cores // 2), task.seed)
+                                   max(1, task.cores // 2), task.seed) + shlex.split(more)
         print(f"{shlex.join(words)}\n  output in {folder / 'run.log'}", flush=True)
         relion_run.refine(folder, words)
     cost = relion_run.cost(folder)
     half1, half2 = (folder / f"run_half{h}_class001_unfil.mrc" for h in (1, 2))
     return {
         "program": cost.version, "command": cost.total.command, "folder": folder,
-        "iterations": len(list(folder.glob("run_it*_half1_model.star"))) - 1,
+        "iterations": len(list(folder.glob("run_it*_half1_model.star"))),  # the start has a file, the last has none
         "cpu_seconds": cost.fair_cpu_seconds, "cpu_seconds_all": cost.total.cpu_seconds,
         "wall_seconds": cost.total.wall_seconds, "peak_rss_mb": cost.peak_rss_mb, "ranks": cost.ranks,
         **judge(relion_run.refined_table(folder, table), half1, half2, truth),
@@ -141,7 +142,7 @@ def main() -> int:
         if not given.skip_relion:
             if given.collect is None and not relion_run.available():
                 raise InputError("relion_refine_mpi and mpirun are not installed; install them or --skip-relion")
-            results["RELION"] = run_relion(task, truth, given.collect)
+            results["RELION"] = run_relion(task, truth, given.collect, given.relion_options)
         if not given.skip_halfmap:
             results["Halfmap"] = run_halfmap(task, truth, given.halfmap_options)
     except (InputError, CommandFailed) as error:

@@ -3,10 +3,10 @@
 python benchmarks/speed/kernels.py [--boxes 64 128 256] [--repeats 5] [--result FILE.json]
 
 Slices (or pose evaluations) per core-second: CPU time of one thread, the median of several rounds in which the
-candidates take turns, so that what else the machine does falls on all of them. The volume is padded twice, slices are
-trilinear, single precision, all coefficients inside Nyquist, orientations uniform. A pose evaluation is a slice with its
-derivatives with respect to three rotations and two shifts and the 5 x 5 normal matrix. Before anything is timed each
-candidate's result is compared with that of the reference. Writes benchmarks/results/kernels.json.
+candidates take turns, so that what else the machine does falls on all of them. The volume is padded twice; slices are
+trilinear, in single precision, of all coefficients inside Nyquist, in uniform orientations. A pose evaluation is a
+slice with its derivatives with respect to three rotations and two shifts and the 5 x 5 normal matrix. Before anything
+is timed, what the compiled kernels compute is compared with the reference. Writes benchmarks/results/kernels.json.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,7 @@ from halfmap.kernels import reference
 
 PADDING = 2
 TOLERANCE = 1e-4  # largest difference from the reference, relative to its largest value
-# Work in a round: about a second for the compiled kernel and a few for the reference on one core.
-FAST, SLOW = 3e8, 3e7  # interpolated samples
+FAST, SLOW = 5e7, 4e6  # samples that a compiled kernel and the others interpolate in a round: seconds of work
 GRID = {"images": 64, "references": 1024, "shifts": 29, "shell": 24}  # of a score at 24 shells, about 8 A at box 96
 
 
@@ -73,7 +73,7 @@ class Candidate:
     """A way to do the same thing: run() does `count` items; seconds hold the CPU time of each round."""
 
     name: str
-    count: int
+    count: float
     run: Callable[[], object]
     seconds: list[float] = field(default_factory=list)
 
@@ -120,8 +120,9 @@ def extraction(problem: Problem, others: list[Projector], random: torch.Generato
         Candidate("Halfmap", len(many), lambda: kernels.project_slices(problem.half, problem.coords, many)),
         Candidate("plain torch", len(few), lambda: reference.project_slices(problem.half, problem.coords, axes))]
     for other in others:
-        extract, rotations = other.extraction(problem.volume, PADDING), few[:other.slices(len(few), PADDING)]
-        candidates.append(Candidate(other.name, len(rotations), lambda f=extract, r=rotations: f(r)))
+        rotations = few[:other.slices(len(few), PADDING)]
+        candidates.append(Candidate(other.name, len(rotations),
+                                    partial(other.extraction(problem.volume, PADDING), rotations)))
     return candidates
 
 
@@ -149,8 +150,8 @@ def insertion(problem: Problem, others: list[Projector], random: torch.Generator
     candidates = [Candidate("Halfmap", many, lambda: ours(many)), Candidate("plain torch", few, lambda: plain(few))]
     for other in others:
         number = other.slices(few, PADDING)
-        insert = other.insertion(problem.box, PADDING, random)
-        candidates.append(Candidate(other.name, number, lambda f=insert, r=rotations[:number]: f(r)))
+        candidates.append(Candidate(other.name, number,
+                                    partial(other.insertion(problem.box, PADDING, random), rotations[:number])))
     return candidates
 
 
@@ -197,8 +198,8 @@ def scoring(problem: Problem, random: torch.Generator) -> list[Candidate]:
         for _ in range(2):
             left @ slices.real.T
 
-    return [Candidate("Halfmap", operations, lambda: score_grid(y, c, slices, phases, prior)),  # type: ignore[arg-type]
-            Candidate("matrix products alone", operations, products)]  # type: ignore[arg-type]
+    return [Candidate("Halfmap", operations, lambda: score_grid(y, c, slices, phases, prior)),
+            Candidate("matrix products alone", operations, products)]
 
 
 def main() -> int:
@@ -214,10 +215,10 @@ def main() -> int:
     record: dict[str, Any] = {**circumstances(), "not_compared": absent}
     for box in given.boxes:
         problem = Problem.build(box, random)
-        for task, make in (("slices out of a volume", lambda p=problem: extraction(p, others, random)),
-                           ("slices into a volume", lambda p=problem: insertion(p, others, random)),
-                           ("pose evaluations", lambda p=problem: evaluation(p, random)),
-                           ("exhaustive score, GFLOP", lambda p=problem: scoring(p, random))):
+        for task, make in (("slices out of a volume", partial(extraction, problem, others, random)),
+                           ("slices into a volume", partial(insertion, problem, others, random)),
+                           ("pose evaluations", partial(evaluation, problem, random)),
+                           ("exhaustive score, GFLOP", partial(scoring, problem, random))):
             candidates = make()
             take_turns(candidates, given.repeats)
             for candidate in candidates:

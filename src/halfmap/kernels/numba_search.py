@@ -105,3 +105,31 @@ def symmetrise_planes(out, accumulator, operators, radius, z0, z1):
                 out[zi, yi, xi, 0] = re
                 out[zi, yi, xi, 1] = im
                 out[zi, yi, xi, 2] = weight
+
+
+@njit(nogil=True, cache=True)
+def permute_planes(out, accumulator, operators, radius, z0, z1):
+    """As symmetrise_planes for operators [o, 3, 3] of integers (signed permutations of the axes): nothing to interpolate."""
+    m = (accumulator.shape[0] - 1) // 2
+    for zi in range(z0, z1):
+        for yi in range(out.shape[1]):
+            for xi in range(out.shape[2]):
+                qx, qy, qz = xi, yi - m, zi - m
+                if qx * qx + qy * qy + qz * qz > radius * radius:
+                    continue
+                re = im = weight = 0.0
+                for g in range(operators.shape[0]):
+                    x = operators[g, 0, 0] * qx + operators[g, 0, 1] * qy + operators[g, 0, 2] * qz
+                    y = operators[g, 1, 0] * qx + operators[g, 1, 1] * qy + operators[g, 1, 2] * qz
+                    z = operators[g, 2, 0] * qx + operators[g, 2, 1] * qy + operators[g, 2, 2] * qz
+                    if x < 0:
+                        re += accumulator[m - z, m - y, -x, 0]
+                        im -= accumulator[m - z, m - y, -x, 1]
+                        weight += accumulator[m - z, m - y, -x, 2]
+                    else:
+                        re += accumulator[m + z, m + y, x, 0]
+                        im += accumulator[m + z, m + y, x, 1]
+                        weight += accumulator[m + z, m + y, x, 2]
+                out[zi, yi, xi, 0] = re
+                out[zi, yi, xi, 1] = im
+                out[zi, yi, xi, 2] = weight

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import add
 from typing import Any, Protocol
 
 import torch
@@ -19,50 +21,48 @@ from halfmap.validation.fsc import FscCurves
 class HalfSets:
     """Everything a regulariser may see.
 
-    quarters[h][q]: finished statistics of the quarter sets; raw[h]: plain reconstructions [z, y, x] of the half sets
-    (unregularised, unmasked); curves: their FSC curves; pixel_size in angstrom.
+    halves[h]: finished statistics of the half sets; sums[h][q]: unfinished ones of their quarter sets, which add up to
+    them; operators [o, 3, 3] of the point group; raw[h]: plain reconstructions [z, y, x] of the half sets (unregularised,
+    unmasked); curves: their FSC curves; pixel_size in angstrom.
     """
 
-    quarters: tuple[tuple[Backprojection, ...], ...]
+    halves: tuple[Backprojection, ...]
+    sums: tuple[tuple[Backprojection, ...], ...]
+    operators: Tensor
     raw: tuple[Tensor, ...]
     curves: FscCurves
     pixel_size: float
 
-    def half(self, h: int) -> Backprojection:
-        """Statistics of half set h: the sum of its quarter sets."""
-        total = self.quarters[h][0]
-        for quarter in self.quarters[h][1:]:
-            total = total + quarter
-        return total
+    def quarter(self, h: int, q: int) -> Backprojection:
+        """Finished statistics of quarter set q of half set h (finished on demand: not every method looks at quarters)."""
+        return self.sums[h][q].finished(self.operators)
 
     def joined_below(self, shell: int) -> HalfSets:
         """The same with both half sets' statistics averaged up to ``shell``: they then share that resolution.
 
         Keeps the half sets in one orientation (RELION's low-resolution joining); raw maps and curves stay apart.
         """
-        first = self.quarters[0][0]
-        inside = half_volume_radius((first.sums.shape[0] - 1) // 2) <= first.padding * shell
-        inside = inside.to(first.sums.device)[..., None]
-        quarters = []
-        for q in range(len(self.quarters[0])):
-            mean = sum(half[q].sums for half in self.quarters) / len(self.quarters)
-            quarters.append([replace(half[q], sums=torch.where(inside, mean, half[q].sums)) for half in self.quarters])
-        return replace(self, quarters=tuple(tuple(q[h] for q in quarters) for h in range(len(self.quarters))))
+        sums = tuple(zip(*(_averaged(quarter, shell) for quarter in zip(*self.sums, strict=True)), strict=True))
+        return replace(self, halves=_averaged(self.halves, shell), sums=sums)
 
     @staticmethod
     def build(
-        quarters: tuple[tuple[Backprojection, ...], ...],
+        sums: tuple[tuple[Backprojection, ...], ...],
+        operators: Tensor,
         pixel_size: float,
         curves_of: Callable[[Tensor, Tensor], FscCurves],
     ) -> HalfSets:
         """Reconstruct both half sets plainly and measure their FSC with ``curves_of(half1, half2)``."""
-        raw = []
-        for parts in quarters:
-            total = parts[0]
-            for part in parts[1:]:
-                total = total + part
-            raw.append(reconstruct(total))
-        return HalfSets(quarters, tuple(raw), curves_of(raw[0], raw[1]), pixel_size)
+        halves = tuple(reduce(add, parts).finished(operators) for parts in sums)
+        raw = tuple(reconstruct(half) for half in halves)
+        return HalfSets(halves, sums, operators, raw, curves_of(raw[0], raw[1]), pixel_size)
+
+
+def _averaged(statistics: tuple[Backprojection, ...], shell: int) -> tuple[Backprojection, ...]:
+    first = statistics[0]
+    inside = half_volume_radius((first.sums.shape[0] - 1) // 2) <= first.padding * shell
+    mean = sum(s.sums for s in statistics) / len(statistics)
+    return tuple(replace(s, sums=torch.where(inside.to(mean.device)[..., None], mean, s.sums)) for s in statistics)
 
 
 @dataclass(frozen=True)

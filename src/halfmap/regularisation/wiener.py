@@ -28,9 +28,8 @@ class Uniform:
     def solve(self, halves: HalfSets, mask: Tensor, memory: dict[str, Any]) -> Solution:
         """References V = N / (W + mean W / SSNR) of each half, and of both together with the doubled SSNR."""
         fsc = getattr(halves.curves, self.curve)
-        statistics = [halves.half(h) for h in range(len(halves.quarters))]
-        maps = tuple(reconstruct(s, wiener_ridge(s, fsc, joined=False)) for s in statistics)
-        both = statistics[0] + statistics[1]
+        maps = tuple(reconstruct(s, wiener_ridge(s, fsc, joined=False)) for s in halves.halves)
+        both = halves.halves[0] + halves.halves[1]
         return Solution(maps, reconstruct(both, wiener_ridge(both, fsc, joined=True)))
 
 

@@ -33,14 +33,13 @@ class ImagingModel:
     """What the expectation step needs to know beside images and state.
 
     box, pixel_size: the reference's; symmetry: operators [o, 3, 3]; scale_group [b]: which entry of State.scale each
-    particle uses; posterior: what feeds the M-step (expectation.posterior); padding; device.
+    particle uses; padding; update_scale: whether contrast is re-estimated.
     """
 
     box: int
     pixel_size: float
     symmetry: Tensor
     scale_group: Tensor
-    posterior: str = "sigma"
     padding: int = 2
     update_scale: bool = True
 
@@ -90,14 +89,16 @@ def expectation_step(
     source: ParticleSource,
     model: ImagingModel,
     sampling: Sampling,
-    insert_limit: int,
+    insertion: tuple[int, str],
     seed: int,
     advance: Callable[[int], None] = lambda n: None,
 ) -> Expectation:
     """Find the poses of all particles against their half's reference and back-project them.
 
-    insert_limit: highest shell back-projected (and of the noise estimate). Quarter sets are drawn anew from ``seed``.
+    insertion: highest shell back-projected (and of the noise estimate), and what feeds the M-step (expectation.posterior).
+    Quarter sets are drawn anew from ``seed``.
     """
+    insert_limit, posterior = insertion
     poses, tally = state.poses.clone(), Tally.zeros(state)
     prior = ShiftPrior.from_spread(1.0)  # replaced per optics group: its unit is the group's pixel
     device = state.references[0].device
@@ -130,7 +131,7 @@ def expectation_step(
             _record(poses, index, found, offsets)
             watch.lap("search")
             values, weights = batch.sums()
-            image, rotations, shifts, mass = posterior_samples(found, model.posterior)
+            image, rotations, shifts, mass = posterior_samples(found, posterior)
             for q, quarter in enumerate(quarters):
                 chosen = quarter_of[index].to(image.device)[image] == q
                 samples = (image[chosen], rotations[chosen], shifts[chosen], mass[chosen].float())
@@ -233,8 +234,9 @@ def updated_scale(state: State, tally: Tally) -> Tensor:
 
 
 def updated_shift_sigma(poses: PoseTable, pixel_size: float) -> float:
-    """Root mean square of the best shifts along one axis, in angstrom."""
-    return float(poses.shifts[:, 0].double().square().mean().sqrt()) * pixel_size
+    """Spread of the shifts along one axis, in angstrom: best shifts and their posterior variance (an EM update)."""
+    square = poses.shifts[:, 0].double().square().mean() + poses.shift_sd.double().square().mean()
+    return float(square.sqrt()) * pixel_size
 
 
 def next_state(state: State, outcome: Expectation, model: ImagingModel, pixel_size: float) -> State:

@@ -34,7 +34,7 @@ from halfmap.workflows.outputs import Record, RunFolder
 from halfmap.workflows.preflight import Inspected, inspect_images, read_particles, read_reference
 from halfmap.workflows.schedule import Plan, Progressed, Schedule
 
-MODES = 3
+MODES = 4  # pose modes kept of each particle
 SCALE_PARTICLES = 400  # images from which the grey scale of the starting map is estimated
 Report = Callable[..., Any]
 
@@ -102,12 +102,12 @@ def _prepare(settings: RefineSettings, progress: Progress) -> tuple[Problem, Sta
     table = source.table
     groups = torch.arange(len(table)) if settings.scale == "particle" else torch.from_numpy(table.group)
     model = em.ImagingModel(
-        box, pixel_size, symmetry.to(device), groups, settings.posterior, settings.padding, settings.scale != "none"
+        box, pixel_size, symmetry.to(device), groups, settings.padding, settings.scale != "none"
     )
     schedule = Schedule(
         box, pixel_size, settings.diameter, symmetry, settings.ini_high, _finest_shell(settings, box, pixel_size),
         settings.search, settings.local_from, settings.offset_range, settings.angular_step, MODES,
-        settings.max_iterations,
+        settings.max_iterations, settings.posterior,
     )  # fmt: skip
     problem = Problem(settings, source, model, schedule, regulariser_named(settings.regulariser), user_mask)
     state = _initial_state(problem, start.map.to(device), inspected.power)
@@ -249,9 +249,8 @@ def em_step(
     cpu, wall = time.process_time(), time.perf_counter()
     settings, model = problem.settings, problem.model
     seed = settings.seed * 100_003 + state.iteration
-    outcome = em.expectation_step(state, problem.source, model, plan.sampling, plan.insert_limit, seed, advance)
+    outcome = em.expectation_step(state, problem.source, model, plan.sampling, (plan.insert_limit, plan.posterior), seed, advance)
     watch = em.Stopwatch(outcome.tally.seconds)
-    finished = tuple(tuple(q.finished(model.symmetry) for q in half) for half in outcome.statistics)
     masks: list[Tensor] = []
 
     def curves(half1: Tensor, half2: Tensor) -> Any:
@@ -260,7 +259,7 @@ def em_step(
         radius = 0.5 * settings.diameter / model.pixel_size
         return corrected_fsc(half1, half2, masks[0], generator, sphere_radius=min(radius, model.box / 2 - 1))
 
-    halves = HalfSets.build(finished, model.pixel_size, curves)
+    halves = HalfSets.build(outcome.statistics, model.symmetry, model.pixel_size, curves)
     shared = halves
     if settings.join_halves is not None:
         shared = halves.joined_below(problem.schedule.shell(settings.join_halves))
@@ -298,12 +297,24 @@ def _progressed(problem: Problem, plan: Plan, before: State, after: State, halve
         int(crossing_shell(curve, 0.143) or box // 2) for curve in (halves.curves.unmasked, halves.curves.corrected)
     )
     angle, _ = _changes(problem, before, after)
+    nearest = _nearest_mode(problem, before, after)
     far = max(2.0 * torch.rad2deg(torch.tensor(plan.sampling.grid_step)).item(), 10.0)
     return Progressed(
         plan.stage, plan.sampling.limit, agreed, resolution(halves.curves.unmasked, box, pixel_size),
-        float(after.poses.gain.mean()), float((angle > far).double().mean()), float(angle.median()),
+        float(after.poses.gain.mean()), float((nearest > far).double().mean()), float(angle.median()),
         float(after.poses.angle_sd.median()),
     )  # fmt: skip
+
+
+def _nearest_mode(problem: Problem, before: State, after: State) -> Tensor:
+    """Angle in degrees [b] from each new best pose to the nearest mode known before: a particle that wavers between two
+    equally likely poses has not jumped. 180 where nothing was known."""
+    weight, now = before.poses.weight, after.poses.rotations[:, 0].double()
+    angles = [
+        torch.where(weight[:, c] > 0.02, angular_distance(before.poses.rotations[:, c].double(), now, problem.model.symmetry.cpu()), 180.0)
+        for c in range(weight.shape[1])
+    ]
+    return torch.stack(angles).amin(dim=0)
 
 
 def _changes(problem: Problem, before: State, after: State) -> tuple[Tensor, Tensor]:

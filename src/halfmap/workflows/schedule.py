@@ -53,11 +53,12 @@ class Progressed:
 
 @dataclass(frozen=True)
 class Plan:
-    """The next iteration: its stage, what is searched, and the highest shell back-projected."""
+    """The next iteration: its stage, what is searched, the highest shell back-projected, and which poses of a particle."""
 
     stage: str
     sampling: Sampling
     insert_limit: int
+    posterior: str
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Schedule:
     box, pixel_size (angstrom) of the reference, diameter (angstrom) of the particle, symmetry operators [o, 3, 3];
     start: resolution of the first iteration; finest: shell never exceeded; search: auto, global, local or fixed;
     local_from: resolution at which auto turns local whatever the poses do; offset_range in angstrom and angular_step in
-    degrees override what resolution and diameter suggest; modes: pose modes kept.
+    degrees override what resolution and diameter suggest; modes: pose modes kept; posterior: what feeds the M-step.
     """
 
     box: int
@@ -82,6 +83,7 @@ class Schedule:
     angular_step: float | None = None
     modes: int = 3
     max_iterations: int = 25
+    posterior: str = "sigma"
 
     def shell(self, resolution: float) -> int:
         """The last shell not finer than ``resolution`` angstrom."""
@@ -97,9 +99,11 @@ class Schedule:
         stage, limit = self._stage(history), self._limit(history)
         insert = self.finest_insert if stage == "final" else min(self.finest_insert, max(limit + 8, int(limit * 1.3)))
         if stage in ("burn-in", "global"):
-            return Plan(stage, self._global(limit, first=not history, shift_sigma=shift_sigma), insert)
+            # sigma points of the broad early posteriors blur the map so much that EM crawls; modes alone do not
+            early = "modes" if self.posterior == "sigma" else self.posterior
+            return Plan(stage, self._global(limit, first=not history, shift_sigma=shift_sigma), insert, early)
         search = "fixed" if self.search == "fixed" else "local"
-        return Plan(stage, Sampling(search, limit, modes=self.modes), insert)
+        return Plan(stage, Sampling(search, limit, modes=self.modes), insert, self.posterior)
 
     @property
     def finest_insert(self) -> int:
