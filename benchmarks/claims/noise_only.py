@@ -34,6 +34,16 @@ EDGE_SHELLS = 2  # the low-pass filter of the start ends this many shells beyond
 LEAK = 2.0  # a mask carries the common low resolution into the next shells: judge masked curves beyond LEAK times it
 SINGLE_LIMIT, MEAN_LIMIT = 4.0, 3.0  # standard deviations: one shell out of some fifty, and the mean of all
 
+COLUMNS = {"half_maps": "half maps", "half_maps_masked": "in the mask", "mean_map_and_molecule": "map, molecule"}
+ROWS = [
+    ("largest of a shell, sd", "largest", ".2f"),
+    ("mean of all shells, sd of the mean", "mean", ".2f"),
+    ("shells beyond 2 sd", "beyond_two", ".1%"),
+    ("shells looked at", "shells", "d"),
+    ("mean FSC", "fsc_mean", ".4f"),
+    ("largest FSC", "fsc_largest", ".4f"),
+]
+
 
 def options() -> argparse.Namespace:
     """The command line."""
@@ -79,11 +89,9 @@ def main() -> int:
         print(f"noise_only: error: {error}", file=sys.stderr)
         return 2
     results |= {"command": cost.command, "cpu_seconds": cost.cpu_seconds, "iterations": iterations(run)}
-    names = ["half_maps", "half_maps_masked", "mean_map_and_molecule"]
-    keys = [("largest", ".2f"), ("mean", ".2f"), ("beyond_two", ".1%"), ("shells", "d"), ("fsc_mean", ".4f"),
-            ("fsc_largest", ".4f")]
-    shown([(key, [results[name][key] for name in names], style) for key, style in keys], names,
-          f"FSC beyond {given.ini_high:g} A of {given.n} images of noise, in standard deviations of chance")
+    names = list(COLUMNS)
+    shown([(row, [results[name][key] for name in names], style) for row, key, style in ROWS], list(COLUMNS.values()),
+          f"FSC beyond {given.ini_high:g} A of {given.n} images of noise, sd: standard deviations of chance")
     inside = all(results[name]["largest"] < SINGLE_LIMIT and abs(results[name]["mean"]) < MEAN_LIMIT for name in names)
     results["inside_chance"] = inside
     print(f"{'inside' if inside else 'OUTSIDE'} what chance allows; resolution by FSC 0.143, unmasked: "

@@ -43,6 +43,7 @@ from halfmap.kernels import reference
 PADDING = 2
 TOLERANCE = 1e-4  # largest difference from the reference, relative to its largest value
 FAST, SLOW = 5e7, 4e6  # samples that a compiled kernel and the others interpolate in a round: seconds of work
+OWN_VOLUME = 3  # others make a new volume in each call of an insertion: more slices, so that it hardly counts
 GRID = {"images": 64, "references": 1024, "shifts": 29, "shell": 24}  # of a score at 24 shells, about 8 A at box 96
 
 
@@ -120,7 +121,7 @@ def extraction(problem: Problem, others: list[Projector], random: torch.Generato
         Candidate("Halfmap", len(many), lambda: kernels.project_slices(problem.half, problem.coords, many)),
         Candidate("plain torch", len(few), lambda: reference.project_slices(problem.half, problem.coords, axes))]
     for other in others:
-        rotations = few[:other.slices(len(few), PADDING)]
+        rotations = few[:other.slices(len(few))]
         candidates.append(Candidate(other.name, len(rotations),
                                     partial(other.extraction(problem.volume, PADDING), rotations)))
     return candidates
@@ -149,7 +150,7 @@ def insertion(problem: Problem, others: list[Projector], random: torch.Generator
     require_equal("insert_slices_", found, target)
     candidates = [Candidate("Halfmap", many, lambda: ours(many)), Candidate("plain torch", few, lambda: plain(few))]
     for other in others:
-        number = other.slices(few, PADDING)
+        number = other.slices(min(many, OWN_VOLUME * few))
         candidates.append(Candidate(other.name, number,
                                     partial(other.insertion(problem.box, PADDING, random), rotations[:number])))
     return candidates

@@ -14,16 +14,19 @@ Work = Callable[[Tensor], object]
 
 @dataclass(frozen=True)
 class Projector:
-    """A package: functions that make, for a volume or a box and its padding, the work on rotations [r,3,3]."""
+    """A package: functions that make, for a volume or a box and its padding, the work on rotations [r,3,3].
+
+    cost: how many times slower than the others it is, about, for the length of a round.
+    """
 
     name: str
     extraction: Callable[[Tensor, int], Work]
     insertion: Callable[[int, int, torch.Generator], Work]
-    every_pixel: bool = False
+    cost: int = 1
 
-    def slices(self, count: int, padding: int) -> int:
-        """Slices for about the work of `count`: what computes every pixel of the padded slice does more for each."""
-        return max(4, count // (8 * padding**2)) if self.every_pixel else max(4, count)
+    def slices(self, count: int) -> int:
+        """How many slices to compute where others compute `count`, so that a round lasts about as long."""
+        return max(4, count // self.cost)
 
 
 def peers() -> tuple[list[Projector], dict[str, str]]:
@@ -68,12 +71,14 @@ def _torch_projectors() -> Projector:
 def _torch_fourier_slice() -> Projector:
     slices = import_module("torch_fourier_slice")
 
-    # it has no padding of its own: every pixel of the padded slice inside the image's Nyquist frequency is computed
+    # it has no padding of its own: slices are as wide as the padded volume and computed up to the image's Nyquist
+    # frequency
     def extraction(volume: Tensor, padding: int) -> Work:
         box = volume.shape[-1]
         padded = torch.nn.functional.pad(volume, (box * (padding - 1) // 2,) * 6)
         transform = torch.fft.fftshift(torch.fft.rfftn(torch.fft.fftshift(padded)), dim=(0, 1))
-        return lambda rotations: slices.extract_central_slices_rfft_3d(transform, rotations.float())
+        return lambda rotations: slices.extract_central_slices_rfft_3d(
+            transform, rotations.float(), fftfreq_max=0.5 / padding)
 
     def insertion(box: int, padding: int, random: torch.Generator) -> Work:
         size = box * padding
@@ -82,8 +87,9 @@ def _torch_fourier_slice() -> Projector:
         def work(rotations: Tensor) -> object:
             if not held:
                 held.append(torch.randn(len(rotations), size, size // 2 + 1, dtype=torch.complex64, generator=random))
-            return slices.insert_central_slices_rfft_3d(held[0], (size,) * 3, rotations.float())
+            return slices.insert_central_slices_rfft_3d(held[0], (size,) * 3, rotations.float(),
+                                                        fftfreq_max=0.5 / padding)
 
         return work
 
-    return Projector("torch-fourier-slice", extraction, insertion, every_pixel=True)
+    return Projector("torch-fourier-slice", extraction, insertion, cost=4)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any, NoReturn
 from halfmap import __version__
 from halfmap.errors import InputError
 from halfmap.options import add_options, build, read_toml
-from halfmap.settings import RefineSettings, SimulateSettings, table, validated
+from halfmap.settings import RefineSettings, SimulateSettings, command_line, table, validated
 
 Command = Callable[[argparse.Namespace], None]
 
@@ -99,7 +98,7 @@ def _run(wanted: RefineSettings) -> None:
 
     told: dict[str, Any] = {
         "settings": table(settings), "symmetry": settings.symmetry, "version": __version__,
-        "command": shlex.join(["halfmap", *sys.argv[1:]]),
+        "command": command_line(settings),
     }
 
     def report(**seen: Any) -> Path:
@@ -107,6 +106,7 @@ def _run(wanted: RefineSettings) -> None:
         return write_report(settings.out, Snapshot(**told, **seen))
 
     refine(settings, report=report)
+    print(f"Finished: {settings.out / 'report.html'}")
 
 
 def _fsc_options(parser: argparse.ArgumentParser) -> None:
@@ -140,7 +140,7 @@ def _simulate(arguments: argparse.Namespace) -> None:
 def _demo_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("halfmap-demo"), metavar="folder",
                         help="folder for images and results (default: halfmap-demo)")
-    parser.add_argument("--quick", action="store_true", help="a third of the images, at a coarser pixel")
+    parser.add_argument("--quick", action="store_true", help="half of the images, with less noise and coarser pixels")
 
 
 def _demo(arguments: argparse.Namespace) -> None:

@@ -18,6 +18,7 @@ import dataclasses
 import difflib
 import json
 import math
+import shlex
 import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -147,6 +148,22 @@ def to_toml(settings: object, heading: str) -> str:
         unset = f"# {field.name} =   # {_shown(field, None)}"
         lines += ["", f"# {remark}", unset if value is None else f"{field.name} = {_toml(value)}"]
     return "\n".join(lines) + "\n"
+
+
+def to_command(settings: object, program: str) -> str:
+    """The shell command that asks for these settings: what has no default, and what differs from its default."""
+    words, options = shlex.split(program), []
+    for field in _fields(settings):
+        value = getattr(settings, field.name)
+        if value is None or value == field.default:
+            continue
+        if isinstance(value, bool):
+            options.append(flag(field) if value else flag(field).replace("--", "--no-", 1))
+        elif field.metadata.get("positional"):
+            words.append(str(value))
+        else:
+            options += [flag(field), f"{value:.10g}" if isinstance(value, float) else str(value)]
+    return shlex.join(words + options)
 
 
 def _toml(value: object) -> str:

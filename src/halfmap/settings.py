@@ -9,10 +9,10 @@ from pathlib import Path
 
 from halfmap import __version__
 from halfmap.errors import InputError
-from halfmap.options import build, check_declared, read_toml, table
+from halfmap.options import build, check_declared, read_toml, table, to_command
 from halfmap.options import to_toml as options_to_toml
 
-__all__ = ["RefineSettings", "SimulateSettings", "from_toml", "table", "to_toml", "validated"]
+__all__ = ["RefineSettings", "SimulateSettings", "command_line", "from_toml", "table", "to_toml", "validated"]
 
 REGULARISERS = ("uniform",)
 
@@ -39,7 +39,7 @@ class RefineSettings:
         "reference": "Scheres 2012, doi:10.1016/j.jsb.2012.09.006 (uniform)"})
     mask: Path | None = field(default=None, metadata={
         "help": "solvent mask, 1 inside and 0 outside", "short": "mask.mrc",
-        "none": "a soft sphere of the diameter", "aliases": ("--solvent_mask",)})
+        "none": "drawn around the map in every iteration", "aliases": ("--solvent_mask",)})
     ini_high: float = field(default=30.0, metadata={
         "help": "low-pass filter of the initial map", "unit": "A", "above": 0, "aliases": ("--ini_high",)})
     threads: int = field(default=0, metadata={
@@ -216,6 +216,11 @@ def to_toml(settings: RefineSettings) -> str:
     """The text of ``settings.toml``: complete, so that ``halfmap refine --settings`` repeats the run."""
     return options_to_toml(settings, f"Settings of a halfmap {__version__} refinement. Repeat it with\n"
                                      "    halfmap refine --settings settings.toml --out NEW_FOLDER")
+
+
+def command_line(settings: RefineSettings) -> str:
+    """The ``halfmap refine`` command with these settings, however they were given."""
+    return to_command(settings, "halfmap refine")
 
 
 def from_toml(path: Path) -> RefineSettings:

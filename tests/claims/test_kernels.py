@@ -178,7 +178,8 @@ def test_every_kernel_gives_the_same_bits_for_any_number_of_threads(random_poses
         starts, options = (image, rotations, shifts), (box, 3, 0.1, 1e-3, 0.2)
         poses = kernels.refine_poses(volume, (coords, band.kxy), values, weights, starts, options)
         slices = kernels.project_slices(volume, coords, rotations)
-        return [sums, slices, kernels.symmetrise(sums, symmetry_group("C3"), 28.0), *poses]
+        mates = [kernels.symmetrise(sums, symmetry_group(name), 28.0) for name in ("C3", "O")]
+        return [sums, slices, *mates, *poses]
 
     results = []
     for count in (1, 2, 3, 7):

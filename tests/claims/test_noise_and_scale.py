@@ -150,12 +150,13 @@ def test_the_noise_estimate_from_poses_that_are_wrong_contains_the_signal(simula
     assert float(noise[1][3] / noise[0][3]) > 1.2
 
 
-def test_planted_contrasts_of_groups_are_recovered(simulated):
+@pytest.mark.parametrize("start", [(1.0, 1.0, 1.0, 1.0), (2.0, 0.5, 1.0, 1.5)])
+def test_planted_contrasts_of_groups_are_recovered_from_any_start(simulated, start):
     box, count = 32, 400
     group = torch.arange(count) // 2 % 4
     planted = torch.tensor([0.7, 1.3, 1.0, 1.0], dtype=torch.float64)
     particles = simulated(box, count, 2.0, contrast=planted[group])
-    state = particles.state(halves_of(count), groups=4)
+    state = replace(particles.state(halves_of(count)), scale=torch.tensor(start, dtype=torch.float64))
     outcome = step(particles, state, Sampling("fixed", 10), 12, group)
     found = em.updated_scale(state, outcome.tally)
     # sampling error of a least-squares scale: noise over signal, halved because only its real part matters
@@ -286,5 +287,5 @@ def test_shifts_beyond_a_pixel_are_found_about_the_last_position_and_recorded_as
     # an EM update of the prior's width: mean square of the shifts found, and what is not known of them
     found = outcome.poses
     spread = np.sqrt((found.shifts[:, 0].numpy() ** 2).mean() + (found.shift_sd.numpy() ** 2).mean())
-    assert em.updated_shift_sigma(found, PIXEL) == pytest.approx(PIXEL * float(spread), rel=1e-5)
-    assert em.updated_shift_sigma(found, PIXEL) == pytest.approx(PIXEL * float(particles.shifts.std()), rel=0.05)
+    assert em.updated_shift_sigma(found, torch.full((count,), PIXEL)) == pytest.approx(PIXEL * float(spread), rel=1e-5)
+    assert em.updated_shift_sigma(found, torch.full((count,), PIXEL)) == pytest.approx(PIXEL * float(particles.shifts.std()), rel=0.05)

@@ -17,7 +17,7 @@ import torch
 from halfmap.errors import InputError
 from halfmap.maps.mrc import write_map
 from halfmap.report import Snapshot, report_from_run, write_report
-from halfmap.report.curves import crossing
+from halfmap.report.curves import crossing, fsc_chart
 from halfmap.report.folder import read_records, read_settings
 from halfmap.report.volumes import gallery
 from halfmap.runtime.log import RunLog
@@ -224,13 +224,29 @@ def test_warnings_are_shown_once_with_their_iterations(tmp_path: Path) -> None:
     assert "to look at" in page.text
 
 
-def test_a_tight_mask_a_second_rise_and_a_missing_cone_are_pointed_out(tmp_path: Path) -> None:
-    fsc = [1.0] * 10 + [0.05] * 5 + [0.6] * 4 + [0.0] * 6
-    odd = record(5, fsc=fsc, fsc_randomised=[0.4] * 25)
+def test_a_tight_mask_an_uneven_half_set_and_a_missing_cone_are_pointed_out(tmp_path: Path) -> None:
+    odd = record(5, search="final", mask_verdict=["mask too tight: widen it"], gain_halves=[93.1, 48.7])
     top_views = directions(400) * [0.05, 0.05, 1]
     page = Page(write_report(tmp_path, snapshot(records=[odd], directions=top_views)))
-    for finding in ("The mask is tight", "rises again near 8.0 Å", "Preferred orientation"):
+    assert "3 things to look at" in page.text
+    for finding in ("Mask too tight: widen it.", "93.1 nats per image of one and 48.7", "Preferred orientation"):
         assert finding in page.text
+
+
+def test_masked_curves_are_not_judged_before_the_final_pass(tmp_path: Path) -> None:
+    early = record(5, mask_verdict=["mask too tight: widen it"], inserted_A=2 * BOX * PIXEL / 10)
+    page = Page(write_report(tmp_path, snapshot(records=[early])))
+    assert "too tight" not in page.text and "measured in the final pass" in page.text
+    drawn = fsc_chart([early])
+    assert drawn is not None and {len(series.values) for series in drawn.chart.series} == {6}
+
+
+def test_what_the_half_sets_share_is_said_and_what_it_means(tmp_path: Path) -> None:
+    for crosses, meaning in (("FSC, solvent mask", "the usual gold standard"),
+                             ("FSC (joined)", "because they are joined"),
+                             ("starting map to 30 A (improved with all images)", "holds all images")):
+        page = Page(write_report(tmp_path, snapshot(records=[record(5, crosses=crosses)])))
+        assert crosses in page.text.replace("\n", " ") and meaning in page.text
 
 
 def test_pictures_are_embedded_whole(page: Page) -> None:

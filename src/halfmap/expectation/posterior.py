@@ -48,13 +48,14 @@ class Poses:
 
 
 def covariance_of(precision: Tensor) -> Tensor:
-    """Inverse of precision [..., 5, 5], kept below (20 degrees, 5 pixels) standard deviation so that it always exists."""
-    floor = torch.tensor([1 / math.radians(20) ** 2] * 3 + [1 / 25.0] * 2, dtype=precision.dtype, device=precision.device)
-    return torch.linalg.inv(precision + torch.diag(floor))
+    """Inverse of precision [..., 5, 5]; standard deviations are kept to 20 degrees and 5 pixels so that it exists."""
+    floor = [1 / math.radians(20) ** 2] * 3 + [1 / 25.0] * 2
+    return torch.linalg.inv(precision + torch.diag(precision.new_tensor(floor)))
 
 
 def merge_modes(poses: Poses, angle: float, drop: float, most: int) -> Poses:
-    """Sort modes by gain, drop those within ``angle`` radians of a better one or ``drop`` nats below the best, keep ``most``."""
+    """Sort modes by gain, keep ``most``, without those within ``angle`` radians of a better one or ``drop`` nats below
+    the best."""
     order = poses.gain.argsort(dim=1, descending=True)
     rotations = torch.take_along_dim(poses.rotations, order[:, :, None, None], dim=1)
     shifts = torch.take_along_dim(poses.shifts, order[:, :, None], dim=1)

@@ -54,7 +54,7 @@ def shift_phases(kxy: Tensor, shifts: Tensor, box: int) -> Tensor:
 def score_grid(
     y: Tensor, c: Tensor, slices: ReferenceSlices, phases: Tensor, log_prior: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Scores [b, 2 r] of whitened images y[b, k] under contrast c[b, k], maximised over shifts; the best shift [b, 2 r].
+    """Scores [b, 2 r] of whitened images y[b, k] under contrast c[b, k], maximised over shifts; best shifts [b, 2 r].
 
     phases[t, k] from ``shift_phases``, log_prior[t]. Columns r.. are the references turned by 180 degrees in plane.
     """
@@ -78,7 +78,7 @@ def score_grid(
 
 
 def profile_scale(y: Tensor, c: Tensor, slices: ReferenceSlices, phases: Tensor) -> tuple[Tensor, Tensor]:
-    """Unknown grey scale: for each image the (cross, norm) of the reference with the best profile likelihood cross^2/norm.
+    """Unknown grey scale: each image's (cross, norm) of the reference with the best profile likelihood cross^2/norm.
 
     The maximum-likelihood common scale of many images is sum(cross) / sum(norm).
     """

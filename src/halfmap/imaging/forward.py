@@ -99,12 +99,16 @@ def band_images(
     )
 
 
-def centre_images(images: Tensor, offsets: Tensor) -> Tensor:
-    """Move images[b, y, x] by whole pixels so that a particle at offsets[b, 2] (x, y) comes to the box centre (wraps)."""
-    if not bool(offsets.any()):
-        return images
-    box = images.shape[-1]
-    axis = torch.arange(box, device=images.device)
-    column = (axis + offsets[:, 0, None]) % box
-    row = (axis + offsets[:, 1, None]) % box
-    return images.gather(1, row[:, :, None].expand(-1, -1, box)).gather(2, column[:, None, :].expand(-1, box, -1))
+def masks_at(mask: Tensor, centres: Tensor) -> Tensor:
+    """The image mask[y, x] moved by whole pixels to centres[b, 2] (x, y off the box centre): [b, y, x], zero outside.
+
+    The mask follows the particle, the image stays where it is: shifts, their prior and back-projection need no origin.
+    """
+    if not bool(centres.any()):
+        return mask[None]
+    box = mask.shape[-1]
+    framed = torch.nn.functional.pad(mask, (1, 1, 1, 1))
+    axis = torch.arange(box, device=mask.device) + 1
+    column = (axis - centres[:, 0, None]).clamp(0, box + 1)
+    row = (axis - centres[:, 1, None]).clamp(0, box + 1)
+    return framed[row[:, :, None], column[:, None, :]]

@@ -1,13 +1,15 @@
 """Kernels: the only place that knows a device.
 
-On the CPU they are compiled (Numba), elsewhere plain torch; every function takes and returns tensors and works where its
-tensors are. ``coords`` are band coordinates already multiplied by the padding factor; half volumes are complex
+On the CPU they are compiled (Numba), elsewhere plain torch; every function takes and returns tensors and works where
+its tensors are. ``coords`` are band coordinates already multiplied by the padding factor; half volumes are complex
 [z, y, x] with z and y centred and x >= 0 (fourier.transform.half_volume); rotations are RELION's A matrices.
 """
 
 from __future__ import annotations
 
 import math
+from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -83,7 +85,7 @@ def insert_slices_(
     )  # fmt: skip
     target = accumulator.numpy()
     edges = _slab_edges(target.shape[0], accumulator.numel())
-    run_all([lambda a=a, b=b: insert_slab(target, *arguments, a, b) for a, b in zip(edges, edges[1:], strict=False)])
+    run_all([partial(insert_slab, target, *arguments, a, b) for a, b in pairwise(edges)])
 
 
 def _slab_edges(planes: int, size: int) -> list[int]:
@@ -144,7 +146,7 @@ def best_shift(cross_re: Tensor, cross_im: Tensor, norm: Tensor, log_prior: Tens
 
     score = torch.empty((norm.shape[0], 2, norm.shape[1]))
     shift = torch.empty(score.shape, dtype=torch.int16)
-    arrays = [t.contiguous().numpy() for t in (cross_re, cross_im, norm, log_prior.float())] + [score.numpy(), shift.numpy()]
+    arrays = tuple(t.contiguous().numpy() for t in (cross_re, cross_im, norm, log_prior.float(), score, shift))
     for_ranges(lambda i, j: best_shift_range(*arrays, i, j), norm.shape[0])
     return score, shift
 
@@ -162,9 +164,8 @@ def distinct_peaks(score: Tensor, order: Tensor, rotations: Tensor, angle: float
         score.float().cpu().contiguous().numpy(), order.cpu().contiguous().numpy(),
         rotations.float().cpu().contiguous().numpy(),
     )  # fmt: skip
-    for_ranges(
-        lambda i, j: distinct_peaks_range(*arrays, math.cos(angle), chosen.numpy(), count.numpy(), drop, i, j), len(score)
-    )
+    results, cosine = (chosen.numpy(), count.numpy()), math.cos(angle)
+    for_ranges(lambda i, j: distinct_peaks_range(*arrays, cosine, *results, drop, i, j), len(score))
     return chosen.to(score.device)
 
 

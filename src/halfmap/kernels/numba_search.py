@@ -40,7 +40,7 @@ def distinct_peaks_range(score, order, rotations, cosine, chosen, count, drop, s
     """Greedy choice of candidates farther apart than acos(cosine), best first, for images b in [start, stop).
 
     score[b, n] and order[b, n]: the best n grid points of each image in descending order; rotations[r, 3, 3] (float32);
-    chosen[b, c] receives positions in ``order``, count[b] their number; candidates ``drop`` below the best are left out.
+    chosen[b, c] receives positions in ``order``, count[b] their number; those ``drop`` below the best are left out.
     """
     for b in range(start, stop):
         found = 0
@@ -109,7 +109,7 @@ def symmetrise_planes(out, accumulator, operators, radius, z0, z1):
 
 @njit(nogil=True, cache=True)
 def permute_planes(out, accumulator, operators, radius, z0, z1):
-    """As symmetrise_planes for operators [o, 3, 3] of integers (signed permutations of the axes): nothing to interpolate."""
+    """As symmetrise_planes for integer operators [o, 3, 3] (signed permutations of axes): nothing to interpolate."""
     m = (accumulator.shape[0] - 1) // 2
     for zi in range(z0, z1):
         for yi in range(out.shape[1]):

@@ -92,7 +92,8 @@ def slice_jacobian(volume: Tensor, coords: Tensor, rotations: Tensor) -> tuple[T
 
 
 def pose_objective(
-    volume: Tensor, coords: Tensor, kxy: Tensor, y: Tensor, c: Tensor, pose: tuple[Tensor, Tensor], box: int, prior: float
+    volume: Tensor, coords: Tensor, kxy: Tensor, y: Tensor, c: Tensor, pose: tuple[Tensor, Tensor], box: int,
+    prior: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gain [j], gradient [j, 5] and Gauss-Newton precision [j, 5, 5] (float64) of images y[j, k], c[j, k] at a pose."""
     rotations, shifts = pose

@@ -66,6 +66,11 @@ class ParticleTable:
     def __len__(self) -> int:
         return len(self.stack_index)
 
+    @property
+    def pixel_size(self) -> Tensor:
+        """Pixel size of each particle's image in A (float64 [b])."""
+        return torch.tensor([group.pixel_size for group in self.optics], dtype=torch.float64)[self.optics_index]
+
     def name(self, index: int) -> str:
         """Which particle this is, for a message: the file and its row, counted from 1."""
         return f"{self.source}: row {self.rows[index] + 1}"

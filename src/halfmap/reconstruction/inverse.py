@@ -1,4 +1,4 @@
-"""Inversion of the sufficient statistics: V = numerator / (weight + ridge), cropped and freed from the gridding envelope.
+"""Inversion of the statistics: V = numerator / (weight + ridge), cropped and freed from the gridding envelope.
 
 With trilinear insertion the ratio of the sums is a local average over the insertion kernel; its real-space envelope,
 sinc^2 along each axis, is divided out (the usual gridding reconstruction without iterated density weights).

@@ -38,9 +38,10 @@ class Backprojection:
         return Backprojection(like.new_zeros((2 * m + 1, 2 * m + 1, m + 1, 3)), box, padding, limit)
 
     def insert_(
-        self, values: Tensor, weights: Tensor, coords: Tensor, band: Band, samples: tuple[Tensor, Tensor, Tensor, Tensor]
+        self, values: Tensor, weights: Tensor, coords: Tensor, band: Band,
+        samples: tuple[Tensor, Tensor, Tensor, Tensor],
     ) -> None:
-        """Add images in place: values[b, k] = ctf y / sigma2, weights[b, k] = ctf^2 / sigma2; see kernels.insert_slices_."""
+        """Add values[b, k] = ctf y / sigma2 and weights[b, k] = ctf^2 / sigma2 in place; see kernels.insert_slices_."""
         kernels.insert_slices_(self.sums, values, weights, coords * self.padding, band.kxy, band.box, samples)
 
     def __add__(self, other: Backprojection) -> Backprojection:
@@ -77,7 +78,7 @@ class Backprojection:
 
 
 def radial_profile(values: Tensor, m: int, padding: int) -> Tensor:
-    """Expand values[s] to the half volume [z, y, x] by linear interpolation in |q| / padding (constant beyond the end)."""
+    """Expand values[s] to the half volume [z, y, x], linear in |q| / padding and constant beyond the end."""
     radius = (half_volume_radius(m).to(values.device) / padding).clamp(max=len(values) - 1)
     low = radius.floor().long().clamp(max=max(0, len(values) - 2))
     fraction = radius - low

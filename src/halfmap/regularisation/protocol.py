@@ -22,8 +22,8 @@ class HalfSets:
     """Everything a regulariser may see.
 
     halves[h]: finished statistics of the half sets; sums[h][q]: unfinished ones of their quarter sets, which add up to
-    them; operators [o, 3, 3] of the point group; raw[h]: plain reconstructions [z, y, x] of the half sets (unregularised,
-    unmasked); curves: their FSC curves; pixel_size in angstrom.
+    them; operators [o, 3, 3] of the point group; raw[h]: plain reconstructions [z, y, x] of the half sets, neither
+    regularised nor masked; curves: their FSC curves; pixel_size in angstrom.
     """
 
     halves: tuple[Backprojection, ...]
@@ -34,7 +34,7 @@ class HalfSets:
     pixel_size: float
 
     def quarter(self, h: int, q: int) -> Backprojection:
-        """Finished statistics of quarter set q of half set h (finished on demand: not every method looks at quarters)."""
+        """Finished statistics of quarter set q of half set h, on demand: not every method looks at quarters."""
         return self.sums[h][q].finished(self.operators)
 
     def joined_below(self, shell: int) -> HalfSets:
@@ -61,13 +61,13 @@ class HalfSets:
 def _averaged(statistics: tuple[Backprojection, ...], shell: int) -> tuple[Backprojection, ...]:
     first = statistics[0]
     inside = half_volume_radius((first.sums.shape[0] - 1) // 2) <= first.padding * shell
-    mean = sum(s.sums for s in statistics) / len(statistics)
+    mean = reduce(add, (s.sums for s in statistics)) / len(statistics)
     return tuple(replace(s, sums=torch.where(inside.to(mean.device)[..., None], mean, s.sums)) for s in statistics)
 
 
 @dataclass(frozen=True)
 class Solution:
-    """References [h] (regularised, unmasked), the joined map, what was learnt, and the memory for the next iteration."""
+    """References [h] (regularised, unmasked), the joined map, arrays worth keeping, memory for the next iteration."""
 
     maps: tuple[Tensor, ...]
     joined: Tensor
@@ -78,8 +78,13 @@ class Solution:
 class Regulariser(Protocol):
     """A published method: name, what crosses between half sets, and one function."""
 
-    name: str
-    crosses: str
+    @property
+    def name(self) -> str:
+        """What a user calls it."""
+
+    @property
+    def crosses(self) -> str:
+        """What it carries from one half set to the other, in words."""
 
     def solve(self, halves: HalfSets, mask: Tensor, memory: dict[str, Any]) -> Solution:
         """Regularised references from the statistics of both half sets; mask [z, y, x] in [0, 1]."""

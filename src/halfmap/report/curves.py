@@ -68,13 +68,13 @@ def _shell_axis(record: Record, shells: int) -> tuple[Axis, list[float], list[st
 def fsc_chart(records: Sequence[Record]) -> Drawing | None:
     """All five curves of the latest iteration, unmasked curves of earlier ones faintly behind."""
     record = records[-1]
-    found = [(name, style, curve(record, key)) for key, name, style in FSC_CURVES]
+    found = [(name, style, _measured(record, key)) for key, name, style in FSC_CURVES]
     series = [Series(name, values, style) for name, style, values in found if values]
     if not series:
         return None
     shells = max(len(s.values) for s in series)
     axis, positions, titles = _shell_axis(record, shells)
-    earlier = [curve(old, "fsc") for old in records[:-1] if number(old, "box") == number(record, "box")]
+    earlier = [_measured(old, "fsc") for old in records[:-1] if number(old, "box") == number(record, "box")]
     points = []
     for key, level in (("resolution_A", 0.143), ("resolution_05_A", 0.5)):
         resolution = number(record, key)
@@ -93,6 +93,13 @@ def fsc_chart(records: Sequence[Record]) -> Drawing | None:
         size="tall",
     )  # fmt: skip
     return draw(chart)
+
+
+def _measured(record: Record, key: str) -> list[float | None]:
+    """The curve as far as images were back-projected: beyond that shell the half maps hold no data."""
+    values, limit = curve(record, key), number(record, "inserted_A")
+    box, pixel = number(record, "box"), number(record, "pixel_size")
+    return values[: round(box * pixel / limit) + 1] if limit and box and pixel else values
 
 
 def _iteration_axis(records: Sequence[Record]) -> tuple[Axis, list[float], list[str]]:
@@ -155,26 +162,27 @@ def _progress_chart(
     axis, positions, titles = _iteration_axis(records)
     # A logarithmic axis cannot hold 0: an iteration in which nothing moved leaves a gap in the line.
     shown = [None if log and value is not None and value <= 0 else value for value in values]
-    y = value_axis([shown], {"°": "degrees", "": "weight"}.get(unit, unit), log=log)
+    y = value_axis([shown], {"°": "degrees", "": title}.get(unit, unit), log=log)
     series = [Series(title, shown, style, unit if unit != "nats per particle" else "nats")]
     chart = Chart(title, axis, y, positions, titles, series, stages=_stages(records), dots=len(records) <= 60)
     return draw(chart)
 
 
 def pose_charts(records: Sequence[Record]) -> list[tuple[str, str, Drawing | None]]:
-    """(title, record field, chart) of the pose changes, on logarithmic axes."""
+    """(title, record field, chart) of the pose changes, the medians on logarithmic axes."""
     return [
         ("Angle change, median", "angle_change_deg",
          _progress_chart(records, "angle_change_deg", "angle change", "°", "c1", log=True)),
         ("Shift change, median", "shift_change_A",
          _progress_chart(records, "shift_change_A", "shift change", "Å", "c2", log=True)),
+        ("Jumped to another pose", "jumped", _progress_chart(records, "jumped", "share of particles", "", "c4")),
     ]  # fmt: skip
 
 
 def posterior_charts(records: Sequence[Record]) -> list[tuple[str, str, Drawing | None]]:
     """(title, record field, chart) of what the posterior says about the poses."""
     wanted = (
-        ("Weight of the best mode, mean", "max_posterior", "best mode", "", "c3"),
+        ("Weight of the best mode, mean", "max_posterior", "weight", "", "c3"),
         ("Pose precision, median", "precision_deg", "precision", "°", "c5"),
         ("Gain over the null, mean", "gain", "gain", "nats per particle", "c2"),
     )

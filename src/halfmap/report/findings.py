@@ -5,19 +5,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from halfmap.report.curves import crossing, shell_resolution
-from halfmap.report.snapshot import Record, Snapshot, curve, number, total_seconds
+from halfmap.report.curves import crossing
+from halfmap.report.snapshot import Record, Snapshot, clean_values, curve, number, total_seconds
+from halfmap.validation.fsc import QUOTE_CORRECTED
 
+# What a reader should know of things that cross, by a word that names them; else nothing that carries phases crossed.
 CROSSES = {
-    "nothing": "After the common start the half sets never meet; their agreement is independent.",
-    "shell spectrum": "One number per shell, the usual gold standard.",
+    "joined": "Joined shells agree because they are joined; only finer ones are a test.",
+    "improved with all images": "Agreement up to the start's resolution is no test: that map holds all images.",
     "local filter": "A filter chosen from both halves: read the half-map FSC with care.",
 }
+GOLD_STANDARD = "After the start nothing that carries phases: the usual gold standard."
+# Said of nearly every masked FSC: shown beside the curves, not among the warnings.
+ORDINARY = (QUOTE_CORRECTED,)
+UNEVEN = 0.2  # relative difference of the gain between half sets that is worth a warning
 UNITS = {"A": "Å", "deg": "°"}
 SEARCHES = {
+    "burn-in": "all orientations at the start's resolution",
     "global": "all orientations",
     "local": "around each particle's last pose",
-    "final": "last pass, full band",
+    "final": "map to the last shell",
 }
 
 
@@ -84,14 +91,15 @@ def grouped(value: float | None) -> str:
 def headline(snapshot: Snapshot) -> tuple[Tile, list[Tile]]:
     """The resolution, and the smaller tiles beside it."""
     last: Record = snapshot.records[-1] if snapshot.records else {}
-    corrected = crossing(last, curve(last, "fsc_corrected"), 0.143)
+    final = last.get("search") == "final"
+    corrected = crossing(last, curve(last, "fsc_corrected"), 0.143) if final else None
     note = "unmasked half maps, FSC 0.143"
     hero = Tile("Resolution", figure(number(last, "resolution_A")), "Å", note)
     half = number(last, "resolution_05_A")
     box, pixel = number(last, "box"), number(last, "pixel_size")
     geometry = f"{box:.0f} px of {pixel:.4g} Å" if box and pixel else ""
     search, band = str(last.get("search") or "–"), number(last, "band_A")
-    reach = f", to {band:.1f} Å" if band else ""
+    reach = f", aligned to {band:.1f} Å" if band else ""
     walls = [total_seconds(record) for record in snapshot.records]
     cpus = [number(record, "cpu_seconds") for record in snapshot.records]
     wall = sum(value or 0.0 for value in walls) if any(walls) else None
@@ -100,14 +108,25 @@ def headline(snapshot: Snapshot) -> tuple[Tile, list[Tile]]:
     crosses = str(last.get("crosses") or "not recorded")
     tiles = [
         Tile("At FSC 0.5", figure(half), "Å", "unmasked half maps"),
-        Tile("Masked, corrected", figure(corrected), "Å" if corrected else "", "FSC 0.143, phase-randomised"),
+        Tile("Masked, corrected", figure(corrected), "Å" if corrected else "", _corrected_note(final, corrected)),
         Tile("Particles", grouped(number(last, "particles")), "", geometry),
         Tile("Iterations", grouped(number(last, "iteration")), "", f"{snapshot.symmetry} symmetry"),
-        Tile("Search", search, "", SEARCHES.get(search, "") + reach),
+        Tile("Stage", search, "", SEARCHES.get(search, "") + reach),
         Tile("Wall time", *wall_text, f"CPU time {' '.join(cpu_text).strip()}"),
-        Tile("Crosses between halves", crosses, "", CROSSES.get(crosses, "")),
+        Tile("Crosses between halves", crosses, "", _crosses_note(crosses)),
     ]
     return hero, tiles
+
+
+def _corrected_note(final: bool, corrected: float | None) -> str:
+    if not final:
+        return "measured in the final pass"
+    return "FSC 0.143, phase-randomised" if corrected else "never below FSC 0.143: limited by the pixel size"
+
+
+def _crosses_note(crosses: str) -> str:
+    notes = [note for word, note in CROSSES.items() if word in crosses]
+    return " ".join(notes) if notes else "" if crosses == "not recorded" else GOLD_STANDARD
 
 
 def warnings(records: Sequence[Record]) -> list[Warned]:
@@ -131,57 +150,50 @@ def _iterations(numbers: list[int]) -> str:
 
 
 def curve_checks(record: Record) -> list[Warned]:
-    """Readings of the FSC curves that an expert would make: tight mask, dip and rise, end of the band."""
-    found: list[Warned] = []
-    plain, randomised = curve(record, "fsc"), curve(record, "fsc_randomised")
-    reported = crossing(record, curve(record, "fsc_corrected"), 0.143)
-    box, pixel = number(record, "box"), number(record, "pixel_size")
-    if reported and box and pixel and randomised:
-        shell = min(round(box * pixel / reported), len(randomised) - 1)
-        remaining = randomised[shell]
-        if remaining is not None and remaining > 0.05:
-            text = f"The mask is tight: the FSC with phases randomised is {remaining:.2f} at {reported:.2f} Å"
-            found.append(Warned(text + ". Widen it or soften its edge.", "FSC"))
-    rise = _rises_again(plain)
-    if rise is not None:
-        resolution = shell_resolution(record, rise)
-        where = f"near {resolution:.1f} Å" if resolution else f"at shell {rise}"
-        text = f"The unmasked FSC falls below 0.143 and rises again {where}"
-        found.append(Warned(text + ": look for duplicates, a shared mask or CTF zeros.", "FSC"))
-    tail = [value for value in plain[-3:] if value is not None]
-    if len(plain) > 8 and tail and min(tail) > 0.143:
-        text = "The FSC is above 0.143 up to the last shell: the resolution is limited by the pixel size"
-        found.append(Warned(text + " or by duplicates across the half sets.", "FSC"))
-    return found
+    """What the run read from its final curves and compared between its half sets; ordinary findings are left out."""
+    return [Warned(_sentence(text), "FSC") for text in verdict(record) if text not in ORDINARY] + _uneven_halves(record)
 
 
-def _rises_again(values: Sequence[float | None]) -> int | None:
-    """First of three neighbouring shells above 0.3 beyond a shell below 0.143."""
-    below = next((i for i, value in enumerate(values) if i and value is not None and value < 0.143), None)
-    if below is None:
-        return None
-    for i in range(below, len(values) - 2):
-        if all((value or 0.0) > 0.3 for value in values[i : i + 3]):
-            return i
-    return None
+def verdict(record: Record) -> list[str]:
+    """The run's reading of the FSC curves, of the final pass alone: earlier maps end where the search does."""
+    found = record.get("mask_verdict")
+    if record.get("search") != "final" or not isinstance(found, list | tuple):
+        return []
+    return [str(text) for text in found]
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+
+
+def _uneven_halves(record: Record) -> list[Warned]:
+    gains = [value for value in clean_values(record.get("gain_halves")) if value is not None]
+    if len(gains) != 2 or min(gains) > (1 - UNEVEN) * max(gains):
+        return []
+    text = f"The half sets differ: the model explains {figure(gains[0], 1)} nats per image of one and "
+    return [Warned(text + f"{figure(gains[1], 1)} of the other; one may have lost its poses.", "half sets")]
 
 
 TABLE: tuple[tuple[str, str, Callable[[Record], str]], ...] = (
-    ("it.", "", lambda r: grouped(number(r, "iteration"))),
-    ("search", "", lambda r: str(r.get("search") or "–")),
+    ("it.", "", lambda r: grouped(number(r, "iteration")) + (" !" if r.get("warnings") else "")),
+    ("stage", "", lambda r: str(r.get("search") or "–")),
     ("aligned to", "Å", lambda r: figure(number(r, "band_A"))),
     ("FSC 0.143", "Å", lambda r: figure(number(r, "resolution_A"))),
     ("FSC 0.5", "Å", lambda r: figure(number(r, "resolution_05_A"))),
     ("angle change", "°", lambda r: significant(number(r, "angle_change_deg"))),
     ("shift change", "Å", lambda r: significant(number(r, "shift_change_A"))),
+    ("jumped", "%", lambda r: _percent(number(r, "jumped"))),
     ("best mode", "", lambda r: figure(number(r, "max_posterior"), 3)),
     ("precision", "°", lambda r: significant(number(r, "precision_deg"))),
     ("gain", "nats", lambda r: significant(number(r, "gain"))),
     ("scale", "", lambda r: significant(number(r, "scale"))),
-    ("particles", "", lambda r: grouped(number(r, "particles"))),
     ("wall", "s", lambda r: figure(total_seconds(r), 1)),
     ("CPU", "s", lambda r: figure(number(r, "cpu_seconds"), 1)),
 )
+
+
+def _percent(share: float | None) -> str:
+    return figure(None if share is None else 100 * share, 1)
 
 
 def iteration_rows(records: Sequence[Record]) -> list[list[str]]:

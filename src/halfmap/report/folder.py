@@ -101,7 +101,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         if name and (unset or name in values):
             unit = UNIT.search(remark)
             value = unset[2] if unset else values[name]
-            settings[name] = (value, unit[1] if unit else "", UNIT.sub("", remark))
+            settings[name] = (value, unit[1] if unit and not unset else "", UNIT.sub("", remark))
         remark = line[2:] if line.startswith("# ") and not name else ""
     return {**settings, **{name: value for name, value in values.items() if name not in settings}}
 

@@ -85,9 +85,9 @@ def methods_text(snapshot: Snapshot) -> str:
     rounds = grouped(number(last, "iteration"))
     resolution, half = number(last, "resolution_A"), number(last, "resolution_05_A")
     crosses = last.get("crosses")
-    shared = f" Between the half sets crossed: {crosses}." if crosses else ""
+    shared = f" The half sets had in common: {crosses}." if crosses else ""
     return (
         f"{grouped(number(last, 'particles'))} particles{images} were refined in {snapshot.symmetry} with "
-        f"{name}{regularised}, in {rounds} iterations, the two half sets apart. The FSC between the raw, "
+        f"{name}{regularised}, in {rounds} iterations of two half sets. The FSC between the raw, "
         f"unmasked half maps falls to 0.143 at {figure(resolution)} Å and to 0.5 at {figure(half)} Å.{shared}"
     )

@@ -62,6 +62,7 @@ def _contents(run: Path, snapshot: Snapshot) -> dict[str, Any]:
         "tiles": tiles,
         "warnings": findings.warnings(records),
         "checks": checks,
+        "readings": [text for text in findings.verdict(last) if text in findings.ORDINARY],
         "fsc": curves.fsc_chart(records) if records else None,
         "resolution": curves.resolution_chart(records) if records else None,
         "poses": curves.pose_charts(records) if records else [],

@@ -21,6 +21,7 @@ from halfmap.validation.halfmaps import null_band
 
 GOLD_STANDARD = 0.143  # half maps: Rosenthal and Henderson 2003, J. Mol. Biol. 333:721
 RANDOMISED_LIMIT = 0.05  # beyond this correlation of randomised maps the mask has a share in the resolution
+QUOTE_CORRECTED = "the masked FSC reaches further than the corrected one: quote the corrected one"
 SPHERE = 0.85  # radius of the spherical mask where none is given, of half the box
 _MARGIN_SHELLS = 2  # the first shells after the start of randomisation mix kept and random coefficients
 
@@ -151,7 +152,7 @@ def mask_verdict(curves: FscCurves, box: int, pixel_size: float) -> list[str]:
                 "widen the mask or its soft edge"
             )
         if apparent is None or apparent > crossing + 2:
-            findings.append("the masked FSC reaches further than the corrected one: quote the corrected one")
+            findings.append(QUOTE_CORRECTED)
     else:
         findings.append(
             f"the corrected FSC never falls below {GOLD_STANDARD}: the maps are limited by Nyquist "
@@ -177,7 +178,8 @@ def _shape_findings(unmasked: Tensor, box: int, pixel_size: float) -> list[str]:
             f"the unmasked FSC dips to {low} and rises again to {high}: CTF zeros shared by too few defocus "
             "values, a mask or filter left in the half maps, or shared noise"
         ]
-    if len(smooth) > crossing + 2 and float(lowest[-1]) > RANDOMISED_LIMIT:
+    chance = 4 * float(null_band(box)[-1])
+    if len(smooth) > crossing + 2 and float(lowest[-1]) > RANDOMISED_LIMIT + chance:
         return [
             f"the unmasked FSC levels off at {float(lowest[-1]):.2f} and never falls to zero: duplicated "
             "particles or noise shared by the half sets"

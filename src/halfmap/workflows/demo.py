@@ -32,15 +32,17 @@ BELT_CONTRAST = 1.0  # a belt as dense as protein, as head groups are: worth a l
 @dataclass(frozen=True)
 class Verdict:
     """A refined map held against the truth: poses, FSC[s] of map and truth inside a mask of the truth, and
-    the resolution (A) at which it falls below 0.5."""
+    the resolution (A) at which it falls below 0.5, or `finest` (A), beyond which the pixels hold nothing."""
 
     poses: PoseError
     curve: Tensor
     resolution: float
+    finest: float
 
     def sentence(self) -> str:
         """The verdict in words."""
-        return (f"the map agrees with the truth to {self.resolution:.1f} A (FSC 0.5 inside the protein); "
+        limit = ", as far as its pixels go" if self.resolution <= self.finest else ""
+        return (f"the map agrees with the truth to {self.resolution:.1f} A{limit} (FSC 0.5 inside the protein); "
                 f"poses are off by {self.poses['median']:.1f} degrees and "
                 f"{self.poses['shift_median']:.1f} A (median), "
                 f"{100 * self.poses['above10']:.0f} % of them by more than 10 degrees")
@@ -48,8 +50,8 @@ class Verdict:
 
 def demo(out: Path, quick: bool = False, run: Callable[[RefineSettings], object] | None = None) -> None:
     """Write the molecule and its images into `out`, refine them with each regulariser in `out`/NAME, and
-    print pose errors and map-to-truth resolutions. `quick` makes do with a third of the images at a coarser
-    pixel.
+    print pose errors and map-to-truth resolutions. `quick` makes do with half of the images, with less noise and
+    coarser pixels.
 
     `run` carries out one refinement (default: `halfmap.workflows.refine.refine`). Raises InputError where
     `out` holds something already.
@@ -81,8 +83,8 @@ def demo(out: Path, quick: bool = False, run: Callable[[RefineSettings], object]
 def demo_settings(out: Path, quick: bool = False) -> SimulateSettings:
     """What the demo simulates, in the folder `out`/data."""
     data = out / "data"
-    n, box, apix = (500, 48, 3.8) if quick else (1500, 64, 2.8)
-    return SimulateSettings(model=data / "molecule.pdb", out=data, n=n, box=box, apix=apix, micelle=True,
+    n, box, apix, snr = (800, 48, 3.8, 0.2) if quick else (1500, 64, 2.8, 0.1)
+    return SimulateSettings(model=data / "molecule.pdb", out=data, n=n, box=box, apix=apix, snr=snr, micelle=True,
                             micelle_contrast=BELT_CONTRAST, seed=1)
 
 
@@ -102,4 +104,4 @@ def against_truth(settings: SimulateSettings, run: Path) -> Verdict:
     known = density_map([cloud], box, apix, oversampling_for([cloud], apix))
     mask = solvent_mask(known, apix, extend=2.0)
     curve = fsc(mask * 0.5 * (halves[0].data + halves[1].data), mask * known)
-    return Verdict(poses, curve, resolution(curve, box, apix, 0.5))
+    return Verdict(poses, curve, resolution(curve, box, apix, 0.5), 2 * apix)

@@ -19,7 +19,7 @@ from halfmap.expectation.posterior import Poses, posterior_samples
 from halfmap.expectation.priors import ShiftPrior
 from halfmap.expectation.search import GlobalSearch, Reference, Sampling, find_poses
 from halfmap.fourier.transform import half_volume
-from halfmap.imaging.forward import BandImages, ImagingGeometry, band_images, centre_images
+from halfmap.imaging.forward import BandImages, ImagingGeometry, band_images, masks_at
 from halfmap.particles.preprocess import soft_circle
 from halfmap.particles.source import ParticleSource
 from halfmap.reconstruction.statistics import Backprojection
@@ -95,7 +95,7 @@ def expectation_step(
 ) -> Expectation:
     """Find the poses of all particles against their half's reference and back-project them.
 
-    insertion: highest shell back-projected (and of the noise estimate), and what feeds the M-step (expectation.posterior).
+    insertion: highest shell back-projected (and of the noise estimate), and what feeds the M-step (see posterior.py).
     Quarter sets are drawn anew from ``seed``.
     """
     insert_limit, posterior = insertion
@@ -121,14 +121,14 @@ def expectation_step(
                 )
             pixel = source.table.optics[group].pixel_size
             prior = ShiftPrior.from_spread(state.shift_sigma / pixel)
-            offsets = poses.shifts[index, 0].round()
-            batch, mask_power = band_batch(state, source, model, geometries[group], (group, index, images, offsets))
+            centres = poses.shifts[index, 0].round().long()
+            batch, mask_power = band_batch(state, source, model, geometries[group], (group, index, images, centres))
             watch.lap("read")
             if sampling.search == "global" and group not in grids:
                 grids[group] = GlobalSearch(reference, batch, sampling)
-            known = _known(poses, index, offsets)
+            known = _known(poses, index)
             found = find_poses(reference, batch, sampling, prior, known, grids.get(group))
-            _record(poses, index, found, offsets)
+            _record(poses, index, found)
             watch.lap("search")
             values, weights = batch.sums()
             image, rotations, shifts, mass = posterior_samples(found, posterior)
@@ -148,37 +148,40 @@ def band_batch(
     state: State, source: ParticleSource, model: ImagingModel, geometry: ImagingGeometry,
     batch: tuple[int, Tensor, Tensor, Tensor],
 ) -> tuple[BandImages, float]:
-    """Band coefficients of a batch (group, index, images, offsets), and the mean square of the circular mask."""
-    group, index, images, offsets = batch
+    """Band coefficients of a batch (group, index, images, centres), and the mean square of the circular mask.
+
+    centres [b, 2]: whole pixels off the box centre where each image's mask is put.
+    """
+    group, index, images, centres = batch
     device = state.references[0].device
     optics = source.table.optics[group]
     radius = min(0.5 * source.diameter / optics.pixel_size, optics.box / 2 - 1.0)
     mask = soft_circle(optics.box, radius, MASK_EDGE).to(device)
-    images = centre_images(images.to(device), offsets.long().to(device))
     noise = (state.sigma2[group].float().to(device), state.scale[model.scale_group[index]].float().to(device))
-    result = band_images(images, mask, geometry, source.table.defocus[index].to(device), noise)
+    moved = masks_at(mask, centres.to(device))
+    result = band_images(images.to(device), moved, geometry, source.table.defocus[index].to(device), noise)
     return result, float((mask**2).mean())
 
 
-def _known(poses: PoseTable, index: Tensor, offsets: Tensor) -> Poses | None:
-    """Modes of the last iteration, relative to images moved by ``offsets`` pixels; None if there are none."""
+def _known(poses: PoseTable, index: Tensor) -> Poses | None:
+    """Modes of the last iteration; None if there are none."""
     weight = poses.weight[index].double()
     if not bool((weight[:, 0] > 0).any()):
         return None
     gain = torch.where(weight > 0, weight.clamp_min(1e-30).log(), -torch.inf)
-    shifts = poses.shifts[index].double() - offsets[:, None].double()
+    shifts = poses.shifts[index].double()
     count, modes = weight.shape
     return Poses(poses.rotations[index].double(), shifts, gain, torch.zeros(count, modes, 5, 5, dtype=torch.float64))
 
 
-def _record(poses: PoseTable, index: Tensor, found: Poses, offsets: Tensor) -> None:
+def _record(poses: PoseTable, index: Tensor, found: Poses) -> None:
     """Write the modes found for particles ``index`` into the table."""
     modes = min(found.gain.shape[1], poses.weight.shape[1])
     weight = found.weight[:, :modes].float().cpu()
     poses.weight[index] = 0.0
     poses.weight[index, :modes] = weight
     poses.rotations[index, :modes] = found.rotations[:, :modes].float().cpu()
-    poses.shifts[index, :modes] = found.shifts[:, :modes].float().cpu() + offsets[:, None]
+    poses.shifts[index, :modes] = found.shifts[:, :modes].float().cpu()
     poses.gain[index] = found.gain[:, 0].float().cpu()
     covariance = found.covariance().cpu()
     variance = torch.diagonal(covariance, dim1=1, dim2=2)
@@ -233,13 +236,13 @@ def updated_scale(state: State, tally: Tally) -> Tensor:
     return (scale / mean).to(state.scale)
 
 
-def updated_shift_sigma(poses: PoseTable, pixel_size: float) -> float:
-    """Spread of the shifts along one axis, in angstrom: best shifts and their posterior variance (an EM update)."""
-    square = poses.shifts[:, 0].double().square().mean() + poses.shift_sd.double().square().mean()
-    return float(square.sqrt()) * pixel_size
+def updated_shift_sigma(poses: PoseTable, pixel_size: Tensor) -> float:
+    """Spread of the shifts along one axis in angstrom, from best shifts and their posterior variance (an EM update)."""
+    square = poses.shifts[:, 0].double().square().mean(dim=1) + poses.shift_sd.double().square()
+    return float((square * pixel_size**2).mean().sqrt())
 
 
-def next_state(state: State, outcome: Expectation, model: ImagingModel, pixel_size: float) -> State:
+def next_state(state: State, outcome: Expectation, model: ImagingModel, pixel_size: Tensor) -> State:
     """The state with what the expectation step learnt about images; references are the regulariser's part."""
     scale = updated_scale(state, outcome.tally) if model.update_scale else state.scale
     return replace(

@@ -37,15 +37,16 @@ def findings(
     settled = len(climbed) < len(history)
     if settled and half_sets_disagree(curves, start_shell):
         found.append(
-            f"the half maps disagree (FSC below {DISAGREEING}) at resolutions coarser than {start:g} A, which they started "
-            "with: most poses are probably wrong. Start from a map that shows everything the images show, detergent or "
-            "lipid included (an ab initio map of these particles)"
+            f"the half maps disagree (FSC below {DISAGREEING}) at resolutions coarser than {start:g} A, which they "
+            "started with: most poses are probably wrong. Start from a map that shows everything the images show, "
+            "detergent or lipid included (an ab initio map of these particles)"
         )
     if poor_start and len(climbed) == len(history) and len(climbed) == 2:
         found.append(
             f"the images contradict the starting map ({100 * history[-1].jumped:.0f} % of the particles changed their "
-            "orientation in the second iteration): is a belt or domain missing from it, or is it another particle? It is "
-            f"now improved with all images at {start:g} A, so the half sets share what is coarser than that; check the result"
+            "orientation in the second iteration): is a belt or domain missing from it, or is it another particle? It "
+            f"is now improved with all images at {start:g} A, so the half sets share what is coarser than that; check "
+            "the result"
         )
     last = history[-1]
     if len(history) >= STUCK_AFTER and last.resolution > 0.9 * start:
@@ -56,7 +57,7 @@ def findings(
     at_half = resolution(curves.unmasked, *grid, threshold=0.5)
     if settled and last.stage in ("local", "final") and at_half > LONG_TAIL * last.resolution:
         found.append(
-            f"the FSC falls to 0.5 at {at_half:.1f} A but to 0.143 only at {last.resolution:.1f} A: such a long tail means that "
-            "many poses are wrong, or that most of the density is disordered"
+            f"the FSC falls to 0.5 at {at_half:.1f} A but to 0.143 only at {last.resolution:.1f} A: such a long tail "
+            "means that many poses are wrong, or that most of the density is disordered"
         )
     return found

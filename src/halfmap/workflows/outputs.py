@@ -45,7 +45,7 @@ class RunFolder:
     def write_particles(self, table: ParticleTable, state: State) -> ParticleTable:
         """particles.star: poses of the best mode, half sets, and how sure each pose is."""
         poses = state.poses
-        pixel = torch.tensor([group.pixel_size for group in table.optics], dtype=torch.float64)[table.optics_index]
+        pixel = table.pixel_size
         extra = {
             "rlnMaxValueProbDistribution": poses.weight[:, 0].numpy(),
             "rlnLogLikeliContribution": poses.gain.numpy(),

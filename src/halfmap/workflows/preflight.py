@@ -28,7 +28,7 @@ FEWEST = 8  # particles in a half set
 class Inspected:
     """Sound particles and what their images are like.
 
-    source; rejected: the faulty particles, or None; power[g]: mean power of the images by shell [0..box//2], whole images.
+    source; rejected: the faulty particles, or None; power[g]: mean power of whole images by shell [0..box//2].
     """
 
     source: ParticleSource
@@ -49,7 +49,9 @@ def read_particles(star: Path, data_dir: Path | None, *, resplit: bool, split_by
     assert table.half is not None
     smallest = int(np.bincount(table.half, minlength=2).min())
     if smallest < FEWEST:
-        raise InputError(f"{star}: a half set of {smallest} particles is too small to refine (at least {FEWEST} are needed)")
+        raise InputError(
+            f"{star}: a half set of {smallest} particles is too small to refine (at least {FEWEST} are needed)"
+        )
     return table
 
 
@@ -103,7 +105,9 @@ class Reference:
     note: str = ""
 
 
-def read_reference(path: Path, table: ParticleTable, diameter: float, what: str = "map") -> tuple[Reference, int, float]:
+def read_reference(
+    path: Path, table: ParticleTable, diameter: float, what: str = "map"
+) -> tuple[Reference, int, float]:
     """The starting map (or mask) on the grid of the largest optics group: (reference, box, pixel size).
 
     The particles are the authority. A map of another box is padded or cropped, and the note says so; raises
@@ -114,8 +118,8 @@ def read_reference(path: Path, table: ParticleTable, diameter: float, what: str 
     read = read_map(path)
     if abs(read.pixel_size / optics.pixel_size - 1) > PIXEL_TOLERANCE:
         raise InputError(
-            f"{path}: pixel size {read.pixel_size:.4f} A, but the particles ({optics.name} of {table.source.name}) have "
-            f"{optics.pixel_size:.4f} A; resample the {what} or correct its header"
+            f"{path}: pixel size {read.pixel_size:.4f} A, but the particles ({optics.name} of {table.source.name}) "
+            f"have {optics.pixel_size:.4f} A; resample the {what} or correct its header"
         )
     if diameter > optics.box * optics.pixel_size:
         raise InputError(

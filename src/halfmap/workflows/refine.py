@@ -16,7 +16,7 @@ from halfmap.errors import InputError
 from halfmap.expectation.search import GlobalSearch
 from halfmap.expectation.search import Reference as HalfReference
 from halfmap.fourier.transform import half_volume
-from halfmap.geometry.rotations import angular_distance, view_directions
+from halfmap.geometry.rotations import view_directions
 from halfmap.geometry.symmetry import symmetry_group
 from halfmap.imaging.forward import ImagingGeometry
 from halfmap.maps.filters import lowpass
@@ -26,12 +26,13 @@ from halfmap.regularisation.protocol import HalfSets, Regulariser, Solution
 from halfmap.regularisation.registry import regulariser_named
 from halfmap.runtime.log import RunLog
 from halfmap.runtime.progress import Progress
-from halfmap.settings import RefineSettings, to_toml
+from halfmap.settings import RefineSettings, command_line, to_toml
 from halfmap.state import PoseTable, State
-from halfmap.validation.fsc import corrected_fsc, crossing_shell, mask_verdict, resolution
+from halfmap.validation.fsc import corrected_fsc
 from halfmap.workflows import em, health
 from halfmap.workflows.outputs import Record, RunFolder
 from halfmap.workflows.preflight import Inspected, inspect_images, read_particles, read_reference
+from halfmap.workflows.records import Step, progressed, record, what_crosses
 from halfmap.workflows.schedule import Plan, Progressed, Schedule
 
 MODES = 4  # pose modes kept of each particle
@@ -59,8 +60,8 @@ class Problem:
 def refine(settings: RefineSettings, report: Report | None = None) -> State:
     """Run ``halfmap refine``; results are written into settings.out after every iteration.
 
-    report: called with the fields of a report snapshot after each iteration. Raises InputError for what a user can mend,
-    before anything is written.
+    report: called with the fields of a report snapshot after each iteration. Raises InputError for what a user can
+    mend, before anything is written.
     """
     started = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
     kernels.set_threads(settings.threads)
@@ -71,7 +72,7 @@ def refine(settings: RefineSettings, report: Report | None = None) -> State:
         with RunLog(settings.out / "log.txt", progress) as log:
             folder = RunFolder(settings.out, problem.model.pixel_size, settings.keep_iterations)
             folder.write_text("settings.toml", to_toml(settings))
-            log.begin(__version__, " ".join(["halfmap", "refine", str(settings.particles)]))
+            log.begin(__version__, command_line(settings))
             _tell_rejected(inspected, folder, log)
             for note in notes:
                 log.notice(note)
@@ -144,9 +145,8 @@ def _initial_state(problem: Problem, start: Tensor, power: tuple[Tensor, ...]) -
     assert table.half is not None
     poses = PoseTable.empty(torch.from_numpy(table.half), MODES)
     if settings.search in ("local", "fixed") and table.rotations is not None:
-        pixel = torch.tensor([g.pixel_size for g in table.optics], dtype=torch.float64)[table.optics_index]
         poses.rotations[:, 0] = table.rotations.float()
-        poses.shifts[:, 0] = (-table.origins / pixel[:, None]).float()
+        poses.shifts[:, 0] = (-table.origins / table.pixel_size[:, None]).float()
         poses.weight[:, 0] = 1.0
     scale = torch.ones(int(problem.model.scale_group.max()) + 1, dtype=torch.float64)
     return State(0, (reference, reference), power, scale, 5.0 * pixel_size, poses, mask)
@@ -170,7 +170,7 @@ def _on_grey_scale(problem: Problem, state: State) -> tuple[State, float]:
         if geometry is None:
             geometry = ImagingGeometry.build(source.table.optics[group], model.box, model.pixel_size, plan.insert_limit)
         batch, _ = em.band_batch(
-            state, source, model, geometry, (group, members, images, torch.zeros(len(members), 2))
+            state, source, model, geometry, (group, members, images, torch.zeros((len(members), 2), dtype=torch.long))
         )
         grid = grid or GlobalSearch(reference, batch, plan.sampling)
         grids[group] = (geometry, grid)
@@ -191,27 +191,33 @@ def _tell_rejected(inspected: Inspected, folder: RunFolder, log: RunLog) -> None
     rejected = inspected.rejected
     write_star(folder.path / "rejected.star", rejected)
     names = ", ".join(
-        f"{rejected.image_index[i] + 1}@{rejected.stacks[rejected.stack_index[i]].name}" for i in range(min(5, len(rejected)))
+        f"{rejected.image_index[i] + 1}@{rejected.stacks[rejected.stack_index[i]].name}"
+        for i in range(min(5, len(rejected)))
     )
     more = "" if len(rejected) <= 5 else f" and {len(rejected) - 5} more"
-    log.warning(f"{len(rejected)} images hold NaN, Inf or a constant background and were set aside in rejected.star: {names}{more}")
+    log.warning(
+        f"{len(rejected)} images hold NaN, Inf or a constant background and were set aside in rejected.star: "
+        f"{names}{more}"
+    )
 
 
 def _iterate(
-    problem: Problem, state: State, folder: RunFolder, tell: tuple[RunLog, Progress], report: Report | None, started: str
+    problem: Problem, state: State, folder: RunFolder, tell: tuple[RunLog, Progress], report: Report | None,
+    started: str,
 ) -> State:
     """The loop: plan, step, record."""
     log, progress = tell
+    settings, table = problem.settings, problem.source.table
     history: list[Progressed] = []
     records: list[Record] = []
     while (plan := problem.schedule.next(history, state.shift_sigma)) is not None:
         band = problem.model.box * problem.model.pixel_size / plan.sampling.limit
         reached = history[-1].resolution if history else None
-        progress.start_iteration(state.iteration + 1, plan.stage, len(problem.source.table), reached, band)
-        before = state
-        state, halves, solution, spent = em_step(problem, state, plan, progress.advance)
-        history.append(_progressed(problem, plan, before, state, halves))
-        start = problem.settings.ini_high
+        progress.start_iteration(state.iteration + 1, plan.stage, len(table), reached, band)
+        step, solution = em_step(problem, state, plan, progress.advance)
+        state, halves = step.after, step.halves
+        history.append(progressed(step))
+        start = settings.ini_high
         poor = problem.schedule.poor_start(history)
         for finding in health.findings(
             history, halves.curves, start, problem.schedule.shell(start), problem.grid, poor
@@ -219,12 +225,13 @@ def _iterate(
             log.warning(finding)
         if plan.stage == "burn-in" and poor:
             state = _shared_start(problem, state, solution)
-        record = _record(problem, plan, (before, state), halves, history[-1:] or None, spent)
-        record["warnings"] = log.take_warnings()
-        records.append(record)
+        crosses = what_crosses(problem.regulariser.crosses, start, poor, settings.join_halves)
+        seen = record(step, history[-1], [group.name for group in table.optics], crosses)
+        seen["warnings"] = log.take_warnings()
+        records.append(seen)
         finished = plan.stage == "final"
         folder.write_maps(halves, solution, state)
-        folder.write_particles(problem.source.table, state)
+        folder.write_particles(table, state)
         folder.write_fsc(halves)
         folder.write_records(records)
         if report is not None:
@@ -232,24 +239,24 @@ def _iterate(
                 records=records, map=solution.joined.cpu().numpy(), half1=halves.raw[0].cpu().numpy(),
                 half2=halves.raw[1].cpu().numpy(), mask=state.mask.cpu().numpy(),
                 reference=solution.maps[0].cpu().numpy(),
-                directions=view_directions(state.poses.rotations[:, 0].double()).numpy(), finished=finished, started=started,
+                directions=view_directions(state.poses.rotations[:, 0].double()).numpy(),
+                finished=finished, started=started,
             )  # fmt: skip
-        progress.finish_iteration(record)
-        log.line(f"iteration {state.iteration} {plan.stage}: {record['resolution_A']:.2f} A")
+        progress.finish_iteration(seen)
+        log.line(f"iteration {state.iteration} {plan.stage}: {seen['resolution_A']:.2f} A")
     return state
-
-
-Spent = tuple[dict[str, float], float]
 
 
 def em_step(
     problem: Problem, state: State, plan: Plan, advance: Callable[[int], None] = lambda n: None
-) -> tuple[State, HalfSets, Solution, Spent]:
-    """One iteration: expectation, statistics, FSC and mask, regularisation. Returns what it cost besides."""
+) -> tuple[Step, Solution]:
+    """One iteration: expectation, statistics, FSC and mask, regularisation."""
     cpu, wall = time.process_time(), time.perf_counter()
     settings, model = problem.settings, problem.model
     seed = settings.seed * 100_003 + state.iteration
-    outcome = em.expectation_step(state, problem.source, model, plan.sampling, (plan.insert_limit, plan.posterior), seed, advance)
+    outcome = em.expectation_step(
+        state, problem.source, model, plan.sampling, (plan.insert_limit, plan.posterior), seed, advance
+    )
     watch = em.Stopwatch(outcome.tally.seconds)
     masks: list[Tensor] = []
 
@@ -265,11 +272,11 @@ def em_step(
         shared = halves.joined_below(problem.schedule.shell(settings.join_halves))
     solution = problem.regulariser.solve(shared, masks[0], state.memory)
     window = masks[0] if settings.flatten_solvent else _sphere(problem, masks[0])
-    new = em.next_state(state, outcome, model, model.pixel_size)
+    new = em.next_state(state, outcome, model, problem.source.table.pixel_size)
     new = replace(new, references=tuple(m * window for m in solution.maps), mask=masks[0], memory=solution.memory)
     watch.lap("solve")
     seconds = {**outcome.tally.seconds, "total": time.perf_counter() - wall}
-    return new, halves, solution, (seconds, time.process_time() - cpu)
+    return Step(plan, state, new, halves, problem.source.table.pixel_size, seconds, time.process_time() - cpu), solution
 
 
 def _sphere(problem: Problem, like: Tensor) -> Tensor:
@@ -285,76 +292,7 @@ def _current_mask(problem: Problem, half1: Tensor, half2: Tensor) -> Tensor:
 
 
 def _shared_start(problem: Problem, state: State, solution: Solution) -> State:
-    """Both half sets align to the map of all images, low-passed at the starting resolution: an improved starting map."""
+    """An improved starting map for both half sets: that of all images, low-passed at the starting resolution."""
     window = state.mask if problem.settings.flatten_solvent else _sphere(problem, state.mask)
     shared = lowpass(solution.joined * window, problem.model.pixel_size, problem.settings.ini_high)
     return replace(state, references=(shared, shared))
-
-
-def _progressed(problem: Problem, plan: Plan, before: State, after: State, halves: HalfSets) -> Progressed:
-    box, pixel_size = problem.grid
-    agreed = max(
-        int(crossing_shell(curve, 0.143) or box // 2) for curve in (halves.curves.unmasked, halves.curves.corrected)
-    )
-    angle, _ = _changes(problem, before, after)
-    nearest = _nearest_mode(problem, before, after)
-    far = max(2.0 * torch.rad2deg(torch.tensor(plan.sampling.grid_step)).item(), 10.0)
-    return Progressed(
-        plan.stage, plan.sampling.limit, agreed, resolution(halves.curves.unmasked, box, pixel_size),
-        float(after.poses.gain.mean()), float((nearest > far).double().mean()), float(angle.median()),
-        float(after.poses.angle_sd.median()),
-    )  # fmt: skip
-
-
-def _nearest_mode(problem: Problem, before: State, after: State) -> Tensor:
-    """Angle in degrees [b] from each new best pose to the nearest mode known before: a particle that wavers between two
-    equally likely poses has not jumped. 180 where nothing was known."""
-    weight, now = before.poses.weight, after.poses.rotations[:, 0].double()
-    angles = [
-        torch.where(weight[:, c] > 0.02, angular_distance(before.poses.rotations[:, c].double(), now, problem.model.symmetry.cpu()), 180.0)
-        for c in range(weight.shape[1])
-    ]
-    return torch.stack(angles).amin(dim=0)
-
-
-def _changes(problem: Problem, before: State, after: State) -> tuple[Tensor, Tensor]:
-    """How far each particle moved: angles in degrees (modulo the symmetry), shifts in angstrom; 180 where it was unknown."""
-    angle = angular_distance(
-        before.poses.rotations[:, 0].double(), after.poses.rotations[:, 0].double(), problem.model.symmetry.cpu()
-    )
-    angle = torch.where(before.poses.known, angle, 180.0)
-    shift = (after.poses.shifts[:, 0] - before.poses.shifts[:, 0]).norm(dim=1) * problem.model.pixel_size
-    return angle, shift
-
-
-def _record(
-    problem: Problem, plan: Plan, states: tuple[State, State], halves: HalfSets, last: list[Progressed] | None, spent: Spent
-) -> Record:
-    """The iteration as one JSON object: what the report and iterations.jsonl show."""
-    before, state = states
-    box, pixel_size = problem.grid
-    curves, poses = halves.curves, state.poses
-    angle, shift = _changes(problem, before, state)
-    known = bool(before.poses.known.any())
-    seconds, cpu = spent
-    settings = problem.settings
-    joined = f", everything below {settings.join_halves:g} A (joined)" if settings.join_halves else ""
-    return {
-        "iteration": state.iteration, "search": plan.stage, "band_A": box * pixel_size / plan.sampling.limit,
-        "resolution_A": resolution(curves.unmasked, box, pixel_size),
-        "resolution_05_A": resolution(curves.unmasked, box, pixel_size, 0.5),
-        "resolution_corrected_A": resolution(curves.corrected, box, pixel_size),
-        "fsc": curves.unmasked.tolist(), "fsc_spherical": curves.spherical.tolist(), "fsc_masked": curves.masked.tolist(),
-        "fsc_randomised": curves.randomised.tolist(), "fsc_corrected": curves.corrected.tolist(),
-        "angle_change_deg": float(angle.median()) if known else None,
-        "shift_change_A": float(shift.median()) if known else None,
-        "jumped": last[-1].jumped if last and known else None,
-        "max_posterior": float(poses.weight[:, 0].mean()), "precision_deg": float(poses.angle_sd.median()),
-        "shift_sigma_A": state.shift_sigma,
-        "gain": float(poses.gain.mean()), "gain_halves": [float(poses.gain[poses.half == h].mean()) for h in (0, 1)],
-        "scale": float(state.scale.std()) if len(state.scale) > 1 else 0.0,
-        "sigma2": [s.tolist() for s in state.sigma2], "sigma2_name": [g.name for g in problem.source.table.optics],
-        "seconds": seconds, "cpu_seconds": cpu, "particles": len(poses), "box": box, "pixel_size": pixel_size,
-        "mask_verdict": mask_verdict(curves, box, pixel_size), "warnings": [],
-        "crosses": problem.regulariser.crosses + joined,
-    }  # fmt: skip

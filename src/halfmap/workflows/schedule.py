@@ -53,7 +53,7 @@ class Progressed:
 
 @dataclass(frozen=True)
 class Plan:
-    """The next iteration: its stage, what is searched, the highest shell back-projected, and which poses of a particle."""
+    """The next iteration: its stage, what is searched, the highest shell back-projected, what feeds the M-step."""
 
     stage: str
     sampling: Sampling
@@ -98,7 +98,8 @@ class Schedule:
             return None
         stage, limit = self._stage(history), self._limit(history)
         insert = self.finest_insert if stage == "final" else min(self.finest_insert, max(limit + 8, int(limit * 1.3)))
-        if stage in ("burn-in", "global"):
+        unknown = not history and self.search in ("auto", "global")  # one iteration only: poses must be found in it
+        if stage in ("burn-in", "global") or unknown:
             # sigma points of the broad early posteriors blur the map so much that EM crawls; modes alone do not
             early = "modes" if self.posterior == "sigma" else self.posterior
             return Plan(stage, self._global(limit, first=not history, shift_sigma=shift_sigma), insert, early)
@@ -136,7 +137,7 @@ class Schedule:
         return done[-1].gain < before * (1 + BURN_IN_GROWTH)
 
     def poor_start(self, history: Sequence[Progressed]) -> bool:
-        """Whether the images contradicted the starting map: from a good one poses hardly move after the first iteration."""
+        """Whether the images contradicted the starting map: from a good one few particles jump after the first time."""
         done = [h for h in history if h.stage == "burn-in"]
         return any(h.jumped > POOR_START for h in done[1:])
 
