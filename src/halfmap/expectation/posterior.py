@@ -43,6 +43,10 @@ class Poses:
         """Posterior covariance of the best mode [b, 5, 5]."""
         return covariance_of(self.precision[:, 0])
 
+    def to(self, device: torch.device) -> Poses:
+        """The same poses on another device."""
+        return Poses(*(t.to(device) for t in (self.rotations, self.shifts, self.gain, self.precision)))
+
     def __len__(self) -> int:
         return len(self.gain)
 

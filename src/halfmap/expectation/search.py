@@ -64,7 +64,7 @@ class GlobalSearch:
         k = geometry.count(sampling.grid_limit)
         device = reference.volume.device
         self.slices = ReferenceSlices.build(
-            reference.volume, geometry.coords[:k].to(device), reference.padding, sampling.grid.to(device)
+            reference.volume, geometry.coords[:k], reference.padding, sampling.grid.to(device)
         )
         self.phases = shift_phases(geometry.band.kxy[:k], sampling.shifts.to(device), geometry.band.box)
 
@@ -103,8 +103,7 @@ def polish(
     geometry = images.geometry
     k = geometry.count(limit)
     y, c = images.whitened(limit)
-    device = reference.volume.device
-    band = ((geometry.coords[:k] * reference.padding).to(device), geometry.band.kxy[:k].to(device))
+    band = (geometry.coords[:k] * reference.padding, geometry.band.kxy[:k])
     options = (geometry.band.box, steps, prior.precision, 1e-3, math.radians(15.0))
     return kernels.refine_poses(reference.volume, band, y, c, starts, options)
 
@@ -151,7 +150,7 @@ def find_poses(
     count = len(images.scored)
     if sampling.search == "fixed":
         assert known is not None
-        starts = (torch.arange(count), known.rotations[:, 0], known.shifts[:, 0])
+        starts = (torch.arange(count, device=known.gain.device), known.rotations[:, 0], known.shifts[:, 0])
         return dense(starts[0], polish(reference, images, starts, prior, sampling.limit, 0), count)
     if sampling.search == "global":
         assert grid is not None

@@ -49,7 +49,11 @@ class Band:
 
     def count(self, limit: int) -> int:
         """Number of coefficients with shell <= limit: ``[:count]`` is the band of that lower resolution."""
-        return int(torch.searchsorted(self.shell, torch.tensor(limit), right=True))
+        return int(torch.searchsorted(self.shell, torch.tensor(limit, device=self.shell.device), right=True))
+
+    def to(self, device: torch.device) -> Band:
+        """The same band on another device."""
+        return Band(self.box, self.kxy.to(device), self.shell.to(device))
 
     def prefix(self, limit: int) -> Band:
         """The band of a lower resolution."""

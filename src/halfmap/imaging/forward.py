@@ -48,6 +48,11 @@ class ImagingGeometry:
             coords = coords[: len(band)]
         return ImagingGeometry(optics, band, coords, odd_aberration(band.kxy, optics), ratio)
 
+    def to(self, device: torch.device) -> ImagingGeometry:
+        """The same geometry on another device."""
+        odd = None if self.odd is None else self.odd.to(device)
+        return replace(self, band=self.band.to(device), coords=self.coords.to(device), odd=odd)
+
     def count(self, limit: int) -> int:
         """Number of leading coefficients up to a shell ``limit`` of the reference."""
         return self.band.count(int(limit * self.ratio))

@@ -118,7 +118,7 @@ def expectation_step(
             if group not in geometries:
                 geometries[group] = ImagingGeometry.build(
                     source.table.optics[group], model.box, model.pixel_size, insert_limit
-                )
+                ).to(device)
             pixel = source.table.optics[group].pixel_size
             prior = ShiftPrior.from_spread(state.shift_sigma / pixel)
             centres = poses.shifts[index, 0].round().long()
@@ -126,7 +126,7 @@ def expectation_step(
             watch.lap("read")
             if sampling.search == "global" and group not in grids:
                 grids[group] = GlobalSearch(reference, batch, sampling)
-            known = _known(poses, index)
+            known = _known(poses, index, device)
             found = find_poses(reference, batch, sampling, prior, known, grids.get(group))
             _record(poses, index, found)
             watch.lap("search")
@@ -163,7 +163,7 @@ def band_batch(
     return result, float((mask**2).mean())
 
 
-def _known(poses: PoseTable, index: Tensor) -> Poses | None:
+def _known(poses: PoseTable, index: Tensor, device: torch.device) -> Poses | None:
     """Modes of the last iteration; None if there are none."""
     weight = poses.weight[index].double()
     if not bool((weight[:, 0] > 0).any()):
@@ -171,7 +171,8 @@ def _known(poses: PoseTable, index: Tensor) -> Poses | None:
     gain = torch.where(weight > 0, weight.clamp_min(1e-30).log(), -torch.inf)
     shifts = poses.shifts[index].double()
     count, modes = weight.shape
-    return Poses(poses.rotations[index].double(), shifts, gain, torch.zeros(count, modes, 5, 5, dtype=torch.float64))
+    precision = torch.zeros(count, modes, 5, 5, dtype=torch.float64)
+    return Poses(poses.rotations[index].double(), shifts, gain, precision).to(device)
 
 
 def _record(poses: PoseTable, index: Tensor, found: Poses) -> None:
@@ -196,18 +197,17 @@ def _tally(
     group, scale_group, mask_power, limit = context
     geometry = batch.geometry
     slices = kernels.project_slices(
-        reference.volume, (geometry.coords * reference.padding).to(reference.volume.device), found.rotations[:, 0]
+        reference.volume, geometry.coords * reference.padding, found.rotations[:, 0]
     )
     freq = geometry.band.kxy.double() * (2 * math.pi / geometry.band.box)
-    angle = (found.shifts[:, 0] @ freq.T.to(found.shifts.device)).float()
+    angle = (found.shifts[:, 0] @ freq.T).float()
     model = batch.ctf * slices
     data = batch.scored * torch.polar(torch.ones_like(angle), angle)
     residual = data - batch.scale[:, None] * model
     power = (residual.real**2 + residual.imag**2).double().sum(dim=0)
     shells = geometry.band.shell_sum(power).cpu() / mask_power
     tally.noise[group][: len(shells)] += shells
-    ones = torch.ones(len(geometry.band), dtype=torch.float64)
-    tally.count[group][: len(shells)] += geometry.band.shell_sum(ones) * len(batch.scored)
+    tally.count[group][: len(shells)] += geometry.band.shell_sum(torch.ones_like(power)).cpu() * len(batch.scored)
     k = geometry.count(limit)
     weighted = model[:, :k] / batch.sigma2[:k]
     cross = (data[:, :k].real * weighted.real + data[:, :k].imag * weighted.imag).double().sum(dim=1)

@@ -169,6 +169,7 @@ def _on_grey_scale(problem: Problem, state: State) -> tuple[State, float]:
         geometry, grid = grids.get(group, (None, None))
         if geometry is None:
             geometry = ImagingGeometry.build(source.table.optics[group], model.box, model.pixel_size, plan.insert_limit)
+            geometry = geometry.to(reference.volume.device)
         batch, _ = em.band_batch(
             state, source, model, geometry, (group, members, images, torch.zeros((len(members), 2), dtype=torch.long))
         )
