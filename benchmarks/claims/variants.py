@@ -4,7 +4,7 @@ python benchmarks/claims/variants.py particles.star --map initial_30A.mrc --diam
     --model model.pdb --rigid-out T --out FOLDER --result benchmarks/results/posterior.json
     --variant "best=--posterior best" --variant "modes=--posterior modes" --variant "sigma=--posterior sigma"
 
-A variant may also replace the starting map ("poor start=--map particles_truth.mrc"). Prints a table and writes the result.
+A variant may also replace the starting map ("poor start=--map particles_truth.mrc"). Prints a table, writes the result.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 python benchmarks/speed/kernels.py [--boxes 64 128 256] [--repeats 5] [--result FILE.json]
 
-Slices (or pose evaluations) per core-second: CPU time of one thread, the median of several rounds in which the
-candidates take turns, so that what else the machine does falls on all of them. The volume is padded twice; slices are
+Slices (or pose evaluations) per core-second: CPU time of one thread, the best of several rounds in which the
+candidates take turns; what else the machine does only ever adds to it. The volume is padded twice; slices are
 trilinear, in single precision, of all coefficients inside Nyquist, in uniform orientations. A pose evaluation is a
 slice with its derivatives with respect to three rotations and two shifts and the 5 x 5 normal matrix. Before anything
 is timed, what the compiled kernels compute is compared with the reference. Writes benchmarks/results/kernels.json.
@@ -16,7 +16,6 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: idle threads must not spin
 
 import argparse
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -81,7 +80,7 @@ class Candidate:
     @property
     def rate(self) -> float:
         """Items per core-second."""
-        return self.count / statistics.median(self.seconds)
+        return self.count / min(self.seconds)
 
 
 def options() -> argparse.Namespace:
@@ -121,9 +120,7 @@ def extraction(problem: Problem, others: list[Projector], random: torch.Generato
         Candidate("Halfmap", len(many), lambda: kernels.project_slices(problem.half, problem.coords, many)),
         Candidate("plain torch", len(few), lambda: reference.project_slices(problem.half, problem.coords, axes))]
     for other in others:
-        rotations = few[:other.slices(len(few))]
-        candidates.append(Candidate(other.name, len(rotations),
-                                    partial(other.extraction(problem.volume, PADDING), rotations)))
+        candidates.append(Candidate(other.name, len(few), partial(other.extraction(problem.volume, PADDING), few)))
     return candidates
 
 
@@ -149,8 +146,8 @@ def insertion(problem: Problem, others: list[Projector], random: torch.Generator
     plain(4)
     require_equal("insert_slices_", found, target)
     candidates = [Candidate("Halfmap", many, lambda: ours(many)), Candidate("plain torch", few, lambda: plain(few))]
+    number = min(many, OWN_VOLUME * few)
     for other in others:
-        number = other.slices(min(many, OWN_VOLUME * few))
         candidates.append(Candidate(other.name, number,
                                     partial(other.insertion(problem.box, PADDING, random), rotations[:number])))
     return candidates

@@ -14,19 +14,11 @@ Work = Callable[[Tensor], object]
 
 @dataclass(frozen=True)
 class Projector:
-    """A package: functions that make, for a volume or a box and its padding, the work on rotations [r,3,3].
-
-    cost: how many times slower than the others it is, about, for the length of a round.
-    """
+    """A package: functions that make, for a volume or a box and its padding, the work on rotations [r,3,3]."""
 
     name: str
     extraction: Callable[[Tensor, int], Work]
     insertion: Callable[[int, int, torch.Generator], Work]
-    cost: int = 1
-
-    def slices(self, count: int) -> int:
-        """How many slices to compute where others compute `count`, so that a round lasts about as long."""
-        return max(4, count // self.cost)
 
 
 def peers() -> tuple[list[Projector], dict[str, str]]:
@@ -92,4 +84,4 @@ def _torch_fourier_slice() -> Projector:
 
         return work
 
-    return Projector("torch-fourier-slice", extraction, insertion, cost=4)
+    return Projector("torch-fourier-slice", extraction, insertion)

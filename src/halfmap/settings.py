@@ -67,7 +67,7 @@ class RefineSettings:
         "help": "spacing of the global search's orientation grid", "unit": "deg", "above": 0,
         "none": "from resolution and diameter", "advanced": True})
     posterior: str = field(default="sigma", metadata={
-        "help": "poses an image enters the map with: its best one, sigma points around it, or several modes",
+        "help": "poses an image enters the map with: its best one, its modes, or sigma points around them",
         "choices": ("best", "sigma", "modes"), "advanced": True})
     scale: str = field(default="group", metadata={
         "help": "what shares one intensity scale factor", "choices": ("group", "particle", "none"),

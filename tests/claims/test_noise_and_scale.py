@@ -159,6 +159,7 @@ def test_planted_contrasts_of_groups_are_recovered_from_any_start(simulated, sta
     state = replace(particles.state(halves_of(count)), scale=torch.tensor(start, dtype=torch.float64))
     outcome = step(particles, state, Sampling("fixed", 10), 12, group)
     found = em.updated_scale(state, outcome.tally)
+    found = found / (found * outcome.tally.norm).sum() * outcome.tally.norm.sum()  # a common factor belongs to the map
     # sampling error of a least-squares scale: noise over signal, halved because only its real part matters
     error = (0.5 / outcome.tally.norm).sqrt()
     assert float(error.max()) < 0.02
@@ -175,6 +176,17 @@ def test_the_mean_contrast_is_left_to_the_map_and_no_group_strays_beyond_a_facto
     assert float((scale * tally.norm).sum() / tally.norm.sum()) == pytest.approx(1.0)
     assert float(scale[3] / scale[0]) == pytest.approx(0.2)  # negative: held at a fifth of the median
     assert float(scale[4] / scale[0]) == pytest.approx(1.0)  # without images: the median
+
+
+def test_a_changed_noise_estimate_of_one_group_moves_no_contrast_that_the_map_was_made_with(simulated):
+    """The next map fits the images at the old contrast: it must not be met by another one for all groups."""
+    state = replace(simulated(16, 4, 1.0).state(halves_of(4), groups=2),
+                    scale=torch.tensor([0.6, 1.7], dtype=torch.float64))
+    tally = em.Tally.zeros(state)
+    for weight in (1.0, 30.0):  # of the second group, by its noise
+        tally.norm[:] = torch.tensor([10.0, 10.0 * weight])
+        tally.cross[:] = tally.norm * state.scale
+        assert torch.allclose(em.updated_scale(state, tally), state.scale)
 
 
 def test_the_scale_found_enters_the_next_statistics_as_the_contrast_of_the_model(simulated):

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import shutil
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,8 @@ def simulated(molecule: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
     made: dict[tuple[tuple[str, Any], ...], Path] = {}
 
     def make(**settings: Any) -> Path:
-        wanted = {"model": molecule, "n": 200, "box": 40, "apix": 4.2, "snr": 0.5, "micrographs": 4, "seed": 1} | settings
+        usual = {"model": molecule, "n": 200, "box": 40, "apix": 4.2, "snr": 0.5, "micrographs": 4, "seed": 1}
+        wanted = usual | settings
         key = tuple(sorted(wanted.items()))
         if key not in made:
             out = tmp_path_factory.mktemp("simulated")
@@ -168,6 +170,8 @@ def edit_stack() -> Callable[[Path, Callable[[np.ndarray], np.ndarray]], None]:
     def edit(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
         with mrcfile.open(path) as file:
             images, pixel = np.array(file.data), float(file.voxel_size.x)
-        mrcfile.write(path, change(images), voxel_size=pixel, overwrite=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of NaN
+            mrcfile.write(path, change(images), voxel_size=pixel, overwrite=True)
 
     return edit

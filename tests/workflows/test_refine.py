@@ -137,7 +137,7 @@ def test_a_run_repeats_to_the_bit_with_any_number_of_threads(brief, refine, data
 
 
 def test_the_batch_size_changes_little(brief, refine, dataset):
-    """Rounding makes a few particles prefer another of two equally good poses, and the maps follow; no more than that."""
+    """Rounding makes a few particles prefer another of two equally good poses, and the maps follow."""
     other = refine(dataset, "--batch", 33)
     a, b = brief.map("half1_unfil.mrc"), other.map("half1_unfil.mrc")
     assert np.linalg.norm(a - b) < 0.25 * np.linalg.norm(a)
@@ -172,7 +172,8 @@ def test_an_interrupted_run_keeps_its_finished_iterations(dataset, tmp_path):
     out = tmp_path / "run"
     command = [sys.executable, "-m", "halfmap", "refine", dataset / "particles.star", "--map", dataset / "initial.mrc",
                "--diameter", "156", "--out", out, "--threads", "1", "--max-iterations", "300"]
-    running = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    running = subprocess.Popen([str(word) for word in command], **pipes)
     until = time.monotonic() + 200
     while time.monotonic() < until and not (out / "report.html").exists() and running.poll() is None:
         time.sleep(0.05)

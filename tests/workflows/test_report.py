@@ -237,8 +237,7 @@ def test_masked_curves_are_not_judged_before_the_final_pass(tmp_path: Path) -> N
     early = record(5, mask_verdict=["mask too tight: widen it"], inserted_A=2 * BOX * PIXEL / 10)
     page = Page(write_report(tmp_path, snapshot(records=[early])))
     assert "too tight" not in page.text and "measured in the final pass" in page.text
-    drawn = fsc_chart([early])
-    assert drawn is not None and {len(series.values) for series in drawn.chart.series} == {6}
+    assert {len(series.values) for series in fsc_chart([early]).chart.series} == {6}
 
 
 def test_what_the_half_sets_share_is_said_and_what_it_means(tmp_path: Path) -> None:

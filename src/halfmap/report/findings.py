@@ -9,13 +9,13 @@ from halfmap.report.curves import crossing
 from halfmap.report.snapshot import Record, Snapshot, clean_values, curve, number, total_seconds
 from halfmap.validation.fsc import QUOTE_CORRECTED
 
-# What a reader should know of things that cross, by a word that names them; else nothing that carries phases crossed.
+# What a reader should know of things that cross, by a word that names them.
 CROSSES = {
     "joined": "Joined shells agree because they are joined; only finer ones are a test.",
     "improved with all images": "Agreement up to the start's resolution is no test: that map holds all images.",
     "local filter": "A filter chosen from both halves: read the half-map FSC with care.",
 }
-GOLD_STANDARD = "After the start nothing that carries phases: the usual gold standard."
+GOLD_STANDARD = "Figures by shell and an outline, no detail: the usual gold standard."
 # Said of nearly every masked FSC: shown beside the curves, not among the warnings.
 ORDINARY = (QUOTE_CORRECTED,)
 UNEVEN = 0.2  # relative difference of the gain between half sets that is worth a warning

@@ -225,15 +225,20 @@ def updated_noise(state: State, tally: Tally) -> tuple[Tensor, ...]:
 
 
 def updated_scale(state: State, tally: Tally) -> Tensor:
-    """Contrast of each scale group, kept within a factor 5 of the median; the mean is left to the map (it is 1)."""
+    """Contrast of each scale group, kept within a factor 5 of the median.
+
+    The new map fits the images at the old contrast, so the new one must be the old one on average: what all groups
+    share is left to the map. (A mean of 1, weighted by power, would jump with the noise estimate of an optics group.)
+    """
     measured = tally.norm > 0
     if not bool(measured.any()):
         return state.scale
     scale = torch.where(measured, tally.cross / tally.norm.clamp_min(1e-30), torch.nan)
     middle = scale.nanmedian()
     scale = scale.nan_to_num(float(middle)).clamp(min=float(middle) / 5, max=float(middle) * 5)
-    mean = (scale * tally.norm).sum() / tally.norm.sum()
-    return (scale / mean).to(state.scale)
+    old = state.scale.to(scale)
+    weight = old * tally.norm
+    return (scale * (old * weight).sum() / (scale * weight).sum()).to(state.scale)
 
 
 def updated_shift_sigma(poses: PoseTable, pixel_size: Tensor) -> float:

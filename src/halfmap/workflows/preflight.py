@@ -20,6 +20,7 @@ from halfmap.particles.star import read_star
 from halfmap.particles.table import ParticleTable, assign_halves
 
 PIXEL_TOLERANCE = 1e-3  # relative; RELION's 1.05 against 1.06 after a rounded header is an error here
+MASK_TOLERANCE = 0.1  # overshoot of a resampled mask beyond 0 and 1
 REJECTED_MOST = 0.1  # share of faulty images beyond which something is wrong with the data, not with an image
 FEWEST = 8  # particles in a half set
 
@@ -50,7 +51,8 @@ def read_particles(star: Path, data_dir: Path | None, *, resplit: bool, split_by
     smallest = int(np.bincount(table.half, minlength=2).min())
     if smallest < FEWEST:
         raise InputError(
-            f"{star}: a half set of {smallest} particles is too small to refine (at least {FEWEST} are needed)"
+            f"{star}: a half set of {smallest} particles is too small to refine (at least {FEWEST} are needed); "
+            "give more particles, or divide them anew with --resplit"
         )
     return table
 
@@ -132,6 +134,9 @@ def read_reference(
         data = pad_volume(data, optics.box) if box < optics.box else crop_volume(data, optics.box)
         verb = "padded" if box < optics.box else "cropped"
         note = f"{path.name}: box {box} {verb} to the particles' {optics.box}"
-    if not bool(data.any()):
-        raise InputError(f"{path}: the {what} is zero everywhere; give one with density")
+    low, high = float(data.min()), float(data.max())
+    if low == high and (what == "map" or low == 0):
+        raise InputError(f"{path}: the {what} is {low:g} everywhere; give one with density")
+    if what == "mask" and (low < -MASK_TOLERANCE or high > 1 + MASK_TOLERANCE):
+        raise InputError(f"{path}: the mask has values from {low:g} to {high:g}; it must be 1 inside and 0 outside")
     return Reference(data, note), optics.box, optics.pixel_size

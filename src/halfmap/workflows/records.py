@@ -18,7 +18,7 @@ from halfmap.workflows.schedule import Plan, Progressed
 WEIGHTY = 0.02  # posterior weight from which a mode counts as known
 FAR = 10.0  # degrees; a particle that moves less has not jumped, however fine the grid
 
-# Measured on all images together, so known to both half sets whatever the regulariser does. None of it holds phases.
+# Measured on all images together, so known to both half sets whatever the regulariser does.
 ALWAYS_CROSSES = "noise spectra, grey scale, shift spread"
 
 
@@ -81,7 +81,7 @@ def record(step: Step, latest: Progressed, groups: list[str], crosses: str) -> R
         "shift_sigma_A": state.shift_sigma,
         "gain": float(poses.gain.mean()),
         "gain_halves": [float(poses.gain[poses.half == h].mean()) for h in (0, 1)],
-        "scale": float(state.scale.std()) if len(state.scale) > 1 else 0.0,
+        "scale": float(state.scale.std() / state.scale.mean()) if len(state.scale) > 1 else 0.0,
         "sigma2": [s.tolist() for s in state.sigma2], "sigma2_name": groups,
         "seconds": step.seconds, "cpu_seconds": step.cpu,
         "particles": len(poses), "box": box, "pixel_size": pixel_size,

@@ -8,20 +8,18 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from halfmap import __version__, kernels
 from halfmap.errors import InputError
-from halfmap.expectation.search import GlobalSearch
-from halfmap.expectation.search import Reference as HalfReference
-from halfmap.fourier.transform import half_volume
 from halfmap.geometry.rotations import view_directions
 from halfmap.geometry.symmetry import symmetry_group
-from halfmap.imaging.forward import ImagingGeometry
 from halfmap.maps.filters import lowpass
 from halfmap.maps.masks import solvent_mask, spherical_mask
 from halfmap.particles.source import ParticleSource
+from halfmap.particles.table import ParticleTable
 from halfmap.regularisation.protocol import HalfSets, Regulariser, Solution
 from halfmap.regularisation.registry import regulariser_named
 from halfmap.runtime.log import RunLog
@@ -30,13 +28,13 @@ from halfmap.settings import RefineSettings, command_line, to_toml
 from halfmap.state import PoseTable, State
 from halfmap.validation.fsc import corrected_fsc
 from halfmap.workflows import em, health
+from halfmap.workflows.grey_scale import on_grey_scale
 from halfmap.workflows.outputs import Record, RunFolder
 from halfmap.workflows.preflight import Inspected, inspect_images, read_particles, read_reference
 from halfmap.workflows.records import Step, progressed, record, what_crosses
 from halfmap.workflows.schedule import Plan, Progressed, Schedule
 
 MODES = 4  # pose modes kept of each particle
-SCALE_PARTICLES = 400  # images from which the grey scale of the starting map is estimated
 Report = Callable[..., Any]
 
 
@@ -94,6 +92,7 @@ def _prepare(settings: RefineSettings, progress: Progress) -> tuple[Problem, Sta
     if settings.mask is not None:
         mask, *_ = read_reference(settings.mask, table, settings.diameter, "mask")
         user_mask = mask.map.clamp(0, 1).to(device)
+        notes += [mask.note] if mask.note else []
     if settings.search in ("local", "fixed") and table.rotations is None:
         raise InputError(f"{settings.particles}: no angles (rlnAngleRot, rlnAngleTilt, rlnAnglePsi), which --search "
                          f"{settings.search} starts from; use --search auto")
@@ -101,7 +100,7 @@ def _prepare(settings: RefineSettings, progress: Progress) -> tuple[Problem, Sta
     inspected = inspect_images(table, settings.diameter, settings.batch, progress.advance)
     source = inspected.source
     table = source.table
-    groups = torch.arange(len(table)) if settings.scale == "particle" else torch.from_numpy(table.group)
+    groups = torch.arange(len(table)) if settings.scale == "particle" else _scale_groups(table)
     model = em.ImagingModel(
         box, pixel_size, symmetry.to(device), groups, settings.padding, settings.scale != "none"
     )
@@ -112,10 +111,17 @@ def _prepare(settings: RefineSettings, progress: Progress) -> tuple[Problem, Sta
     )  # fmt: skip
     problem = Problem(settings, source, model, schedule, regulariser_named(settings.regulariser), user_mask)
     state = _initial_state(problem, start.map.to(device), inspected.power)
-    if settings.search not in ("local", "fixed"):
-        state, scale = _on_grey_scale(problem, state)
-        notes.append(f"starting map brought to the grey scale of the images (factor {scale:.4g})")
+    plan = schedule.next([], state.shift_sigma)
+    assert plan is not None
+    state, factor = on_grey_scale(settings.map, state, source, model, plan)
+    notes.append(f"starting map brought to the grey scale of the images (factor {factor:.4g})")
     return problem, state, notes, inspected
+
+
+def _scale_groups(table: ParticleTable) -> Tensor:
+    """Scale group [b] of each particle: that of the table, but images of different optics never share one."""
+    pairs = np.stack([table.optics_index, table.group])
+    return torch.from_numpy(np.unique(pairs, axis=1, return_inverse=True)[1].reshape(-1))
 
 
 def _device(name: str) -> torch.device:
@@ -150,38 +156,6 @@ def _initial_state(problem: Problem, start: Tensor, power: tuple[Tensor, ...]) -
         poses.weight[:, 0] = 1.0
     scale = torch.ones(int(problem.model.scale_group.max()) + 1, dtype=torch.float64)
     return State(0, (reference, reference), power, scale, 5.0 * pixel_size, poses, mask)
-
-
-def _on_grey_scale(problem: Problem, state: State) -> tuple[State, float]:
-    """Bring the starting map to the grey scale of the images, by the profile likelihood of a sample of them.
-
-    Raises InputError where no positive scale fits: the contrast of map and images is opposite.
-    """
-    plan = problem.schedule.next([], state.shift_sigma)
-    assert plan is not None
-    source, model = problem.source, problem.model
-    step = max(1, len(source.table) // SCALE_PARTICLES)
-    index = torch.arange(0, len(source.table), step)
-    cross = norm = 0.0
-    reference = HalfReference(half_volume(state.references[0], model.padding, plan.insert_limit), model.padding)
-    grids: dict[int, tuple[ImagingGeometry, GlobalSearch | None]] = {}
-    for group, members, images, _ in source.stream(index):
-        geometry, grid = grids.get(group, (None, None))
-        if geometry is None:
-            geometry = ImagingGeometry.build(source.table.optics[group], model.box, model.pixel_size, plan.insert_limit)
-            geometry = geometry.to(reference.volume.device)
-        batch, _ = em.band_batch(
-            state, source, model, geometry, (group, members, images, torch.zeros((len(members), 2), dtype=torch.long))
-        )
-        grid = grid or GlobalSearch(reference, batch, plan.sampling)
-        grids[group] = (geometry, grid)
-        a, b = grid.grey_scale(batch)
-        cross, norm = cross + a, norm + b
-    if not cross > 0 or not norm > 0:
-        raise InputError(f"{problem.settings.map}: does not correlate with any image; is its contrast inverted "
-                         "(protein must be bright in map and images)?")
-    factor = cross / norm
-    return replace(state, references=tuple(r * factor for r in state.references)), factor
 
 
 def _tell_rejected(inspected: Inspected, folder: RunFolder, log: RunLog) -> None:

@@ -124,6 +124,8 @@ class Schedule:
             return "burn-in"
         if last.stage in ("burn-in", "global") and not self._turns_local(history):
             return "global"
+        if last.stage == "global" and self.search != "global":
+            return "local"  # Gauss-Newton still has to be seen to converge
         return "final" if self._converged(history) else "local"
 
     def burnt_in(self, history: Sequence[Progressed]) -> bool:
