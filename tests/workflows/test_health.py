@@ -43,8 +43,8 @@ def test_half_maps_that_differ_where_their_start_was_the_same_are_told():
 
 
 def test_a_poor_start_is_told_once_in_the_iteration_that_shows_it():
-    jumping = [WELL[0], replace(WELL[1], jumped=0.42), WELL[2], WELL[3]]
-    told = [findings(jumping[:n], curves(22), START, START_SHELL, GRID, poor_start=n > 1) for n in range(1, 5)]
+    jumping = [WELL[0], replace(WELL[1], surprised=0.42), WELL[2], WELL[3]]
+    told = [findings(jumping[:n], curves(22), START, START_SHELL, GRID, poor_start=n == 2) for n in range(1, 5)]
     assert [len(said) for said in told] == [0, 1, 0, 0]
     assert "42 %" in told[1][0] and "contradict the starting map" in told[1][0]
 

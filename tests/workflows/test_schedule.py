@@ -16,8 +16,8 @@ SCHEDULE = Schedule(128, 1.5, 150.0, symmetry_group("C1"), 30.0, 63, max_iterati
 
 
 def progressed(stage: str, **changes: float) -> Progressed:
-    usual = {"limit": 6, "agreed": 12, "resolution": 16.0, "gain": 100.0, "jumped": 0.0, "angle_change": 0.5,
-             "angle_sd": 3.0}
+    usual = {"limit": 6, "agreed": 12, "resolution": 16.0, "gain": 100.0, "jumped": 0.0, "surprised": 0.0,
+             "angle_change": 0.5, "angle_sd": 3.0}
     return Progressed(stage, **(usual | changes))
 
 
@@ -142,19 +142,19 @@ def test_a_burn_in_that_jumps_without_gaining_is_given_up():
 
 
 def test_a_start_is_poor_if_many_particles_jump_after_the_first_iteration():
-    first = progressed("burn-in", jumped=1.0)  # from no pose at all
+    first = progressed("burn-in", surprised=1.0)  # from no pose at all
     assert not SCHEDULE.poor_start([first])
-    assert not SCHEDULE.poor_start([first, progressed("burn-in", jumped=0.05)])
-    assert SCHEDULE.poor_start([first, progressed("burn-in", jumped=0.3)])
-    assert SCHEDULE.poor_start([first, progressed("burn-in", jumped=0.3), progressed("burn-in", jumped=0.0)])
-    assert not SCHEDULE.poor_start([first, progressed("burn-in"), progressed("global", jumped=0.3)])
+    assert not SCHEDULE.poor_start([first, progressed("burn-in", surprised=0.05)])
+    assert SCHEDULE.poor_start([first, progressed("burn-in", surprised=0.3)])
+    assert SCHEDULE.poor_start([first, progressed("burn-in", surprised=0.3), progressed("burn-in", surprised=0.0)])
+    assert not SCHEDULE.poor_start([first, progressed("burn-in"), progressed("global", surprised=0.3)])
 
 
 def test_global_search_goes_on_while_particles_jump_but_not_for_ever():
     burnt = [progressed("burn-in")] * 3
     jumping = [progressed("global", limit=12, jumped=0.2)]
     assert SCHEDULE.next(burnt + jumping * 2, 4.0).stage == "global"
-    settled = burnt + jumping + [progressed("global", limit=13, jumped=0.01)]
+    settled = burnt + jumping + [progressed("global", limit=13, jumped=0.005)]
     assert SCHEDULE.next(settled, 4.0).stage == "local"
     assert SCHEDULE.next(burnt + jumping * module.GLOBAL_MOST, 4.0).stage == "local"
 

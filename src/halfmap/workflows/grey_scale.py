@@ -25,6 +25,7 @@ from halfmap.workflows.schedule import Plan
 
 SAMPLE = 400  # images looked at
 INVERTED = 1.5  # the negative of the map explains the images this much better than the map: its contrast is inverted
+SIGNIFICANT = 5.0  # standard errors by which a correlation at known poses must be negative to be called so
 SPREAD = 5.0  # factor within which the contrast of optics groups may differ
 
 
@@ -36,9 +37,14 @@ class Fit:
     norm: Tensor
 
     @property
+    def error(self) -> float:
+        """Standard error of the sum of cross: white noise has a real part of variance 1/2."""
+        return float((0.5 * self.norm.sum()).sqrt())
+
+    @property
     def scale(self) -> float:
-        """The maximum-likelihood factor of the reference."""
-        return float(self.cross.sum() / self.norm.sum().clamp_min(1e-30))
+        """The maximum-likelihood factor of the reference; where nothing correlates, what chance alone would give."""
+        return max(float(self.cross.sum()), self.error) / float(self.norm.sum().clamp_min(1e-30))
 
     @property
     def gain(self) -> float:
@@ -67,7 +73,7 @@ def on_grey_scale(
         negative = replace(state, references=tuple(-r for r in state.references))
         inverted = fit.gain * INVERTED < fitted(negative, source, model, plan).gain
     else:
-        inverted = not fit.scale > 0
+        inverted = float(fit.cross.sum()) < -SIGNIFICANT * fit.error
     if inverted:
         known = "" if plan.sampling.search == "global" else ", or do the poses belong to another map"
         raise InputError(f"{path}: its negative explains the images better; is its contrast inverted{known} "

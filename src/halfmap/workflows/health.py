@@ -41,12 +41,12 @@ def findings(
             "started with: most poses are probably wrong. Start from a map that shows everything the images show, "
             "detergent or lipid included (an ab initio map of these particles)"
         )
-    if poor_start and len(climbed) == len(history) and len(climbed) == 2:
+    if poor_start:
         found.append(
-            f"the images contradict the starting map ({100 * history[-1].jumped:.0f} % of the particles changed their "
-            "orientation in the second iteration): is a belt or domain missing from it, or is it another particle? It "
-            f"is now improved with all images at {start:g} A, so the half sets share what is coarser than that; check "
-            "the result"
+            f"the images contradict the starting map ({100 * history[-1].surprised:.0f} % of the particles changed their "
+            "orientation for sure after the first iteration): is a belt or domain missing from it, or is it another "
+            f"particle? It is now improved with all images at {start:g} A, so the half sets share what is coarser than "
+            "that; check the result"
         )
     last = history[-1]
     if len(history) >= STUCK_AFTER and last.resolution > 0.9 * start:

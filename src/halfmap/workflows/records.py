@@ -50,10 +50,12 @@ def progressed(step: Step) -> Progressed:
     agreed = max(int(crossing_shell(curve, 0.143) or box // 2) for curve in (curves.unmasked, curves.corrected))
     angle, _ = _changes(step)
     far = max(2.0 * math.degrees(step.plan.sampling.grid_step), FAR)
+    jumped = _from_nearest_mode(step) > far
+    sure = step.after.poses.weight[:, 0] > 0.5
     return Progressed(
         step.plan.stage, step.plan.sampling.limit, agreed, resolution(curves.unmasked, box, pixel_size),
-        float(poses.gain.mean()), float((_from_nearest_mode(step) > far).double().mean()), float(angle.median()),
-        float(poses.angle_sd.median()),
+        float(poses.gain.mean()), float(jumped.double().mean()), float(angle.median()),
+        float(poses.angle_sd.median()), float((jumped & sure).double().mean()),
     )  # fmt: skip
 
 
@@ -76,7 +78,7 @@ def record(step: Step, latest: Progressed, groups: list[str], crosses: str) -> R
         "fsc_corrected": curves.corrected.tolist(),
         "angle_change_deg": float(angle.median()) if known else None,
         "shift_change_A": float(shift.median()) if known else None,
-        "jumped": latest.jumped if known else None,
+        "surprised": latest.surprised if known else None, "jumped": latest.jumped if known else None,
         "max_posterior": float(poses.weight[:, 0].mean()), "precision_deg": float(poses.angle_sd.median()),
         "shift_sigma_A": state.shift_sigma,
         "gain": float(poses.gain.mean()),

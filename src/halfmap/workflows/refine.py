@@ -34,7 +34,7 @@ from halfmap.workflows.preflight import Inspected, inspect_images, read_particle
 from halfmap.workflows.records import Step, progressed, record, what_crosses
 from halfmap.workflows.schedule import Plan, Progressed, Schedule
 
-MODES = 4  # pose modes kept of each particle
+MODES = 3  # pose modes kept of each particle
 Report = Callable[..., Any]
 
 
@@ -194,8 +194,9 @@ def _iterate(
         history.append(progressed(step))
         start = settings.ini_high
         poor = problem.schedule.poor_start(history)
+        newly_poor = poor and not problem.schedule.poor_start(history[:-1])
         for finding in health.findings(
-            history, halves.curves, start, problem.schedule.shell(start), problem.grid, poor
+            history, halves.curves, start, problem.schedule.shell(start), problem.grid, newly_poor
         ):
             log.warning(finding)
         if plan.stage == "burn-in" and poor:

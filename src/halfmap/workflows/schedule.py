@@ -22,9 +22,9 @@ BURN_IN_GROWTH = 0.03  # burn-in ends when the likelihood gain rises by less tha
 BURN_IN_JUMPING = 0.02  # settled: a smaller share of particles still jumps
 BURN_IN_PATIENCE = 6  # iterations over which a burn-in that does not settle must still gain that fraction
 BURN_IN_MOST = 30
-POOR_START = 0.1  # share of particles that jump in the second iteration on from a map that does not explain them
-GLOBAL_MOST = 8
-JUMPING = 0.03  # local search begins when fewer particles than this jumped farther than two grid steps
+POOR_START = 0.1  # share of particles surprised, in the second iteration or later, by a map that does not explain them
+GLOBAL_MOST = 10
+JUMPING = 0.01  # local search begins when fewer particles than this jumped farther than two grid steps
 GRID_RESOLUTION = 15.0  # angstrom; the exhaustive part scores no finer detail, Gauss-Newton takes over from there
 GROWTH = 1.5  # the band grows by at most this factor in an iteration
 MARGIN = 3  # shells searched beyond the last one that the half maps agree on
@@ -38,7 +38,8 @@ class Progressed:
 
     stage; limit: shell aligned to; agreed: last shell at which the half maps agree (FSC 0.143); resolution in angstrom;
     gain: mean log-likelihood above the null; jumped: share of particles that moved more than two grid steps;
-    angle_change, angle_sd: medians in degrees.
+    angle_change, angle_sd: medians in degrees; surprised: share that jumped and is sure of the new pose (weight above
+    1/2).
     """
 
     stage: str
@@ -49,6 +50,7 @@ class Progressed:
     jumped: float
     angle_change: float
     angle_sd: float
+    surprised: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ class Schedule:
     def poor_start(self, history: Sequence[Progressed]) -> bool:
         """Whether the images contradicted the starting map: from a good one few particles jump after the first time."""
         done = [h for h in history if h.stage == "burn-in"]
-        return any(h.jumped > POOR_START for h in done[1:])
+        return any(h.surprised > POOR_START for h in done[1:])
 
     def _turns_local(self, history: Sequence[Progressed]) -> bool:
         done = [h for h in history if h.stage == "global"]
