@@ -62,11 +62,11 @@ def test_a_good_refinement_passes_all_stages_and_ends_with_one_final_pass():
     assert {plan.sampling.search for plan in plans if plan.stage in ("local", "final")} == {"local"}
 
 
-def test_the_band_grows_by_half_at_most_and_follows_what_the_half_maps_agree_on():
+def test_beyond_the_grids_resolution_the_band_grows_by_half_at_most_and_follows_what_the_half_maps_agree_on():
     plans, history = driven(SCHEDULE, good)
     limits = [plan.sampling.limit for plan in plans]
     for before, after, seen in zip(limits, limits[1:], history, strict=False):
-        assert after <= max(int(1.5 * before) + 2, before)
+        assert after <= max(int(1.5 * before) + 2, SCHEDULE.shell(module.GRID_RESOLUTION))
         assert after <= max(seen.agreed + 3, SCHEDULE.shell(30.0))
     assert limits[0] == SCHEDULE.shell(30.0) == 6
     assert limits[-1] == 51

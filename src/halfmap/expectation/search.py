@@ -29,8 +29,9 @@ class Sampling:
 
     search: global, local or fixed; limit: highest shell scored; for a global search grid [r, 3, 3] (in-plane angles in
     [0, 180)), shifts [t, 2], grid_limit: highest shell of the exhaustive part, grid_step: its angular step,
-    candidates: most distinct grid points polished; drop: nats below the best at which a mode is given up (about);
-    modes: modes kept; steps: Levenberg-Marquardt steps at the full band.
+    centred: whether the shifts are searched about the known ones, candidates: most distinct grid points polished; drop:
+    nats below the best at which a mode is given up (about); modes: modes kept; steps: Levenberg-Marquardt steps at the
+    full band.
     """
 
     search: str
@@ -39,6 +40,7 @@ class Sampling:
     grid_step: float = 0.0
     grid: Tensor | None = None
     shifts: Tensor | None = None
+    centred: bool = False
     candidates: int = 12
     drop: float = 14.0
     modes: int = 3
@@ -68,13 +70,23 @@ class GlobalSearch:
         )
         self.phases = shift_phases(geometry.band.kxy[:k], sampling.shifts.to(device), geometry.band.box)
 
-    def candidates(self, images: BandImages, prior: ShiftPrior) -> tuple[Tensor, Tensor, Tensor]:
-        """Distinct grid points worth polishing: (image[j], rotations[j, 3, 3], shifts[j, 2])."""
+    def candidates(
+        self, images: BandImages, prior: ShiftPrior, centre: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Distinct grid points worth polishing: (image[j], rotations[j, 3, 3], shifts[j, 2]).
+
+        centre [b, 2]: where each image's shifts are searched (none: about zero, with the prior's weights).
+        """
         s = self.sampling
         assert s.shifts is not None
         y, c = images.whitened(s.grid_limit)
         shifts = s.shifts.to(y.device)
-        score, shift = score_grid(y, c, self.slices, self.phases, prior.log_density(shifts))
+        log_prior = prior.log_density(shifts)
+        if centre is not None:
+            band = images.geometry.band
+            y = y * shift_phases(band.kxy[: y.shape[1]], centre, band.box)
+            log_prior = torch.zeros_like(log_prior)
+        score, shift = score_grid(y, c, self.slices, self.phases, log_prior)
         best, order = score.topk(min(GRID_POINTS_CONSIDERED, score.shape[1]), dim=1)
         rotations = self.slices.rotation(torch.arange(score.shape[1], device=y.device))
         # Strong images lose more than ``drop`` nats from the true pose to the nearest grid point: allow for both.
@@ -82,7 +94,8 @@ class GlobalSearch:
         chosen = kernels.distinct_peaks(below, order, rotations, 1.5 * s.grid_step, s.candidates, s.drop)
         image, column = torch.nonzero(chosen >= 0, as_tuple=True)
         index = order[image, chosen[image, column]]
-        return image, rotations[index], shifts[shift[image, index].long()]
+        found = shifts[shift[image, index].long()]
+        return image, rotations[index], found if centre is None else found + centre[image]
 
     def grey_scale(self, images: BandImages) -> tuple[float, float]:
         """Sums (cross, norm) whose ratio is the maximum-likelihood scale of the reference against the images."""
@@ -154,7 +167,8 @@ def find_poses(
         return dense(starts[0], polish(reference, images, starts, prior, sampling.limit, 0), count)
     if sampling.search == "global":
         assert grid is not None
-        starts = grid.candidates(images, prior)
+        centre = known.shifts[:, 0] if known is not None and sampling.centred else None
+        starts = grid.candidates(images, prior, centre)
         if known is not None:
             starts = _joined(starts, flat(known))
         rough_limit = min(sampling.limit, sampling.grid_limit)

@@ -43,8 +43,8 @@ def findings(
         )
     if poor_start:
         found.append(
-            f"the images contradict the starting map ({100 * history[-1].surprised:.0f} % of the particles changed their "
-            "orientation for sure after the first iteration): is a belt or domain missing from it, or is it another "
+            f"the images contradict the starting map ({100 * history[-1].surprised:.0f} % of the particles changed "
+            "their orientation for sure after the first iteration): is a belt or domain missing from it, or is it another "
             f"particle? It is now improved with all images at {start:g} A, so the half sets share what is coarser than "
             "that; check the result"
         )

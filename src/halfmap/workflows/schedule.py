@@ -104,7 +104,7 @@ class Schedule:
         if stage in ("burn-in", "global") or unknown:
             # sigma points of the broad early posteriors blur the map so much that EM crawls; modes alone do not
             early = "modes" if self.posterior == "sigma" else self.posterior
-            return Plan(stage, self._global(limit, first=not history, shift_sigma=shift_sigma), insert, early)
+            return Plan(stage, self._global(limit, history, shift_sigma), insert, early)
         search = "fixed" if self.search == "fixed" else "local"
         return Plan(stage, Sampling(search, limit, modes=self.modes), insert, self.posterior)
 
@@ -154,7 +154,7 @@ class Schedule:
             return self._converged(history)
         if self.local_from is not None:
             return last.resolution <= self.local_from
-        settled = len(done) >= 2 and last.limit >= min(self.shell(GRID_RESOLUTION), self.finest)
+        settled = last.limit >= min(self.shell(GRID_RESOLUTION), self.finest)
         return len(done) >= GLOBAL_MOST or (settled and last.jumped < JUMPING)
 
     def _converged(self, history: Sequence[Progressed]) -> bool:
@@ -174,9 +174,12 @@ class Schedule:
         last = history[-1]
         if last.stage == "burn-in" and not self.burnt_in(history):
             return start
-        return max(start, min(self.finest, last.agreed + MARGIN, int(last.limit * GROWTH) + 2))
+        grown = int(last.limit * GROWTH) + 2
+        if last.stage == "burn-in":  # the exhaustive search does its best at its own resolution
+            grown = max(grown, self.shell(GRID_RESOLUTION))
+        return max(start, min(self.finest, last.agreed + MARGIN, grown))
 
-    def _global(self, limit: int, first: bool, shift_sigma: float) -> Sampling:
+    def _global(self, limit: int, history: Sequence[Progressed], shift_sigma: float) -> Sampling:
         grid_limit = min(limit, self.shell(GRID_RESOLUTION))
         detail = self.box * self.pixel_size / grid_limit
         # a rotation by half a step moves the rim of the particle by less than a quarter of the finest detail scored
@@ -184,10 +187,12 @@ class Schedule:
         order = 1
         while angular_step(order) > wanted and order < FINEST_ORDER:
             order += 1
-        default_range = max(10.0, 0.08 * self.diameter) if first else max(6.0, 3.0 * shift_sigma)
-        reach = self.offset_range or default_range
         step = max(1.0, detail / (4.5 * self.pixel_size))
+        # once burn-in has found the centres, orientations need only be tried about them
+        centred = bool(history) and self.burnt_in(history)
+        default_range = max(6.0, 3.0 * shift_sigma) if history else max(10.0, 0.08 * self.diameter)
+        reach = 1.5 * step if centred else (self.offset_range or default_range) / self.pixel_size
         return Sampling(
             "global", limit, grid_limit, math.radians(angular_step(order)), orientation_grid(order, self.symmetry),
-            shift_grid(reach / self.pixel_size, step), modes=self.modes, candidates=4 * self.modes,
+            shift_grid(reach, step), centred, candidates=4 * self.modes, modes=self.modes,
         )  # fmt: skip
