@@ -190,21 +190,19 @@ def test_an_interrupted_run_keeps_its_finished_iterations(dataset, tmp_path):
     assert "finished" not in (out / "log.txt").read_text()
 
 
+@pytest.mark.parametrize(("search", "most"), [("local", 8), ("auto", 16)])
 @pytest.mark.parametrize("regulariser", REGULARISERS)
-def test_noise_alone_makes_no_correlation_beyond_the_start(regulariser, simulated, refine):
+def test_noise_alone_makes_no_correlation_beyond_the_start(regulariser, search, most, simulated, refine):
     """Einstein from noise: the half sets may share what the start told them, and nothing finer."""
     noise = simulated(n=300, box=32, apix=5.0, noise_only=True, micrographs=40, seed=2)
-    # random poses as a start: the search goes on to finer detail at once, where a burn-in would hold it back
-    done = refine(noise, "--search", "local", "--max-iterations", 8, "--regulariser", regulariser,
+    # a local search starts from random poses and goes on to finer detail at once, where a burn-in holds it back
+    done = refine(noise, "--search", search, "--max-iterations", most, "--regulariser", regulariser,
                   star="particles_truth.star", diameter=144.0)
-    deviations = []
-    for row in done.records:
-        assert row["search"] in ("local", "final")
-        curve = np.array(row["fsc"]) / null_band(32).numpy()
-        # the start ends at shell 5.3 and its edge at 6.3; masking carries it another shell further
-        deviations.append(curve[8:])
-    assert max(32 * 5.0 / row["band_A"] for row in done.records) > 6.5
-    last = deviations[-1]
+    assert done.status == 0, done.error
+    if search == "local":
+        assert max(32 * 5.0 / row["band_A"] for row in done.records) > 6.5
+    # the start ends at shell 5.3 and its edge at 6.3; a mask carries a little of it one shell further
+    last = (np.array(done.records[-1]["fsc"]) / null_band(32).numpy())[7:]
     # measured over ten such sets: the mean lies within 0.3, the sd is 1.2 (coefficients differ in weight)
     assert abs(last.mean()) < 4 * 1.2 / np.sqrt(len(last))
-    assert np.abs(last).max() < 5
+    assert np.abs(last).max() < 5 * 1.2

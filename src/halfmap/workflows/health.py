@@ -44,9 +44,9 @@ def findings(
     if poor_start:
         found.append(
             f"the images contradict the starting map ({100 * history[-1].surprised:.0f} % of the particles changed "
-            "their orientation for sure after the first iteration): is a belt or domain missing from it, or is it another "
-            f"particle? It is now improved with all images at {start:g} A, so the half sets share what is coarser than "
-            "that; check the result"
+            "their orientation for sure after the first iteration): is a belt or domain missing from it, or is it "
+            f"another particle? It is now improved with all images at {start:g} A, so the half sets share what is "
+            "coarser than that; check the result"
         )
     last = history[-1]
     if len(history) >= STUCK_AFTER and last.resolution > 0.9 * start:
@@ -54,10 +54,11 @@ def findings(
             f"after {len(history)} iterations the half maps agree to {last.resolution:.1f} A only, no better than the "
             f"{start:g} A of the start: the poses are not being found"
         )
-    at_half = resolution(curves.unmasked, *grid, threshold=0.5)
-    if settled and last.stage in ("local", "final") and at_half > LONG_TAIL * last.resolution:
+    # inside the particle's sphere: solvent noise alone stretches the unmasked curve
+    at_half, at_end = (resolution(curves.spherical, *grid, threshold=t) for t in (0.5, 0.143))
+    if settled and last.stage in ("local", "final") and at_half > LONG_TAIL * at_end:
         found.append(
-            f"the FSC falls to 0.5 at {at_half:.1f} A but to 0.143 only at {last.resolution:.1f} A: such a long tail "
+            f"the FSC falls to 0.5 at {at_half:.1f} A but to 0.143 only at {at_end:.1f} A: such a long tail "
             "means that many poses are wrong, or that most of the density is disordered"
         )
     return found

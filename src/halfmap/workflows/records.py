@@ -47,7 +47,8 @@ def progressed(step: Step) -> Progressed:
     """What the schedule needs to know."""
     box, pixel_size = step.grid
     curves, poses = step.halves.curves, step.after.poses
-    agreed = max(int(crossing_shell(curve, 0.143) or box // 2) for curve in (curves.unmasked, curves.corrected))
+    last = step.plan.insert_limit  # nothing was back-projected beyond
+    agreed = max(int(crossing_shell(curve[: last + 1], 0.143) or last) for curve in (curves.unmasked, curves.corrected))
     angle, _ = _changes(step)
     far = max(2.0 * math.degrees(step.plan.sampling.grid_step), FAR)
     jumped = _from_nearest_mode(step) > far

@@ -27,7 +27,7 @@ GLOBAL_MOST = 10
 JUMPING = 0.01  # local search begins when fewer particles than this jumped farther than two grid steps
 GRID_RESOLUTION = 15.0  # angstrom; the exhaustive part scores no finer detail, Gauss-Newton takes over from there
 GROWTH = 1.5  # the band grows by at most this factor in an iteration
-MARGIN = 3  # shells searched beyond the last one that the half maps agree on
+MARGIN = 6  # shells searched beyond the last one that the half maps agree on; their references are filtered already
 RESOLUTION_GAIN = 0.005  # smaller relative improvements of the resolution do not count
 FINEST_ORDER = 5  # 1.9 degrees: finer grids cost more than Gauss-Newton steps from this one
 
