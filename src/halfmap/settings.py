@@ -52,7 +52,7 @@ class RefineSettings:
     max_resolution: float | None = field(default=None, metadata={
         "help": "never align on detail finer than this", "unit": "A", "above": 0, "none": "no limit",
         "advanced": True})
-    max_iterations: int = field(default=25, metadata={
+    max_iterations: int = field(default=40, metadata={
         "help": "stop after this many iterations even if not converged", "at_least": 1, "advanced": True})
     search: str = field(default="auto", metadata={
         "help": "orientation search: auto goes from global to local, fixed keeps the poses of the STAR file",

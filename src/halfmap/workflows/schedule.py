@@ -84,7 +84,7 @@ class Schedule:
     offset_range: float | None = None
     angular_step: float | None = None
     modes: int = 3
-    max_iterations: int = 25
+    max_iterations: int = 40
     posterior: str = "sigma"
 
     def shell(self, resolution: float) -> int:
