@@ -105,8 +105,9 @@ class Schedule:
             # sigma points of the broad early posteriors blur the map so much that EM crawls; modes alone do not
             early = "modes" if self.posterior == "sigma" else self.posterior
             return Plan(stage, self._global(limit, history, shift_sigma), insert, early)
-        search = "fixed" if self.search == "fixed" else "local"
-        return Plan(stage, Sampling(search, limit, modes=self.modes), insert, self.posterior)
+        if self.search == "fixed":  # poses are taken as given: the low-passed start cannot say how sure they are
+            return Plan(stage, Sampling("fixed", limit, modes=self.modes), insert, "best")
+        return Plan(stage, Sampling("local", limit, modes=self.modes), insert, self.posterior)
 
     @property
     def finest_insert(self) -> int:
