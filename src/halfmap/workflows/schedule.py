@@ -102,9 +102,7 @@ class Schedule:
         insert = self.finest_insert if stage == "final" else min(self.finest_insert, max(limit + 8, int(limit * 1.3)))
         unknown = not history and self.search in ("auto", "global")  # one iteration only: poses must be found in it
         if stage in ("burn-in", "global") or unknown:
-            # sigma points of the broad early posteriors blur the map so much that EM crawls; modes alone do not
-            early = "modes" if self.posterior == "sigma" else self.posterior
-            return Plan(stage, self._global(limit, history, shift_sigma), insert, early)
+            return Plan(stage, self._global(limit, history, shift_sigma), insert, self.posterior)
         if self.search == "fixed":  # poses are taken as given: the low-passed start cannot say how sure they are
             return Plan(stage, Sampling("fixed", limit, modes=self.modes), insert, "best")
         return Plan(stage, Sampling("local", limit, modes=self.modes), insert, self.posterior)
