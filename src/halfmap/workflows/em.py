@@ -26,6 +26,7 @@ from halfmap.reconstruction.statistics import Backprojection
 from halfmap.state import PoseTable, State
 
 MASK_EDGE = 5.0  # pixels of the cosine edge of the circular image mask
+PRIOR_WIDTH = 3.0  # of the shift prior, in spreads of the shifts: real ones have tails that a tighter normal pulls in
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def expectation_step(
                     source.table.optics[group], model.box, model.pixel_size, insert_limit
                 ).to(device)
             pixel = source.table.optics[group].pixel_size
-            prior = ShiftPrior.from_spread(state.shift_sigma / pixel)
+            prior = ShiftPrior.from_spread(PRIOR_WIDTH * state.shift_sigma / pixel)
             centres = poses.shifts[index, 0].round().long()
             batch, mask_power = band_batch(state, source, model, geometries[group], (group, index, images, centres))
             watch.lap("read")
