@@ -171,7 +171,8 @@ def test_kept_iterations_are_those_of_the_records(refine, dataset):
 def test_an_interrupted_run_keeps_its_finished_iterations(dataset, tmp_path):
     out = tmp_path / "run"
     command = [sys.executable, "-m", "halfmap", "refine", dataset / "particles.star", "--map", dataset / "initial.mrc",
-               "--diameter", "156", "--out", out, "--threads", "1", "--max-iterations", "300"]
+               "--diameter", "156", "--out", out, "--threads", "1", "--max-iterations", "300",
+               "--angular-step", "4"]  # a fine grid, so that the run cannot end before the signal comes
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     running = subprocess.Popen([str(word) for word in command], **pipes)
     until = time.monotonic() + 200
