@@ -174,7 +174,9 @@ def test_an_interrupted_run_keeps_its_finished_iterations(dataset, tmp_path):
                "--diameter", "156", "--out", out, "--threads", "1", "--max-iterations", "300",
                "--angular-step", "4"]  # a fine grid, so that the run cannot end before the signal comes
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    running = subprocess.Popen([str(word) for word in command], **pipes)
+    # where the tests run in the background SIGINT may be ignored, and a child inherits that
+    running = subprocess.Popen(
+        [str(word) for word in command], preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **pipes)
     until = time.monotonic() + 200
     while time.monotonic() < until and not (out / "report.html").exists() and running.poll() is None:
         time.sleep(0.05)
