@@ -84,10 +84,6 @@ class BandImages:
         weighted = contrast / self.sigma2
         return weighted * self.whole, weighted * contrast
 
-    def with_noise(self, sigma2: Tensor, scale: Tensor) -> BandImages:
-        """The same images under another noise spectrum [k] and scale [b]."""
-        return replace(self, sigma2=sigma2, scale=scale)
-
 
 def band_images(
     images: Tensor, mask: Tensor, geometry: ImagingGeometry, defocus: Defocus, noise: tuple[Tensor, Tensor]

@@ -17,7 +17,7 @@ def _positions(coords: Tensor, axes: Tensor, dtype: torch.dtype) -> tuple[Tensor
     return torch.where(flip[..., None], -q, q), flip
 
 
-def _corners(q: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
+def _corners(q: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
     """Flat index of the low corner [r, k], and per-axis weights [r, k, 2] for x, y, z stacked on dim -2."""
     m = (shape[0] - 1) // 2
     q = q + q.new_tensor([0.0, m, m])
@@ -25,7 +25,7 @@ def _corners(q: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
     f = q - low
     i = low.long()
     index = (i[..., 2] * shape[1] + i[..., 1]) * shape[2] + i[..., 0]
-    return index, torch.stack([1 - f, f], dim=-1), f
+    return index, torch.stack([1 - f, f], dim=-1)
 
 
 def _offsets(shape: torch.Size) -> list[tuple[int, int, int, int]]:
@@ -40,7 +40,7 @@ def project_slices(volume: Tensor, coords: Tensor, axes: Tensor) -> Tensor:
     step = max(1, CHUNK // max(1, coords.shape[0]))
     for r in range(0, axes.shape[0], step):
         q, flip = _positions(coords, axes[r : r + step], real)
-        index, w, _ = _corners(q, volume.shape)
+        index, w = _corners(q, volume.shape)
         value = torch.zeros_like(index, dtype=volume.dtype)
         for dz, dy, dx, offset in _offsets(volume.shape):
             value += (w[..., 2, dz] * w[..., 1, dy] * w[..., 0, dx]) * flat[index + offset]
@@ -57,7 +57,7 @@ def insert_slices_(
     step = max(1, CHUNK // max(1, coords.shape[0]))
     for r in range(0, axes.shape[0], step):
         q, flip = _positions(coords, axes[r : r + step], accumulator.dtype)
-        index, w, _ = _corners(q, shape)
+        index, w = _corners(q, shape)
         v = values[r : r + step]
         v = torch.where(flip, v.conj(), v)
         triple = torch.stack([v.real, v.imag, weights[r : r + step].to(v.real.dtype)], dim=-1).to(accumulator.dtype)
@@ -71,7 +71,7 @@ def slice_jacobian(volume: Tensor, coords: Tensor, rotations: Tensor) -> tuple[T
     real = volume.real.dtype
     rot = rotations.to(real)
     q, flip = _positions(coords, rot[:, :2], real)
-    index, w, _ = _corners(q, volume.shape)
+    index, w = _corners(q, volume.shape)
     flat = volume.reshape(-1)
     value = torch.zeros_like(index, dtype=volume.dtype)
     gradient = torch.zeros((*index.shape, 3), dtype=volume.dtype, device=volume.device)
@@ -192,7 +192,7 @@ def symmetrise(accumulator: Tensor, operators: Tensor, radius: float) -> Tensor:
         flip = turned[:, 0] < -1e-9
         turned = torch.where(flip[:, None], -turned, turned)
         turned[:, 0].abs_()
-        index, w, _ = _corners(turned[None], accumulator.shape[:3])
+        index, w = _corners(turned[None], accumulator.shape[:3])
         index, w = index[0], w[0].to(accumulator.dtype)
         for dz, dy, dx, offset in _offsets(accumulator.shape[:3]):
             # a zero weight may point one row past the edge of the half volume

@@ -101,7 +101,6 @@ def expectation_step(
     """
     insert_limit, posterior = insertion
     poses, tally = state.poses.clone(), Tally.zeros(state)
-    prior = ShiftPrior.from_spread(1.0)  # replaced per optics group: its unit is the group's pixel
     device = state.references[0].device
     statistics = []
     for half, reference_map in enumerate(state.references):
