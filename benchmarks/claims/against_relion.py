@@ -21,6 +21,7 @@ import relion_run
 from evidence import RESULTS, CommandFailed, circumstances, write_record
 from halfmap_run import iterations, refine
 from judge import Truth, judge, rigid_part, shown
+from subset import subset
 
 from halfmap.errors import InputError
 from halfmap.particles.star import read_star
@@ -74,6 +75,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--ini-high", type=float, default=30.0, help="low-pass of the initial map [A]")
     parser.add_argument("--threads", type=int, default=2, metavar="CORES",
                         help="cores for each program: RELION refines on two ranks with half of them each")
+    parser.add_argument("--count", default="all", metavar="N", help="use N random particles only")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--halfmap-options", default="", metavar="'--regulariser ..'", help="more of halfmap refine")
     parser.add_argument("--relion-options", default="", metavar="'--cpu ..'", help="more of relion_refine")
@@ -132,11 +134,12 @@ def report(results: dict[str, dict[str, Any]], title: str) -> None:
 def main() -> int:
     """Run the comparison."""
     given = options()
-    task = Comparison(given.particles, given.map, given.diameter, given.symmetry, given.ini_high,
-                      given.threads, given.seed, given.out)
-    record: dict[str, Any] = {**circumstances(), "task": task.__dict__}
     results: dict[str, dict[str, Any]] = {}
     try:
+        particles, number = subset(given.particles, given.count, given.seed, given.out)
+        task = Comparison(particles, given.map, given.diameter, given.symmetry, given.ini_high,
+                          given.threads, given.seed, given.out)
+        record: dict[str, Any] = {**circumstances(), "task": task.__dict__, "particles": number}
         rigid = rigid_part(given.model, given.rigid_out, given.bfactor) if given.model else None
         truth = Truth(read_star(given.truth), given.symmetry, rigid)
         if not given.skip_relion:
@@ -148,8 +151,8 @@ def main() -> int:
     except (InputError, CommandFailed) as error:
         print(f"against_relion: error: {error}", file=sys.stderr)
         return 2
-    report(results, f"{task.particles.parent.name}/{task.particles.name}, {task.symmetry}, start {task.ini_high:g} A")
-    data = task.particles.resolve().parent.name
+    data = given.particles.resolve().parent.name
+    report(results, f"{data}, {number} particles, {task.symmetry}, start {task.ini_high:g} A")
     write_record(given.result or RESULTS / f"against_relion_{data}.json", record | {"results": results})
     return 0
 

@@ -22,11 +22,11 @@ from evidence import RESULTS, CommandFailed, circumstances, write_record
 from fit import fitted_pose
 from halfmap_run import iterations, refine
 from judge import against_map, density_mask, moved_map, rigid_part, shown
+from subset import subset
 
 from halfmap.errors import InputError
 from halfmap.imaging.density import Cloud
 from halfmap.maps.mrc import read_map
-from halfmap.particles.star import read_star, write_star
 from halfmap.validation.fsc import fsc, resolution
 
 ROWS = [
@@ -62,20 +62,6 @@ def options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--halfmap-options", default="", metavar="'--regulariser ..'", help="more of halfmap refine")
     return parser.parse_args()
-
-
-def subset(particles: Path, count: str, seed: int, out: Path) -> tuple[Path, int]:
-    """A STAR file with `count` random particles (or all), half sets as they were, and how many it holds."""
-    table = read_star(particles)
-    if count == "all":
-        return particles, len(table)
-    number = int(count)
-    if not 1 < number <= len(table):
-        raise InputError(f"--counts {count}: {particles} has {len(table)} particles; ask for 2 to that many")
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(table))[:number])
-    path = out / f"particles_{number}.star"
-    write_star(path, table.select(chosen))
-    return path, number
 
 
 def one_run(given: argparse.Namespace, star: Path, symmetry: str, folder: Path, model: Cloud) -> dict[str, Any]:

@@ -4,6 +4,7 @@ A field's ``metadata`` may hold
 
 - ``help``: what it does, in one line; ``unit``: of its value; ``reference``: where the choice is discussed;
 - ``choices``: the values allowed; ``above``, ``at_least``: bounds of a number; ``none``: what None means;
+- ``group``: the heading it is listed under in the help;
 - ``aliases``: further spellings on the command line, kept out of the help; ``bare``: the value of the option
   given without one; ``positional``; ``advanced``: listed in a group of its own; ``short``: a word for the
   value.
@@ -54,11 +55,12 @@ def value_types(cls: type) -> dict[str, type]:
 def add_options(parser: argparse.ArgumentParser, cls: type) -> None:
     """Give the parser one option for each field; what the user leaves out stays out of the namespace."""
     kinds = value_types(cls)
-    main = parser.add_argument_group("settings")
-    advanced = parser.add_argument_group("settings with a good default")
+    titles = ["settings", "settings with a good default"]
+    titles += [f.metadata["group"] for f in _fields(cls) if "group" in f.metadata]
+    groups = {title: parser.add_argument_group(title) for title in dict.fromkeys(titles)}
     for field in _fields(cls):
         about = field.metadata
-        group = advanced if about.get("advanced") else main
+        group = groups[about.get("group") or titles[bool(about.get("advanced"))]]
         text = _help(field)
         names = [flag(field)]
         hidden = [a for a in about.get("aliases", ()) if a not in names]

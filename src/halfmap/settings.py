@@ -11,14 +11,13 @@ from halfmap import __version__
 from halfmap.errors import InputError
 from halfmap.options import build, check_declared, read_toml, table, to_command
 from halfmap.options import to_toml as options_to_toml
+from halfmap.regulariser_options import RegulariserOptions, check_options
 
 __all__ = ["RefineSettings", "SimulateSettings", "command_line", "from_toml", "table", "to_toml", "validated"]
 
-REGULARISERS = ("uniform",)
-
 
 @dataclass(frozen=True)
-class RefineSettings:
+class RefineSettings(RegulariserOptions):
     """Settings of ``halfmap refine``."""
 
     particles: Path = field(metadata={
@@ -34,9 +33,6 @@ class RefineSettings:
     symmetry: str = field(default="C1", metadata={
         "help": "point group, RELION's orientation: C1 Cn Dn T O I1 I2 I3 I4", "short": "group",
         "aliases": ("--sym",)})
-    regulariser: str = field(default="uniform", metadata={
-        "help": "how each half map is regularised between iterations", "choices": REGULARISERS,
-        "reference": "Scheres 2012, doi:10.1016/j.jsb.2012.09.006 (uniform)"})
     mask: Path | None = field(default=None, metadata={
         "help": "solvent mask, 1 inside and 0 outside", "short": "mask.mrc",
         "none": "drawn around the map in every iteration", "aliases": ("--solvent_mask",)})
@@ -175,6 +171,7 @@ def validated(settings: RefineSettings) -> RefineSettings:
     Raises InputError at the first choice that cannot work.
     """
     check_declared(settings)
+    check_options(settings)
     if settings.max_resolution and settings.max_resolution >= settings.ini_high:
         raise InputError(f"--max-resolution {settings.max_resolution:g}: must be finer than --ini-high "
                          f"{settings.ini_high:g} A, the resolution of the start")

@@ -66,6 +66,17 @@ def _averaged(statistics: tuple[Backprojection, ...], shell: int) -> tuple[Backp
 
 
 @dataclass(frozen=True)
+class MapPair:
+    """Two finished half maps [z, y, x], raw and unmasked, their FSC curves, and the pixel size in angstrom: what there
+    is when the sums of the M-step are gone."""
+
+    half1: Tensor
+    half2: Tensor
+    curves: FscCurves
+    pixel_size: float
+
+
+@dataclass(frozen=True)
 class Solution:
     """References [h] (regularised, unmasked), the joined map, arrays worth keeping, memory for the next iteration."""
 
@@ -88,6 +99,10 @@ class Regulariser(Protocol):
 
     def solve(self, halves: HalfSets, mask: Tensor, memory: dict[str, Any]) -> Solution:
         """Regularised references from the statistics of both half sets; mask [z, y, x] in [0, 1]."""
+        ...
+
+    def filter_pair(self, pair: MapPair, mask: Tensor) -> Solution:
+        """The same for two finished half maps, outside any refinement: both of them and their average, filtered."""
         ...
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from halfmap.regularisation.protocol import Regulariser
 from halfmap.regularisation.wiener import Uniform
 
-REGULARISERS: dict[str, Callable[[], Regulariser]] = {"uniform": Uniform}
+REGULARISERS: dict[str, Callable[..., Regulariser]] = {"uniform": Uniform}
 
 
-def regulariser_named(name: str) -> Regulariser:
-    """A regulariser with its default options; KeyError for an unknown name (settings know the choices)."""
-    return REGULARISERS[name]()
+def regulariser_named(name: str, **options: Any) -> Regulariser:
+    """A regulariser with these options and defaults for the others; KeyError for an unknown name."""
+    return REGULARISERS[name](**options)

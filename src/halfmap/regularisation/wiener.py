@@ -12,9 +12,10 @@ from typing import Any
 
 from torch import Tensor
 
+from halfmap.maps.filters import apply_radial_gain
 from halfmap.reconstruction.inverse import reconstruct
 from halfmap.reconstruction.statistics import Backprojection
-from halfmap.regularisation.protocol import HalfSets, Solution, shell_ratio
+from halfmap.regularisation.protocol import HalfSets, MapPair, Solution, shell_ratio
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,14 @@ class Uniform:
         maps = tuple(reconstruct(s, wiener_ridge(s, fsc, joined=False)) for s in halves.halves)
         both = halves.halves[0] + halves.halves[1]
         return Solution(maps, reconstruct(both, wiener_ridge(both, fsc, joined=True)))
+
+    def filter_pair(self, pair: MapPair, mask: Tensor) -> Solution:
+        """Half maps with the gain FSC, their average with 2 FSC / (1 + FSC): the same filter in these terms."""
+        fsc = getattr(pair.curves, self.curve)
+        one, both = (ratio / (1 + ratio) for ratio in (shell_ratio(fsc, False), shell_ratio(fsc, True)))
+        halves = (pair.half1, pair.half2)
+        maps = tuple(apply_radial_gain(v, one) for v in halves)
+        return Solution(maps, apply_radial_gain((halves[0] + halves[1]) / 2, both))
 
 
 def wiener_ridge(statistics: Backprojection, fsc: Tensor, joined: bool) -> Tensor:

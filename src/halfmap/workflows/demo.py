@@ -19,7 +19,8 @@ from halfmap.maps.masks import solvent_mask
 from halfmap.maps.mrc import read_map
 from halfmap.particles.model import centred, read_model, scattering, write_pdb
 from halfmap.particles.star import read_star
-from halfmap.settings import REGULARISERS, RefineSettings, SimulateSettings
+from halfmap.regularisation.registry import REGULARISERS
+from halfmap.settings import RefineSettings, SimulateSettings
 from halfmap.validation.fsc import fsc, resolution
 from halfmap.validation.poses import PoseError, pose_error
 from halfmap.workflows.demo_molecule import demo_molecule

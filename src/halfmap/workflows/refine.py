@@ -22,6 +22,7 @@ from halfmap.particles.source import ParticleSource
 from halfmap.particles.table import ParticleTable
 from halfmap.regularisation.protocol import HalfSets, Regulariser, Solution
 from halfmap.regularisation.registry import regulariser_named
+from halfmap.regulariser_options import regulariser_options
 from halfmap.runtime.log import RunLog
 from halfmap.runtime.progress import Progress
 from halfmap.settings import RefineSettings, command_line, to_toml
@@ -109,13 +110,17 @@ def _prepare(settings: RefineSettings, progress: Progress) -> tuple[Problem, Sta
         settings.search, settings.local_from, settings.offset_range, settings.angular_step, MODES,
         settings.max_iterations, settings.posterior,
     )  # fmt: skip
-    problem = Problem(settings, source, model, schedule, regulariser_named(settings.regulariser), user_mask)
+    problem = Problem(settings, source, model, schedule, _regulariser(settings), user_mask)
     state = _initial_state(problem, start.map.to(device), inspected.power)
     plan = schedule.next([], state.shift_sigma)
     assert plan is not None
     state, factor = on_grey_scale(settings.map, state, source, model, plan)
     notes.append(f"starting map brought to the grey scale of the images (factor {factor:.4g})")
     return problem, state, notes, inspected
+
+
+def _regulariser(settings: RefineSettings) -> Regulariser:
+    return regulariser_named(settings.regulariser, **regulariser_options(settings))
 
 
 def _scale_groups(table: ParticleTable) -> Tensor:
