@@ -14,8 +14,17 @@ from typing import Any, NoReturn
 
 from halfmap import __version__
 from halfmap.errors import InputError
-from halfmap.options import add_options, build, read_toml
-from halfmap.settings import RefineSettings, SimulateSettings, command_line, table, validated
+from halfmap.options import Settings, add_options, build, read_toml
+from halfmap.regulariser_options import RegulariserOptions
+from halfmap.settings import (
+    RefineSettings,
+    RegulariseSettings,
+    SimulateSettings,
+    command_line,
+    table,
+    validated,
+    validated_pair,
+)
 
 Command = Callable[[argparse.Namespace], None]
 
@@ -65,9 +74,13 @@ class _Note(argparse.Action):
         setattr(namespace, self.dest, (*notes, f"{option_string}: {RELION_NOTES[str(option_string)][1]}"))
 
 
-def _refine_options(parser: argparse.ArgumentParser) -> None:
+def _settings_file(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--settings", type=Path, metavar="settings.toml",
                         help="take settings from an earlier run's file; options given here come first")
+
+
+def _refine_options(parser: argparse.ArgumentParser) -> None:
+    _settings_file(parser)
     add_options(parser, RefineSettings)
     parser.add_argument(*RELION_ALWAYS, action="store_true", dest="relion_always", help=argparse.SUPPRESS)
     for name, (count, _) in RELION_NOTES.items():
@@ -85,9 +98,20 @@ def _given(arguments: argparse.Namespace, settings: type) -> dict[str, Any]:
     return {name: value for name, value in vars(arguments).items() if name in names}
 
 
+def _chosen(arguments: argparse.Namespace, settings: type[Settings]) -> Settings:
+    """The settings of a file, if one was named, under those on the command line."""
+    values = read_toml(settings, arguments.settings) if arguments.settings else {}
+    return build(settings, values | _given(arguments, settings))
+
+
+def _citing() -> str:
+    """What to cite for each regulariser, from the setting that chooses one."""
+    (choice,) = (field for field in dataclasses.fields(RegulariserOptions) if field.name == "regulariser")
+    return str(choice.metadata.get("reference", ""))
+
+
 def _refine(arguments: argparse.Namespace) -> None:
-    values = read_toml(RefineSettings, arguments.settings) if arguments.settings else {}
-    _run(build(RefineSettings, values | _given(arguments, RefineSettings)))
+    _run(_chosen(arguments, RefineSettings))
 
 
 def _run(wanted: RefineSettings) -> None:
@@ -98,7 +122,7 @@ def _run(wanted: RefineSettings) -> None:
 
     told: dict[str, Any] = {
         "settings": table(settings), "symmetry": settings.symmetry, "version": __version__,
-        "command": command_line(settings),
+        "command": command_line(settings), "citing": _citing(),
     }
 
     def report(**seen: Any) -> Path:
@@ -107,6 +131,27 @@ def _run(wanted: RefineSettings) -> None:
 
     refine(settings, report=report)
     print(f"Finished: {settings.out / 'report.html'}")
+
+
+def _regularise_options(parser: argparse.ArgumentParser) -> None:
+    _settings_file(parser)
+    add_options(parser, RegulariseSettings)
+    parser.usage = "halfmap regularise --half1 half1.mrc --half2 half2.mrc --regulariser NAME --out folder [options]"
+    parser.epilog = "relion_postprocess's spellings (--i --i2 --o) are accepted too."
+
+
+def _regularise(arguments: argparse.Namespace) -> None:
+    settings = validated_pair(_chosen(arguments, RegulariseSettings))
+    from halfmap.report import FilteredPair, write_filtered_report
+    from halfmap.workflows.regularise import regularise
+
+    def report(**seen: Any) -> Path:
+        """Write report.html from the fields of a FilteredPair, a class that no workflow may import."""
+        shown = FilteredPair(settings=table(settings), version=__version__, command=command_line(settings),
+                             citing=_citing(), **seen)
+        return write_filtered_report(settings.out, shown)
+
+    regularise(settings, report=report)
 
 
 def _fsc_options(parser: argparse.ArgumentParser) -> None:
@@ -156,11 +201,12 @@ def _report_options(parser: argparse.ArgumentParser) -> None:
 def _report(arguments: argparse.Namespace) -> None:
     from halfmap.report import report_from_run
 
-    print(report_from_run(arguments.run))
+    print(report_from_run(arguments.run, _citing()))
 
 
 COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Command]] = {
     "refine": ("refine a map and the particles' poses", _refine_options, _refine),
+    "regularise": ("filter two finished half maps with a regulariser", _regularise_options, _regularise),
     "fsc": ("Fourier shell correlation of two half maps", _fsc_options, _fsc),
     "simulate": ("make particle images from an atomic model", _simulate_options, _simulate),
     "demo": ("simulate a small membrane protein and refine it", _demo_options, _demo),

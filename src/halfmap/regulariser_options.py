@@ -6,6 +6,7 @@ An option belongs to the method whose prefix it carries, and a method gets its o
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from halfmap.errors import InputError
@@ -17,6 +18,9 @@ PREFIXES = {
 REGULARISERS = tuple(PREFIXES)
 
 _NONUNIFORM = "non-uniform refinement (--regulariser nonuniform)"
+_CUTOFF = "strict resolution limit (--regulariser cutoff)"
+_LOCAL_FSC = "local half-map FSC, a control that leaks (--regulariser local-fsc)"
+_SIDESPLITTER = "SIDESPLITTER (--regulariser sidesplitter)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,20 +30,99 @@ class RegulariserOptions:
     regulariser: str = field(default="uniform", metadata={
         "help": "how each half map is regularised between iterations", "choices": REGULARISERS,
         "reference": "uniform: Scheres 2012, doi:10.1016/j.jsb.2012.09.006; nonuniform: Punjani 2020, "
-                     "doi:10.1038/s41592-020-00990-8"})
+                     "doi:10.1038/s41592-020-00990-8; cutoff: Grant 2018, doi:10.7554/eLife.35383; local-fsc: Bell "
+                     "2016, doi:10.1016/j.ymeth.2016.02.018; sidesplitter: Ramlaul 2020, "
+                     "doi:10.1016/j.jsb.2020.107545"})
+    nu_awf: float = field(default=3.0, metadata={
+        "help": "width of the window that cut-offs are compared in, in wavelengths of the cut-off", "above": 0,
+        "group": _NONUNIFORM})
+    nu_candidates: int = field(default=50, metadata={
+        "help": "number of cut-offs tried, equispaced in frequency", "at_least": 2, "group": _NONUNIFORM})
+    nu_coarsest: float = field(default=30.0, metadata={
+        "help": "lowest cut-off tried", "unit": "A", "above": 0, "group": _NONUNIFORM})
+    nu_finest: float | None = field(default=None, metadata={
+        "help": "highest cut-off tried", "unit": "A", "above": 0, "none": "a quarter beyond where quarter maps agree",
+        "group": _NONUNIFORM})
+    nu_order: int = field(default=8, metadata={
+        "help": "order of the Butterworth filter", "at_least": 1, "group": _NONUNIFORM})
+    nu_amplitude: str = field(default="root", metadata={
+        "help": "the filter's gain: [1 + (f / fc)^(2 order)]^(-1/2), or its square",
+        "choices": ("root", "squared"), "group": _NONUNIFORM})
+    nu_window: str = field(default="gaussian", metadata={
+        "help": "shape of the window: its width is at half height, or that of a cube",
+        "choices": ("gaussian", "box"), "group": _NONUNIFORM})
+    nu_form: str = field(default="increment", metadata={
+        "help": "compare cut-offs step by step, each step in its own window, or each as a whole as published",
+        "choices": ("increment", "literal"), "group": _NONUNIFORM})
+    nu_target: str = field(default="quarter", metadata={
+        "help": "find the cut-off that is best for a quarter of the images, as published, or for the half that it filters",
+        "choices": ("quarter", "half"), "group": _NONUNIFORM})
+    cutoff_resolution: float | None = field(default=None, metadata={
+        "help": "amplitudes beyond this limit are set to zero", "unit": "A", "above": 0,
+        "none": "where the FSC falls below --cutoff-threshold", "group": _CUTOFF})
+    cutoff_threshold: float = field(default=0.143, metadata={
+        "help": "FSC within the mask at which the limit is set", "above": 0, "group": _CUTOFF})
+    cutoff_edge: float = field(default=2.0, metadata={
+        "help": "width of the cosine edge before the limit", "unit": "shells", "at_least": 0, "group": _CUTOFF})
+    cutoff_mask: Path | None = field(default=None, metadata={
+        "help": "mask of the well-ordered part, 1 inside; the options below act outside of it", "short": "mask.mrc",
+        "none": "none: all of the map is treated alike", "group": _CUTOFF})
+    cutoff_outside: float | None = field(default=None, metadata={
+        "help": "low-pass filter outside --cutoff-mask", "unit": "A", "above": 0, "none": "the limit of the rest",
+        "group": _CUTOFF})
+    cutoff_weight: float = field(default=1.0, metadata={
+        "help": "weight of the density outside --cutoff-mask, 0 clears it", "at_least": 0, "group": _CUTOFF})
+    lf_mode: str = field(default="tophat", metadata={
+        "help": "keep a band of frequencies where the local FSC exceeds a threshold, or weight it by its local SNR",
+        "choices": ("tophat", "wiener"), "group": _LOCAL_FSC})
+    lf_window: float | None = field(default=None, metadata={
+        "help": "width of the window that the local FSC is measured in", "unit": "A", "above": 0,
+        "none": "6 x the resolution (wiener: 4 x), at least 15 A", "group": _LOCAL_FSC})
+    lf_threshold: float | None = field(default=None, metadata={
+        "help": "local FSC below which a band is dropped", "above": 0, "none": "0.143 (wiener: 0.01)",
+        "group": _LOCAL_FSC})
+    split_mode: str = field(default="density", metadata={
+        "help": "values kept: of the map low-passed at each voxel's level (the program's --rotfl), or of the "
+                "normalised map with its spectrum restored (the program's default)",
+        "choices": ("density", "spectrum"), "group": _SIDESPLITTER})
 
 
 def regulariser_options(settings: RegulariserOptions) -> dict[str, Any]:
     """The options of the chosen method by their names without prefix."""
     prefix = PREFIXES[settings.regulariser]
-    return {f.name.removeprefix(prefix): getattr(settings, f.name) for f in fields(settings)
+    return {f.name.removeprefix(prefix): getattr(settings, f.name) for f in fields(RegulariserOptions)
             if f.name.startswith(prefix)}
 
 
 def check_options(settings: RegulariserOptions) -> None:
-    """Raise InputError where an option was set that belongs to a method other than the chosen one."""
-    for f in fields(settings):
+    """Raise InputError where an option belongs to a method other than the chosen one, or could have no effect."""
+    for f in fields(RegulariserOptions):
         owner = next((name for name, prefix in PREFIXES.items() if f.name.startswith(prefix)), settings.regulariser)
         if owner != settings.regulariser and getattr(settings, f.name) != f.default:
             raise InputError(f"--{f.name.replace('_', '-')}: belongs to --regulariser {owner}, and this is "
                              f"{settings.regulariser}; leave it out or change the regulariser")
+    if settings.regulariser == "cutoff":
+        _check_cutoff(settings)
+    finest = settings.nu_finest
+    if finest is not None and finest >= settings.nu_coarsest:
+        raise InputError(f"--nu-finest {finest:g}: must be finer than --nu-coarsest {settings.nu_coarsest:g} A")
+
+
+def _check_cutoff(settings: RegulariserOptions) -> None:
+    """Raise InputError where options of the resolution limit contradict each other or leave each other idle."""
+    outside, weight, limit = settings.cutoff_outside, settings.cutoff_weight, settings.cutoff_resolution
+    if weight > 1:
+        raise InputError(f"--cutoff-weight {weight:g}: must lie between 0 and 1")
+    if limit is not None and settings.cutoff_threshold != 0.143:
+        raise InputError("--cutoff-threshold: sets the limit, and --cutoff-resolution does so too; leave one out")
+    if settings.cutoff_mask is None and (outside is not None or weight != 1):
+        name = "outside" if outside is not None else "weight"
+        raise InputError(f"--cutoff-{name}: acts outside of a mask, and there is none; name it with --cutoff-mask")
+    if settings.cutoff_mask is not None and outside is None and weight == 1:
+        raise InputError("--cutoff-mask: changes nothing alone; say with --cutoff-outside or --cutoff-weight what "
+                         "is to be done outside of it")
+    if outside is not None and weight == 0:
+        raise InputError("--cutoff-outside: has no effect, as --cutoff-weight 0 clears what lies outside the mask")
+    if outside is not None and limit is not None and outside <= limit:
+        raise InputError(f"--cutoff-outside {outside:g}: must be coarser than --cutoff-resolution {limit:g} A, which "
+                         "holds everywhere")

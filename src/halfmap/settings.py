@@ -6,6 +6,7 @@ import dataclasses
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from halfmap import __version__
 from halfmap.errors import InputError
@@ -13,7 +14,8 @@ from halfmap.options import build, check_declared, read_toml, table, to_command
 from halfmap.options import to_toml as options_to_toml
 from halfmap.regulariser_options import RegulariserOptions, check_options
 
-__all__ = ["RefineSettings", "SimulateSettings", "command_line", "from_toml", "table", "to_toml", "validated"]
+__all__ = ["RefineSettings", "RegulariseSettings", "SimulateSettings", "command_line", "from_toml", "table", "to_toml",
+           "validated", "validated_pair"]
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,25 @@ class RefineSettings(RegulariserOptions):
         "advanced": True})
     keep_iterations: bool = field(default=False, metadata={
         "help": "write the half maps of every iteration", "advanced": True})
+
+
+@dataclass(frozen=True)
+class RegulariseSettings(RegulariserOptions):
+    """Settings of ``halfmap regularise``."""
+
+    half1: Path = field(metadata={
+        "help": "raw half map, unfiltered and unmasked", "short": "half1.mrc", "aliases": ("--i",)})
+    out: Path = field(metadata={
+        "help": "folder for the results; made if absent", "short": "folder", "aliases": ("--o",)})
+    half2: Path | None = field(default=None, metadata={
+        "help": "the other raw half map", "short": "half2.mrc", "aliases": ("--i2",),
+        "none": "the name of --half1 with half2 in place of half1"})
+    mask: Path | None = field(default=None, metadata={
+        "help": "solvent mask, 1 inside and 0 outside", "short": "mask.mrc",
+        "none": "made from the maps", "aliases": ("--solvent_mask",)})
+    diameter: float | None = field(default=None, metadata={
+        "help": "diameter of the spherical mask, which also bounds the one made from the maps", "unit": "A", "above": 0,
+        "none": "0.85 of the box", "aliases": ("--particle_diameter",)})
 
 
 @dataclass(frozen=True)
@@ -175,15 +196,50 @@ def validated(settings: RefineSettings) -> RefineSettings:
     if settings.max_resolution and settings.max_resolution >= settings.ini_high:
         raise InputError(f"--max-resolution {settings.max_resolution:g}: must be finer than --ini-high "
                          f"{settings.ini_high:g} A, the resolution of the start")
-    paths = {f.name: getattr(settings, f.name).expanduser().absolute() for f in dataclasses.fields(settings)
-             if isinstance(getattr(settings, f.name), Path)}
-    for name in ("particles", "map", "mask"):
+    paths = _absolute_paths(settings)
+    for name in ("particles", "map", "mask", "cutoff_mask"):
         if name in paths:
-            _check_readable(name, paths[name])
+            _check_readable(name.replace("_", "-"), paths[name])
     if "data_dir" in paths and not paths["data_dir"].is_dir():
         raise InputError(f"--data-dir {paths['data_dir']}: no such folder")
     _check_new_run(paths["out"])
     return dataclasses.replace(settings, **paths)
+
+
+def validated_pair(settings: RegulariseSettings) -> RegulariseSettings:
+    """The same settings with absolute paths and the second half map named, in order as far as can be known unread.
+
+    Raises InputError at the first choice that cannot work, and where results would take the place of other files.
+    """
+    check_declared(settings)
+    check_options(settings)
+    paths = _absolute_paths(settings)
+    if "half2" not in paths:
+        paths["half2"] = _other_half(paths["half1"])
+    for name, path in paths.items():
+        if name != "out":
+            _check_readable(name.replace("_", "-"), path)
+    if paths["half1"].samefile(paths["half2"]):
+        raise InputError(f"--half2 {paths['half2']}: is the same map as --half1; give the one of the other half set")
+    _check_new_run(paths["out"])
+    # Half maps often lie under the very names that are written here.
+    taken = sorted(path.name for path in paths["out"].glob("*") if path.suffix in (".mrc", ".xml", ".html"))
+    if taken:
+        raise InputError(f"--out {paths['out']}: holds {taken[0]}; name a new folder")
+    return dataclasses.replace(settings, **paths)
+
+
+def _other_half(half1: Path) -> Path:
+    """The file of half set 2 beside that of half set 1, as relion_postprocess finds it."""
+    if "half1" not in half1.name:
+        raise InputError(f"--half1 {half1}: no half1 in the file's name to find the other by; give it with --half2")
+    return half1.with_name(half1.name.replace("half1", "half2"))
+
+
+def _absolute_paths(settings: object) -> dict[str, Any]:
+    """The paths among the settings, by name."""
+    values = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}  # type: ignore[arg-type]
+    return {name: value.expanduser().absolute() for name, value in values.items() if isinstance(value, Path)}
 
 
 def _check_readable(name: str, path: Path) -> None:
@@ -209,15 +265,20 @@ def _check_new_run(out: Path) -> None:
         raise InputError(f"--out {out}: no permission to write in {there}")
 
 
-def to_toml(settings: RefineSettings) -> str:
-    """The text of ``settings.toml``: complete, so that ``halfmap refine --settings`` repeats the run."""
-    return options_to_toml(settings, f"Settings of a halfmap {__version__} refinement. Repeat it with\n"
-                                     "    halfmap refine --settings settings.toml --out NEW_FOLDER")
+def to_toml(settings: RefineSettings | RegulariseSettings) -> str:
+    """The text of ``settings.toml``: complete, so that the command with ``--settings`` repeats the run."""
+    command = _command(settings)
+    return options_to_toml(settings, f"Settings of {command}, version {__version__}. Repeat it with\n"
+                                     f"    {command} --settings settings.toml --out NEW_FOLDER")
 
 
-def command_line(settings: RefineSettings) -> str:
-    """The ``halfmap refine`` command with these settings, however they were given."""
-    return to_command(settings, "halfmap refine")
+def command_line(settings: RefineSettings | RegulariseSettings) -> str:
+    """The command with these settings, however they were given."""
+    return to_command(settings, _command(settings))
+
+
+def _command(settings: RefineSettings | RegulariseSettings) -> str:
+    return "halfmap refine" if isinstance(settings, RefineSettings) else "halfmap regularise"
 
 
 def from_toml(path: Path) -> RefineSettings:

@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 import pytest
 
-from halfmap.report.png import grey_png
+from halfmap.report.png import png
 from halfmap.report.sphere import equal_area_cells, fourier_coverage, view_sphere
 from halfmap.report.volumes import Window, fourier_resize, outline
 
@@ -21,7 +21,7 @@ def directions(count: int = 600) -> np.ndarray:
 
 def test_a_picture_decodes_to_the_pixels_it_was_made_from() -> None:
     pixels = np.random.default_rng(2).integers(0, 256, (7, 11)).astype(np.uint8)
-    data = grey_png(pixels)
+    data = png(pixels)
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
     assert struct.unpack(">IIBB", data[16:26]) == (11, 7, 8, 0)
     start = data.index(b"IDAT") + 4

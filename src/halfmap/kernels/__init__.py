@@ -19,9 +19,12 @@ from halfmap.kernels import reference
 from halfmap.kernels.threads import for_ranges, run_all, set_threads, thread_count
 
 __all__ = [
+    "add_kept_bands_",
     "best_shift",
     "distinct_peaks",
+    "filtered_pair",
     "insert_slices_",
+    "power_difference",
     "project_slices",
     "refine_poses",
     "set_threads",
@@ -184,3 +187,47 @@ def symmetrise(accumulator: Tensor, operators: Tensor, radius: float) -> Tensor:
         return out
     for_ranges(lambda i, j: symmetrise_planes(o, a, g, float(radius), i, j), len(accumulator))
     return out
+
+
+def filtered_pair(first: Tensor, second: Tensor, size: int, gain1: Tensor, gain2: Tensor) -> Tensor:
+    """Two real maps, filtered, as one complex map [z, y, x] on a grid of ``size``: gain1 * first + i gain2 * second.
+
+    first, second: transforms of torch.fft.rfftn on a grid at least as fine; gain[k^2] by squared frequency (cycles per
+    box), an integer.
+    """
+    gains = [(gain * (size / first.shape[0]) ** 3).to(first.real.dtype).contiguous() for gain in (gain1, gain2)]
+    if first.device.type != "cpu":
+        return torch.fft.ifftn(reference.combined_transforms(first, second, size, *gains))
+    from halfmap.kernels.numba_filters import combine_planes
+
+    out = torch.empty((size, size, size), dtype=first.dtype)
+    o, a, b = torch.view_as_real(out).numpy(), _real_array(first), _real_array(second)
+    g1, g2 = (gain.numpy() for gain in gains)
+    for_ranges(lambda i, j: combine_planes(o, a, b, g1, g2, i, j), size)
+    return torch.fft.ifftn(out)
+
+
+def power_difference(pair: Tensor) -> Tensor:
+    """imaginary^2 - real^2 of a complex map [z, y, x]."""
+    if pair.device.type != "cpu":
+        return pair.imag.square() - pair.real.square()
+    from halfmap.kernels.numba_filters import power_difference_planes
+
+    out = torch.empty(pair.shape, dtype=pair.real.dtype)
+    o, p = out.numpy(), _real_array(pair)
+    for_ranges(lambda i, j: power_difference_planes(o, p, i, j), len(out))
+    return out
+
+
+def add_kept_bands_(out: Tensor, place: Tensor, pair: Tensor, node: int) -> None:
+    """Add to out [z, y, x] what is kept of bands ``node`` and ``node`` + 1, the real and imaginary part of pair.
+
+    place [z, y, x]: where the cut-off stands among the nodes; cubic convolution between them (reference.band_kept).
+    """
+    if out.device.type != "cpu":
+        reference.add_kept_bands_(out, place, pair, node)
+        return
+    from halfmap.kernels.numba_filters import keep_planes
+
+    o, t, p = out.numpy(), place.contiguous().numpy(), _real_array(pair)
+    for_ranges(lambda i, j: keep_planes(o, t, p, node, i, j), len(out))

@@ -204,3 +204,42 @@ def symmetrise(accumulator: Tensor, operators: Tensor, radius: float) -> Tensor:
             total[:, 2] += c * weight.reshape(-1)[at].real
     out[inside] = total
     return out
+
+
+def combined_transforms(first: Tensor, second: Tensor, size: int, gain1: Tensor, gain2: Tensor) -> Tensor:
+    """gain1 first + i gain2 second as a full transform [size, size, size]; see kernels.filtered_pair."""
+    box, half = first.shape[0], (size - 1) // 2
+    k = torch.cat([torch.arange(half + 1), torch.arange(half + 1 - size, 0)]).to(first.device)
+    square = k[:, None, None] ** 2 + k[:, None] ** 2 + k**2
+    # an even grid has one coefficient where a finer one has two: it is left out, unless the grids are equal
+    paired = (k >= -half) | (size == box)
+    inside = paired[:, None, None] & paired[:, None] & paired
+
+    def full(part: Tensor) -> Tensor:
+        direct = part[k % box][:, k % box][:, :, k.abs()]
+        mate = part[-k % box][:, -k % box][:, :, k.abs()].conj()
+        return torch.where(k >= 0, direct, mate) * inside
+
+    return full(first) * gain1[square] + 1j * (full(second) * gain2[square])
+
+
+def add_kept_bands_(out: Tensor, place: Tensor, pair: Tensor, node: int) -> None:
+    """See kernels.add_kept_bands_."""
+    out += band_kept(place - node) * pair.real + band_kept(place - node - 1) * pair.imag
+
+
+def band_kept(t: Tensor) -> Tensor:
+    """How much of a band is kept where the cut-off stands t nodes above it.
+
+    Cubic convolution (Keys 1981, IEEE Trans. ASSP 29, 1153) weighs the filters of four nodes; the band between a filter
+    and the one before it enters with the sum of the weights from that filter on.
+    """
+    whole = t.floor()
+    f = t - whole
+    before = ((-0.5 * f + 1.0) * f - 0.5) * f
+    after = ((-1.5 * f + 2.0) * f + 0.5) * f
+    after_next = (0.5 * f - 0.5) * f * f
+    kept = (whole >= 1).to(f)
+    kept = torch.where(whole == 0, 1 - before, kept)
+    kept = torch.where(whole == -1, after + after_next, kept)
+    return torch.where(whole == -2, after_next, kept)

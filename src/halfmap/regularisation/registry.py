@@ -5,10 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from halfmap.regularisation.cutoff import Cutoff
+from halfmap.regularisation.local_fsc import LocalFsc
+from halfmap.regularisation.nonuniform import NonUniform
 from halfmap.regularisation.protocol import Regulariser
+from halfmap.regularisation.sidesplitter import Sidesplitter
 from halfmap.regularisation.wiener import Uniform
 
-REGULARISERS: dict[str, Callable[..., Regulariser]] = {"uniform": Uniform}
+REGULARISERS: dict[str, Callable[..., Regulariser]] = {
+    "uniform": Uniform,
+    "nonuniform": NonUniform,
+    "cutoff": Cutoff,
+    "local-fsc": LocalFsc,
+    "sidesplitter": Sidesplitter,
+}
 
 
 def regulariser_named(name: str, **options: Any) -> Regulariser:

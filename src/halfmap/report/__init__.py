@@ -1,7 +1,8 @@
 """The report of a run: one self-contained HTML file, rewritten after every iteration."""
 
+from halfmap.report.filtered import FilteredPair, write_filtered_report
 from halfmap.report.folder import report_from_run
 from halfmap.report.page import write_report
 from halfmap.report.snapshot import Snapshot
 
-__all__ = ["Snapshot", "report_from_run", "write_report"]
+__all__ = ["FilteredPair", "Snapshot", "report_from_run", "write_filtered_report", "write_report"]

@@ -151,7 +151,7 @@ def _iterations(numbers: list[int]) -> str:
 
 def curve_checks(record: Record) -> list[Warned]:
     """What the run read from its final curves and compared between its half sets; ordinary findings are left out."""
-    return [Warned(_sentence(text), "FSC") for text in verdict(record) if text not in ORDINARY] + _uneven_halves(record)
+    return [Warned(sentence(text), "FSC") for text in verdict(record) if text not in ORDINARY] + _uneven_halves(record)
 
 
 def verdict(record: Record) -> list[str]:
@@ -162,7 +162,8 @@ def verdict(record: Record) -> list[str]:
     return [str(text) for text in found]
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """A finding with a capital and a full stop."""
     return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
 

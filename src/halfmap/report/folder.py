@@ -23,11 +23,12 @@ UNSET = re.compile(r"# (\w+) = +# (.+)")
 UNIT = re.compile(r" \[([^\]]+)\]")
 
 
-def report_from_run(run: Path) -> Path:
+def report_from_run(run: Path, citing: str = "") -> Path:
     """Write RUN/report.html from iterations.jsonl, settings.toml, the maps, particles.star and log.txt.
 
-    Of a map or STAR file that is missing or cannot be read, the section says so. Raises InputError when the
-    folder is not a run folder, or settings.toml or a line of iterations.jsonl before the last is damaged.
+    citing: as in `Snapshot`. Of a map or STAR file that is missing or cannot be read, the section says so. Raises
+    InputError when the folder is not that of a refinement, or settings.toml or a line of iterations.jsonl before the
+    last is damaged.
     """
     run = Path(run)
     if not run.is_dir():
@@ -36,6 +37,9 @@ def report_from_run(run: Path) -> Path:
         raise InputError(f"{run}: has neither iterations.jsonl nor settings.toml; give the folder of a run")
     records = read_records(run / "iterations.jsonl")
     settings = read_settings(run / "settings.toml")
+    if "half1" in settings:
+        raise InputError(f"{run}: holds what `halfmap regularise` wrote, and its report needs the half maps it came "
+                         "from; run that command again, with --settings and a new --out")
     header = read_header(run / "log.txt")
     finished = header.finished or bool(records and records[-1].get("search") == "final")
     snapshot = Snapshot(
@@ -45,12 +49,14 @@ def report_from_run(run: Path) -> Path:
         half1=_map(run / "half1_unfil.mrc"),
         half2=_map(run / "half2_unfil.mrc"),
         mask=_map(run / "mask.mrc"),
+        theta=_map(run / "theta.mrc"),
         directions=_directions(run / "particles.star"),
         symmetry=_value(settings, "symmetry") or "C1",
         finished=finished,
         started=header.started,
         version=header.version,
         command=header.command,
+        citing=citing,
     )
     return write_report(run, snapshot)
 

@@ -1,9 +1,12 @@
 """A paragraph for a methods section, and what to cite."""
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from halfmap.report.findings import figure, grouped, regulariser_name
-from halfmap.report.snapshot import Snapshot, number
+from halfmap.report.snapshot import Record, Snapshot, number
 
 
 @dataclass(frozen=True)
@@ -15,6 +18,14 @@ class Citation:
     title: str
     source: str
     doi: str
+
+    @property
+    def short(self) -> str:
+        """As it stands in running text: Punjani et al. 2020."""
+        names = self.authors.rstrip(".").split(", ")
+        year = re.search(r"\((\d{4})\)", self.source)
+        family = names[0].rsplit(" ", 1)[0] + {1: "", 2: " & " + names[-1].rsplit(" ", 1)[0]}.get(len(names), " et al.")
+        return f"{family} {year[1]}" if year else self.authors
 
 
 NONUNIFORM = Citation(
@@ -48,28 +59,69 @@ RANDOMISED = Citation(
     "Ultramicroscopy 135, 24–35 (2013).",
     "10.1016/j.ultramic.2013.06.004",
 )
+BAYESIAN = Citation(
+    "Uniform regularisation",
+    "Scheres SHW.",
+    "RELION: implementation of a Bayesian approach to cryo-EM structure determination.",
+    "J. Struct. Biol. 180, 519–530 (2012).",
+    "10.1016/j.jsb.2012.09.006",
+)
+CISTEM = Citation(
+    "Resolution limit",
+    "Grant T, Rohou A, Grigorieff N.",
+    "cisTEM, user-friendly software for single-particle image processing.",
+    "eLife 7, e35383 (2018).",
+    "10.7554/eLife.35383",
+)
+LOCAL_FSC = Citation(
+    "Local FSC filter",
+    "Bell JM, Chen M, Baldwin PR, Ludtke SJ.",
+    "High resolution single particle refinement in EMAN2.1.",
+    "Methods 100, 25–34 (2016).",
+    "10.1016/j.ymeth.2016.02.018",
+)
+SIDESPLITTER = Citation(
+    "SIDESPLITTER",
+    "Ramlaul K, Palmer CM, Nakane T, Aylett CHS.",
+    "Mitigating local over-fitting during single particle reconstruction with SIDESPLITTER.",
+    "J. Struct. Biol. 211, 107545 (2020).",
+    "10.1016/j.jsb.2020.107545",
+)
 
-
+# The papers that the program is built around are named by every run.
+IDEAS = {"nonuniform": NONUNIFORM, "sparse_smooth": SPARSE_SMOOTH}
+KNOWN = {citation.doi: citation for citation in (*IDEAS.values(), BAYESIAN, CISTEM, LOCAL_FSC, SIDESPLITTER)}
 UNUSED = " (not used in this run)"
 
 
-def citations(snapshot: Snapshot) -> list[Citation]:
-    """What this run calls for: Halfmap, the papers behind its regularisers, and those of its FSC figures."""
-    version = snapshot.version or "version not recorded"
+def citations(settings: Mapping[str, Any], version: str, citing: str, randomised: bool) -> list[Citation]:
+    """What a run with these settings calls for: Halfmap, the paper behind its regulariser, and those of its FSC.
+
+    citing: as in `Snapshot`; randomised: whether phases were randomised.
+    """
     title = "open cryo-EM refinement with a choice of regularisers,"
-    program = Citation("Refinement", "Halfmap", title, version, "")
-    used = regulariser_name(snapshot.settings)
-    pair = [_as_used(NONUNIFORM, "nonuniform", used), _as_used(SPARSE_SMOOTH, "sparse_smooth", used)]
-    pair.sort(key=lambda citation: citation.role.endswith(UNUSED))
-    last = snapshot.records[-1] if snapshot.records else {}
-    return [program, *pair, THRESHOLD, *([RANDOMISED] if last.get("fsc_randomised") else [])]
+    program = Citation("Refinement", "Halfmap", title, version or "version not recorded", "")
+    used = method_paper(settings, citing)
+    others = [paper if used is None else replace(paper, role=paper.role + UNUSED)
+              for paper in IDEAS.values() if paper != used]
+    return [program, *([used] if used else []), *others, THRESHOLD, *([RANDOMISED] if randomised else [])]
 
 
-def _as_used(citation: Citation, regulariser: str, used: str) -> Citation:
-    """The citation, marked where the run is known to have used another regulariser."""
-    if not used or used == regulariser:
-        return citation
-    return replace(citation, role=citation.role + UNUSED)
+def method_paper(settings: Mapping[str, Any], citing: str) -> Citation | None:
+    """The paper behind the regulariser in the settings; None where the regulariser or its paper is not recorded."""
+    name = regulariser_name(settings)
+    found = re.search(rf"(?:^|; ){re.escape(name)}: (.+?), doi:(\S+?)(?:; |$)", citing) if name else None
+    if found is None:
+        return IDEAS.get(name)
+    return KNOWN.get(found[2]) or Citation(f"{name} regularisation", f"{found[1]}.", "", "", found[2])
+
+
+def _cited(settings: Mapping[str, Any], citing: str) -> str:
+    """The regulariser with its paper, in words; empty where it is not recorded."""
+    name, paper = regulariser_name(settings).replace("_", "-"), method_paper(settings, citing)
+    if not name:
+        return ""
+    return f"{name} regularisation" + (f" ({paper.short.rstrip('.')})" if paper else "")
 
 
 def methods_text(snapshot: Snapshot) -> str:
@@ -80,8 +132,8 @@ def methods_text(snapshot: Snapshot) -> str:
     box, pixel = number(last, "box"), number(last, "pixel_size")
     images = f" ({box:.0f} × {box:.0f} pixels of {pixel:.4g} Å)" if box and pixel else ""
     name = f"Halfmap {snapshot.version}".strip()
-    used = regulariser_name(snapshot.settings).replace("_", "-")
-    regularised = f" with {used} regularisation" if used else ""
+    cited = _cited(snapshot.settings, snapshot.citing)
+    regularised = f" with {cited}" if cited else ""
     rounds = grouped(number(last, "iteration"))
     resolution, half = number(last, "resolution_A"), number(last, "resolution_05_A")
     crosses = last.get("crosses")
@@ -90,4 +142,17 @@ def methods_text(snapshot: Snapshot) -> str:
         f"{grouped(number(last, 'particles'))} particles{images} were refined in {snapshot.symmetry} with "
         f"{name}{regularised}, in {rounds} iterations of two half sets. The FSC between the raw, "
         f"unmasked half maps falls to 0.143 at {figure(resolution)} Å and to 0.5 at {figure(half)} Å.{shared}"
+    )
+
+
+def filtering_text(record: Record, settings: Mapping[str, Any], version: str, citing: str) -> str:
+    """The same for two half maps that were filtered outside any refinement."""
+    box, pixel = number(record, "box"), number(record, "pixel_size")
+    resolution, half = number(record, "resolution_A"), number(record, "resolution_05_A")
+    size = f"{box:.0f} × {box:.0f} × {box:.0f} voxels of {pixel:.4g} Å"
+    name = f"Halfmap {version}".strip()
+    return (
+        f"Two half maps ({size}) and their average were filtered after refinement with {name}, by "
+        f"{_cited(settings, citing)}. The FSC between the half maps as given, without a mask, falls to 0.143 at "
+        f"{figure(resolution)} Å and to 0.5 at {figure(half)} Å."
     )

@@ -14,6 +14,7 @@ from halfmap.report.findings import TABLE, Warned
 from halfmap.report.methods import citations, methods_text
 from halfmap.report.snapshot import Snapshot, number
 from halfmap.report.sphere import Sphere, view_sphere
+from halfmap.report.theta import local_cutoff
 from halfmap.report.volumes import gallery
 
 THIN_COVERAGE = 0.2
@@ -26,8 +27,13 @@ def write_report(run: Path, snapshot: Snapshot) -> Path:
     one in a single step, so that a browser never sees half a page. Raises InputError where the folder
     refuses it.
     """
-    target = Path(run) / "report.html"
-    text = _render(Path(run), snapshot)
+    return write_page(Path(run), "template.html", _contents(Path(run), snapshot))
+
+
+def write_page(folder: Path, template: str, contents: dict[str, Any]) -> Path:
+    """Write FOLDER/report.html from one of the templates here, in a single step."""
+    target = folder / "report.html"
+    text = _environment().get_template(template).render(**contents)
     with replaced_atomically(target) as waiting:
         waiting.write(text.encode("utf-8"))
     return target
@@ -41,11 +47,6 @@ def _environment() -> jinja2.Environment:
     )
 
 
-def _render(run: Path, snapshot: Snapshot) -> str:
-    template = _environment().get_template("template.html")
-    return template.render(**_contents(run, snapshot))
-
-
 def _contents(run: Path, snapshot: Snapshot) -> dict[str, Any]:
     """Everything the template shows. A part that cannot be drawn is None."""
     records = snapshot.records
@@ -57,7 +58,7 @@ def _contents(run: Path, snapshot: Snapshot) -> dict[str, Any]:
     return {
         "name": run.resolve().name,
         "snapshot": snapshot,
-        "written": datetime.now(UTC).astimezone().strftime("%Y-%m-%d %H:%M"),
+        "written": now(),
         "hero": hero,
         "tiles": tiles,
         "warnings": findings.warnings(records),
@@ -68,6 +69,7 @@ def _contents(run: Path, snapshot: Snapshot) -> dict[str, Any]:
         "poses": curves.pose_charts(records) if records else [],
         "posterior": curves.posterior_charts(records) if records else [],
         "gallery": gallery(snapshot, number(last, "pixel_size")),
+        "cutoff": local_cutoff(snapshot.theta, snapshot.mask, number(last, "pixel_size")),
         "sphere": sphere,
         "noise": noise,
         "noise_groups": groups,
@@ -76,10 +78,17 @@ def _contents(run: Path, snapshot: Snapshot) -> dict[str, Any]:
         "rows": findings.iteration_rows(records),
         "settings": findings.setting_rows(snapshot.settings),
         "methods": methods_text(snapshot),
-        "citations": citations(snapshot),
+        "citations": citations(
+            snapshot.settings, snapshot.version, snapshot.citing, bool(last.get("fsc_randomised"))
+        ),
         "latest": lambda key: findings.significant(number(last, key)),
         "grouped": findings.grouped,
     }
+
+
+def now() -> str:
+    """The time of writing, for the page's head."""
+    return datetime.now(UTC).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def _sphere(snapshot: Snapshot) -> Sphere | None:

@@ -1,4 +1,4 @@
-"""Greyscale pictures as PNG in a data URI: a few lines of zlib, so that no plotting package is needed."""
+"""Pictures as PNG in a data URI: a few lines of zlib, so that no plotting package is needed."""
 
 import base64
 import struct
@@ -8,17 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def grey_png(pixels: NDArray[np.uint8]) -> bytes:
-    """An 8-bit greyscale PNG of [y,x] uint8 pixels, row 0 on top (PNG specification, W3C 2003).
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    """An 8-bit PNG of uint8 pixels, grey [y,x] or colour [y,x,3], row 0 on top (PNG specification, W3C 2003).
 
     Every row is stored as its difference from the row above (filter 2), which suits smooth density.
     """
-    height, width = pixels.shape
+    height, width = pixels.shape[:2]
+    colour_type = 2 if pixels.ndim == 3 else 0
     above = np.zeros_like(pixels)
     above[1:] = pixels[:-1]
-    rows = np.full((height, width + 1), 2, dtype=np.uint8)
-    rows[:, 1:] = pixels - above
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    changes = (pixels - above).reshape(height, -1)
+    rows = np.full((height, changes.shape[1] + 1), 2, dtype=np.uint8)
+    rows[:, 1:] = changes
+    header = struct.pack(">IIBBBBB", width, height, 8, colour_type, 0, 0, 0)
     body = zlib.compress(rows.tobytes(), 7)
     chunks = ((b"IHDR", header), (b"IDAT", body), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, data) for kind, data in chunks)
@@ -31,4 +33,4 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 def png_uri(pixels: NDArray[np.uint8]) -> str:
     """The picture as a data: URI for an <img>."""
-    return "data:image/png;base64," + base64.b64encode(grey_png(pixels)).decode("ascii")
+    return "data:image/png;base64," + base64.b64encode(png(pixels)).decode("ascii")

@@ -19,8 +19,10 @@ class Snapshot:
     records: iteration records, oldest first (one JSON object per line of RUN/iterations.jsonl).
     settings: name -> value, or name -> (value, unit, one-line meaning).
     map: the joined regularised map [z,y,x]; half1, half2: raw half maps; reference: the regularised
-    reference of one half; mask: values in [0, 1]. directions: unit view directions [b,3], the third row of
-    each particle's rotation matrix; weights [b], one per direction (all equal when None).
+    reference of one half; mask: values in [0, 1]; theta: local cut-off of the regulariser in A [z,y,x], whose section
+    is left out where there is none. directions: unit view directions [b,3], the third row of
+    each particle's rotation matrix; weights [b], one per direction (all equal when None). citing: what to cite for each
+    regulariser, `method: paper, doi:...; method: ...`.
     """
 
     records: Sequence[Record]
@@ -30,6 +32,7 @@ class Snapshot:
     half2: Array | None = None
     mask: Array | None = None
     reference: Array | None = None
+    theta: Array | None = None
     directions: Array | None = None
     weights: Array | None = None
     symmetry: str = "C1"
@@ -37,6 +40,7 @@ class Snapshot:
     started: str = ""
     version: str = ""
     command: str = ""
+    citing: str = ""
 
 
 def number(record: Record, key: str) -> float | None:

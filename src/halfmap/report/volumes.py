@@ -47,7 +47,7 @@ class Window:
     width: int
 
 
-def _window(mask: Array | None, box: int) -> Window:
+def window_around(mask: Array | None, box: int) -> Window:
     """Smallest central cube that holds the mask with a margin, so that the molecule fills the picture."""
     if mask is None or not np.any(mask > 0.5):
         return Window(0, box)
@@ -74,15 +74,31 @@ def fourier_resize(image: Array, size: int) -> Array:
     return resized
 
 
-def _crop(image: Array, window: Window) -> Array:
+def crop(image: Array, window: Window) -> Array:
     """The window of a full-size picture, resampled so that it is about PICTURE pixels across."""
-    n = image.shape[0]
-    size = 2 * round(PICTURE * n / window.width / 2)
-    low = round(window.low * size / n)
+    size, low = _resampling(image.shape[0], window)
     return fourier_resize(image, size)[low : low + PICTURE, low : low + PICTURE]
 
 
-def _grey(images: Sequence[Array], low: float = 0.4, high: float = 99.85) -> list[NDArray[np.uint8]]:
+def crop_linear(image: Array, window: Window) -> Array:
+    """The same pixels as `crop` by linear interpolation: of values with steps, where a Fourier transform rings."""
+    n = image.shape[0]
+    size, low = _resampling(n, window)
+    at = (np.arange(low, min(low + PICTURE, size)) * n / size).clip(0, n - 1)
+    first = np.minimum(at.astype(int), n - 2)
+    part = (at - first).astype(image.dtype)
+    rows = image[first] * (1 - part)[:, None] + image[first + 1] * part[:, None]
+    pixels: Array = rows[:, first] * (1 - part) + rows[:, first + 1] * part
+    return pixels
+
+
+def _resampling(n: int, window: Window) -> tuple[int, int]:
+    """Side of the full picture once resampled, and where the window begins in it."""
+    size = 2 * round(PICTURE * n / window.width / 2)
+    return size, round(window.low * size / n)
+
+
+def grey_levels(images: Sequence[Array], low: float = 0.4, high: float = 99.85) -> list[NDArray[np.uint8]]:
     """Pictures on one common grey scale between two percentiles; protein is light."""
     values = np.concatenate([image[::2, ::2].ravel() for image in images])
     bottom, top = np.percentile(values, (low, high))
@@ -118,11 +134,12 @@ def outline(mask: Array, window: Window, level: float = 0.5) -> str:
     return "".join(segments)
 
 
-def _central(volume: Array, axis: int) -> Array:
+def central(volume: Array, axis: int) -> Array:
+    """The slice through the centre of a volume [z,y,x] across an axis: [y,x], [z,x] or [z,y]."""
     return np.asarray(volume.take(volume.shape[axis] // 2, axis=axis), dtype=np.float32)
 
 
-def _usable(volume: Array | None, box: int | None = None) -> Array | None:
+def usable(volume: Array | None, box: int | None = None) -> Array | None:
     """The array if it is a finite cube (of the given box), else None: a report never stops a refinement."""
     if volume is None:
         return None
@@ -135,45 +152,45 @@ def _usable(volume: Array | None, box: int | None = None) -> Array | None:
 
 def gallery(snapshot: Snapshot, pixel_size: float | None) -> Gallery | None:
     """All pictures of a snapshot; None when it has no map."""
-    volume = _usable(snapshot.map)
+    volume = usable(snapshot.map)
     if volume is None:
         return None
     box = volume.shape[0]
-    mask = _usable(snapshot.mask, box)
-    window = _window(mask, box)
+    mask = usable(snapshot.mask, box)
+    window = window_around(mask, box)
     slices, projections = [], []
-    cuts = _grey([_crop(_central(volume, axis), window) for _, _, axis in VIEWS])
-    sums = _grey([_crop(volume.sum(axis=axis, dtype=np.float32), window) for _, _, axis in VIEWS])
+    cuts = grey_levels([crop(central(volume, axis), window) for _, _, axis in VIEWS])
+    sums = grey_levels([crop(volume.sum(axis=axis, dtype=np.float32), window) for _, _, axis in VIEWS])
     for (plane, seen, axis), cut, total in zip(VIEWS, cuts, sums, strict=True):
-        edge = "" if mask is None else outline(_central(mask, axis), window)
+        edge = "" if mask is None else outline(central(mask, axis), window)
         shadow = "" if mask is None else outline(mask.max(axis=axis), window)
         depth = f"{'zyx'[axis]} = {box // 2}"
         slices.append(Picture(f"{plane} slice", depth, png_uri(cut), edge, plane[0], plane[1]))
         projections.append(Picture("projection", seen, png_uri(total), shadow, plane[0], plane[1]))
     others = _others(snapshot, box, window, mask)
-    bar_percent, bar_label = _scale_bar(window, pixel_size)
+    bar_percent, bar_label = scale_bar(window, pixel_size)
     side = f"{window.width} voxels" + (f", {window.width * pixel_size:.0f} Å" if pixel_size else "")
     return Gallery(slices, projections, others, bar_percent, bar_label, side)
 
 
 def _others(snapshot: Snapshot, box: int, window: Window, mask: Array | None) -> list[Picture]:
     """Central slices of the raw half maps, on one grey scale, and of the regularised reference."""
-    edge = "" if mask is None else outline(_central(mask, 0), window)
-    halves = [_usable(snapshot.half1, box), _usable(snapshot.half2, box)]
-    raw = [_crop(_central(half, 0), window) for half in halves if half is not None]
+    edge = "" if mask is None else outline(central(mask, 0), window)
+    halves = [usable(snapshot.half1, box), usable(snapshot.half2, box)]
+    raw = [crop(central(half, 0), window) for half in halves if half is not None]
     names = [f"half map {i + 1}" for i, half in enumerate(halves) if half is not None]
     pictures = [
         Picture(name, "raw, xy slice", png_uri(grey), edge, "x", "y")
-        for name, grey in zip(names, _grey(raw) if raw else [], strict=True)
+        for name, grey in zip(names, grey_levels(raw) if raw else [], strict=True)
     ]
-    reference = _usable(snapshot.reference, box)
+    reference = usable(snapshot.reference, box)
     if reference is not None:
-        (grey,) = _grey([_crop(_central(reference, 0), window)])
+        (grey,) = grey_levels([crop(central(reference, 0), window)])
         pictures.append(Picture("reference", "regularised, xy slice", png_uri(grey), edge, "x", "y"))
     return pictures
 
 
-def _scale_bar(window: Window, pixel_size: float | None) -> tuple[float, str]:
+def scale_bar(window: Window, pixel_size: float | None) -> tuple[float, str]:
     """Length of a round scale bar, about a quarter of the picture, in percent of its width."""
     if not pixel_size:
         return 0.0, ""

@@ -137,6 +137,6 @@ def read_reference(
     low, high = float(data.min()), float(data.max())
     if low == high and (what == "map" or low == 0):
         raise InputError(f"{path}: the {what} is {low:g} everywhere; give one with density")
-    if what == "mask" and (low < -MASK_TOLERANCE or high > 1 + MASK_TOLERANCE):
-        raise InputError(f"{path}: the mask has values from {low:g} to {high:g}; it must be 1 inside and 0 outside")
+    if what != "map" and (low < -MASK_TOLERANCE or high > 1 + MASK_TOLERANCE):
+        raise InputError(f"{path}: the {what} has values from {low:g} to {high:g}; it must be 1 inside and 0 outside")
     return Reference(data, note), optics.box, optics.pixel_size

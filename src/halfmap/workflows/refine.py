@@ -94,6 +94,7 @@ def _prepare(settings: RefineSettings, progress: Progress) -> tuple[Problem, Sta
         mask, *_ = read_reference(settings.mask, table, settings.diameter, "mask")
         user_mask = mask.map.clamp(0, 1).to(device)
         notes += [mask.note] if mask.note else []
+    regulariser = _regulariser(settings, table, notes)
     if settings.search in ("local", "fixed") and table.rotations is None:
         raise InputError(f"{settings.particles}: no angles (rlnAngleRot, rlnAngleTilt, rlnAnglePsi), which --search "
                          f"{settings.search} starts from; use --search auto")
@@ -110,7 +111,7 @@ def _prepare(settings: RefineSettings, progress: Progress) -> tuple[Problem, Sta
         settings.search, settings.local_from, settings.offset_range, settings.angular_step, MODES,
         settings.max_iterations, settings.posterior,
     )  # fmt: skip
-    problem = Problem(settings, source, model, schedule, _regulariser(settings), user_mask)
+    problem = Problem(settings, source, model, schedule, regulariser, user_mask)
     state = _initial_state(problem, start.map.to(device), inspected.power)
     plan = schedule.next([], state.shift_sigma)
     assert plan is not None
@@ -119,8 +120,14 @@ def _prepare(settings: RefineSettings, progress: Progress) -> tuple[Problem, Sta
     return problem, state, notes, inspected
 
 
-def _regulariser(settings: RefineSettings) -> Regulariser:
-    return regulariser_named(settings.regulariser, **regulariser_options(settings))
+def _regulariser(settings: RefineSettings, table: ParticleTable, notes: list[str]) -> Regulariser:
+    """The chosen method; where a mask is among its options, the file's content takes the path's place."""
+    options = regulariser_options(settings)
+    if options.get("mask") is not None:
+        mask, *_ = read_reference(options["mask"], table, settings.diameter, f"{settings.regulariser} mask")
+        options["mask"] = mask.map.clamp(0, 1)
+        notes += [mask.note] if mask.note else []
+    return regulariser_named(settings.regulariser, **options)
 
 
 def _scale_groups(table: ParticleTable) -> Tensor:
@@ -220,6 +227,7 @@ def _iterate(
                 records=records, map=solution.joined.cpu().numpy(), half1=halves.raw[0].cpu().numpy(),
                 half2=halves.raw[1].cpu().numpy(), mask=state.mask.cpu().numpy(),
                 reference=solution.maps[0].cpu().numpy(),
+                theta=solution.arrays["theta"].cpu().numpy() if "theta" in solution.arrays else None,
                 directions=view_directions(state.poses.rotations[:, 0].double()).numpy(),
                 finished=finished, started=started,
             )  # fmt: skip

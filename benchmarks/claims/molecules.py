@@ -1,0 +1,136 @@
+"""Three membrane proteins that nobody determined, for refinements whose truth is known.
+
+python benchmarks/claims/molecules.py FOLDER      writes transporter.pdb, dimer.pdb and channel.pdb
+
+- transporter: C1, about 85 kDa. Ten helices in a nanodisc far wider than they are, and an antibody fragment whose
+  constant half swings at its elbow: after PfCRT with its Fab, the hardest case of Punjani et al. 2020.
+- dimer: C2, about 170 kDa, in a nanodisc; two peripheral domains swing.
+- channel: C4, about 240 kDa, in a belt that is small beside it; a bundle of four helices on the axis swings.
+
+Membranes lie across z with their middle at z = 0. Chain F is what swings, as one body: `halfmap simulate` knows one
+hinge. Where symmetric copies swing, they do so together about a point on the axis, so that a particle that swings out
+has no symmetry left.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from folds import (
+    Segment,
+    about,
+    built,
+    bundle,
+    copies,
+    helix_piece,
+    immunoglobulin,
+    joined,
+    packed,
+    tangle,
+    threaded,
+)
+
+from halfmap.particles.model import Atoms, write_pdb
+from halfmap.workflows.demo_molecule import Helix
+
+CORE_B, SOLUBLE_B, SWINGING_B = 20.0, 35.0, 50.0
+SWINGING = "F"
+
+
+@dataclass(frozen=True)
+class Molecule:
+    """How a molecule is made and how its images are: `options` of halfmap simulate, and its point group."""
+
+    make: Callable[[], Atoms]
+    symmetry: str
+    options: tuple[str, ...]
+
+    def write(self, path: Path) -> None:
+        """Write it as a PDB file."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_pdb(path, self.make())
+
+
+def transporter() -> Atoms:
+    """Chain A: ten helices across the membrane and five along it; B and C: the variable half of an antibody fragment,
+    bound to it; F: the constant half."""
+    inner = [(6.5 * math.cos(a), 6.5 * math.sin(a)) for a in np.radians([20, 110, 200, 290])]
+    outer = [(18.0 * math.cos(a), 14.0 * math.sin(a)) for a in np.radians([0, 62, 118, 178, 243, 302])]
+    across = packed(bundle(inner + outer, (26, 30, 27, 33, 29, 25, 34, 28, 31, 27), 3, CORE_B), flat=True)
+    along = packed([Helix(n, place, tilt, azimuth, SOLUBLE_B) for n, place, tilt, azimuth in (
+        (18, (12.0, -8.0, -26.0), 84.0, 40.0), (14, (-11.0, 6.0, -27.0), 95.0, 130.0),
+        (16, (-2.0, -13.0, -25.0), 88.0, 160.0), (17, (-9.0, 7.0, 25.0), 80.0, 75.0),
+        (13, (6.0, -10.0, 25.0), 98.0, 200.0))], across)
+    lean = about("z", 35.0) @ about("y", 24.0)
+    foot = np.array([2.0, 0.0, 27.0])
+
+    def domain(x: float, y: float, z: float, turn: float, bfactor: float) -> Segment:
+        # the strands of a variable domain run along the fragment
+        stand = about("z", turn) @ about("x", 78.0)
+        return joined(immunoglobulin(lean @ stand, lean @ np.array([x, y, z]) + foot, bfactor))
+
+    return built({
+        "A": [joined(threaded(across + along))],
+        "B": [domain(-10.5, 1.0, 20.0, 10.0, SOLUBLE_B)],
+        "C": [domain(10.5, -1.0, 21.0, 150.0, SOLUBLE_B)],
+        SWINGING: [domain(-8.0, -9.5, 56.0, 80.0, SWINGING_B), domain(10.0, 7.5, 57.0, 230.0, SWINGING_B)]})
+
+
+def dimer() -> Atoms:
+    """Chains A and B: thirteen helices across the membrane and nine below it each; F: the two peripheral domains."""
+    grid = [(9.0 + 10.0 * i + 5.0 * (j % 2), 9.0 * (j - 1.5)) for j in range(4) for i in range(3)] + [(40.0, 0.0)]
+    across = packed(bundle(grid, (26, 30, 24, 28, 33, 25, 29, 27, 23, 31, 26, 28, 30), 5, CORE_B), fold=2, flat=True,
+                    inward=8.0)
+    below = packed(tangle((15.0, 4.0, -34.0), (17, 21, 15, 19, 14, 18, 22, 16, 20), 8, SOLUBLE_B), across, fold=2,
+                   inward=4.0)
+    swinging = packed(tangle((24.0, -8.0, -64.0), (19, 24, 16, 22, 18, 26, 15, 20, 17, 21), 13, SWINGING_B),
+                      across + below, fold=2)
+    first, second = copies(joined(threaded(across + below)), 2)
+    return built({"A": [first], "B": [second], SWINGING: copies(joined(threaded(swinging)), 2)})
+
+
+def channel() -> Atoms:
+    """Chains A to D: four outer and two pore-lining helices, a pore helix, a linker and a skirt of fifteen helices;
+    F: the bundle on the axis."""
+    pore = [Helix(34, (9.5, 2.0, -4.0), 18.0, 100.0, CORE_B), Helix(30, (17.5, 9.0, 0.0), 24.0, 160.0, CORE_B),
+            Helix(12, (9.0, -7.0, 10.0), 55.0, 250.0, CORE_B), Helix(16, (22.0, -4.0, -21.0), 88.0, 70.0, CORE_B)]
+    pore = packed(pore, fold=4, flat=True, keep_out=6.0)
+    outer = packed(bundle([(30.0, 2.0), (38.0, -2.0), (32.0, 12.0), (40.0, 9.0)], (27, 25, 29, 24), 4, CORE_B, 15.0),
+                   pore, fold=4, flat=True, inward=12.0)
+    floppy = [Helix(40, (6.8, 0.0, -66.0), 14.0, 90.0, SWINGING_B)]
+    lengths = (18, 14, 20, 16, 22, 17, 15, 19, 16, 21, 14, 18, 20, 15, 17)
+    skirt = packed(tangle((31.0, 3.0, -44.0), lengths, 6, SOLUBLE_B), [*pore, *outer, *floppy], fold=4, keep_out=22.0)
+    subunits = copies(joined(threaded([*outer, pore[3], pore[1], pore[2], pore[0], *skirt])), 4)
+    return built({**dict(zip("ABCD", ([s] for s in subunits), strict=True)),
+                  SWINGING: copies(joined([helix_piece(floppy[0])]), 4)})
+
+
+MOLECULES = {
+    "transporter": Molecule(transporter, "C1", (
+        "--box", "72", "--apix", "2.4", "--snr", "0.05", "--hinge", f"{SWINGING}:8", "--micelle",
+        "--micelle-radius", "46", "--micelle-thickness", "46")),
+    "dimer": Molecule(dimer, "C2", (
+        "--box", "80", "--apix", "2.4", "--snr", "0.05", "--hinge", f"{SWINGING}:8", "--micelle",
+        "--micelle-radius", "62", "--micelle-thickness", "46")),
+    "channel": Molecule(channel, "C4", (
+        "--box", "80", "--apix", "2.4", "--snr", "0.03", "--hinge", f"{SWINGING}:8", "--micelle",
+        "--micelle-radius", "64")),
+}
+
+
+def main() -> int:
+    """Write all three."""
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
+    for name, molecule in MOLECULES.items():
+        molecule.write(folder / f"{name}.pdb")
+        print(folder / f"{name}.pdb")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""Radial filters and what is made of filtered maps, on the CPU, in one pass over memory where torch needs many.
+
+Half transforms are float arrays [z, y, x, 2] (real, imaginary) in the order of rfftn, full ones in that of fftn. Planes
+z0 <= z < z1 of the result are written.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+
+@njit(nogil=True, cache=True, fastmath=True)
+def combine_planes(out, first, second, gain1, gain2, z0, z1):
+    """out [size, size, size] = gain1 first + i gain2 second, from half transforms of real maps on a grid as fine or
+    finer; gains are indexed by the squared frequency."""
+    size, box = out.shape[0], first.shape[0]
+    half = (size - 1) // 2
+    # an even grid has one coefficient where a finer one has two: it is left out, unless the grids are equal
+    lowest = half + 1 - size if size == box else -half
+    zero = np.float32(0.0)
+    for z in range(z0, z1):
+        kz = z if z <= half else z - size
+        for y in range(size):
+            ky = y if y <= half else y - size
+            if kz < lowest or ky < lowest:
+                out[z, y] = zero
+                continue
+            plane = kz * kz + ky * ky
+            a, b = first[kz % box, ky % box], second[kz % box, ky % box]
+            for x in range(half + 1):
+                g1, g2 = gain1[plane + x * x], gain2[plane + x * x]
+                out[z, y, x, 0] = g1 * a[x, 0] - g2 * b[x, 1]
+                out[z, y, x, 1] = g1 * a[x, 1] + g2 * b[x, 0]
+            # the other half from Friedel mates; for the Nyquist column of an even grid the mate is the column itself
+            a, b = first[-kz % box, -ky % box], second[-kz % box, -ky % box]
+            for x in range(1, -lowest + 1):
+                g1, g2 = gain1[plane + x * x], gain2[plane + x * x]
+                out[z, y, size - x, 0] = g1 * a[x, 0] + g2 * b[x, 1]
+                out[z, y, size - x, 1] = g2 * b[x, 0] - g1 * a[x, 1]
+            for x in range(half + 1, size + lowest):
+                out[z, y, x] = zero
+
+
+@njit(nogil=True, cache=True, fastmath=True)
+def power_difference_planes(out, pair, z0, z1):
+    """out = imaginary^2 - real^2."""
+    for z in range(z0, z1):
+        for y in range(out.shape[1]):
+            for x in range(out.shape[2]):
+                a, b = pair[z, y, x, 0], pair[z, y, x, 1]
+                out[z, y, x] = b * b - a * a
+
+
+@njit(nogil=True, cache=True, fastmath=True)
+def keep_planes(out, place, pair, node, z0, z1):
+    """Add to out what is kept of the bands ``node`` and ``node`` + 1 where the cut-off stands at ``place``."""
+    for z in range(z0, z1):
+        for y in range(out.shape[1]):
+            for x in range(out.shape[2]):
+                t = place[z, y, x] - np.float32(node)
+                out[z, y, x] += _kept(t) * pair[z, y, x, 0] + _kept(t - np.float32(1.0)) * pair[z, y, x, 1]
+
+
+@njit(nogil=True, cache=True, fastmath=True, inline="always")
+def _kept(t):
+    """Sum of the cubic convolution weights of the nodes from the one t steps below on; see reference.band_kept."""
+    if t >= np.float32(1.0):
+        return np.float32(1.0)
+    if t < np.float32(-2.0):
+        return np.float32(0.0)
+    half = np.float32(0.5)
+    whole = np.floor(t)
+    f = t - whole
+    if whole == np.float32(0.0):
+        return np.float32(1.0) - ((-half * f + np.float32(1.0)) * f - half) * f
+    after_next = (half * f - half) * f * f
+    if whole == np.float32(-1.0):
+        return ((np.float32(-1.5) * f + np.float32(2.0)) * f + half) * f + after_next
+    return after_next

@@ -1,0 +1,121 @@
+"""A local half-map FSC used as a filter in every iteration: the way of EMAN2's refinement, and a control that leaks.
+
+In each narrow band of frequencies the half maps are compared through a window around every point,
+
+    F_j(x) = w * (a_j b_j) / sqrt(w * a_j^2  w * b_j^2),
+
+and a band is kept, in both half maps alike, where they agree (Bell, Chen, Baldwin & Ludtke 2016, Methods 100, 25).
+As a filter for display that is sound. Inside a refinement noise of both half sets that agrees by chance is kept in both
+references, particles align to it, and it agrees better next time: Punjani et al. (2020), Supplementary Figure 1.
+Written from the description, with own choices where it leaves them open: bands of a Gaussian shape normalised to add up
+to 1, so that a map of which all is kept stays as it is; a Gaussian window; the lowest band always kept.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from halfmap.fourier.shells import frequency_length
+from halfmap.regularisation.half_maps import from_spectra, plain_pair, spectra
+from halfmap.regularisation.local_filter import Lattice, separable
+from halfmap.regularisation.protocol import HalfSets, MapPair, Solution
+from halfmap.validation.fsc import GOLD_STANDARD, resolution
+
+BAND = 3.0  # shells: distance of the bands and their full width at half maximum
+EXTENT = {"tophat": 6.0, "wiener": 4.0}  # of the window, in units of the resolution
+LEAST_EXTENT = 15.0  # A
+LEAST_FSC = {"tophat": GOLD_STANDARD, "wiener": 0.01}
+SNR_SCALE = 3.0  # of the Wiener filter: SNR = 3 F / (1 - F)
+PER_WINDOW = 3.5  # lattice points across the window's extent: linear interpolation between them is good to 3 %
+SILENT = 1e-10  # of the map's power: less in a band, at one place, is rounding
+
+
+@dataclass(frozen=True)
+class LocalFsc:
+    """Options of the filter.
+
+    mode: ``tophat`` keeps a band where its local FSC exceeds the threshold, ``wiener`` multiplies it there by
+    3 F / (1 + 2 F). window: full width at half maximum of the Gaussian window in A; None is six times (wiener: four
+    times) the resolution that the FSC gives, at least 15 A. threshold: None is 0.143 (wiener: 0.01).
+    """
+
+    mode: str = "tophat"
+    window: float | None = None
+    threshold: float | None = None
+    name: str = "local-fsc"
+    crosses: str = "local half-map FSC: both half sets get one local filter made from both; solvent mask"
+
+    def solve(self, halves: HalfSets, mask: Tensor, memory: dict[str, Any]) -> Solution:
+        """Both half maps and their average under one local filter; arrays as in `filter_pair`."""
+        return self.filter_pair(plain_pair(halves), mask)
+
+    def filter_pair(self, pair: MapPair, mask: Tensor) -> Solution:
+        """The same for finished half maps. The solvent mask is not used.
+
+        arrays: theta [z, y, x], the resolution in A up to which every band is kept there.
+        """
+        box = pair.half1.shape[-1]
+        extent = self.window or max(EXTENT[self.mode] * resolution(pair.curves.corrected, box, pair.pixel_size),
+                                    LEAST_EXTENT)
+        maps, cutoff = self._filtered(torch.stack((pair.half1, pair.half2)), extent / pair.pixel_size)
+        return Solution((maps[0], maps[1]), maps.mean(dim=0), arrays={"theta": box * pair.pixel_size / cutoff})
+
+    def _filtered(self, maps: Tensor, extent: float) -> tuple[Tensor, Tensor]:
+        """Maps [h, z, y, x] filtered, and the cut-off [z, y, x] in cycles per box; extent of the window in voxels."""
+        box = maps.shape[-1]
+        spectrum = spectra(maps)
+        length = frequency_length(box).to(maps)
+        spectrum /= _all_bands(length)
+        spacing = max(1.0, extent / PER_WINDOW)
+        window = _window(box, spacing, extent).to(maps)
+        silent = SILENT * maps.square().mean()
+        threshold = LEAST_FSC[self.mode] if self.threshold is None else self.threshold
+        result = from_spectra(spectrum * _band(length, 0))
+        kept_all = torch.ones_like(maps[0])  # whether all bands so far are kept
+        bands = torch.ones_like(maps[0])  # how many
+        for j in range(1, math.ceil((box / 2 + BAND) / BAND)):
+            band = from_spectra(spectrum * _band(length, j))
+            correlation = _local_correlation(band, window, silent)
+            if not bool((correlation > threshold).any()):
+                kept_all.zero_()
+                continue
+            correlation = Lattice(correlation, spacing, box).on_grid(box)
+            kept = (correlation > threshold).to(correlation)
+            kept_all *= kept
+            bands += kept_all
+            result += band * (kept if self.mode == "tophat" else kept * 3 * correlation / (1 + 2 * correlation))
+        return result, BAND * (bands - 0.5)
+
+
+def _band(length: Tensor, j: int) -> Tensor:
+    """Gaussian about the centre of band j, 1 there, at frequencies ``length`` (cycles per box)."""
+    return (-4 * math.log(2.0) * (length / BAND - j).square()).exp()
+
+
+def _all_bands(length: Tensor) -> Tensor:
+    """Sum of the Gaussians of all bands 0, 1, .. at these frequencies."""
+    nearest = (length / BAND).round()
+    total = torch.zeros_like(length)
+    for i in range(-3, 4):
+        total += (-4 * math.log(2.0) * (length / BAND - nearest - i).square()).exp() * (nearest + i >= 0)
+    return total
+
+
+def _window(box: int, spacing: float, extent: float) -> Tensor:
+    """Weights [p, x] of the voxels of one axis in the windows about the lattice points."""
+    away = torch.arange(box, dtype=torch.float64) - Lattice.positions(box, spacing)[:, None]
+    weight = (-4 * math.log(2.0) * (away / extent).square()).exp()
+    return weight / weight.sum(dim=1, keepdim=True)
+
+
+def _local_correlation(band: Tensor, window: Tensor, silent: Tensor) -> Tensor:
+    """Normalised correlation of one band of both maps [h, z, y, x] at the lattice points [p, p, p]."""
+    a, b = band
+    cross, first, second = (separable(product, window) for product in (a * b, a.square(), b.square()))
+    heard = torch.minimum(first, second) > silent
+    return torch.where(heard, cross / (first * second).clamp_min(torch.finfo(first.dtype).tiny).sqrt(), 0.0)

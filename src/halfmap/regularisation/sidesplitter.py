@@ -1,0 +1,163 @@
+"""SIDESPLITTER: every voxel of a half map is low-passed to the finest level at which it rises above the noise.
+
+Ramlaul, Palmer, Nakane & Aylett (2020) J. Struct. Biol. 211, 107545; where the paper leaves a number open, as in their
+program. a, b are the half maps, low-passes LP(k; k0) = [1 + (k / k0)^16]^(-1/2), averages < > run over the mask.
+
+1. From low to high resolution, in bands LP(k; k') - LP(k; k0): p = |1 - <(a - b)^2> / <(a + b)^2>|, and the next step
+   is p k' / 64. Each band is multiplied by step / rms(a + b), the same factor for both half maps; their sum is a map in
+   which noise at all levels can be compared. It ends where the masked FSC falls below 0.1, or p to 0.05.
+2. From high to low resolution: both normalised maps are low-passed at the level. With d = (a - b) / 2, voxels of either
+   half map whose own square exceeds max(max d^2, 2 ln(count) <d^2>) and that have no level yet get this one.
+
+Such steps are far narrower than a shell of a usual box, so narrow ones are taken together here: a band of width S in
+place of steps s has S / s times the power of one, and gets the factor sqrt(s S) / rms.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from halfmap.fourier.shells import frequency_length, hermitian_weights, shell_index_3d, shell_sum
+from halfmap.maps.filters import butterworth_gain
+from halfmap.regularisation.half_maps import from_spectra, plain_pair, spectra
+from halfmap.regularisation.protocol import HalfSets, MapPair, Solution
+from halfmap.validation.fsc import crossing_shell
+
+FIRST_BAND = 0.025  # cycles per voxel
+STEPS = 64  # next step over frequency, where all is signal
+LEAST_STEP = 1.0  # shells
+LEAST_FSC = 0.1  # within the mask; the first band beyond is the last
+LAST = 0.475  # cycles per voxel, where the FSC stays above
+LEAST_SIGNAL = 0.05  # p at which the bands end
+INSIDE = 0.99  # of the mask: where averages are taken
+
+
+@dataclass(frozen=True)
+class Level:
+    """A low-pass of the ladder: its cut-off in cycles per box, and the factor of the band that ends there."""
+
+    cutoff: float
+    factor: float
+
+
+@dataclass(frozen=True)
+class Sidesplitter:
+    """Options.
+
+    mode: ``density`` gives each voxel the value of the original map low-passed at its level (the program's --rotfl,
+    which its RELION wrapper uses); ``spectrum`` gives it that of the normalised map, undoes the normalisation, masks
+    the map, and gives every shell the power of the half map within the mask times 2 F / (1 + F) of the masked FSC (the
+    program's default). Voxels without a level are zero in both.
+    """
+
+    mode: str = "density"
+    name: str = "sidesplitter"
+    crosses: str = "noise thresholds, band weights and resolution limit from the half maps' difference; solvent mask"
+
+    def solve(self, halves: HalfSets, mask: Tensor, memory: dict[str, Any]) -> Solution:
+        """Both half maps filtered, and their average; arrays as in `filter_pair`."""
+        return self.filter_pair(plain_pair(halves), mask)
+
+    def filter_pair(self, pair: MapPair, mask: Tensor) -> Solution:
+        """The same for finished half maps; mask [z, y, x] is where noise and signal are measured.
+
+        arrays: theta [z, y, x], the local level in A (mean frequency of both half maps).
+        """
+        box = pair.half1.shape[-1]
+        inside = mask.to(pair.half1) > INSIDE * float(mask.max())
+        maps = torch.stack((pair.half1, pair.half2))
+        spectrum = spectra(maps)
+        crossing = crossing_shell(pair.curves.masked, LEAST_FSC)
+        levels = ladder(spectrum, inside, LAST * box if crossing is None else crossing)
+        split, cutoffs = selected(spectrum, levels, inside, self.mode == "density")
+        if self.mode == "spectrum":
+            undone = bands_times(frequency_length(box).to(maps), levels, [1 / level.factor for level in levels])
+            restored = from_spectra(spectra(split) * undone) * mask.to(maps)
+            split = _with_power_of(restored, maps * mask.to(maps), pair.curves.masked, levels[-1].cutoff)
+        theta = box * pair.pixel_size / cutoffs.mean(dim=0)
+        return Solution((split[0], split[1]), split.mean(dim=0), arrays={"theta": theta})
+
+
+def ladder(spectrum: Tensor, inside: Tensor, limit: float) -> list[Level]:
+    """Levels from low to high resolution, for the transforms [h, z, y, x // 2 + 1] of the half maps.
+
+    inside [z, y, x] (bool): where power is measured; limit: in cycles per box.
+    """
+    box = spectrum.shape[-2]
+    length = frequency_length(box).to(spectrum.real)
+    levels: list[Level] = []
+    step = width = FIRST_BAND * box
+    below = torch.zeros_like(length)
+    cutoff = 0.0
+    while True:
+        cutoff += width
+        gain = butterworth_gain(length, cutoff)
+        a, b = from_spectra(spectrum * (gain - below))
+        below = gain
+        noise, power = (float(v[inside].double().square().mean()) for v in (a - b, a + b))
+        signal = abs(1 - noise / power) if power > 0 else 0.0
+        if power > 0:
+            levels.append(Level(cutoff, math.sqrt(step * width / power)))
+        if cutoff >= limit or signal <= LEAST_SIGNAL:
+            return levels
+        step = signal * cutoff / STEPS
+        width = max(step, LEAST_STEP)
+
+
+def bands_times(length: Tensor, levels: list[Level], factors: list[float]) -> Tensor:
+    """Sum of the bands, each times its factor, at frequencies ``length`` (cycles per box)."""
+    total, below = torch.zeros_like(length), torch.zeros_like(length)
+    for level, factor in zip(levels, factors, strict=True):
+        gain = butterworth_gain(length, level.cutoff)
+        total += factor * (gain - below)
+        below = gain
+    return total
+
+
+def selected(spectrum: Tensor, levels: list[Level], inside: Tensor, original: bool) -> tuple[Tensor, Tensor]:
+    """Half maps [h, z, y, x] of which each voxel stands at its level, and the cut-offs [h, z, y, x] of these levels.
+
+    original: take the values of the original maps, not of the normalised ones. A voxel without a level is 0, and its
+    cut-off that of the lowest one.
+    """
+    box = spectrum.shape[-2]
+    length = frequency_length(box).to(spectrum.real)
+    normalised = spectrum * bands_times(length, levels, [level.factor for level in levels])
+    maps = length.new_zeros((2, box, box, box))
+    cutoffs = torch.full_like(maps, levels[0].cutoff)
+    free = torch.ones_like(maps, dtype=torch.bool)
+    for level in reversed(levels):
+        gain = butterworth_gain(length, level.cutoff)
+        low = from_spectra(normalised * gain)
+        new = free & (low.square() > threshold(low[:, inside]))
+        if not bool(new.any()):
+            continue
+        maps = torch.where(new, from_spectra(spectrum * gain) if original else low, maps)
+        cutoffs[new] = level.cutoff
+        free &= ~new
+    return maps, cutoffs
+
+
+def threshold(low: Tensor) -> float:
+    """What the square of a voxel has to exceed, from the voxels [h, x] within the mask of low-passed half maps."""
+    noise = (0.5 * (low[0] - low[1])).double().square()
+    return max(float(noise.max()), 2 * math.log(len(noise)) * float(noise.mean()))
+
+
+def _with_power_of(maps: Tensor, original: Tensor, fsc: Tensor, limit: float) -> Tensor:
+    """Maps [h, z, y, x] with the power of the originals in every shell, times 2 F / (1 + F); zero beyond the limit."""
+    box = maps.shape[-1]
+    V, shell, count = spectra(maps), shell_index_3d(box).to(maps.device), box // 2 + 1
+    weights = hermitian_weights(box).to(maps)
+    have, wanted = (shell_sum((T.real.square() + T.imag.square()) * weights, shell, count)
+                    for T in (V, spectra(original)))
+    f = fsc.to(have).clamp(0, 1)
+    ratio = torch.where(have > 0, wanted / have.clamp_min(torch.finfo(have.dtype).tiny), 0.0) * 2 * f / (1 + f)
+    ratio[:, torch.arange(count) > limit] = 0.0
+    gain = torch.cat([ratio.sqrt(), ratio.new_zeros(2, 1)], dim=1)[:, shell.clamp(max=count)]
+    return from_spectra(V * gain.to(maps))

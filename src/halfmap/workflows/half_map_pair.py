@@ -1,0 +1,101 @@
+"""Two half maps from files, on one grid, with mask and FSC curves: what a command on half maps begins with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from halfmap.errors import InputError
+from halfmap.maps.masks import solvent_mask
+from halfmap.maps.mrc import MapFile, read_map
+from halfmap.validation.fsc import FscCurves, corrected_fsc, crossing_shell, mask_verdict, resolution
+
+_SEED = 0  # of the random phases: the same maps give the same numbers
+
+
+@dataclass(frozen=True)
+class HalfMaps:
+    """Half maps [z,y,x] as they are in their files, pixel size in A, the mask [z,y,x] and where it comes from, and all
+    FSC curves."""
+
+    half1: Tensor
+    half2: Tensor
+    pixel_size: float
+    mask: Tensor
+    mask_name: str
+    curves: FscCurves
+
+    @property
+    def box(self) -> int:
+        """Side of the maps in voxels."""
+        return self.half1.shape[-1]
+
+    @property
+    def mask_share(self) -> float:
+        """Volume of the mask over that of the box."""
+        return float(self.mask.mean(dtype=torch.float64))
+
+    def resolution(self, name: str, threshold: float) -> float | None:
+        """Resolution in A at which the named curve falls below the threshold; None if it never does."""
+        curve = getattr(self.curves, name)
+        if crossing_shell(curve, threshold) is None:
+            return None
+        return resolution(curve, self.box, self.pixel_size, threshold)
+
+    def verdict(self) -> list[str]:
+        """What a careful colleague would say about the curves."""
+        return mask_verdict(self.curves, self.box, self.pixel_size)
+
+
+def read_half_maps(half1: Path, half2: Path, mask: Path | None, diameter: float | None) -> HalfMaps:
+    """Read two half maps and measure their curves.
+
+    Without a mask file one is made from the mean of the half maps. `diameter` (A) is that of the spherical mask and
+    bounds the automatic one. Raises InputError where maps are not on one grid or hold nothing, where the mask is no
+    mask, or where a file cannot be read.
+    """
+    first, second = read_map(half1), read_map(half2)
+    require_same_grid(first, second, half1, half2)
+    for path, read in ((half1, first), (half2, second)):
+        if read.data.min() == read.data.max():
+            raise InputError(f"{path}: the map is {float(read.data.min()):g} everywhere; give one with density")
+    box, pixel_size = first.data.shape[-1], first.pixel_size
+    if diameter is not None and not 0 < diameter <= box * pixel_size:
+        raise InputError(f"--diameter {diameter:g}: must lie between 0 and the box length, {box * pixel_size:g} A")
+    if mask is None:
+        weights = solvent_mask((first.data + second.data) / 2, pixel_size, diameter)
+    else:
+        weights = read_mask(mask, first, half1)
+    radius = None if diameter is None else diameter / (2 * pixel_size)
+    generator = torch.Generator().manual_seed(_SEED)
+    curves = corrected_fsc(first.data, second.data, weights, generator, sphere_radius=radius)
+    name = "automatic" if mask is None else str(mask)
+    return HalfMaps(first.data, second.data, pixel_size, weights, name, curves)
+
+
+def require_same_grid(first: MapFile, other: MapFile, first_path: Path, other_path: Path) -> None:
+    """Raise InputError where two maps differ in box or pixel size."""
+    box, other_box = first.data.shape[-1], other.data.shape[-1]
+    if box != other_box:
+        raise InputError(
+            f"{other_path}: box {other_box}, but {first_path} has box {box}; "
+            "give maps of one reconstruction, or resample one of them"
+        )
+    if abs(first.pixel_size / other.pixel_size - 1) > 1e-3:
+        raise InputError(
+            f"{other_path}: pixel size {other.pixel_size:g} A, but {first_path} has {first.pixel_size:g} A; "
+            "correct the pixel size in the header of the file that is wrong"
+        )
+
+
+def read_mask(path: Path, like: MapFile, like_path: Path) -> Tensor:
+    """A mask [z,y,x] on the grid of a map, values clipped to [0, 1]; InputError where it is no mask for that map."""
+    mask = read_map(path)
+    require_same_grid(like, mask, like_path, path)
+    low, high = float(mask.data.min()), float(mask.data.max())
+    if low < -1e-3 or high > 1 + 1e-3 or high <= 0:
+        raise InputError(f"{path}: values from {low:g} to {high:g}, a mask has 0 to 1; threshold it first")
+    return mask.data.clamp(0, 1)

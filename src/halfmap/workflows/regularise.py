@@ -1,0 +1,110 @@
+"""`halfmap regularise`: a regulariser as a filter of two finished half maps, outside any refinement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from halfmap.errors import InputError
+from halfmap.maps.mrc import MapFile, replaced_atomically, write_map
+from halfmap.regularisation.protocol import MapPair, Regulariser, Solution
+from halfmap.regularisation.registry import regulariser_named
+from halfmap.regulariser_options import regulariser_options
+from halfmap.settings import RegulariseSettings, to_toml
+from halfmap.validation.fsc import GOLD_STANDARD, resolution, write_fsc_xml
+from halfmap.workflows.half_map_pair import HalfMaps, read_half_maps, read_mask
+
+# Said of a filter that differs from place to place: it was chosen where both half maps were looked at.
+FROM_BOTH = "used on two finished half maps the filter is made from both: a picture, not a reference for refinement"
+PERCENTILES = (5, 50, 95)
+
+Report = Callable[..., Any]
+
+
+def regularise(settings: RegulariseSettings, report: Report | None = None) -> Solution:
+    """Filter two half maps and their average, and write them with mask, curves and settings into settings.out.
+
+    Writes map.mrc (the filtered average), half1.mrc and half2.mrc (the filtered half maps), every array of the solution
+    (theta.mrc), mask.mrc, fsc.xml and settings.toml. report: called with the fields of a picture page. Raises
+    InputError where maps or masks are not on one grid, a mask is no mask, or a file cannot be read or written.
+    """
+    assert settings.half2 is not None  # named by validated_pair
+    console = Console(highlight=False)
+    with console.status("reading and comparing the half maps"):
+        pair = read_half_maps(settings.half1, settings.half2, settings.mask, settings.diameter)
+        method = _regulariser(settings, pair)
+    with console.status(f"filtering ({settings.regulariser})"):
+        maps = MapPair(pair.half1, pair.half2, pair.curves, pair.pixel_size)
+        solution = method.filter_pair(maps, pair.mask)
+    written = _write(settings, pair, solution)
+    if report is not None:
+        theta = solution.arrays.get("theta")
+        report(
+            record=_record(pair), crosses=method.crosses, note=FROM_BOTH if solution.arrays else "",
+            verdict=pair.verdict(), raw=((pair.half1 + pair.half2) / 2).numpy(), map=solution.joined.numpy(),
+            mask=pair.mask.numpy(), theta=None if theta is None else theta.numpy(),
+        )  # fmt: skip
+        written.append("report.html")
+    _print(console, pair, solution, settings.out, written)
+    return solution
+
+
+def _regulariser(settings: RegulariseSettings, pair: HalfMaps) -> Regulariser:
+    """The chosen method; a mask among its options is read, because files are not its business."""
+    options = regulariser_options(settings)
+    like = MapFile(pair.half1, pair.pixel_size)
+    read = {name: read_mask(value, like, settings.half1) for name, value in options.items() if isinstance(value, Path)}
+    return regulariser_named(settings.regulariser, **(options | read))
+
+
+def _write(settings: RegulariseSettings, pair: HalfMaps, solution: Solution) -> list[str]:
+    """Write all but the report; returns the files' names."""
+    try:
+        settings.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {settings.out}: cannot make this folder: {error.strerror}; choose another") from error
+    with replaced_atomically(settings.out / "settings.toml") as stream:
+        stream.write(to_toml(settings).encode())
+    named = {"map": solution.joined, "half1": solution.maps[0], "half2": solution.maps[1], **solution.arrays}
+    for name, values in (named | {"mask": pair.mask}).items():
+        write_map(settings.out / f"{name}.mrc", values, pair.pixel_size)
+    write_fsc_xml(settings.out / "fsc.xml", pair.curves.corrected, pair.box, pair.pixel_size)
+    return [*(f"{name}.mrc" for name in named), "mask.mrc", "fsc.xml", "settings.toml"]
+
+
+def _record(pair: HalfMaps) -> dict[str, Any]:
+    """Grid, resolutions and curves by the names that they have in a refinement's records."""
+    curves, box, pixel_size = pair.curves, pair.box, pair.pixel_size
+    return {
+        "box": box, "pixel_size": pixel_size,
+        "resolution_A": resolution(curves.unmasked, box, pixel_size),
+        "resolution_05_A": resolution(curves.unmasked, box, pixel_size, 0.5),
+        "fsc": curves.unmasked.tolist(), "fsc_spherical": curves.spherical.tolist(),
+        "fsc_masked": curves.masked.tolist(), "fsc_randomised": curves.randomised.tolist(),
+        "fsc_corrected": curves.corrected.tolist(),
+    }  # fmt: skip
+
+
+def _print(console: Console, pair: HalfMaps, solution: Solution, out: Path, written: list[str]) -> None:
+    table = Table(show_header=False)
+    for name in ("unmasked", "corrected"):
+        crossed = (pair.resolution(name, threshold) for threshold in (GOLD_STANDARD, 0.5))
+        values = (f"< {2 * pair.pixel_size:.2f}" if value is None else f"{value:.2f}" for value in crossed)
+        table.add_row(f"FSC {GOLD_STANDARD} / 0.5, {name}", " / ".join(values) + " A")
+    inside = pair.mask > 0.5
+    if "theta" in solution.arrays and bool(inside.any()):
+        found = np.percentile(solution.arrays["theta"][inside].double().numpy(), PERCENTILES)
+        shares, cutoffs = (" / ".join(words) for words in (map(str, PERCENTILES), (f"{value:.2f}" for value in found)))
+        table.add_row(f"local cut-off, {shares} %", f"{cutoffs} A inside the mask")
+    table.add_row("written", ", ".join(written))
+    console.print(table)
+    console.print(escape(f"mask: {pair.mask_name}, {100 * pair.mask_share:.1f} % of the box"), soft_wrap=True)
+    for sentence in pair.verdict():
+        console.print(escape(f"- {sentence}"), soft_wrap=True)
+    console.print(escape(f"Finished: {out}"), soft_wrap=True)
