@@ -55,7 +55,7 @@ class RegulariserOptions:
         "help": "compare cut-offs step by step, each step in its own window, or each as a whole as published",
         "choices": ("increment", "literal"), "group": _NONUNIFORM})
     nu_target: str = field(default="quarter", metadata={
-        "help": "find the cut-off that is best for a quarter of the images, as published, or for the half that it filters",
+        "help": "the images that the cut-off is best for: a quarter of all, as published, or the half that it filters",
         "choices": ("quarter", "half"), "group": _NONUNIFORM})
     cutoff_resolution: float | None = field(default=None, metadata={
         "help": "amplitudes beyond this limit are set to zero", "unit": "A", "above": 0,

@@ -62,7 +62,8 @@ def test_coefficients_before_the_edge_are_untouched_and_beyond_the_limit_there_a
 @pytest.mark.parametrize(("threshold", "shell"), [(0.143, 6 + (0.4 - 0.143) / 0.4), (0.5, 5 + 0.3 / 0.4)])
 def test_the_limit_lies_where_the_corrected_fsc_falls_below_the_threshold(threshold, shell):
     fsc = torch.tensor([1, 1, 1, 1, 1, 0.8, 0.4, 0, 0.3, 0, 0, 0, 0], dtype=torch.float64)
-    solution = Cutoff(threshold=threshold, edge=0).filter_pair(MapPair(noise(1), noise(2), curves(fsc), PIXEL), EVERYWHERE)
+    pair = MapPair(noise(1), noise(2), curves(fsc), PIXEL)
+    solution = Cutoff(threshold=threshold, edge=0).filter_pair(pair, EVERYWHERE)
     power = np.abs(np.fft.fftn(solution.maps[0].numpy()))
     left = RADIUS[power > 1e-8 * power.max()]
     assert shell - 0.4 < left.max() <= shell

@@ -13,8 +13,8 @@ from halfmap.regulariser_options import PREFIXES, RegulariserOptions, check_opti
 
 OPTIONS = [f for f in fields(RegulariserOptions) if f.name != "regulariser"]
 # A value other than the default that may be given on its own.
-CHANGED = {"cutoff_resolution": 8.0, "cutoff_threshold": 0.5, "cutoff_edge": 1.0, "lf_mode": "wiener", "lf_window": 40.0,
-           "lf_threshold": 0.3, "split_mode": "spectrum"}
+CHANGED = {"cutoff_resolution": 8.0, "cutoff_threshold": 0.5, "cutoff_edge": 1.0, "lf_mode": "wiener",
+           "lf_window": 40.0, "lf_threshold": 0.3, "split_mode": "spectrum"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -69,7 +69,7 @@ def local_cutoff(first: Tensor, second: Tensor, candidates: Tensor, method: Cros
 def local_error(
     first: Tensor, second: Tensor, candidates: Tensor, method: CrossValidation
 ) -> tuple[Tensor, float]:
-    """E_j at the lattice points [j, z, y, x] but for what is the same for all j, and the lattice's spacing in voxels."""
+    """E_j at the lattice points [j, z, y, x], but for what is the same for all j, and the spacing in voxels."""
     nodes, errors, spacing = _errors_at_nodes(first, second, candidates, method)
     return torch.tensordot(_interpolation(candidates, nodes).to(errors), errors, dims=1), spacing
 
@@ -77,7 +77,7 @@ def local_error(
 def _errors_at_nodes(
     first: Tensor, second: Tensor, candidates: Tensor, method: CrossValidation
 ) -> tuple[list[int], Tensor, float]:
-    """Which candidates were evaluated, their errors [node, z, y, x] at the lattice points, the lattice's spacing."""
+    """Which candidates were evaluated, their errors [node, z, y, x] at the lattice points, and the spacing."""
     spacing = max(1.0, method.awf * first.shape[0] / float(candidates[-1]) / PER_EXTENT)
     nodes = evaluated(candidates, EVALUATION_STEP / method.filter.order)
     search = _Search(first, second, spacing, method, float(candidates[-1]))

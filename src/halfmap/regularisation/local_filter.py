@@ -17,7 +17,7 @@ from torch import Tensor
 
 from halfmap import kernels
 
-TAIL = 0.12  # amplitude to which filters have fallen where grids end
+TAIL = 0.06  # amplitude to which filters have fallen where grids end
 RUNG = 0.8  # ratio of neighbouring grid sizes
 FILTER_STEP = 0.8  # in ln(cut-off) and divided by the order: between the filters that others are interpolated from
 

@@ -8,7 +8,8 @@ and a band is kept, in both half maps alike, where they agree (Bell, Chen, Baldw
 As a filter for display that is sound. Inside a refinement noise of both half sets that agrees by chance is kept in both
 references, particles align to it, and it agrees better next time: Punjani et al. (2020), Supplementary Figure 1.
 Written from the description, with own choices where it leaves them open: bands of a Gaussian shape normalised to add up
-to 1, so that a map of which all is kept stays as it is; a Gaussian window; the lowest band always kept.
+to 1, so that a map of which all is kept stays as it is (but for the corners of its transform, beyond Nyquist); a
+Gaussian window; the lowest band always kept.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class LocalFsc:
         result = from_spectra(spectrum * _band(length, 0))
         kept_all = torch.ones_like(maps[0])  # whether all bands so far are kept
         bands = torch.ones_like(maps[0])  # how many
-        for j in range(1, math.ceil((box / 2 + BAND) / BAND)):
+        for j in range(1, math.ceil(box / 2 / BAND) + 2):
             band = from_spectra(spectrum * _band(length, j))
             correlation = _local_correlation(band, window, silent)
             if not bool((correlation > threshold).any()):

@@ -9,8 +9,8 @@ program. a, b are the half maps, low-passes LP(k; k0) = [1 + (k / k0)^16]^(-1/2)
 2. From high to low resolution: both normalised maps are low-passed at the level. With d = (a - b) / 2, voxels of either
    half map whose own square exceeds max(max d^2, 2 ln(count) <d^2>) and that have no level yet get this one.
 
-Such steps are far narrower than a shell of a usual box, so narrow ones are taken together here: a band of width S in
-place of steps s has S / s times the power of one, and gets the factor sqrt(s S) / rms.
+Such steps are narrower than a shell of a usual box; here they are at least one wide. The factor is the same: a step is
+far narrower than the fall of the low-pass, so the amplitude of a band is in proportion to it.
 """
 
 from __future__ import annotations
@@ -91,22 +91,21 @@ def ladder(spectrum: Tensor, inside: Tensor, limit: float) -> list[Level]:
     box = spectrum.shape[-2]
     length = frequency_length(box).to(spectrum.real)
     levels: list[Level] = []
-    step = width = FIRST_BAND * box
+    step = FIRST_BAND * box
     below = torch.zeros_like(length)
     cutoff = 0.0
     while True:
-        cutoff += width
+        cutoff += step
         gain = butterworth_gain(length, cutoff)
         a, b = from_spectra(spectrum * (gain - below))
         below = gain
         noise, power = (float(v[inside].double().square().mean()) for v in (a - b, a + b))
         signal = abs(1 - noise / power) if power > 0 else 0.0
         if power > 0:
-            levels.append(Level(cutoff, math.sqrt(step * width / power)))
+            levels.append(Level(cutoff, step / math.sqrt(power)))
         if cutoff >= limit or signal <= LEAST_SIGNAL:
             return levels
-        step = signal * cutoff / STEPS
-        width = max(step, LEAST_STEP)
+        step = max(signal * cutoff / STEPS, LEAST_STEP)
 
 
 def bands_times(length: Tensor, levels: list[Level], factors: list[float]) -> Tensor:
