@@ -19,6 +19,11 @@ def simulate(options: Sequence[object], folder: Path) -> Cost:
     return _run("simulate", options, folder)
 
 
+def regularise(halves: Sequence[Path], options: Sequence[object], folder: Path) -> Cost:
+    """Run `halfmap regularise` on two half maps into a new folder."""
+    return _run("regularise", ["--half1", halves[0], "--half2", halves[1], *options], folder)
+
+
 def iterations(folder: Path) -> int:
     """Iterations of a finished run."""
     lines = (folder / "iterations.jsonl").read_text(encoding="utf-8").splitlines()

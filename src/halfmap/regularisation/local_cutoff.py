@@ -153,19 +153,26 @@ class _Search:
 
     def smooth(self, values: Tensor, cutoff: float) -> Tensor:
         """Means of values [z, y, x], on a grid of any size, in the window of this cut-off about the lattice points."""
-        size = values.shape[0]
         extent = self.method.awf * self.box / cutoff
-        where = torch.arange(size, dtype=torch.float64) * (self.box / size)
-        away = (where - self.positions[:, None]).abs()
-        if self.method.window == "gaussian":
-            weight = (-4 * math.log(2.0) * (away / extent).square()).exp()
-        else:
-            weight = ((0.5 * extent - away) * (size / self.box) + 0.5).clamp(0, 1)
-        weight = (weight / weight.sum(dim=1, keepdim=True)).to(values)
-        return separable(values, weight)
+        weight = window_weights(self.positions, values.shape[0], self.box, extent, self.method.window)
+        return separable(values, weight.to(values))
 
     def constant(self, cutoff: float) -> Tensor:
         """w * (|m1|^2 + |m2|^2): the same for all cut-offs but for the window."""
         assert self.power is not None
         return self.smooth(self.power, cutoff)
 
+
+
+def window_weights(positions: Tensor, size: int, box: int, extent: float, window: str) -> Tensor:
+    """Weights [p, i] that average a grid of ``size`` over the box in windows about positions [p]; rows sum to 1.
+
+    positions and extent in voxels of the box; window: gaussian (its full width at half maximum is the extent) or box.
+    """
+    where = torch.arange(size, dtype=torch.float64) * (box / size)
+    away = (where - positions[:, None]).abs()
+    if window == "gaussian":
+        weight = (-4 * math.log(2.0) * (away / extent).square()).exp()
+    else:
+        weight = ((0.5 * extent - away) * (size / box) + 0.5).clamp(0, 1)
+    return weight / weight.sum(dim=1, keepdim=True)
