@@ -13,7 +13,7 @@ from halfmap.errors import InputError
 
 # Method -> prefix of its options.
 PREFIXES = {
-    "uniform": "uniform_", "nonuniform": "nu_", "cutoff": "cutoff_", "local-fsc": "lf_", "sidesplitter": "split_",
+    "uniform": "uniform_", "nonuniform": "nu_", "cutoff": "cutoff_", "local-fsc": "local_fsc_", "sidesplitter": "sidesplitter_",
 }  # fmt: skip
 REGULARISERS = tuple(PREFIXES)
 
@@ -34,7 +34,7 @@ class RegulariserOptions:
                      "2016, doi:10.1016/j.ymeth.2016.02.018; sidesplitter: Ramlaul 2020, "
                      "doi:10.1016/j.jsb.2020.107545"})
     nu_awf: float = field(default=3.0, metadata={
-        "help": "width of the window that cut-offs are compared in, in wavelengths of the cut-off", "above": 0,
+        "help": "width of the window that cut-offs are compared in", "unit": "wavelengths", "above": 0,
         "group": _NONUNIFORM})
     nu_candidates: int = field(default=50, metadata={
         "help": "number of cut-offs tried, equispaced in frequency", "at_least": 2, "group": _NONUNIFORM})
@@ -61,7 +61,8 @@ class RegulariserOptions:
         "help": "amplitudes beyond this limit are set to zero", "unit": "A", "above": 0,
         "none": "where the FSC falls below --cutoff-threshold", "group": _CUTOFF})
     cutoff_threshold: float = field(default=0.143, metadata={
-        "help": "FSC within the mask at which the limit is set", "above": 0, "group": _CUTOFF})
+        "help": "half-map correlation within the mask at which the limit is set", "unit": "FSC", "above": 0,
+        "group": _CUTOFF})
     cutoff_edge: float = field(default=2.0, metadata={
         "help": "width of the cosine edge before the limit", "unit": "shells", "at_least": 0, "group": _CUTOFF})
     cutoff_mask: Path | None = field(default=None, metadata={
@@ -71,17 +72,18 @@ class RegulariserOptions:
         "help": "low-pass filter outside --cutoff-mask", "unit": "A", "above": 0, "none": "the limit of the rest",
         "group": _CUTOFF})
     cutoff_weight: float = field(default=1.0, metadata={
-        "help": "weight of the density outside --cutoff-mask, 0 clears it", "at_least": 0, "group": _CUTOFF})
-    lf_mode: str = field(default="tophat", metadata={
+        "help": "share of the density outside --cutoff-mask that is kept, 0 clears it", "unit": "share", "at_least": 0,
+        "group": _CUTOFF})
+    local_fsc_mode: str = field(default="tophat", metadata={
         "help": "keep a band of frequencies where the local FSC exceeds a threshold, or weight it by its local SNR",
         "choices": ("tophat", "wiener"), "group": _LOCAL_FSC})
-    lf_window: float | None = field(default=None, metadata={
+    local_fsc_window: float | None = field(default=None, metadata={
         "help": "width of the window that the local FSC is measured in", "unit": "A", "above": 0,
         "none": "6 x the resolution (wiener: 4 x), at least 15 A", "group": _LOCAL_FSC})
-    lf_threshold: float | None = field(default=None, metadata={
-        "help": "local FSC below which a band is dropped", "above": 0, "none": "0.143 (wiener: 0.01)",
-        "group": _LOCAL_FSC})
-    split_mode: str = field(default="density", metadata={
+    local_fsc_threshold: float | None = field(default=None, metadata={
+        "help": "local correlation below which a band is dropped", "unit": "FSC", "above": 0,
+        "none": "0.143 (wiener: 0.01)", "group": _LOCAL_FSC})
+    sidesplitter_mode: str = field(default="density", metadata={
         "help": "values kept: of the map low-passed at each voxel's level (the program's --rotfl), or of the "
                 "normalised map with its spectrum restored (the program's default)",
         "choices": ("density", "spectrum"), "group": _SIDESPLITTER})

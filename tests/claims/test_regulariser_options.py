@@ -13,8 +13,8 @@ from halfmap.regulariser_options import PREFIXES, RegulariserOptions, check_opti
 
 OPTIONS = [f for f in fields(RegulariserOptions) if f.name != "regulariser"]
 # A value other than the default that may be given on its own.
-CHANGED = {"cutoff_resolution": 8.0, "cutoff_threshold": 0.5, "cutoff_edge": 1.0, "lf_mode": "wiener",
-           "lf_window": 40.0, "lf_threshold": 0.3, "split_mode": "spectrum"}
+CHANGED = {"cutoff_resolution": 8.0, "cutoff_threshold": 0.5, "cutoff_edge": 1.0, "local_fsc_mode": "wiener",
+           "local_fsc_window": 40.0, "local_fsc_threshold": 0.3, "sidesplitter_mode": "spectrum"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ def test_options_of_the_resolution_limit_that_leave_each_other_idle_are_refused(
 
 
 def test_values_out_of_bounds_are_refused():
-    for wrong in ({"cutoff_resolution": 0.0}, {"cutoff_edge": -1.0}, {"lf_window": 0.0}, {"lf_mode": "box"},
-                  {"split_mode": "rotfl"}, {"regulariser": "wiener"}):
+    for wrong in ({"cutoff_resolution": 0.0}, {"cutoff_edge": -1.0}, {"local_fsc_window": 0.0}, {"local_fsc_mode": "box"},
+                  {"sidesplitter_mode": "rotfl"}, {"regulariser": "wiener"}):
         with pytest.raises(InputError):
             check_declared(RegulariserOptions(**wrong))

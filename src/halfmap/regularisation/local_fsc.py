@@ -89,13 +89,19 @@ class LocalFsc:
             kept = (correlation > threshold).to(correlation)
             kept_all *= kept
             bands += kept_all
-            result += band * (kept if self.mode == "tophat" else kept * 3 * correlation / (1 + 2 * correlation))
+            result += band * (kept if self.mode == "tophat" else kept * _wiener(correlation))
         return result, BAND * (bands - 0.5)
 
 
 def _band(length: Tensor, j: int) -> Tensor:
     """Gaussian about the centre of band j, 1 there, at frequencies ``length`` (cycles per box)."""
     return (-4 * math.log(2.0) * (length / BAND - j).square()).exp()
+
+
+def _wiener(correlation: Tensor) -> Tensor:
+    """SNR / (1 + SNR) with the signal-to-noise ratio that a correlation of half maps stands for."""
+    ratio = SNR_SCALE * correlation
+    return ratio / (ratio + 1 - correlation)
 
 
 def _all_bands(length: Tensor) -> Tensor:
