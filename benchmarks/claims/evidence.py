@@ -17,6 +17,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from halfmap.maps.mrc import replaced_atomically
+
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 PACKAGES = ("numpy", "scipy", "numba", "torch", "mrcfile", "gemmi")
@@ -128,7 +130,8 @@ def write_record(path: Path, content: Mapping[str, Any]) -> None:
             return float(f"{value:.6g}")
         return plain(asdict(value)) if is_dataclass(value) and not isinstance(value, type) else value
 
-    path.write_text(json.dumps(plain(content), indent=1) + "\n", encoding="utf-8")
+    with replaced_atomically(path) as stream:  # a benchmark that is stopped here goes on from the file
+        stream.write((json.dumps(plain(content), indent=1) + "\n").encode())
     print(f"written: {path}")
 
 

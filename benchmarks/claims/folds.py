@@ -212,7 +212,8 @@ def _ideal_strand(residues: int) -> list[Residue]:
     for _ in range(residues - 1):
         for bond, angle, torsion in (("C-N", "CA-C-N", STRAND_PSI), ("N-CA", "C-N-CA", STRAND_OMEGA),
                                      ("CA-C", "N-CA-C", STRAND_PHI)):
-            backbone.append(_extend(*backbone[-3:], LENGTH[bond], ANGLE[angle], torsion))
+            a, b, c = backbone[-3:]
+            backbone.append(_extend(a, b, c, LENGTH[bond], ANGLE[angle], torsion))
     made = []
     for i in range(residues):
         n, ca, c = backbone[3 * i:3 * i + 3]

@@ -118,7 +118,8 @@ MOLECULES = {
     "dimer": Molecule(dimer, "C2", (
         "--box", "80", "--apix", "2.4", "--snr", "0.03", "--hinge", f"{SWINGING}:10", *BELT, "--micelle-radius", "62")),
     "channel": Molecule(channel, "C4", (
-        "--box", "72", "--apix", "2.4", "--snr", "0.02", "--hinge", f"{SWINGING}:10", *BELT, "--micelle-radius", "64")),
+        "--box", "72", "--apix", "2.4", "--snr", "0.022", "--hinge", f"{SWINGING}:10", *BELT,
+        "--micelle-radius", "64")),
 }
 
 

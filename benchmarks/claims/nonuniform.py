@@ -27,9 +27,9 @@ from typing import Any
 from datasets import DataSet, simulated
 from evidence import RESULTS, CommandFailed, circumstances, commit, without_machine, write_record
 from halfmap_run import iterations, refine
-from judge import Truth, judge, rigid_part, shown
+from judge import COARSEST, Truth, judge, rigid_part, shown
 from molecules import MOLECULES
-from reslog import Curves, needed, write_reslog
+from reslog import Curves, inverse_square, needed, write_reslog
 from subset import subset
 
 from halfmap.errors import InputError
@@ -151,12 +151,12 @@ def earlier_results(path: Path, wanted: Sequence[Task]) -> dict[str, dict[str, A
 def summary(results: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, dict[str, dict[str, Any]]]:
     """By data set and number of particles: means over the seeds, and what every regulariser gains over the first.
 
-    Seeds count that all regularisers have. gain_A is positive where the map is finer; `particles` is how many reach
-    what the first reaches with all.
+    gain_A is positive where the map is finer; `particles` is how many reach what the first reaches with all
+    (left out where that is 12 A or worse), and `bound` says where that could only be bounded.
     """
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for name in dict.fromkeys(r["set"] for r in results):
-        of_set = _comparable([r for r in results if r["set"] == name], names)
+        of_set = [r for r in results if r["set"] == name]
         curves = {key: curves_of(of_set, key) for key in MEASURES}
         for count in sorted({r["count"] for r in of_set}):
             row: dict[str, Any] = {}
@@ -167,19 +167,12 @@ def summary(results: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[
             for method in names[1:]:
                 row[method] |= _gain(row[names[0]], row[method])
                 for key, by_method in curves.items():
-                    level = sum(d ** -2 for d in by_method[names[0]][count]) / len(by_method[names[0]][count])
-                    enough = needed(level, by_method[method])
-                    row[method][f"particles_{key}"] = enough.particles
-                    row[method][f"particles_{key}_bound"] = enough.bound
+                    reached = by_method[names[0]][count]
+                    if max(reached) < COARSEST:  # worse is not told apart
+                        enough = needed(inverse_square(reached), by_method[method])
+                        row[method] |= {f"particles_{key}": enough.particles, f"particles_{key}_bound": enough.bound}
             found.setdefault(name, {})[str(count)] = row
     return found
-
-
-def _comparable(results: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[Mapping[str, Any]]:
-    """The results whose number and seed all regularisers have."""
-    have = {(r["count"], r["seed"], r["regulariser"]) for r in results}
-    return [r for r in results if r["regulariser"] in names
-            and all((r["count"], r["seed"], name) in have for name in names)]
 
 
 def _gain(first: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
@@ -222,11 +215,12 @@ def _show_gains(lines: Sequence[tuple[str, str, Mapping[str, Any]]], first: str)
     for label, method, row in lines:
         cells = []
         for key in MEASURES:
+            enough = row.get(f"particles_{key}")
             cells += [f"{row[f'gain_A_{key}']:+.2f}", f"{row[f'ratio_{key}']:.3f}",
-                      f"{row[f'particles_{key}_bound']}{row[f'particles_{key}']:,.0f}"]
+                      "-" if enough is None else f"{row[f'particles_{key}_bound']}{enough:,.0f}"]
         table.add_row(label, method, *cells, f"{row['gain_average_fsc']:+.3f}", f"{row['ratio_pose_median']:.2f}",
                       f"{row['ratio_cpu_seconds']:.2f}")
-    Console(highlight=False, width=max(120, Console().width)).print(table)
+    Console(highlight=False, width=max(150, Console().width)).print(table)
 
 
 def plot(results: Sequence[Mapping[str, Any]], result: Path) -> None:

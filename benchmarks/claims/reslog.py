@@ -17,8 +17,9 @@ Curves = Mapping[str, Mapping[int, Sequence[float]]]
 
 COLOURS = ("#4477aa", "#cc3311", "#228833", "#aa7700", "#882288", "#555555")  # all told apart by the colour-blind
 WIDTH, HEIGHT, LEFT, TOP, GAP = 250.0, 220.0, 52.0, 34.0, 58.0
-TICKS = (3.0, 3.5, 4.0, 4.5, 5.0, 5.5, 6.0, 7.0, 8.0, 9.0, 10.0, 12.0, 15.0, 20.0)
-TICK_DISTANCE = 14.0
+# Resolutions (A) that may get a label, the roundest first.
+TICKS = (*range(3, 21), *(n / 2 for n in range(5, 20, 2)), *(n / 5 for n in range(11, 50)))
+TICK_DISTANCE = 25.0
 
 
 @dataclass(frozen=True)
