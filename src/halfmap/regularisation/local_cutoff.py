@@ -25,7 +25,7 @@ from halfmap.regularisation.local_filter import Butterworth, Lattice, separable
 
 EVALUATION_STEP = 1.6  # in ln(cut-off), divided by the order of the filter
 SEARCH_TAIL = 0.2  # amplitude to which filters have fallen where the search's grids end
-PER_EXTENT = 2.5  # lattice points across the extent of the narrowest window: less than 1 % of a Gaussian is lost
+PER_EXTENT = 3.7  # lattice points across the extent of the narrowest window: less than 1 % of a Gaussian is lost
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class CrossValidation:
     """How cut-offs are compared.
 
     filter: the low-pass; awf: extent of the window in wavelengths of the cut-off (gamma; cryoSPARC's adaptive window
-    factor); window: ``gaussian`` (its full width at half maximum is the extent) or ``box`` (its side).
+    factor); window: ``box`` (the extent is its side) or ``gaussian``, with the variance of that box.
 
     form: ``literal`` compares the E_j above. Windows of different size see different parts of the map, so a wide window
     that reaches out of the molecule dilutes the error there and wins unjustly; ``increment`` adds up what each step of
@@ -48,7 +48,7 @@ class CrossValidation:
     awf: float = 3.0
     window: str = "gaussian"
     form: str = "increment"
-    target: str = "quarter"
+    target: str = "half"
 
 
 def local_cutoff(first: Tensor, second: Tensor, candidates: Tensor, method: CrossValidation) -> Lattice:
@@ -167,12 +167,12 @@ class _Search:
 def window_weights(positions: Tensor, size: int, box: int, extent: float, window: str) -> Tensor:
     """Weights [p, i] that average a grid of ``size`` over the box in windows about positions [p]; rows sum to 1.
 
-    positions and extent in voxels of the box; window: gaussian (its full width at half maximum is the extent) or box.
+    positions and extent in voxels of the box; window: box, or a gaussian with the variance of a box of that extent.
     """
     where = torch.arange(size, dtype=torch.float64) * (box / size)
     away = (where - positions[:, None]).abs()
     if window == "gaussian":
-        weight = (-4 * math.log(2.0) * (away / extent).square()).exp()
+        weight = (-6 * (away / extent).square()).exp()
     else:
         weight = ((0.5 * extent - away) * (size / box) + 0.5).clamp(0, 1)
     return weight / weight.sum(dim=1, keepdim=True)

@@ -8,20 +8,23 @@ half set to the other.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from halfmap.fourier.transform import resample_volume
 from halfmap.reconstruction.inverse import reconstruct
 from halfmap.regularisation.local_cutoff import CrossValidation, local_cutoff
-from halfmap.regularisation.local_filter import Butterworth, Lattice, locally_filtered
+from halfmap.regularisation.local_filter import Butterworth, Lattice, fft_size, locally_filtered
 from halfmap.regularisation.protocol import HalfSets, MapPair, Solution
-from halfmap.validation.fsc import fsc
+from halfmap.validation.fsc import crossing_shell, fsc
 
 BEYOND = 1.25  # candidates reach this far beyond the last shell on which the two maps agree
 AGREED = 0.143
+SPARE = 6  # shells of quarter maps beyond that
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class NonUniform:
     awf: float = 3.0
     window: str = "gaussian"
     form: str = "increment"
-    target: str = "quarter"
+    target: str = "half"
     candidates: int = 50
     coarsest: float = 30.0
     finest: float | None = None
@@ -66,14 +69,25 @@ class NonUniform:
     def solve(self, halves: HalfSets, mask: Tensor, memory: dict[str, Any]) -> Solution:
         """References: the raw map of each half set, filtered at the cut-offs that its own quarter sets choose."""
         maps, chosen = [], []
-        for h, raw in enumerate(halves.raw):
-            quarters = [reconstruct(halves.quarter(h, q)) for q in (0, 1)]
-            limit = halves.halves[h].limit
-            cutoffs = self.cutoffs(quarters[0], quarters[1], mask, halves.pixel_size, limit)
+        limit, box = self._coarser(halves)
+        for h, half in enumerate(halves.halves):
+            quarters = [reconstruct(halves.quarter(h, q, limit, box)) for q in (0, 1)]
+            pixel_size = halves.pixel_size * half.box / box
+            cutoffs = self.cutoffs(quarters[0], quarters[1], resample_volume(mask, box), pixel_size, limit)
             cutoff = local_cutoff(quarters[0], quarters[1], cutoffs, self.cross_validation)
-            maps.append(locally_filtered(raw, cutoff, self.filter))
+            maps.append(locally_filtered(reconstruct(half), cutoff, self.filter))
             chosen.append(cutoff)
-        return Solution(tuple(maps), (maps[0] + maps[1]) / 2, arrays=self._theta(chosen, halves.pixel_size))
+        arrays = _theta(chosen, maps[0].shape[0], halves.pixel_size)
+        return Solution(tuple(maps), (maps[0] + maps[1]) / 2, arrays=arrays)
+
+    def _coarser(self, halves: HalfSets) -> tuple[int, int]:
+        """Shell and box that quarter maps need: nothing far beyond what the half maps agree on can be a cut-off."""
+        box, limit = halves.halves[0].box, halves.halves[0].limit
+        if self.finest is None:
+            curves = (halves.curves.unmasked, halves.curves.corrected)
+            agreed = max(int(crossing_shell(curve[: limit + 1], AGREED) or limit) for curve in curves)
+            limit = min(limit, math.ceil(BEYOND * agreed) + SPARE)
+        return limit, min(box, fft_size(2 * limit + 2)) if box % 2 == 0 else box
 
     def filter_pair(self, pair: MapPair, mask: Tensor) -> Solution:
         """Both half maps and their average, filtered at the cut-offs that the half maps choose together."""
@@ -81,10 +95,10 @@ class NonUniform:
         cutoffs = self.cutoffs(pair.half1, pair.half2, mask, pair.pixel_size, limit)
         cutoff = local_cutoff(pair.half1, pair.half2, cutoffs, self.cross_validation)
         first, second = (locally_filtered(m, cutoff, self.filter) for m in (pair.half1, pair.half2))
-        return Solution((first, second), (first + second) / 2, arrays=self._theta([cutoff], pair.pixel_size))
+        return Solution((first, second), (first + second) / 2, arrays=_theta([cutoff], len(first), pair.pixel_size))
 
-    def _theta(self, cutoffs: list[Lattice], pixel_size: float) -> dict[str, Tensor]:
-        """Local cut-off in angstrom, of the mean frequency of both half sets."""
-        box = cutoffs[0].box
-        mean = torch.stack([c.on_grid(box) for c in cutoffs]).mean(dim=0)
-        return {"theta": box * pixel_size / mean}
+
+def _theta(cutoffs: list[Lattice], box: int, pixel_size: float) -> dict[str, Tensor]:
+    """Local cut-off in angstrom [z, y, x], of the mean frequency of the half sets."""
+    mean = torch.stack([c.on_grid(box) for c in cutoffs]).mean(dim=0)
+    return {"theta": box * pixel_size / mean}

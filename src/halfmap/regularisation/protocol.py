@@ -33,9 +33,12 @@ class HalfSets:
     curves: FscCurves
     pixel_size: float
 
-    def quarter(self, h: int, q: int) -> Backprojection:
-        """Finished statistics of quarter set q of half set h, on demand: not every method looks at quarters."""
-        return self.sums[h][q].finished(self.operators)
+    def quarter(self, h: int, q: int, limit: int, box: int) -> Backprojection:
+        """Finished statistics of quarter set q of half set h, on demand: not every method looks at quarters.
+
+        Up to shell ``limit``, for a map of ``box`` voxels (Backprojection.coarser).
+        """
+        return self.sums[h][q].coarser(limit, box).finished(self.operators)
 
     def joined_below(self, shell: int) -> HalfSets:
         """The same with both half sets' statistics averaged up to ``shell``: they then share that resolution.
