@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from halfmap import kernels
 from halfmap.fourier.band import Band
-from halfmap.fourier.transform import volume_fft
+from halfmap.fourier.transform import resample_volume, volume_fft
 from halfmap.geometry.symmetry import symmetry_group
 from halfmap.imaging.ctf import Defocus, ctf
 from halfmap.imaging.optics import OpticsGroup
@@ -16,6 +17,7 @@ from halfmap.reconstruction.inverse import reconstruct
 from halfmap.reconstruction.statistics import Backprojection
 
 C1 = torch.eye(3, dtype=torch.float64)[None]
+BOX = 24
 
 
 def grid_frequencies(box: int) -> Tensor:
@@ -212,3 +214,37 @@ def test_the_transforms_agree_that_the_centre_is_voxel_half_the_box(blobs):
     q = grid_frequencies(24)[..., :13, :]
     inside = q.norm(dim=-1) <= 8
     assert float((V - specimen.transform(q))[inside].abs().max()) < 1e-8
+
+
+def test_shell_means_and_division_are_what_numpy_gives_compiled_and_plain():
+    m, padding = 13, 2
+    sums = torch.rand(2 * m + 1, 2 * m + 1, m + 1, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    q = np.arange(-m, m + 1)
+    radius = np.sqrt(q[:, None, None] ** 2 + q[:, None] ** 2 + q[m:] ** 2) / padding
+    ridge, floor = torch.rand(7, generator=torch.Generator().manual_seed(1)).double(), torch.linspace(0.9, 0.1, 7).double()
+    expected = sums[..., 2].numpy() + np.interp(radius, np.arange(7), ridge)
+    expected = np.maximum(expected, np.interp(radius, np.arange(7), floor))
+    for module in (kernels, kernels.reference):
+        ratio = module.divided(sums, ridge, floor, padding)
+        assert np.allclose(ratio.numpy(), (sums[..., 0] + 1j * sums[..., 1]).numpy() / expected)
+        total, count = module.weight_by_shell(sums, padding, 6)
+        for s in range(6):
+            shell = np.rint(radius) == s
+            assert count[s] == shell.sum() and np.isclose(total[s], sums[..., 2].numpy()[shell].sum())
+
+
+def test_coarser_statistics_give_the_same_map_on_a_coarser_grid(blobs, random_poses):
+    band, specimen = Band.to_shell(BOX, 7), blobs(BOX, width=2.0)
+    statistics = Backprojection.zeros(BOX, 2, 10, torch.zeros((), dtype=torch.float64))
+    poses = random_poses(400, seed=3)
+    images = specimen.images(band.kxy, *poses)
+    samples = (torch.arange(400), *poses, torch.ones(400))
+    statistics.insert_(images, torch.ones(400, len(band)).double(), band.kxy.double(), band, samples)
+    whole = reconstruct(statistics.finished(C1))
+    part = reconstruct(statistics.coarser(7, 16).finished(C1))
+    assert part.shape == (16, 16, 16)
+    expected = resample_volume(whole, 16)
+    assert (part - expected).abs().max() < 0.02 * expected.abs().max()
+    assert statistics.coarser(10, BOX) is statistics
+    with pytest.raises(ValueError, match="centre"):
+        statistics.coarser(5, 15)

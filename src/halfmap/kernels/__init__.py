@@ -22,6 +22,7 @@ __all__ = [
     "add_kept_bands_",
     "best_shift",
     "distinct_peaks",
+    "divided",
     "filtered_pair",
     "insert_slices_",
     "power_difference",
@@ -30,6 +31,7 @@ __all__ = [
     "set_threads",
     "symmetrise",
     "thread_count",
+    "weight_by_shell",
 ]
 
 
@@ -231,3 +233,31 @@ def add_kept_bands_(out: Tensor, place: Tensor, pair: Tensor, node: int) -> None
 
     o, t, p = out.numpy(), place.contiguous().numpy(), _real_array(pair)
     for_ranges(lambda i, j: keep_planes(o, t, p, node, i, j), len(out))
+
+
+def weight_by_shell(sums: Tensor, padding: int, shells: int) -> tuple[Tensor, Tensor]:
+    """Sum [s] of the weight over each of the first ``shells`` shells of the half volume, and the number of points."""
+    if sums.device.type != "cpu":
+        return reference.weight_by_shell(sums, padding, shells)
+    from halfmap.kernels.numba_volume import weight_by_shell_planes
+
+    total, count = (torch.zeros((len(sums), shells), dtype=torch.float64) for _ in range(2))
+    t, c, s = total.numpy(), count.numpy(), sums.contiguous().numpy()
+    for_ranges(lambda i, j: weight_by_shell_planes(t, c, s, padding, i, j), len(sums))
+    return total.sum(dim=0), count.sum(dim=0)
+
+
+def divided(sums: Tensor, ridge: Tensor, floor: Tensor, padding: int) -> Tensor:
+    """numerator / max(weight + ridge, floor), complex [z, y, x], from sums [z, y, x, 3] on the half volume.
+
+    ridge[s], floor[s]: linear in the frequency between shells, constant beyond the last.
+    """
+    if sums.device.type != "cpu":
+        return reference.divided(sums, ridge, floor, padding)
+    from halfmap.kernels.numba_volume import divide_planes
+
+    out = torch.empty((*sums.shape[:3], 2), dtype=sums.dtype)
+    o, s = out.numpy(), sums.contiguous().numpy()
+    r, f = (profile.double().cpu().numpy() for profile in (ridge, floor))
+    for_ranges(lambda i, j: divide_planes(o, s, r, f, float(padding), i, j), len(sums))
+    return torch.view_as_complex(out)

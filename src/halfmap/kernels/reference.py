@@ -243,3 +243,28 @@ def band_kept(t: Tensor) -> Tensor:
     kept = torch.where(whole == 0, 1 - before, kept)
     kept = torch.where(whole == -1, after + after_next, kept)
     return torch.where(whole == -2, after_next, kept)
+
+
+def weight_by_shell(sums: Tensor, padding: int, shells: int) -> tuple[Tensor, Tensor]:
+    """See kernels.weight_by_shell."""
+    shell = (_half_volume_radius(sums) / padding).round().long().clamp(max=shells).flatten()
+    total = torch.bincount(shell, sums[..., 2].double().flatten(), shells + 1)
+    return total[:shells], torch.bincount(shell, minlength=shells + 1)[:shells].double()
+
+
+def divided(sums: Tensor, ridge: Tensor, floor: Tensor, padding: int) -> Tensor:
+    """See kernels.divided."""
+    radius = (_half_volume_radius(sums) / padding).clamp(max=len(floor) - 1)
+    low = radius.floor().long().clamp(max=max(0, len(floor) - 2))
+    high = (low + 1).clamp(max=len(floor) - 1)
+    fraction = radius - low
+    added, least = (p.to(radius)[low] * (1 - fraction) + p.to(radius)[high] * fraction for p in (ridge, floor))
+    below = torch.maximum(sums[..., 2] + added, least).clamp_min(1e-20).to(sums.dtype)
+    return torch.complex(sums[..., 0] / below, sums[..., 1] / below)
+
+
+def _half_volume_radius(sums: Tensor) -> Tensor:
+    """|q| in padded pixels [z, y, x], float64."""
+    m = sums.shape[2] - 1
+    q = torch.arange(-m, m + 1, dtype=torch.float64, device=sums.device)
+    return (q[:, None, None].square() + q[:, None].square() + q[m:].square()).sqrt()

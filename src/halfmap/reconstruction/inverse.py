@@ -9,9 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from halfmap import kernels
 from halfmap.fourier.gridding import divide_envelope
 from halfmap.fourier.transform import from_half_volume
-from halfmap.reconstruction.statistics import Backprojection, radial_profile
+from halfmap.reconstruction.statistics import Backprojection
 
 FLOOR = 1e-3  # of the shell's mean weight: where nothing was inserted the map is zero, not noise over nothing
 
@@ -23,13 +24,8 @@ def reconstruct(statistics: Backprojection, ridge: Tensor | None = None) -> Tens
     """
     if not statistics.folded:
         raise ValueError("statistics must be finished (folded) before they are inverted")
-    m = (statistics.sums.shape[0] - 1) // 2
-    floor = FLOOR * statistics.shell_weight().to(statistics.sums)
-    added = floor if ridge is None else ridge.to(statistics.sums) + floor * 1e-3
-    denominator = torch.maximum(
-        statistics.weight + (0 if ridge is None else radial_profile(added, m, statistics.padding)),
-        radial_profile(floor, m, statistics.padding),
-    )
-    ratio = statistics.numerator / denominator.clamp_min(1e-20)
+    floor = FLOOR * statistics.shell_weight()
+    added = torch.zeros_like(floor) if ridge is None else ridge.to(floor) + floor * 1e-3
+    ratio = kernels.divided(statistics.sums, added, floor, statistics.padding)
     volume = from_half_volume(ratio, statistics.padding, statistics.box)
     return divide_envelope(volume, statistics.padding)

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from halfmap import kernels
 from halfmap.fourier.band import Band
-from halfmap.fourier.shells import half_volume_radius, shell_sum
 from halfmap.fourier.transform import half_volume_extent
 
 
@@ -87,17 +86,5 @@ class Backprojection:
 
     def shell_weight(self) -> Tensor:
         """Mean weight over each shell [s = 0..limit] (unpadded shells, float64)."""
-        m = (self.sums.shape[0] - 1) // 2
-        shell = (half_volume_radius(m) / self.padding).round().long()
-        count = shell_sum(torch.ones_like(shell, dtype=torch.float32), shell, self.limit + 1)
-        return shell_sum(self.weight.cpu(), shell, self.limit + 1) / count.clamp_min(1)
-
-
-def radial_profile(values: Tensor, m: int, padding: int) -> Tensor:
-    """Expand values[s] to the half volume [z, y, x], linear in |q| / padding and constant beyond the end."""
-    radius = (half_volume_radius(m).to(values.device) / padding).clamp(max=len(values) - 1)
-    low = radius.floor().long().clamp(max=max(0, len(values) - 2))
-    fraction = radius - low
-    high = (low + 1).clamp(max=len(values) - 1)
-    values = values.to(radius.dtype)
-    return values[low] * (1 - fraction) + values[high] * fraction
+        total, count = kernels.weight_by_shell(self.sums, self.padding, self.limit + 1)
+        return total / count.clamp_min(1)

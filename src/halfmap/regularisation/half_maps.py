@@ -9,14 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from halfmap.reconstruction.inverse import reconstruct
 from halfmap.regularisation.protocol import HalfSets, MapPair
 
 
 def plain_pair(halves: HalfSets) -> MapPair:
     """Plain reconstructions of the statistics: ``halves.raw``, but joined at low resolution if the statistics are."""
-    half1, half2 = (reconstruct(statistics) for statistics in halves.halves)
-    return MapPair(half1, half2, halves.curves, halves.pixel_size)
+    return MapPair(halves.plain(0), halves.plain(1), halves.curves, halves.pixel_size)
 
 
 def spectra(maps: Tensor) -> Tensor:

@@ -75,7 +75,7 @@ class NonUniform:
             pixel_size = halves.pixel_size * half.box / box
             cutoffs = self.cutoffs(quarters[0], quarters[1], resample_volume(mask, box), pixel_size, limit)
             cutoff = local_cutoff(quarters[0], quarters[1], cutoffs, self.cross_validation)
-            maps.append(locally_filtered(reconstruct(half), cutoff, self.filter))
+            maps.append(locally_filtered(halves.plain(h), cutoff, self.filter))
             chosen.append(cutoff)
         arrays = _theta(chosen, maps[0].shape[0], halves.pixel_size)
         return Solution(tuple(maps), (maps[0] + maps[1]) / 2, arrays=arrays)

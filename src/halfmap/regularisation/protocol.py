@@ -32,6 +32,11 @@ class HalfSets:
     raw: tuple[Tensor, ...]
     curves: FscCurves
     pixel_size: float
+    joined: bool = False
+
+    def plain(self, h: int) -> Tensor:
+        """What half set h gives without regularisation: raw[h], or what the joined statistics do."""
+        return reconstruct(self.halves[h]) if self.joined else self.raw[h]
 
     def quarter(self, h: int, q: int, limit: int, box: int) -> Backprojection:
         """Finished statistics of quarter set q of half set h, on demand: not every method looks at quarters.
@@ -46,7 +51,7 @@ class HalfSets:
         Keeps the half sets in one orientation (RELION's low-resolution joining); raw maps and curves stay apart.
         """
         sums = tuple(zip(*(_averaged(quarter, shell) for quarter in zip(*self.sums, strict=True)), strict=True))
-        return replace(self, halves=_averaged(self.halves, shell), sums=sums)
+        return replace(self, halves=_averaged(self.halves, shell), sums=sums, joined=True)
 
     @staticmethod
     def build(

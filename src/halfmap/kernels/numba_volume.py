@@ -1,0 +1,46 @@
+"""Passes over the sums of the M-step: means over shells, and their division.
+
+Sums are float arrays [z, y, x, 3] (numerator re, im, weight) on the half volume, z and y centred at m, x = 0..m; shells
+count unpadded cycles per box. Planes z0 <= z < z1 are worked on.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+
+@njit(nogil=True, cache=True)
+def weight_by_shell_planes(total, count, sums, padding, z0, z1):
+    """total[z, s] and count[z, s]: sum of the weight over the points of shell s in plane z, and their number."""
+    m = sums.shape[2] - 1
+    shells = total.shape[1]
+    for z in range(z0, z1):
+        for y in range(sums.shape[1]):
+            plane = (z - m) * (z - m) + (y - m) * (y - m)
+            for x in range(m + 1):
+                s = int(np.rint(np.sqrt(np.float64(plane + x * x)) / padding))
+                if s < shells:
+                    total[z, s] += sums[z, y, x, 2]
+                    count[z, s] += 1
+
+
+@njit(nogil=True, cache=True, fastmath=True)
+def divide_planes(out, sums, ridge, floor, padding, z0, z1):
+    """out[z, y, x, 2] = numerator / max(weight + ridge, floor); ridge[s] and floor[s] linear between shells."""
+    m = sums.shape[2] - 1
+    last = len(floor) - 1
+    inverse = 1.0 / padding
+    for z in range(z0, z1):
+        for y in range(sums.shape[1]):
+            plane = (z - m) * (z - m) + (y - m) * (y - m)
+            for x in range(m + 1):
+                r = min(np.sqrt(np.float64(plane + x * x)) * inverse, np.float64(last))
+                low = min(int(r), max(last - 1, 0))
+                high = min(low + 1, last)
+                f = r - low
+                added = ridge[low] * (1.0 - f) + ridge[high] * f
+                least = floor[low] * (1.0 - f) + floor[high] * f
+                below = max(sums[z, y, x, 2] + added, least, 1e-20)
+                out[z, y, x, 0] = sums[z, y, x, 0] / below
+                out[z, y, x, 1] = sums[z, y, x, 1] / below
