@@ -91,7 +91,7 @@ class RefineSettings(RegulariserOptions):
         "help": "seed of every random choice", "at_least": 0, "aliases": ("--random_seed",),
         "advanced": True})
     keep_iterations: bool = field(default=False, metadata={
-        "help": "write the half maps of every iteration", "advanced": True})
+        "help": "keep the maps and poses of every iteration", "advanced": True})
 
 
 @dataclass(frozen=True)

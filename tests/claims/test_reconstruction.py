@@ -221,7 +221,8 @@ def test_shell_means_and_division_are_what_numpy_gives_compiled_and_plain():
     sums = torch.rand(2 * m + 1, 2 * m + 1, m + 1, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     q = np.arange(-m, m + 1)
     radius = np.sqrt(q[:, None, None] ** 2 + q[:, None] ** 2 + q[m:] ** 2) / padding
-    ridge, floor = torch.rand(7, generator=torch.Generator().manual_seed(1)).double(), torch.linspace(0.9, 0.1, 7).double()
+    ridge = torch.rand(7, generator=torch.Generator().manual_seed(1)).double()
+    floor = torch.linspace(0.9, 0.1, 7).double()
     expected = sums[..., 2].numpy() + np.interp(radius, np.arange(7), ridge)
     expected = np.maximum(expected, np.interp(radius, np.arange(7), floor))
     for module in (kernels, kernels.reference):

@@ -164,7 +164,8 @@ def test_another_seed_draws_other_half_sets(brief, refine, dataset):
 def test_kept_iterations_are_those_of_the_records(refine, dataset):
     done = refine(dataset, "--keep-iterations", "--max-iterations", 2)
     kept = {path.name for path in (done.out / "iterations").iterdir()}
-    assert kept == {f"it{i:03d}_{name}" for i in (1, 2) for name in MAPS[:3]}
+    assert kept == {f"it{i:03d}_{name}" for i in (1, 2) for name in (*MAPS[:3], "particles.star")}
+    assert (done.out / "iterations/it002_particles.star").read_text() == (done.out / "particles.star").read_text()
     assert np.array_equal(done.map("iterations/it002_map.mrc"), done.map("map.mrc"))
 
 

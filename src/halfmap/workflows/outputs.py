@@ -37,10 +37,8 @@ class RunFolder:
         for name, values in (named | {f"{key}.mrc": v for key, v in solution.arrays.items()}).items():
             write_map(self.path / name, values.cpu(), self.pixel_size)
         if self.keep_iterations:
-            folder = self.path / "iterations"
-            folder.mkdir(exist_ok=True)
             for name in ("half1_unfil.mrc", "half2_unfil.mrc", "map.mrc"):
-                write_map(folder / f"it{state.iteration:03d}_{name}", named[name].cpu(), self.pixel_size)
+                write_map(self._iterations() / f"it{state.iteration:03d}_{name}", named[name].cpu(), self.pixel_size)
 
     def write_particles(self, table: ParticleTable, state: State) -> ParticleTable:
         """particles.star: poses of the best mode, half sets, and how sure each pose is."""
@@ -55,7 +53,14 @@ class RunFolder:
         origins = -poses.shifts[:, 0].double() * pixel[:, None]
         refined = with_poses(table, poses.rotations[:, 0].double(), origins, poses.half.numpy(), extra)
         write_star(self.path / "particles.star", refined)
+        if self.keep_iterations:
+            write_star(self._iterations() / f"it{state.iteration:03d}_particles.star", refined)
         return refined
+
+    def _iterations(self) -> Path:
+        folder = self.path / "iterations"
+        folder.mkdir(exist_ok=True)
+        return folder
 
     def write_fsc(self, halves: HalfSets) -> None:
         """fsc.xml: the masked and corrected curve."""
