@@ -51,7 +51,7 @@ def phantom(core: float, belt: float, noise: float = 1.0, seed: int = 0) -> tupl
 def literal_errors(m1: Tensor, m2: Tensor, candidates: Tensor, method: CrossValidation) -> tuple[Tensor, Tensor]:
     """E_j at the lattice points by the formula as it is printed, one full-size filter after another."""
     box = len(m1)
-    where = Lattice.positions(box, max(1.0, method.awf * box / float(candidates[-1]) / 3.7))
+    where = Lattice.positions(box, max(1.0, method.awf * box / float(candidates[-1]) / 3.0))
     radius, errors, total, before = frequency_length(box).double(), [], 0.0, None
     for f in candidates:
         h = (1 + (radius / f) ** (2 * method.filter.order)) ** (-1.0 if method.filter.squared else -0.5)

@@ -25,7 +25,7 @@ from halfmap.regularisation.local_filter import Butterworth, Lattice, separable
 
 EVALUATION_STEP = 1.6  # in ln(cut-off), divided by the order of the filter
 SEARCH_TAIL = 0.2  # amplitude to which filters have fallen where the search's grids end
-PER_EXTENT = 3.7  # lattice points across the extent of the narrowest window: less than 1 % of a Gaussian is lost
+PER_EXTENT = 3.0  # lattice points across the extent of the narrowest window: 2.5 % of a Gaussian's detail is lost
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ needs a grid only as fine as itself, so low cut-offs cost next to nothing.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -95,6 +95,8 @@ def locally_filtered(m: Tensor, cutoff: Lattice, shape: Butterworth) -> Tensor:
     count = max(1, math.ceil(math.log(highest / lowest) * shape.order / FILTER_STEP))
     step = math.log(highest / lowest) / count if highest > lowest else 1.0
     nodes = [lowest * math.exp(step * (i - 1)) for i in range(count + 2)]  # one below the lowest: cubic needs it
+    # where each place stands among the nodes; nodes[0] lies one step below the lowest
+    among = replace(cutoff, values=(cutoff.values / lowest).log() / step + 1)
     transform = torch.fft.rfftn(m)
     total = torch.zeros_like(transform)
     last = len(nodes)
@@ -103,15 +105,16 @@ def locally_filtered(m: Tensor, cutoff: Lattice, shape: Butterworth) -> Tensor:
         first = last - 1
         while first > 0 and shape.grid(nodes[first - 1], (highest, box)) == size:
             first -= 1
-        place = (cutoff.on_grid(size) / lowest).log() / step + 1  # nodes[0] lies one step below the lowest
+        place = among.on_grid(size)
         part = torch.zeros_like(place)
         gains = [shape.gain(size, nodes[i]) for i in range(max(first - 1, 0), last)]
         bands = [gains[0]] * (first == 0) + [b - a for a, b in pairwise(gains)]
         for i in range(0, len(bands), 2):  # two bands ride in one complex transform
             # beyond the highest node the filter goes on as between the last two: its band counts once more
             pair = kernels.filtered_pair(transform, transform, size, bands[i], bands[min(i + 1, len(bands) - 1)])
-            alone = i + 1 == len(bands) and first + i + 1 < len(nodes)
-            kernels.add_kept_bands_(part, place, torch.complex(pair.real, pair.imag * (not alone)), first + i)
+            if i + 1 == len(bands) and first + i + 1 < len(nodes):  # the next band belongs to another grid
+                pair.imag.zero_()
+            kernels.add_kept_bands_(part, place, pair, first + i)
         add_transform_(total, torch.fft.rfftn(part))
         last = first
     return torch.fft.irfftn(total, s=m.shape)

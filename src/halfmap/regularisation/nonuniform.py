@@ -70,10 +70,11 @@ class NonUniform:
         """References: the raw map of each half set, filtered at the cut-offs that its own quarter sets choose."""
         maps, chosen = [], []
         limit, box = self._coarser(halves)
+        inside = resample_volume(mask, box)
         for h, half in enumerate(halves.halves):
             quarters = [reconstruct(halves.quarter(h, q, limit, box)) for q in (0, 1)]
             pixel_size = halves.pixel_size * half.box / box
-            cutoffs = self.cutoffs(quarters[0], quarters[1], resample_volume(mask, box), pixel_size, limit)
+            cutoffs = self.cutoffs(quarters[0], quarters[1], inside, pixel_size, limit)
             cutoff = local_cutoff(quarters[0], quarters[1], cutoffs, self.cross_validation)
             maps.append(locally_filtered(halves.plain(h), cutoff, self.filter))
             chosen.append(cutoff)
