@@ -14,7 +14,7 @@ from halfmap.errors import InputError
 # Method -> prefix of its options.
 PREFIXES = {
     "uniform": "uniform_", "nonuniform": "nu_", "cutoff": "cutoff_", "local-fsc": "local_fsc_",
-    "sidesplitter": "sidesplitter_",
+    "sidesplitter": "sidesplitter_", "sparse_smooth": "ss_",
 }  # fmt: skip
 REGULARISERS = tuple(PREFIXES)
 
@@ -22,6 +22,7 @@ _NONUNIFORM = "non-uniform refinement (--regulariser nonuniform)"
 _CUTOFF = "strict resolution limit (--regulariser cutoff)"
 _LOCAL_FSC = "local half-map FSC, a control that leaks (--regulariser local-fsc)"
 _SIDESPLITTER = "SIDESPLITTER (--regulariser sidesplitter)"
+_SPARSE_SMOOTH = "OPUS-SSRI, sparse and smooth maps (--regulariser sparse_smooth)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class RegulariserOptions:
         "reference": "uniform: Scheres 2012, doi:10.1016/j.jsb.2012.09.006; nonuniform: Punjani 2020, "
                      "doi:10.1038/s41592-020-00990-8; cutoff: Grant 2018, doi:10.7554/eLife.35383; local-fsc: Bell "
                      "2016, doi:10.1016/j.ymeth.2016.02.018; sidesplitter: Ramlaul 2020, "
-                     "doi:10.1016/j.jsb.2020.107545"})
+                     "doi:10.1016/j.jsb.2020.107545; sparse_smooth: Luo 2021, doi:10.1073/pnas.2013756118"})
     nu_awf: float = field(default=3.0, metadata={
         "help": "width of the window that cut-offs are compared in", "unit": "wavelengths", "above": 0,
         "group": _NONUNIFORM})
@@ -88,6 +89,22 @@ class RegulariserOptions:
         "help": "values kept: of the map low-passed at each voxel's level (the program's --rotfl), or of the "
                 "normalised map with its spectrum restored (the program's default)",
         "choices": ("density", "spectrum"), "group": _SIDESPLITTER})
+    ss_alpha: float = field(default=0.6, metadata={
+        "help": "strength of sparseness; published range 0.4 to 0.8", "at_least": 0, "group": _SPARSE_SMOOTH})
+    ss_beta: float = field(default=2.0, metadata={
+        "help": "strength of smoothness; published range 0.5 to 4", "at_least": 0, "group": _SPARSE_SMOOTH})
+    ss_gamma: float = field(default=0.1, metadata={
+        "help": "pull towards the map of the last iteration; published range 0.05 to 0.2", "at_least": 0,
+        "group": _SPARSE_SMOOTH})
+    ss_eps_gradient: float = field(default=1.0, metadata={
+        "help": "gradient above which smoothness is given up, over the level at which a mask would be drawn; published "
+                "range 1/3 to 2", "above": 0, "group": _SPARSE_SMOOTH})
+    ss_steps: int = field(default=100, metadata={
+        "help": "most steps of the descent", "at_least": 1, "group": _SPARSE_SMOOTH})
+    ss_parameters: str = field(default="fixed", metadata={
+        "help": "strengths as given, or their common factor chosen within each half set, or as the authors' program "
+                "chooses: by the other half set's images, which leaks",
+        "choices": ("fixed", "cross-validated", "published-code"), "group": _SPARSE_SMOOTH})
 
 
 def regulariser_options(settings: RegulariserOptions) -> dict[str, Any]:

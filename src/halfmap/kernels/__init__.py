@@ -197,7 +197,7 @@ def filtered_pair(first: Tensor, second: Tensor, size: int, gain1: Tensor, gain2
     first, second: transforms of torch.fft.rfftn on a grid at least as fine; gain[k^2] by squared frequency (cycles per
     box), an integer.
     """
-    gains = [(gain * (size / first.shape[0]) ** 3).to(first.real.dtype).contiguous() for gain in (gain1, gain2)]
+    gains = [(gain * (size / first.shape[0]) ** 3).to(first.real).contiguous() for gain in (gain1, gain2)]
     if first.device.type != "cpu":
         return torch.fft.ifftn(reference.combined_transforms(first, second, size, *gains))
     from halfmap.kernels.numba_filters import combine_planes

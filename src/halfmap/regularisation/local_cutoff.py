@@ -163,7 +163,6 @@ class _Search:
         return self.smooth(self.power, cutoff)
 
 
-
 def window_weights(positions: Tensor, size: int, box: int, extent: float, window: str) -> Tensor:
     """Weights [p, i] that average a grid of ``size`` over the box in windows about positions [p]; rows sum to 1.
 

@@ -10,6 +10,7 @@ from halfmap.regularisation.local_fsc import LocalFsc
 from halfmap.regularisation.nonuniform import NonUniform
 from halfmap.regularisation.protocol import Regulariser
 from halfmap.regularisation.sidesplitter import Sidesplitter
+from halfmap.regularisation.sparse_smooth import SparseSmooth
 from halfmap.regularisation.wiener import Uniform
 
 REGULARISERS: dict[str, Callable[..., Regulariser]] = {
@@ -18,6 +19,7 @@ REGULARISERS: dict[str, Callable[..., Regulariser]] = {
     "cutoff": Cutoff,
     "local-fsc": LocalFsc,
     "sidesplitter": Sidesplitter,
+    "sparse_smooth": SparseSmooth,
 }
 
 

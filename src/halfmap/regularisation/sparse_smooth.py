@@ -1,0 +1,225 @@
+"""OPUS-SSRI: maps that are sparse and smooth, solved for on the sums of each half set.
+
+Luo, Ni, Wang & Ma (2021) PNAS 118, e2013756118, equations 3-8: a log-l1 and a log-TV penalty, and a pull towards the
+half set's previous map (its "implicit gradient" term). proximal.py holds the penalties and the descent,
+normal_equations.py the data term. Here is what the paper sets by hand or leaves open:
+
+- alpha, beta, gamma are relative, as in the paper: to rms(A^H D y) x eps and to the mean weight, the rms taken over the
+  padded box as the authors' program does. All else is a density, so the grey scale does not matter.
+- eps, "the level of density values corresponding to molecular content", is the level at which our own mask would be
+  drawn on that half set's plain map (maps/masks.py, automatic_threshold).
+- mu, which smooths the norm of the gradient, is the sd of the plain map's noise: the sums tell it.
+- Wherever the sums end far below Nyquist the map is solved for on a coarser grid over the same extent.
+- The strength: ``fixed``; ``cross-validated``, which chooses a common factor for alpha and beta inside each half set,
+  by how well the map of one quarter set predicts the sums of the other; or ``published-code``, which does what the
+  authors' program does and their paper does not mention: the other half set's sums choose. That leaks.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from halfmap.errors import InputError
+from halfmap.fourier.gridding import trilinear_envelope
+from halfmap.fourier.shells import half_volume_radius, hermitian_weights, shell_index_3d, shell_sum
+from halfmap.fourier.transform import half_volume, half_volume_extent, resample_volume, volume_fft
+from halfmap.maps.filters import gaussian_lowpass
+from halfmap.maps.masks import automatic_threshold, spherical_mask
+from halfmap.reconstruction.inverse import reconstruct
+from halfmap.reconstruction.statistics import Backprojection
+from halfmap.regularisation.local_filter import fft_size
+from halfmap.regularisation.normal_equations import NormalEquations
+from halfmap.regularisation.protocol import HalfSets, MapPair, Solution
+from halfmap.regularisation.proximal import Descent, Penalty, Problem, descend
+
+STRENGTHS = (4.0, 2.0, 1.0, 0.5, 0.25, 0.125)  # factors of alpha and beta that cross-validation tries, warm
+PUBLISHED = tuple((1 / (1 + e), (1 - j / 5) / (1 + e)) for e in (0, 1) for j in range(5))  # alpha, beta: the program's
+PATH_SHARE = 5  # of the inner steps is spent on each point of a path, which starts from its neighbour
+TOLERANCE = 1e-4  # relative change of the map by one step, below which it is solved
+MARGIN = 1.25  # of the coarser grid beyond the sums' limit: sparse maps hold finer detail than the sums
+LEVEL_LOWPASS = 15.0  # A, of the map on which the level is found: the mask's own
+EMPTY, QUIETEST = 1e-8, 1e-3  # of the noisiest shell: shells below hold nothing, and none weighs more than that
+LAST_AGREEING = 0.3  # FSC: the authors' choice looks no further than the last shell above it
+
+
+@dataclass(frozen=True)
+class SparseSmooth:
+    """alpha, beta, gamma: strengths of sparseness, smoothness and of the pull towards the previous map, relative as in
+    the paper; eps_gradient: eps' over eps; steps: of the descent, at most; parameters: ``fixed``, ``cross-validated``
+    or ``published-code``."""
+
+    alpha: float = 0.6
+    beta: float = 2.0
+    gamma: float = 0.1
+    eps_gradient: float = 1.0
+    steps: int = 100
+    parameters: str = "fixed"
+    name: str = "sparse_smooth"
+
+    @property
+    def crosses(self) -> str:
+        """The mask, and in one mode more than there should be."""
+        if self.parameters == "published-code":
+            return "solvent mask, strength of regularisation chosen with the other half set's images (a leak)"
+        return "solvent mask"
+
+    def solve(self, halves: HalfSets, mask: Tensor, memory: dict[str, Any]) -> Solution:
+        """References that minimise F on each half set's sums, and their mean.
+
+        memory: ``maps`` [h] of the last iteration within its mask, from which the descent starts and which gamma holds
+        on to; ``objective`` [h], F of every step; ``strength`` [h], the factors of alpha and beta.
+        """
+        limit, box = halves.halves[0].limit, coarser_box(halves.halves[0])
+        sums = tuple(half.coarser(limit, box) for half in halves.halves)
+        solved = []
+        for h in (0, 1):
+            level = density_level(halves.plain(h), halves.pixel_size)
+            half = self._posed(sums[h], level, halves.halves[h].box / box, memory.get("maps", (None, None))[h])
+            if self.parameters == "cross-validated":
+                quarters = [NormalEquations.of(halves.quarter(h, q, limit, box)) for q in (0, 1)]
+                half = self._validated(half, quarters)
+            elif self.parameters == "published-code":
+                half = self._along_published_path(half, sums[1 - h], halves.curves.unmasked)
+            solved.append(self._solved(half))
+        return _solution(solved, halves.halves[0].box, mask)
+
+    def filter_pair(self, pair: MapPair, mask: Tensor) -> Solution:
+        """The same for finished half maps: as sums, the weight of a shell is one over the power of its noise, which is
+        half that of the half maps' difference. Where a strength is chosen, half maps choose it for each other."""
+        maps = (pair.half1, pair.half2)
+        sums = sums_of_maps(*maps)
+        solved = []
+        for h in (0, 1):
+            half = self._posed(sums[h], density_level(maps[h], pair.pixel_size), 1.0, None)
+            if self.parameters == "cross-validated":
+                half = self._validated(half, [NormalEquations.of(s) for s in sums])
+            elif self.parameters == "published-code":
+                half = self._along_published_path(half, sums[1 - h], pair.curves.unmasked)
+            solved.append(self._solved(half))
+        return _solution(solved, len(pair.half1), mask)
+
+    def penalty(self, data: NormalEquations, level: float, spacing: float) -> Penalty:
+        """The penalty in the units of the data; level: eps; spacing: of the voxels, in those of the full map."""
+        return Penalty(
+            sparse=self.alpha * data.rms * level, smooth=self.beta * data.rms * level * self.eps_gradient,
+            inertia=self.gamma, eps=level, eps_gradient=self.eps_gradient * level, rounding=data.noise, spacing=spacing,
+        )  # fmt: skip
+
+    def _posed(self, sums: Backprojection, level: float, spacing: float, previous: Tensor | None) -> _HalfSet:
+        """The problem of one half set; without a previous map it begins with a map damped by the mean weight."""
+        data = NormalEquations.of(sums, spacing)
+        if previous is None:
+            start = reconstruct(sums, torch.full((sums.limit + 1,), data.mean_weight, dtype=torch.float64))
+        else:
+            start = previous = resample_volume(previous, sums.box).to(sums.sums)
+        return _HalfSet(Problem(data, self.penalty(data, level, spacing), previous), level, spacing, start)
+
+    def _solved(self, half: _HalfSet) -> _HalfSet:
+        """At the half set's own strength, unless a path has led to its map."""
+        if half.objective:
+            return half
+        found = self._descend(half.problem.times(*half.strength), half.map, self.steps)
+        return replace(half, map=found.map, objective=found.objective)
+
+    def _descend(self, problem: Problem, start: Tensor, steps: int) -> Descent:
+        return descend(problem, start, steps, TOLERANCE)
+
+    def _validated(self, half: _HalfSet, parts: list[NormalEquations]) -> _HalfSet:
+        """The half set with the strength at which the maps of two parts predict each other's sums best, both added up.
+
+        Without the pull towards the previous map: that is a map of both parts, and would tell each of the other.
+        """
+        errors = [0.0] * len(STRENGTHS)
+        for data, other in (parts, parts[::-1]):
+            problem, x = Problem(data, self.penalty(data, half.level, half.spacing)), torch.zeros_like(data.linear)
+            for i, factor in enumerate(STRENGTHS):
+                x = self._descend(problem.times(factor, factor), x, self._path_steps).map
+                errors[i] += other.misfit(x) * other.mean_weight
+        best = STRENGTHS[errors.index(min(errors))]
+        return replace(half, strength=(best, best))
+
+    def _along_published_path(self, half: _HalfSet, other: Backprojection, curve: Tensor) -> _HalfSet:
+        """The map of the program's ten settings, each begun where the last ended, that the other half set's sums fit
+        best up to the last shell on which the half sets agree."""
+        agreeing = torch.nonzero(curve[: other.limit + 1] > LAST_AGREEING)
+        judge = NormalEquations.of(other.coarser(max(int(agreeing[-1]) if len(agreeing) else 0, 2), other.box))
+        x, best, chosen = half.map, math.inf, half
+        for strength in PUBLISHED:
+            found = self._descend(half.problem.times(*strength), x, self._path_steps)
+            x, error = found.map, judge.misfit(found.map)
+            if error < best:
+                best, chosen = error, replace(half, map=x, strength=strength, objective=found.objective)
+        return chosen
+
+    @property
+    def _path_steps(self) -> int:
+        return max(1, self.steps // PATH_SHARE)
+
+
+@dataclass(frozen=True)
+class _HalfSet:
+    """A half set's problem; eps and the spacing of its grid; the map [z, y, x] so far, the factors of alpha and beta,
+    and F of every step once it is solved."""
+
+    problem: Problem
+    level: float
+    spacing: float
+    map: Tensor
+    strength: tuple[float, float] = (1.0, 1.0)
+    objective: tuple[float, ...] = ()
+
+
+def _solution(solved: list[_HalfSet], box: int, mask: Tensor) -> Solution:
+    maps = tuple(resample_volume(half.map, box) for half in solved)
+    memory = {
+        "maps": tuple(m * mask.to(m) for m in maps), "objective": [half.objective for half in solved],
+        "strength": [half.strength for half in solved],
+    }  # fmt: skip
+    return Solution(maps, (maps[0] + maps[1]) / 2, memory=memory)
+
+
+def coarser_box(statistics: Backprojection) -> int:
+    """Side of the grid that a map is solved for on."""
+    box = statistics.box
+    return min(box, fft_size(MARGIN * (2 * statistics.limit + 2))) if box % 2 == 0 else box
+
+
+def density_level(plain: Tensor, pixel_size: float) -> float:
+    """The level at which a mask would be drawn on a plain map [z, y, x]; where nothing stands out, two sd of it."""
+    smooth = gaussian_lowpass(plain, pixel_size, LEVEL_LOWPASS)
+    ball = spherical_mask(len(plain), len(plain) / 2, 0.0).to(plain.device) > 0
+    level = automatic_threshold(smooth, ball, pixel_size)
+    return level if level is not None and level > 0 else 2 * float(smooth.std())
+
+
+def sums_of_maps(first: Tensor, second: Tensor) -> tuple[Backprojection, Backprojection]:
+    """Sums that two half maps [z, y, x] with independent noise would be the plain reconstructions of.
+
+    Raises InputError if the maps are the same: then there is no noise to weigh against.
+    """
+    box, padding = len(first), 2
+    difference = volume_fft((first - second).float())
+    weights = hermitian_weights(box).to(difference.device)
+    shell, count = shell_index_3d(box).to(difference.device), (box + 1) // 2
+    power = shell_sum((difference.real.square() + difference.imag.square()) * weights, shell, count)
+    noise = 0.5 * power / shell_sum(weights.expand(difference.shape), shell, count)
+    measured = torch.nonzero(noise > EMPTY * noise.max())
+    if not len(measured):
+        raise InputError("the half maps are the same: without a difference there is no noise to weigh density against")
+    limit = max(int(measured[-1]), 2)
+    weight = 1 / (padding**3 * noise.clamp_min(QUIETEST * float(noise.max())))
+    place = (half_volume_radius(half_volume_extent(padding, limit)).to(weight) / padding)
+    shells = place.clamp(max=limit).round().long()
+    inside = torch.where(place <= limit + 0.5, weight[shells], 0.0).float()
+    envelope = trilinear_envelope(box, padding).to(difference.real)
+    envelope = (envelope[:, None, None] * envelope[:, None] * envelope).square()
+    result = []
+    for v in (first, second):  # half_volume divides by the envelope, and the sums are to hold it once
+        numerator = torch.view_as_real(half_volume(v.float() * envelope, padding, limit)) * inside[..., None]
+        result.append(Backprojection(torch.cat([numerator, inside[..., None]], dim=-1), box, padding, limit, True))
+    return result[0], result[1]
