@@ -19,15 +19,15 @@ from typing import Any
 import numpy as np
 import torch
 from evidence import RESULTS, CommandFailed, circumstances, write_record
-from fit import fitted_pose
 from halfmap_run import iterations, refine
-from judge import against_map, density_mask, moved_map, rigid_part, shown
+from judge import against_map, rigid_part, shown
 from subset import subset
 
 from halfmap.errors import InputError
 from halfmap.imaging.density import Cloud
 from halfmap.maps.mrc import read_map
 from halfmap.validation.fsc import fsc, resolution
+from halfmap.validation.model_map import density_mask, fitted_pose, moved_map
 
 ROWS = [
     ("particles", "particles", ",d"),

@@ -7,29 +7,22 @@ differs from the truth's. No map is interpolated, so that the numbers hold no er
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 from halfmap.errors import InputError
 from halfmap.geometry.symmetry import symmetry_group
-from halfmap.imaging.density import Cloud, density_map, oversampling_for
-from halfmap.maps.filters import gaussian_lowpass
+from halfmap.imaging.density import Cloud
 from halfmap.maps.mrc import read_map
 from halfmap.particles.model import centred, read_model, scattering
 from halfmap.particles.table import ParticleTable
 from halfmap.validation.fsc import fsc, resolution
+from halfmap.validation.model_map import COARSEST, crossing, density_mask, first_shell, moved_map
 from halfmap.validation.poses import PoseError, pose_error
-
-# Coarser shells hold what surrounds the rigid part (belt, flexible domain): crossings are looked for beyond.
-COARSEST = 12.0
-# The mask of the rigid part: density above this fraction of its 90th percentile in a map smoothed to 16 A, grown by 4 A
-# in voxel steps, with a cosine edge of 6 A.
-MASK_LOWPASS, MASK_LEVEL, MASK_GROWN, MASK_EDGE = 16.0, 0.15, 4.0, 6.0
 
 
 @dataclass(frozen=True)
@@ -79,21 +72,6 @@ def placed_map(cloud: Cloud, poses: PoseError, box: int, pixel_size: float) -> T
     return moved_map(cloud, torch.tensor(poses["frame"]), torch.tensor(poses["shift"]), box, pixel_size)
 
 
-def moved_map(cloud: Cloud, rotation: Tensor, shift: Tensor, box: int, pixel_size: float) -> Tensor:
-    """The map [z,y,x] of scatterers at rotation[3,3] @ x + shift[3] (A)."""
-    xyz = (cloud.xyz.double() @ rotation.double().T + shift.double()).float()
-    return density_map([replace(cloud, xyz=xyz)], box, pixel_size, oversampling_for([cloud], pixel_size))
-
-
-def density_mask(expected: Tensor, pixel_size: float) -> Tensor:
-    """A soft mask [z,y,x] close around the density of a noise-free map."""
-    smooth = gaussian_lowpass(expected, pixel_size, MASK_LOWPASS)
-    level = MASK_LEVEL * float(smooth[smooth > 0.05 * smooth.max()].quantile(0.9))
-    core = ndimage.binary_dilation((smooth > level).numpy(), iterations=max(1, int(MASK_GROWN / pixel_size)))
-    distance = torch.from_numpy(ndimage.distance_transform_edt(~core)).float() * pixel_size
-    return 0.5 + 0.5 * torch.cos(torch.pi * (distance / MASK_EDGE).clamp(max=1.0))
-
-
 def against_map(data: Tensor, expected: Tensor, mask: Tensor, pixel_size: float, name: str,
                 coarsest: float = COARSEST) -> dict[str, Any]:
     """Correlation of a map with the expected one inside a mask: `name`_05 and `name`_0143 in A, the mean of the
@@ -106,20 +84,6 @@ def against_map(data: Tensor, expected: Tensor, mask: Tensor, pixel_size: float,
         f"{name}_average": float(curve[first_shell(box, pixel_size):].clamp(min=0).mean()),
         f"{name}_fsc": curve.tolist(),
     }
-
-
-def crossing(curve: Tensor, box: int, pixel_size: float, threshold: float, coarsest: float = COARSEST) -> float:
-    """Resolution (A) where curve[s] first falls below the threshold beyond `coarsest` (A), and that shell's where it
-    is below already."""
-    start = first_shell(box, pixel_size, coarsest)
-    if float(curve[start]) < threshold:
-        return box * pixel_size / start
-    return resolution(torch.cat([torch.ones(start, dtype=curve.dtype), curve[start:]]), box, pixel_size, threshold)
-
-
-def first_shell(box: int, pixel_size: float, coarsest: float = COARSEST) -> int:
-    """The shell at `coarsest` (A), where crossings are looked for from."""
-    return max(1, int(box * pixel_size / coarsest))
 
 
 def shown(rows: Sequence[tuple[str, Sequence[float | None], str]], columns: Sequence[str], title: str,

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from halfmap import __version__
 from halfmap.errors import InputError
 from halfmap.options import Settings, add_options, build, read_toml
+from halfmap.postprocess_settings import PostprocessSettings, postprocess_command, validated_postprocess
 from halfmap.regulariser_options import RegulariserOptions
 from halfmap.settings import (
     RefineSettings,
@@ -24,6 +25,13 @@ from halfmap.settings import (
     table,
     validated,
     validated_pair,
+)
+from halfmap.validation_settings import (
+    LocalResolutionSettings,
+    ModelFscSettings,
+    validated_local_resolution,
+    validated_model_fsc,
+    validation_command,
 )
 
 Command = Callable[[argparse.Namespace], None]
@@ -154,6 +162,34 @@ def _regularise(arguments: argparse.Namespace) -> None:
     regularise(settings, report=report)
 
 
+def _postprocess_options(parser: argparse.ArgumentParser) -> None:
+    add_options(parser, PostprocessSettings)
+    parser.add_argument("--skip_fsc_weighting", action="store_const", const=False, dest="fsc_weight",
+                        default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    parser.add_argument("--auto_bfac", action="store_true", dest="relion_always", help=argparse.SUPPRESS)
+    parser.usage = "halfmap postprocess RUN [options]\n       halfmap postprocess --half1 a.mrc --half2 b.mrc [options]"
+    parser.epilog = ("relion_postprocess's spellings (--i --i2 --o --mask --auto_mask --auto_bfac --adhoc_bfac "
+                     "--autob_lowres --autob_highres --mtf --mtf_angpix --low_pass --skip_fsc_weighting) are accepted "
+                     "too.")
+
+
+def _postprocess(arguments: argparse.Namespace) -> None:
+    settings = validated_postprocess(build(PostprocessSettings, _given(arguments, PostprocessSettings)))
+    from halfmap.report import PostprocessedMaps, write_postprocess_report
+    from halfmap.workflows.postprocess import postprocess
+
+    out = settings.out
+    assert out is not None  # named by validated_postprocess
+
+    def report(**seen: Any) -> Path:
+        """Write postprocess.html from the fields of a PostprocessedMaps, a class that no workflow may import."""
+        shown = PostprocessedMaps(settings=table(settings), version=__version__,
+                                  command=postprocess_command(settings), **seen)
+        return write_postprocess_report(out, shown)
+
+    postprocess(settings, report=report)
+
+
 def _fsc_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("half1", type=Path, metavar="half1.mrc", help="raw half map")
     parser.add_argument("half2", type=Path, metavar="half2.mrc", help="the other raw half map")
@@ -169,6 +205,41 @@ def _fsc(arguments: argparse.Namespace) -> None:
     from halfmap.workflows.fsc_command import run
 
     run(arguments.half1, arguments.half2, arguments.mask, arguments.out, arguments.diameter)
+
+
+def _local_resolution_options(parser: argparse.ArgumentParser) -> None:
+    add_options(parser, LocalResolutionSettings)
+    parser.usage = ("halfmap local-resolution RUN [options]\n"
+                    "       halfmap local-resolution --half1 a.mrc --half2 b.mrc [options]")
+
+
+def _local_resolution(arguments: argparse.Namespace) -> None:
+    settings = validated_local_resolution(build(LocalResolutionSettings, _given(arguments, LocalResolutionSettings)))
+    from halfmap.report import LocalResolutionPage, write_local_resolution_page
+    from halfmap.workflows.local_resolution import run
+
+    out = settings.out
+    assert out is not None  # named by validated_local_resolution
+
+    def report(**seen: Any) -> Path:
+        """Write local_resolution.html from the fields of a LocalResolutionPage, which no workflow may import."""
+        shown = LocalResolutionPage(settings=table(settings), version=__version__,
+                                    command=validation_command(settings), **seen)
+        return write_local_resolution_page(out, shown)
+
+    run(settings, report=report)
+
+
+def _model_fsc_options(parser: argparse.ArgumentParser) -> None:
+    add_options(parser, ModelFscSettings)
+    parser.usage = "halfmap model-fsc map.mrc model.cif [options]"
+
+
+def _model_fsc(arguments: argparse.Namespace) -> None:
+    settings = validated_model_fsc(build(ModelFscSettings, _given(arguments, ModelFscSettings)))
+    from halfmap.workflows.model_fsc import run
+
+    run(settings)
 
 
 def _simulate_options(parser: argparse.ArgumentParser) -> None:
@@ -207,7 +278,10 @@ def _report(arguments: argparse.Namespace) -> None:
 COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Command]] = {
     "refine": ("refine a map and the particles' poses", _refine_options, _refine),
     "regularise": ("filter two finished half maps with a regulariser", _regularise_options, _regularise),
+    "postprocess": ("resolution, B factor and sharpened map of two half maps", _postprocess_options, _postprocess),
     "fsc": ("Fourier shell correlation of two half maps", _fsc_options, _fsc),
+    "local-resolution": ("resolution of two half maps at every place", _local_resolution_options, _local_resolution),
+    "model-fsc": ("Fourier shell correlation of a map and an atomic model", _model_fsc_options, _model_fsc),
     "simulate": ("make particle images from an atomic model", _simulate_options, _simulate),
     "demo": ("simulate a small membrane protein and refine it", _demo_options, _demo),
     "report": ("write a run's report.html anew", _report_options, _report),

@@ -123,6 +123,9 @@ def check_options(settings: RegulariserOptions) -> None:
                              f"{settings.regulariser}; leave it out or change the regulariser")
     if settings.regulariser == "cutoff":
         _check_cutoff(settings)
+    if settings.ss_parameters != "fixed" and settings.ss_alpha == 0 and settings.ss_beta == 0:
+        raise InputError(f"--ss-parameters {settings.ss_parameters}: chooses a factor of --ss-alpha and --ss-beta, and "
+                         "both are 0; give one of them")
     finest = settings.nu_finest
     if finest is not None and finest >= settings.nu_coarsest:
         raise InputError(f"--nu-finest {finest:g}: must be finer than --nu-coarsest {settings.nu_coarsest:g} A")

@@ -14,8 +14,9 @@ from halfmap.options import build, check_declared, read_toml, table, to_command
 from halfmap.options import to_toml as options_to_toml
 from halfmap.regulariser_options import RegulariserOptions, check_options
 
-__all__ = ["RefineSettings", "RegulariseSettings", "SimulateSettings", "command_line", "from_toml", "table", "to_toml",
-           "validated", "validated_pair"]
+__all__ = ["RefineSettings", "RegulariseSettings", "SimulateSettings", "absolute_paths", "check_new_folder",
+           "check_readable", "command_line", "from_toml", "other_half", "table", "to_toml", "validated",
+           "validated_pair"]
 
 
 @dataclass(frozen=True)
@@ -196,10 +197,10 @@ def validated(settings: RefineSettings) -> RefineSettings:
     if settings.max_resolution and settings.max_resolution >= settings.ini_high:
         raise InputError(f"--max-resolution {settings.max_resolution:g}: must be finer than --ini-high "
                          f"{settings.ini_high:g} A, the resolution of the start")
-    paths = _absolute_paths(settings)
+    paths = absolute_paths(settings)
     for name in ("particles", "map", "mask", "cutoff_mask"):
         if name in paths:
-            _check_readable(name.replace("_", "-"), paths[name])
+            check_readable(name.replace("_", "-"), paths[name])
     if "data_dir" in paths and not paths["data_dir"].is_dir():
         raise InputError(f"--data-dir {paths['data_dir']}: no such folder")
     _check_new_run(paths["out"])
@@ -213,36 +214,33 @@ def validated_pair(settings: RegulariseSettings) -> RegulariseSettings:
     """
     check_declared(settings)
     check_options(settings)
-    paths = _absolute_paths(settings)
+    paths = absolute_paths(settings)
     if "half2" not in paths:
-        paths["half2"] = _other_half(paths["half1"])
+        paths["half2"] = other_half(paths["half1"])
     for name, path in paths.items():
         if name != "out":
-            _check_readable(name.replace("_", "-"), path)
+            check_readable(name.replace("_", "-"), path)
     if paths["half1"].samefile(paths["half2"]):
         raise InputError(f"--half2 {paths['half2']}: is the same map as --half1; give the one of the other half set")
-    _check_new_run(paths["out"])
-    # Half maps often lie under the very names that are written here.
-    taken = sorted(path.name for path in paths["out"].glob("*") if path.suffix in (".mrc", ".xml", ".html"))
-    if taken:
-        raise InputError(f"--out {paths['out']}: holds {taken[0]}; name a new folder")
+    check_new_folder(paths["out"])
     return dataclasses.replace(settings, **paths)
 
 
-def _other_half(half1: Path) -> Path:
+def other_half(half1: Path) -> Path:
     """The file of half set 2 beside that of half set 1, as relion_postprocess finds it."""
     if "half1" not in half1.name:
         raise InputError(f"--half1 {half1}: no half1 in the file's name to find the other by; give it with --half2")
     return half1.with_name(half1.name.replace("half1", "half2"))
 
 
-def _absolute_paths(settings: object) -> dict[str, Any]:
+def absolute_paths(settings: object) -> dict[str, Any]:
     """The paths among the settings, by name."""
     values = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}  # type: ignore[arg-type]
     return {name: value.expanduser().absolute() for name, value in values.items() if isinstance(value, Path)}
 
 
-def _check_readable(name: str, path: Path) -> None:
+def check_readable(name: str, path: Path) -> None:
+    """Raise InputError, naming the option, for a path that is not a file to read."""
     said = str(path) if name == "particles" else f"--{name} {path}"
     if path.is_dir():
         raise InputError(f"{said}: is a folder, not a file")
@@ -263,6 +261,14 @@ def _check_new_run(out: Path) -> None:
         raise InputError(f"--out {out}: {there} is a file, not a folder")
     if not os.access(there, os.W_OK):
         raise InputError(f"--out {out}: no permission to write in {there}")
+
+
+def check_new_folder(out: Path) -> None:
+    """The same where maps go in and come out: half maps often lie under the very names that are written."""
+    _check_new_run(out)
+    taken = sorted(path.name for path in out.glob("*") if path.suffix in (".mrc", ".xml", ".html"))
+    if taken:
+        raise InputError(f"--out {out}: holds {taken[0]}; name a new folder")
 
 
 def to_toml(settings: RefineSettings | RegulariseSettings) -> str:

@@ -35,15 +35,16 @@ from halfmap.reconstruction.statistics import Backprojection
 from halfmap.regularisation.local_filter import fft_size
 from halfmap.regularisation.normal_equations import NormalEquations
 from halfmap.regularisation.protocol import HalfSets, MapPair, Solution
-from halfmap.regularisation.proximal import Descent, Penalty, Problem, descend
+from halfmap.regularisation.proximal import Penalty, Problem, descend
 
 STRENGTHS = (4.0, 2.0, 1.0, 0.5, 0.25, 0.125)  # factors of alpha and beta that cross-validation tries, warm
 PUBLISHED = tuple((1 / (1 + e), (1 - j / 5) / (1 + e)) for e in (0, 1) for j in range(5))  # alpha, beta: the program's
 PATH_SHARE = 5  # of the inner steps is spent on each point of a path, which starts from its neighbour
 TOLERANCE = 1e-4  # relative change of the map by one step, below which it is solved
-MARGIN = 1.25  # of the coarser grid beyond the sums' limit: sparse maps hold finer detail than the sums
+MARGIN = 1.5  # of the coarser grid beyond the sums' limit: sparse maps hold finer detail than the sums
 LEVEL_LOWPASS = 15.0  # A, of the map on which the level is found: the mask's own
 EMPTY, QUIETEST = 1e-8, 1e-3  # of the noisiest shell: shells below hold nothing, and none weighs more than that
+_CROSSES = "solvent mask, limit of alignment (FSC)"
 LAST_AGREEING = 0.3  # FSC: the authors' choice looks no further than the last shell above it
 
 
@@ -65,8 +66,8 @@ class SparseSmooth:
     def crosses(self) -> str:
         """The mask, and in one mode more than there should be."""
         if self.parameters == "published-code":
-            return "solvent mask, strength of regularisation chosen with the other half set's images (a leak)"
-        return "solvent mask"
+            return f"{_CROSSES}, strength of regularisation chosen with the other half set's images (a leak)"
+        return _CROSSES
 
     def solve(self, halves: HalfSets, mask: Tensor, memory: dict[str, Any]) -> Solution:
         """References that minimise F on each half set's sums, and their mean.
@@ -123,24 +124,24 @@ class SparseSmooth:
         """At the half set's own strength, unless a path has led to its map."""
         if half.objective:
             return half
-        found = self._descend(half.problem.times(*half.strength), half.map, self.steps)
+        found = descend(half.problem.times(*half.strength), half.map, self.steps, TOLERANCE)
         return replace(half, map=found.map, objective=found.objective)
-
-    def _descend(self, problem: Problem, start: Tensor, steps: int) -> Descent:
-        return descend(problem, start, steps, TOLERANCE)
 
     def _validated(self, half: _HalfSet, parts: list[NormalEquations]) -> _HalfSet:
         """The half set with the strength at which the maps of two parts predict each other's sums best, both added up.
 
-        Without the pull towards the previous map: that is a map of both parts, and would tell each of the other.
+        Without the pull towards the previous map: that is a map of both parts, and would tell each of the other. What
+        is carried over is the penalty itself, as a prior is, not its share of the mean weight: all images of the half
+        set weigh against it, where half of them did.
         """
         errors = [0.0] * len(STRENGTHS)
         for data, other in (parts, parts[::-1]):
             problem, x = Problem(data, self.penalty(data, half.level, half.spacing)), torch.zeros_like(data.linear)
             for i, factor in enumerate(STRENGTHS):
-                x = self._descend(problem.times(factor, factor), x, self._path_steps).map
+                x = descend(problem.times(factor, factor), x, self._path_steps, TOLERANCE).map
                 errors[i] += other.misfit(x) * other.mean_weight
         best = STRENGTHS[errors.index(min(errors))]
+        best *= sum(part.mean_weight for part in parts) / len(parts) / half.problem.data.mean_weight
         return replace(half, strength=(best, best))
 
     def _along_published_path(self, half: _HalfSet, other: Backprojection, curve: Tensor) -> _HalfSet:
@@ -150,7 +151,7 @@ class SparseSmooth:
         judge = NormalEquations.of(other.coarser(max(int(agreeing[-1]) if len(agreeing) else 0, 2), other.box))
         x, best, chosen = half.map, math.inf, half
         for strength in PUBLISHED:
-            found = self._descend(half.problem.times(*strength), x, self._path_steps)
+            found = descend(half.problem.times(*strength), x, self._path_steps, TOLERANCE)
             x, error = found.map, judge.misfit(found.map)
             if error < best:
                 best, chosen = error, replace(half, map=x, strength=strength, objective=found.objective)
@@ -213,7 +214,7 @@ def sums_of_maps(first: Tensor, second: Tensor) -> tuple[Backprojection, Backpro
         raise InputError("the half maps are the same: without a difference there is no noise to weigh density against")
     limit = max(int(measured[-1]), 2)
     weight = 1 / (padding**3 * noise.clamp_min(QUIETEST * float(noise.max())))
-    place = (half_volume_radius(half_volume_extent(padding, limit)).to(weight) / padding)
+    place = half_volume_radius(half_volume_extent(padding, limit)).to(weight) / padding
     shells = place.clamp(max=limit).round().long()
     inside = torch.where(place <= limit + 0.5, weight[shells], 0.0).float()
     envelope = trilinear_envelope(box, padding).to(difference.real)

@@ -87,6 +87,13 @@ SIDESPLITTER = Citation(
     "J. Struct. Biol. 211, 107545 (2020).",
     "10.1016/j.jsb.2020.107545",
 )
+LOCAL_RESOLUTION = Citation(
+    "Local resolution",
+    "Cardone G, Heymann JB, Steven AC.",
+    "One number does not fit all: mapping local variations in resolution in cryo-EM reconstructions.",
+    "J. Struct. Biol. 184, 226–236 (2013).",
+    "10.1016/j.jsb.2013.08.002",
+)
 
 # The papers that the program is built around are named by every run.
 IDEAS = {"nonuniform": NONUNIFORM, "sparse_smooth": SPARSE_SMOOTH}

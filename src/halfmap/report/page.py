@@ -30,9 +30,9 @@ def write_report(run: Path, snapshot: Snapshot) -> Path:
     return write_page(Path(run), "template.html", _contents(Path(run), snapshot))
 
 
-def write_page(folder: Path, template: str, contents: dict[str, Any]) -> Path:
-    """Write FOLDER/report.html from one of the templates here, in a single step."""
-    target = folder / "report.html"
+def write_page(folder: Path, template: str, contents: dict[str, Any], name: str = "report.html") -> Path:
+    """Write FOLDER/NAME from one of the templates here, in a single step."""
+    target = folder / name
     text = _environment().get_template(template).render(**contents)
     with replaced_atomically(target) as waiting:
         waiting.write(text.encode("utf-8"))

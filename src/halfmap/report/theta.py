@@ -1,4 +1,6 @@
-"""The local cut-off theta of a regulariser: slices in colour, and how much of the molecule is cut off where.
+"""A resolution that differs from place to place: slices in colour, and how much of the molecule has which.
+
+It is the local cut-off theta of a regulariser, or the local resolution of two half maps (`Words`).
 
 Colours and the histogram's axis are even in 1/theta, as the resolution axis of every other chart, finer to the right.
 """
@@ -32,6 +34,18 @@ OUTSIDE = 0.22  # brightness of the colours outside the mask
 
 
 @dataclass(frozen=True)
+class Words:
+    """What is shown: its name, and what it says of a part of the volume."""
+
+    name: str
+    said: str
+
+
+CUTOFF = Words("local cut-off", "is cut off at")
+RESOLUTION = Words("local resolution", "is resolved to")
+
+
+@dataclass(frozen=True)
 class LocalCutoff:
     """The section's pictures and numbers.
 
@@ -48,6 +62,7 @@ class LocalCutoff:
     finest: float
     median: float
     coarsest: float
+    words: Words = CUTOFF
 
 
 @dataclass(frozen=True)
@@ -61,7 +76,8 @@ class _Scale:
         return np.asarray((frequency - self.lo) / (self.hi - self.lo), dtype=np.float64)
 
 
-def local_cutoff(theta: Array | None, mask: Array | None, pixel_size: float | None) -> LocalCutoff | None:
+def local_cutoff(theta: Array | None, mask: Array | None, pixel_size: float | None,
+                 words: Words = CUTOFF) -> LocalCutoff | None:
     """The section of theta [z,y,x] (A) under a mask [z,y,x]; None where they cannot be shown.
 
     Voxels without a cut-off (not finite, or not positive) are left out.
@@ -79,16 +95,16 @@ def local_cutoff(theta: Array | None, mask: Array | None, pixel_size: float | No
     margin = 0.02 * hi if hi - lo < 0.002 * hi else 0.0
     scale = _Scale(float(lo - margin), float(hi + margin))
     window = window_around(mask, mask.shape[0])
-    slices = [_slice(frequency, mask, window, view, scale) for view in range(len(VIEWS))]
+    slices = [_slice(frequency, mask, window, view, scale, words) for view in range(len(VIEWS))]
     axis = Axis(1 / scale.lo, 1 / scale.hi, "", "inverse", resolution_ticks(1 / scale.lo, 1 / scale.hi, 0.11))
     coarsest, median, finest = (float(1 / f) for f in np.percentile(inside, (5, 50, 95)))
     return LocalCutoff(
         slices, *scale_bar(window, pixel_size), css_gradient(), axis.drawn_ticks(),
-        _histogram(inside, scale, median), finest, median, coarsest,
+        _histogram(inside, scale, median, words), finest, median, coarsest, words,
     )  # fmt: skip
 
 
-def _slice(frequency: Array, mask: Array, window: Window, view: int, scale: _Scale) -> Picture:
+def _slice(frequency: Array, mask: Array, window: Window, view: int, scale: _Scale, words: Words) -> Picture:
     """One central slice in the colours of theta, faded where the mask is below one half."""
     plane, _, axis = VIEWS[view]
     known = crop_linear(central((frequency > 0).astype(np.float32), axis), window)
@@ -97,22 +113,22 @@ def _slice(frequency: Array, mask: Array, window: Window, view: int, scale: _Sca
     strength = (OUTSIDE + (1 - OUTSIDE) * ramp) * np.clip(known, 0, 1)
     pixels = np.rint(255 * coloured(scale.fraction(values)) * strength[..., None]).astype(np.uint8)
     edge = outline(central(mask, axis), window)
-    return Picture("local cut-off", f"{plane} slice", png_uri(pixels), edge, plane[0], plane[1])
+    return Picture(words.name, f"{plane} slice", png_uri(pixels), edge, plane[0], plane[1])
 
 
-def _histogram(inside: NDArray[np.float64], scale: _Scale, median: float) -> Drawing:
+def _histogram(inside: NDArray[np.float64], scale: _Scale, median: float, words: Words) -> Drawing:
     """Share of the masked volume by theta, each bar in the colour that its voxels have in the pictures."""
     middles, edges, shares = _shares(inside)
     lo, hi = min(edges[0], scale.lo), max(edges[-1], scale.hi)
     lo, hi = max(lo - 0.015 * (hi - lo), 1e-9), hi + 0.015 * (hi - lo)
     top = 1.12 * float(shares.max())
-    x = Axis(1 / lo, 1 / hi, "local cut-off (Å)", "inverse", resolution_ticks(1 / lo, 1 / hi))
+    x = Axis(1 / lo, 1 / hi, f"{words.name} (Å)", "inverse", resolution_ticks(1 / lo, 1 / hi))
     y = Axis(0.0, top, "share of the volume inside the mask (%)", "linear", linear_ticks(0, top, 4))
     positions = [x.fraction(1 / middle) for middle in middles]
     titles = [_title(middle, low, high) for middle, low, high in zip(middles, edges, edges[1:], strict=False)]
     series = [Series("inside the mask", shares.tolist(), "c1", "%")]
     guide = Guide(median, f"median {median:.1f} Å", upright=True)
-    drawing = draw(Chart("Local cut-off inside the mask", x, y, positions, titles, series, guides=[guide]))
+    drawing = draw(Chart(f"{words.name.capitalize()} inside the mask", x, y, positions, titles, series, guides=[guide]))
     width = min(0.86 * SCALE * float(np.diff(edges).min()) / (hi - lo), 0.09 * SCALE)
     bars = "".join(
         f'<rect fill="{css_colour(float(scale.fraction(middle)))}" x="{SCALE * at - width / 2:.1f}" '

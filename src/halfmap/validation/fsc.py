@@ -187,6 +187,38 @@ def _shape_findings(unmasked: Tensor, box: int, pixel_size: float) -> list[str]:
     return []
 
 
+def tail_verdict(curves: FscCurves, box: int, pixel_size: float) -> list[str]:
+    """Sentences about what the curves do beyond the resolution, where they should be zero.
+
+    The unmasked curve that stays up over the last tenth of its shells (duplicated particles), and the corrected one
+    that comes back above 0.143. What `mask_verdict` says already is not said again.
+    """
+    crossing = crossing_shell(curves.unmasked, GOLD_STANDARD)
+    findings = []
+    last = max((len(curves.unmasked) - 1) // 10, 3)
+    tail = float(curves.unmasked[-last:].mean())
+    chance = 4 * float(null_band(box)[-last:].square().mean()) ** 0.5 / last**0.5
+    told = any("never falls to zero" in text for text in _shape_findings(curves.unmasked, box, pixel_size))
+    if crossing is not None and not told and crossing < box // 2 - last and tail > RANDOMISED_LIMIT + chance:
+        findings.append(
+            f"the unmasked FSC is still {tail:.2f} next to the Nyquist frequency: duplicated particles or noise shared "
+            "by the half sets are the usual reason"
+        )
+    crossing = crossing_shell(curves.corrected, GOLD_STANDARD)
+    if crossing is not None and len(curves.corrected) > crossing + 4:
+        first = int(crossing) + 2
+        smooth = curves.corrected[first:].unfold(0, min(3, len(curves.corrected) - first), 1).mean(dim=1)
+        back = torch.nonzero(smooth > GOLD_STANDARD)
+        if len(back):
+            finest = first + int(back[-1]) + 1
+            coarse, fine = (f"{box * pixel_size / shell:.2f} A" for shell in (crossing, finest))
+            findings.append(
+                f"the corrected FSC falls below {GOLD_STANDARD} at {coarse} and comes back above it as far as {fine}: "
+                "quote the coarser figure, and look for shared noise or a mask that cuts into density"
+            )
+    return findings
+
+
 def write_fsc_xml(
     path: Path, curve: Tensor, box: int, pixel_size: float, title: str = "Halfmap masked-corrected FSC"
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,6 +45,18 @@ class HalfMaps:
         if crossing_shell(curve, threshold) is None:
             return None
         return resolution(curve, self.box, self.pixel_size, threshold)
+
+    def record(self) -> dict[str, Any]:
+        """Grid, resolutions and curves by the names that they have in a refinement's records."""
+        curves, box, pixel_size = self.curves, self.box, self.pixel_size
+        return {
+            "box": box, "pixel_size": pixel_size,
+            "resolution_A": resolution(curves.unmasked, box, pixel_size),
+            "resolution_05_A": resolution(curves.unmasked, box, pixel_size, 0.5),
+            "fsc": curves.unmasked.tolist(), "fsc_spherical": curves.spherical.tolist(),
+            "fsc_masked": curves.masked.tolist(), "fsc_randomised": curves.randomised.tolist(),
+            "fsc_corrected": curves.corrected.tolist(),
+        }  # fmt: skip
 
     def verdict(self) -> list[str]:
         """What a careful colleague would say about the curves."""

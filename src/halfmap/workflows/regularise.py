@@ -17,7 +17,7 @@ from halfmap.regularisation.protocol import MapPair, Regulariser, Solution
 from halfmap.regularisation.registry import regulariser_named
 from halfmap.regulariser_options import regulariser_options
 from halfmap.settings import RegulariseSettings, to_toml
-from halfmap.validation.fsc import GOLD_STANDARD, resolution, write_fsc_xml
+from halfmap.validation.fsc import GOLD_STANDARD, write_fsc_xml
 from halfmap.workflows.half_map_pair import HalfMaps, read_half_maps, read_mask
 
 # Said of a filter that differs from place to place: it was chosen where both half maps were looked at.
@@ -46,7 +46,7 @@ def regularise(settings: RegulariseSettings, report: Report | None = None) -> So
     if report is not None:
         theta = solution.arrays.get("theta")
         report(
-            record=_record(pair), crosses=method.crosses, note=FROM_BOTH if solution.arrays else "",
+            record=pair.record(), crosses=method.crosses, note=FROM_BOTH if solution.arrays else "",
             verdict=pair.verdict(), raw=((pair.half1 + pair.half2) / 2).numpy(), map=solution.joined.numpy(),
             mask=pair.mask.numpy(), theta=None if theta is None else theta.numpy(),
         )  # fmt: skip
@@ -76,19 +76,6 @@ def _write(settings: RegulariseSettings, pair: HalfMaps, solution: Solution) -> 
         write_map(settings.out / f"{name}.mrc", values, pair.pixel_size)
     write_fsc_xml(settings.out / "fsc.xml", pair.curves.corrected, pair.box, pair.pixel_size)
     return [*(f"{name}.mrc" for name in named), "mask.mrc", "fsc.xml", "settings.toml"]
-
-
-def _record(pair: HalfMaps) -> dict[str, Any]:
-    """Grid, resolutions and curves by the names that they have in a refinement's records."""
-    curves, box, pixel_size = pair.curves, pair.box, pair.pixel_size
-    return {
-        "box": box, "pixel_size": pixel_size,
-        "resolution_A": resolution(curves.unmasked, box, pixel_size),
-        "resolution_05_A": resolution(curves.unmasked, box, pixel_size, 0.5),
-        "fsc": curves.unmasked.tolist(), "fsc_spherical": curves.spherical.tolist(),
-        "fsc_masked": curves.masked.tolist(), "fsc_randomised": curves.randomised.tolist(),
-        "fsc_corrected": curves.corrected.tolist(),
-    }  # fmt: skip
 
 
 def _print(console: Console, pair: HalfMaps, solution: Solution, out: Path, written: list[str]) -> None:

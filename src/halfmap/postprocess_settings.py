@@ -1,0 +1,97 @@
+"""What a user can choose for ``halfmap postprocess``."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from halfmap.errors import InputError
+from halfmap.options import check_declared, to_command
+from halfmap.settings import absolute_paths, check_new_folder, check_readable, other_half
+
+
+@dataclass(frozen=True)
+class PostprocessSettings:
+    """Settings of ``halfmap postprocess``."""
+
+    run: Path | None = field(default=None, metadata={
+        "help": "folder of a refinement, with half1_unfil.mrc, half2_unfil.mrc and mask.mrc", "short": "RUN",
+        "positional": True, "none": "the maps of --half1 and --half2"})
+    half1: Path | None = field(default=None, metadata={
+        "help": "raw half map, unfiltered and unmasked, instead of RUN", "short": "half1.mrc", "aliases": ("--i",),
+        "none": "that of RUN"})
+    half2: Path | None = field(default=None, metadata={
+        "help": "the other raw half map", "short": "half2.mrc", "aliases": ("--i2",),
+        "none": "that of RUN, or the name of --half1 with half2 in place of half1"})
+    mask: Path | None = field(default=None, metadata={
+        "help": "solvent mask, 1 inside and 0 outside", "short": "mask.mrc",
+        "none": "that of RUN, or made from the maps", "aliases": ("--solvent_mask",)})
+    auto_mask: bool = field(default=False, metadata={
+        "help": "make the mask from the maps although RUN has one", "aliases": ("--auto_mask",)})
+    bfactor: float | None = field(default=None, metadata={
+        "help": "B factor to apply; a negative one sharpens", "unit": "A^2", "aliases": ("--adhoc_bfac",),
+        "none": "from the Guinier plot"})
+    fit_from: float = field(default=10.0, metadata={
+        "help": "coarsest resolution of the line through the Guinier plot", "unit": "A", "above": 0,
+        "aliases": ("--autob_lowres",)})
+    fit_to: float | None = field(default=None, metadata={
+        "help": "finest resolution of that line; 0 for Nyquist, which is relion_postprocess's default", "unit": "A",
+        "at_least": 0, "aliases": ("--autob_highres",), "none": "the resolution of the maps"})
+    mtf: Path | None = field(default=None, metadata={
+        "help": "MTF of the detector, a STAR table, to divide the map by", "short": "mtf.star", "none": "no division"})
+    mtf_pixel: float | None = field(default=None, metadata={
+        "help": "pixel size of the micrographs before any binning, to which the MTF belongs", "unit": "A", "above": 0,
+        "aliases": ("--mtf_angpix",), "none": "the map's"})
+    fsc_weight: bool = field(default=True, metadata={
+        "help": "weight the map by sqrt(2 FSC / (1 + FSC))"})
+    lowpass: float | None = field(default=None, metadata={
+        "help": "resolution to filter the sharpened map to; 0 for no filter", "unit": "A", "at_least": 0,
+        "aliases": ("--low_pass",), "none": "the resolution of the maps"})
+    local: bool = field(default=False, metadata={
+        "help": "also write a sharpened map filtered to its local cut-off: RUN's theta.mrc, or cross-validated"})
+    out: Path | None = field(default=None, metadata={
+        "help": "folder for the results; made if absent", "short": "folder", "aliases": ("--o",),
+        "none": "postprocess in RUN, or beside --half1"})
+
+
+def validated_postprocess(settings: PostprocessSettings) -> PostprocessSettings:
+    """The same settings with absolute paths, half maps, mask and folder named, in order as far as can be known unread.
+
+    Raises InputError at the first choice that cannot work, and where results would take the place of other files.
+    """
+    check_declared(settings)
+    paths = absolute_paths(settings)
+    if ("run" in paths) == ("half1" in paths):
+        raise InputError("give the folder of a run, or its half maps with --half1 and --half2, one of the two")
+    if "run" in paths:
+        run = paths["run"]
+        if not run.is_dir():
+            raise InputError(f"{run}: no such folder; give that of a refinement, or maps with --half1")
+        if "half2" in paths:
+            raise InputError(f"--half2 {paths['half2']}: belongs to --half1, not to a run")
+        paths |= {"half1": run / "half1_unfil.mrc", "half2": run / "half2_unfil.mrc"}
+        if "mask" not in paths and not settings.auto_mask and (run / "mask.mrc").exists():
+            paths["mask"] = run / "mask.mrc"
+    if settings.auto_mask and "mask" in paths:
+        raise InputError(f"--mask {paths['mask']}: is not used with --auto-mask; give one of them")
+    if "half2" not in paths:
+        paths["half2"] = other_half(paths["half1"])
+    paths.setdefault("out", paths.get("run", paths["half1"].parent) / "postprocess")
+    for name in ("half1", "half2", "mask", "mtf"):
+        if name in paths:
+            check_readable(name, paths[name])
+    if paths["half1"].samefile(paths["half2"]):
+        raise InputError(f"--half2 {paths['half2']}: is the same map as --half1; give the one of the other half set")
+    if settings.mtf_pixel is not None and settings.mtf is None:
+        raise InputError(f"--mtf-pixel {settings.mtf_pixel:g}: needs --mtf")
+    if settings.fit_to is not None and settings.fit_to >= settings.fit_from:
+        raise InputError(f"--fit-to {settings.fit_to:g}: must be finer than --fit-from {settings.fit_from:g} A")
+    check_new_folder(paths["out"])
+    return dataclasses.replace(settings, **paths)
+
+
+def postprocess_command(settings: PostprocessSettings) -> str:
+    """The command that repeats this, from settings as `validated_postprocess` returns them."""
+    asked = settings if settings.run is None else dataclasses.replace(settings, half1=None, half2=None)
+    return to_command(asked, "halfmap postprocess")

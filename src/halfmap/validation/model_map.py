@@ -1,0 +1,126 @@
+"""Map against atomic model: where the model fits, the map that it stands for, and how far both agree.
+
+The model's map is made from its atoms wherever they have been moved to, so that no map is interpolated and the
+correlation holds no error of a resampling.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage, optimize
+from torch import Tensor
+
+from halfmap.fourier.transform import resize_map
+from halfmap.geometry.rotations import rotation_vector_to_matrix
+from halfmap.imaging.density import Cloud, density_map, oversampling_for
+from halfmap.maps.filters import gaussian_lowpass
+from halfmap.validation.fsc import crossing_shell, resolution
+
+FIT_RESOLUTION = 10.0  # A
+STEP_DEGREES, STEP_SHIFT = 2.0, 2.0  # of the first simplex: about the drift of a refinement that started in this frame
+# Coarser shells hold what surrounds the model (belt, flexible domain): crossings are looked for beyond.
+COARSEST = 12.0
+# The mask of a model: density above this fraction of its 90th percentile in a map smoothed to 16 A, grown by 4 A in
+# voxel steps, with a cosine edge of 6 A.
+MASK_LOWPASS, MASK_LEVEL, MASK_GROWN, MASK_EDGE = 16.0, 0.15, 4.0, 6.0
+
+
+def moved_map(cloud: Cloud, rotation: Tensor, shift: Tensor, box: int, pixel_size: float) -> Tensor:
+    """The map [z,y,x] of scatterers at rotation[3,3] @ x + shift[3] (A), the origin in the box's centre."""
+    xyz = (cloud.xyz.double() @ rotation.double().T + shift.double()).float()
+    return density_map([replace(cloud, xyz=xyz)], box, pixel_size, oversampling_for([cloud], pixel_size))
+
+
+def density_mask(expected: Tensor, pixel_size: float) -> Tensor:
+    """A soft mask [z,y,x] close around the density of a noise-free map [z,y,x]."""
+    smooth = gaussian_lowpass(expected, pixel_size, MASK_LOWPASS)
+    level = MASK_LEVEL * float(np.quantile(smooth[smooth > 0.05 * smooth.max()].numpy(), 0.9))
+    core = ndimage.binary_dilation((smooth > level).numpy(), iterations=max(1, int(MASK_GROWN / pixel_size)))
+    distance = torch.from_numpy(ndimage.distance_transform_edt(~core)).float() * pixel_size
+    return 0.5 + 0.5 * torch.cos(torch.pi * (distance / MASK_EDGE).clamp(max=1.0))
+
+
+def first_shell(box: int, pixel_size: float, coarsest: float = COARSEST) -> int:
+    """The shell at `coarsest` (A), where crossings are looked for from."""
+    return max(1, int(box * pixel_size / coarsest))
+
+
+def crossing(curve: Tensor, box: int, pixel_size: float, threshold: float, coarsest: float = COARSEST) -> float:
+    """Resolution (A) where curve[s] first falls below the threshold beyond `coarsest` (A), and that shell's where it
+    is below already."""
+    start = first_shell(box, pixel_size, coarsest)
+    if float(curve[start]) < threshold:
+        return box * pixel_size / start
+    return resolution(torch.cat([torch.ones(start, dtype=curve.dtype), curve[start:]]), box, pixel_size, threshold)
+
+
+def model_resolution(curve: Tensor, box: int, pixel_size: float, threshold: float) -> float | None:
+    """Resolution (A) to which a map agrees with a model; None where curve[s] never falls below the threshold.
+
+    As `crossing`, so that what lies around the model does not count, but for a curve that is below the threshold at
+    12 A already: then it is the plain first crossing.
+    """
+    start = first_shell(box, pixel_size)
+    if start < len(curve) and float(curve[start]) >= threshold:
+        curve = torch.cat([torch.ones(start, dtype=curve.dtype), curve[start:]])
+    shell = crossing_shell(curve, threshold)
+    return None if shell is None else box * pixel_size / shell
+
+
+def fitted_pose(found: Tensor, expected: Tensor, pixel_size: float) -> tuple[Tensor, Tensor]:
+    """Rotation [3,3] and shift [3] (A) that carry the expected map [z,y,x] onto the map found: R x + t from the centre.
+
+    Both maps are smoothed to 10 A and sampled at a third of it; the correlation over the density's surroundings is
+    maximised by the simplex method (Nelder and Mead 1965, Comput. J. 7:308) from the identity. Only the expected map is
+    interpolated, by cubic splines.
+    """
+    data, model, near = _coarse(found, expected, pixel_size)
+    size, spacing = data.shape[0], FIT_RESOLUTION / 3
+    zyx = np.argwhere(near) - size // 2
+    spline = ndimage.spline_filter(model, order=3)
+    wanted = _standard(data[near])
+
+    def misfit(parameters: NDArray[np.float64]) -> float:
+        rotation, shift = _pose(parameters)
+        # the density found at x is that expected at R^T (x - t); axes are stored z, y, x
+        source = (zyx[:, ::-1] - shift.numpy() / spacing) @ rotation.numpy()
+        values = ndimage.map_coordinates(spline, source[:, ::-1].T + size // 2, order=3, prefilter=False)
+        return -float(wanted @ _standard(values))
+
+    simplex = np.vstack([np.zeros(6), np.diag([math.radians(STEP_DEGREES)] * 3 + [STEP_SHIFT] * 3)])
+    best = optimize.minimize(misfit, np.zeros(6), method="Nelder-Mead",
+                             options={"initial_simplex": simplex, "xatol": 1e-4, "fatol": 1e-8, "maxfev": 2000})
+    return _pose(best.x)
+
+
+def coarse_correlation(found: Tensor, expected: Tensor, pixel_size: float) -> float:
+    """Correlation of two maps [z,y,x] smoothed to 10 A over the surroundings of the expected density: what a fit
+    maximises. 0 where the expected map is empty."""
+    data, model, near = _coarse(found, expected, pixel_size)
+    return float(_standard(data[near]) @ _standard(model[near])) if near.any() else 0.0
+
+
+def _coarse(
+    found: Tensor, expected: Tensor, pixel_size: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """Both maps smoothed and sampled coarsely, and where the expected density and its surroundings are."""
+    spacing = FIT_RESOLUTION / 3
+    size = 2 * math.ceil(0.5 * found.shape[-1] * pixel_size / spacing)
+    smooth = (gaussian_lowpass(v, pixel_size, FIT_RESOLUTION) for v in (found, expected))
+    data, model = (resize_map(v, pixel_size, spacing, size).double().numpy() for v in smooth)
+    return data, model, ndimage.binary_dilation(model > 0.1 * max(model.max(), 1e-30), iterations=2)
+
+
+def _pose(parameters: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
+    vector = torch.from_numpy(np.ascontiguousarray(parameters))
+    return rotation_vector_to_matrix(vector[None, :3])[0], vector[3:].clone()
+
+
+def _standard(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    centred = values - values.mean()
+    return centred / max(float(np.linalg.norm(centred)), 1e-30)

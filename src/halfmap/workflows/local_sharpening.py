@@ -1,0 +1,66 @@
+"""A sharpened map filtered, at every place, to the detail that is there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from halfmap.errors import InputError
+from halfmap.maps.mrc import MapFile, read_map
+from halfmap.regularisation.local_cutoff import local_cutoff
+from halfmap.regularisation.local_filter import Butterworth, Lattice, locally_filtered
+from halfmap.regularisation.nonuniform import NonUniform
+from halfmap.workflows.half_map_pair import HalfMaps, require_same_grid
+
+_POINTS = 128  # lattice points along an axis at most: a cut-off is smooth
+
+
+@dataclass(frozen=True)
+class LocallyFiltered:
+    """The filtered map [z,y,x], its local cut-off theta [z,y,x] in A, where that comes from in words, and whether it
+    was found here rather than read."""
+
+    map: Tensor
+    theta: Tensor
+    source: str
+    found_here: bool
+
+
+def locally_sharpened(v: Tensor, pair: HalfMaps, theta_path: Path | None) -> LocallyFiltered:
+    """Filter a sharpened map v[z,y,x] to the local cut-off in a file, or to the one that the two half maps choose.
+
+    The filter is the Butterworth low-pass of non-uniform refinement, and so is the cross-validation between the half
+    maps (`NonUniform`). Raises InputError where the file is no map of cut-offs on the grid of the half maps.
+    """
+    if theta_path is not None:
+        theta = _read_theta(theta_path, pair)
+        filtered = locally_filtered(v, _lattice(theta, pair.pixel_size), Butterworth())
+        source = f"cut-offs that the refinement ended with ({theta_path.parent.name}/{theta_path.name})"
+        return LocallyFiltered(filtered, theta, source, False)
+    method = NonUniform()
+    cutoffs = method.cutoffs(pair.half1, pair.half2, pair.mask, pair.pixel_size, (pair.box - 1) // 2)
+    cutoff = local_cutoff(pair.half1, pair.half2, cutoffs, method.cross_validation)
+    theta = pair.box * pair.pixel_size / cutoff.on_grid(pair.box)
+    source = "cut-offs found by cross-validation between the half maps (non-uniform)"
+    return LocallyFiltered(locally_filtered(v, cutoff, method.filter), theta, source, True)
+
+
+def _read_theta(path: Path, pair: HalfMaps) -> Tensor:
+    read = read_map(path)
+    require_same_grid(MapFile(pair.half1, pair.pixel_size), read, Path("the half maps"), path)
+    lowest = float(read.data.min())
+    if lowest <= 0:
+        raise InputError(f"{path}: holds {lowest:g}, and a cut-off is a length above 0; refine or regularise again")
+    return read.data
+
+
+def _lattice(theta: Tensor, pixel_size: float) -> Lattice:
+    """Cut-offs in cycles per box on a lattice symmetric about the centre, from theta [z,y,x] in A."""
+    box = theta.shape[0]
+    spacing = max(1, round(box / _POINTS))
+    at = Lattice.positions(box, spacing).round().long()
+    part = theta[at][:, at][:, :, at]
+    return Lattice(torch.full_like(part, box * pixel_size) / part, float(spacing), box)

@@ -1,0 +1,209 @@
+"""`halfmap model-fsc`: how far a map agrees with an atomic model, and where the model fits it."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from torch import Tensor
+
+from halfmap.errors import InputError
+from halfmap.maps.mrc import MapFile, read_map, replaced_atomically, write_map
+from halfmap.particles.model import Atoms, read_model, scattering
+from halfmap.validation.fsc import GOLD_STANDARD, fsc
+from halfmap.validation.model_map import (
+    COARSEST,
+    FIT_RESOLUTION,
+    coarse_correlation,
+    density_mask,
+    fitted_pose,
+    model_resolution,
+    moved_map,
+)
+from halfmap.validation_settings import ModelFscSettings
+from halfmap.workflows.half_map_pair import read_mask, require_same_grid
+
+THRESHOLDS = (0.5, GOLD_STANDARD)
+FEW_ATOMS = 0.02  # of a model: so many may lie outside the map unmentioned
+MISPLACED = 0.3  # correlation at 10 A below which a model hardly lies on the map
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the model is: at rotation[3,3] @ x + shift[3] (A) in the map's file, x its own coordinates; `start` says in
+    words where it was looked for from, `outside` is the share of its atoms outside the map, `correlation` that with
+    the map at 10 A."""
+
+    rotation: Tensor
+    shift: Tensor
+    start: str
+    outside: float
+    correlation: float
+
+    @property
+    def angle(self) -> float:
+        """Of the rotation, in degrees."""
+        return math.degrees(math.acos(min(1.0, max(-1.0, 0.5 * (float(torch.trace(self.rotation)) - 1)))))
+
+    def matrix(self) -> list[list[float]]:
+        """Rows of rotation and shift, as ChimeraX writes a model's position."""
+        return [[*row.tolist(), float(t)] for row, t in zip(self.rotation, self.shift, strict=True)]
+
+
+@dataclass(frozen=True)
+class ModelFsc:
+    """The model's map and the mask [z,y,x], where it is, and curves [s] by name: map (within the mask), unmasked, and
+    half1 and half2 where they were given."""
+
+    expected: Tensor
+    mask: Tensor
+    placement: Placement
+    curves: dict[str, Tensor]
+    pixel_size: float
+
+    def resolution(self, name: str, threshold: float) -> float | None:
+        """Resolution in A at which a curve falls below the threshold; None if it never does."""
+        return model_resolution(self.curves[name], self.expected.shape[-1], self.pixel_size, threshold)
+
+
+def run(settings: ModelFscSettings) -> ModelFsc:
+    """Compare a map with an atomic model, print a table, and write into settings.out, where it is given.
+
+    Writes model_fsc.csv, model_fsc.json, model_map.mrc (the model's density where it was compared) and mask.mrc.
+    settings as `validated_model_fsc` returns them. Raises InputError where a map, mask or model cannot be read, maps
+    are not on one grid, the model lies outside the map, or a file cannot be written.
+    """
+    console = Console(highlight=False)
+    file = read_map(settings.map)
+    if file.data.min() == file.data.max():
+        raise InputError(f"{settings.map}: the map is {float(file.data.min()):g} everywhere; give one with density")
+    others = {name: _on_grid(path, file, settings.map)
+              for name, path in (("half1", settings.half1), ("half2", settings.half2)) if path is not None}
+    atoms = read_model(settings.model, settings.assembly)
+    given = None if settings.mask is None else read_mask(settings.mask, file, settings.map)
+    with console.status("placing the model" if settings.fit else "making the model's map"):
+        expected, placement = _placed(settings, atoms, file)
+        mask = density_mask(expected, file.pixel_size) if given is None else given
+    curves = {name: fsc(data * mask, expected * mask) for name, data in ({"map": file.data} | others).items()}
+    curves["unmasked"] = fsc(file.data, expected)
+    found = ModelFsc(expected, mask, placement, curves, file.pixel_size)
+    summary = _summary(settings, found)
+    _print(console, settings, found, summary)
+    if settings.out is not None:
+        _write(settings.out, found, summary)
+        console.print(escape(f"Finished: {settings.out}"), soft_wrap=True)
+    return found
+
+
+def _on_grid(path: Path, like: MapFile, like_path: Path) -> Tensor:
+    other = read_map(path)
+    require_same_grid(like, other, like_path, path)
+    return other.data
+
+
+def _placed(settings: ModelFscSettings, atoms: Atoms, file: MapFile) -> tuple[Tensor, Placement]:
+    """The model's map, and where the model is.
+
+    A model built into a map has the map's coordinates. A fit also starts at two further places, because programs that
+    simulate or refine know only the box's centre; the best fit counts.
+    """
+    box, pixel_size = file.data.shape[-1], file.pixel_size
+    centre = torch.full((3,), float(box // 2) * pixel_size, dtype=torch.float64)
+    starts = {"where its file says": centre}
+    if settings.fit:
+        starts |= {"the file's origin in the box centre": torch.zeros(3, dtype=torch.float64),
+                   "its middle in the box centre": atoms.xyz.mean(0)}
+    outside = {name: _outside(atoms.xyz - start, box, pixel_size) for name, start in starts.items()}
+    if min(outside.values()) == 1:
+        advice = "is it a model of this map?" if settings.fit else "--fit looks for its place"
+        raise InputError(f"{settings.model}: no atom lies inside the map {settings.map}; {advice}")
+    found = []
+    for name, start in starts.items():
+        if outside[name] > min(outside.values()) + FEW_ATOMS:
+            continue  # the few atoms inside may match anything
+        cloud = scattering(atoms.moved(atoms.xyz - start), settings.bfactor)
+        rotation, shift = torch.eye(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+        expected = moved_map(cloud, rotation, shift, box, pixel_size)
+        if settings.fit:
+            rotation, shift = fitted_pose(file.data, expected, pixel_size)
+            expected = moved_map(cloud, rotation, shift, box, pixel_size)
+        at = (atoms.xyz - start) @ rotation.T + shift
+        found.append((expected, Placement(
+            rotation, shift + centre - rotation @ start, name, _outside(at, box, pixel_size),
+            coarse_correlation(file.data, expected, pixel_size))))
+    return max(found, key=lambda pair: pair[1].correlation)
+
+
+def _outside(xyz: Tensor, box: int, pixel_size: float) -> float:
+    """Share of places xyz[a,3] (A from the box centre) beyond the map."""
+    voxel = xyz / pixel_size + box // 2
+    return float(((voxel < 0) | (voxel > box - 1)).any(dim=1).double().mean())
+
+
+def _summary(settings: ModelFscSettings, found: ModelFsc) -> dict[str, Any]:
+    """Everything but the maps as plain JSON values; a resolution is null if never crossed."""
+    placement = found.placement
+    return {
+        "map": str(settings.map), "model": str(settings.model), "box": found.expected.shape[-1],
+        "pixel_size_A": found.pixel_size, "assembly": settings.assembly, "bfactor_added_A2": settings.bfactor,
+        "mask": "drawn around the model" if settings.mask is None else str(settings.mask),
+        "mask_volume_A3": float(found.mask.sum()) * found.pixel_size**3,
+        "resolution_A": {name: {f"{t:g}": found.resolution(name, t) for t in THRESHOLDS} for name in found.curves},
+        "crossings_beyond_A": COARSEST,
+        "placement": {"fitted": settings.fit, "start": placement.start, "correlation_at_10_A": placement.correlation,
+                      "share_outside": placement.outside, "angle_deg": placement.angle, "matrix": placement.matrix()},
+        "fsc": {name: curve.tolist() for name, curve in found.curves.items()},
+    }  # fmt: skip
+
+
+def _print(console: Console, settings: ModelFscSettings, found: ModelFsc, summary: dict[str, Any]) -> None:
+    names = {"map": "map", "half1": "half map 1 (work)", "half2": "half map 2 (free)", "unmasked": "map, unmasked"}
+    table = Table(title=f"Resolution against {settings.model.name} [A]", title_justify="left")
+    for column in ("", *(f"FSC {t:g}" for t in THRESHOLDS)):
+        table.add_column(column, justify="right" if column else "left")
+    for name, text in names.items():
+        if name in found.curves:
+            values = summary["resolution_A"][name].values()
+            table.add_row(text, *(f"< {2 * found.pixel_size:.2f}" if v is None else f"{v:.2f}" for v in values))
+    console.print(table)
+    share = 100 * float(found.mask.mean(dtype=torch.float64))
+    console.print(escape(f"mask: {summary['mask']}, {share:.1f} % of the box"), soft_wrap=True)
+    placement = found.placement
+    console.print(f"model: {placement.start}; correlation with the map at {FIT_RESOLUTION:g} A: "
+                  f"{placement.correlation:.3f}", soft_wrap=True)
+    if settings.fit:
+        rows = placement.matrix()
+        console.print(f"fitted: turned by {placement.angle:.2f} degrees; x, y, z in the map are")
+        for row in rows:
+            console.print("  " + " ".join(f"{value:10.5f}" for value in row[:3]) + f" {row[3]:11.4f}")
+        numbers = ",".join(f"{value:.6g}" for row in rows for value in row)
+        console.print(f"in ChimeraX, the model being #2: view matrix models #2,{numbers}", soft_wrap=True)
+    if placement.correlation < MISPLACED or placement.outside > FEW_ATOMS:
+        advice = "another model, hand or contrast?" if settings.fit else "--fit looks for a better place"
+        if placement.outside > FEW_ATOMS:
+            console.print(f"- {100 * placement.outside:.0f} % of its atoms are outside the map")
+        console.print(f"- the model hardly lies on the map; {advice}", soft_wrap=True)
+
+
+def _write(out: Path, found: ModelFsc, summary: dict[str, Any]) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot make this folder: {error.strerror}; choose another") from error
+    length = found.expected.shape[-1] * found.pixel_size
+    lines = ["shell,frequency_1/A," + ",".join(found.curves)]
+    for s, values in enumerate(zip(*(curve.tolist() for curve in found.curves.values()), strict=True)):
+        lines.append(f"{s},{s / length:.6f}," + ",".join(f"{value:.6f}" for value in values))
+    with replaced_atomically(out / "model_fsc.csv") as stream:
+        stream.write(("\n".join(lines) + "\n").encode())
+    with replaced_atomically(out / "model_fsc.json") as stream:
+        stream.write((json.dumps(summary, indent=1) + "\n").encode())
+    write_map(out / "model_map.mrc", found.expected, found.pixel_size)
+    write_map(out / "mask.mrc", found.mask, found.pixel_size)

@@ -1,0 +1,226 @@
+"""The descent to a sparse and smooth map goes down, and ends where another solver does."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from scipy import optimize
+from torch import Tensor
+
+from halfmap.fourier.band import Band
+from halfmap.fourier.gridding import trilinear_envelope
+from halfmap.fourier.transform import half_volume
+from halfmap.reconstruction.inverse import reconstruct
+from halfmap.reconstruction.statistics import Backprojection
+from halfmap.regularisation.normal_equations import NormalEquations
+from halfmap.regularisation.proximal import Penalty, Problem, descend, soft_threshold
+from halfmap.regularisation.sparse_smooth import SparseSmooth
+
+C1 = torch.eye(3, dtype=torch.float64)[None]
+
+
+def noise(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.fixture
+def tiny(blobs, random_poses) -> Backprojection:
+    """Noisy sums of a box of 7."""
+    band = Band.to_shell(7, 2)
+    defocus, poses = torch.linspace(0.03, 0.1, 40, dtype=torch.float64), random_poses(40)
+    c = torch.sin(defocus[:, None] * (band.kxy**2).sum(1) + 0.3)
+    y = c * blobs(7, width=1.0).images(band.kxy, *poses) + torch.view_as_complex(noise(40, len(band), 2, seed=1)) * 0.5
+    statistics = Backprojection.zeros(7, 2, 2, torch.zeros((), dtype=torch.float64))
+    statistics.insert_(c * y, c**2, band.kxy.double(), band, (torch.arange(40), *poses, torch.ones(40)))
+    return statistics.finished(C1)
+
+
+def dense(statistics: Backprojection) -> tuple[np.ndarray, np.ndarray]:
+    """A [voxel, voxel] and b [voxel], not normalised, by numpy's full complex transforms of the padded box."""
+    n, p, m = statistics.box, statistics.padding, statistics.sums.shape[2] - 1
+    size = n * p
+    W, D = np.zeros((size,) * 3), np.zeros((size,) * 3, complex)
+    line = np.arange(-m, m + 1)
+    z, y, x = np.meshgrid(line, line, np.arange(m + 1), indexing="ij")
+    sums = statistics.sums.numpy()
+    for sign in (1, -1):
+        kept = (x > 0) | (sign == 1)
+        index = tuple((sign * k[kept]) % size for k in (z, y, x))
+        np.add.at(W, index, sums[..., 2][kept])
+        np.add.at(D, index, sums[..., 0][kept] + sign * 1j * sums[..., 1][kept])
+    e = trilinear_envelope(n, p).numpy()
+    start, E = size // 2 - n // 2, np.einsum("z,y,x->zyx", e, e, e)
+    inside = (slice(start, start + n),) * 3
+
+    def back(F: np.ndarray) -> np.ndarray:
+        return E * np.fft.fftshift(np.fft.ifftn(F).real)[inside]
+
+    A = []
+    for v in range(n**3):
+        unit = np.zeros((size,) * 3)
+        unit[inside].reshape(-1)[:] = 0
+        where = np.unravel_index(v, (n,) * 3)
+        unit[tuple(start + w for w in where)] = E[where]
+        A.append(back(W * np.fft.fftn(np.fft.ifftshift(unit))).reshape(-1))
+    return np.array(A), back(D).reshape(-1)
+
+
+def objective(x: np.ndarray, A: np.ndarray, b: np.ndarray, p: Penalty, before: np.ndarray, n: int) -> float:
+    """F by its formula, with numpy and loops over voxels' neighbours."""
+    v = x.reshape(n, n, n)
+    square = np.zeros((n, n, n))
+    square[:-1] += np.diff(v, axis=0) ** 2
+    square[:, :-1] += np.diff(v, axis=1) ** 2
+    square[:, :, :-1] += np.diff(v, axis=2) ** 2
+    d = np.sqrt(square) / p.spacing
+    h = np.where(d < p.rounding, d**2 / (2 * p.rounding), d - p.rounding / 2)
+    return float(0.5 * x @ A @ x - b @ x + 0.5 * p.inertia * ((x - before) ** 2).sum()
+                 + p.sparse * np.log(1 + np.abs(x) / p.eps).sum() + p.smooth * np.log(1 + h / p.eps_gradient).sum())
+
+
+def test_the_data_term_is_the_one_that_full_transforms_of_the_padded_box_give(tiny):
+    data = NormalEquations.of(tiny)
+    A, b = dense(tiny)
+    A, b = A / data.mean_weight, b / data.mean_weight
+    x = noise(7, 7, 7, seed=2)
+    assert np.allclose(data.apply(x).numpy().reshape(-1), A @ x.numpy().reshape(-1), atol=1e-10 * np.abs(A).max())
+    assert np.allclose(data.linear.numpy().reshape(-1), b, atol=1e-10 * np.abs(b).max())
+    largest = np.linalg.eigvalsh(A)[-1]
+    assert 0.9 * largest < data.largest_eigenvalue <= largest * (1 + 1e-9) <= data.largest_weight * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("spacing", [1.0, 1.6])
+def test_the_gradient_of_the_smooth_term_is_that_of_finite_differences(spacing):
+    penalty = Penalty(0.0, 0.7, 0.0, 1.0, 0.4, 0.5, spacing)
+    x = noise(5, 5, 5, seed=3)
+    found, diagonal = penalty.smooth_gradient(x)
+    step = 1e-5
+    for v in np.ndindex(5, 5, 5):
+        there, back = x.clone(), x.clone()
+        there[v] += step
+        back[v] -= step
+        slope = (penalty.value(there) - penalty.value(back)) / (2 * step)
+        assert slope == pytest.approx(float(found[v]), abs=1e-7)
+    assert float(diagonal.min()) > 0
+
+
+def test_the_soft_threshold_is_the_minimiser_that_a_search_finds():
+    z = torch.linspace(-4, 4, 80_001, dtype=torch.float64)
+    for y, threshold in ((1.3, 0.4), (-2.0, 0.5), (0.3, 0.31), (-0.2, 1.0), (0.0, 0.1), (2.5, 0.0)):
+        best = float(z[(0.5 * (z - y) ** 2 + threshold * z.abs()).argmin()])
+        given = soft_threshold(torch.tensor(y, dtype=torch.float64), torch.tensor(threshold, dtype=torch.float64))
+        assert float(given) == pytest.approx(best, abs=1e-4)
+
+
+PENALTIES = {
+    "sparse": Penalty(0.03, 0.0, 0.1, 0.1, 0.1, 0.02), "smooth": Penalty(0.0, 0.03, 0.1, 0.1, 0.1, 0.02),
+    "both": Penalty(0.02, 0.03, 0.2, 0.1, 0.05, 0.02), "coarse": Penalty(0.05, 0.2, 0.05, 0.2, 0.1, 0.02, 1.5),
+    "harsh": Penalty(0.3, 1.0, 0.05, 0.05, 0.05, 1e-3),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_objective_never_rises_and_is_that_of_the_formula(tiny, name, dtype):
+    data = NormalEquations.of(replace(tiny, sums=tiny.sums.to(dtype)))
+    start, before = noise(7, 7, 7, seed=4).to(dtype), 0.2 * noise(7, 7, 7, seed=5).to(dtype)
+    found = descend(Problem(data, PENALTIES[name], before), start, 200, 0.0)
+    assert len(found.objective) > 20 and found.map.dtype == dtype
+    assert all(b <= a for a, b in pairwise(found.objective))
+    A, b = (a / data.mean_weight for a in dense(tiny))
+    for x, value in ((start, found.objective[0]), (found.map, found.objective[-1])):
+        arrays = (a.double().numpy().reshape(-1) for a in (x, before))
+        x, previous = arrays
+        assert objective(x, A, b, PENALTIES[name], previous, 7) == pytest.approx(value, rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_a_plain_step_goes_down_from_any_map_with_the_largest_weight_as_bound(tiny, name):
+    """The step without acceleration is safe by itself, the smooth term included."""
+    data = NormalEquations.of(tiny)
+    for seed in range(5):
+        x = noise(7, 7, 7, seed=seed) * 10.0 ** (seed - 3)
+        problem = Problem(data, PENALTIES[name], torch.zeros_like(x))
+        z = problem.step(x, data.apply(x), data.largest_weight)
+        assert problem.value(z, data.apply(z)) < problem.value(x, data.apply(x))
+
+
+@pytest.mark.parametrize("name", ["sparse", "smooth", "both", "coarse"])
+def test_the_map_is_the_one_that_another_solver_finds(tiny, name):
+    """scipy's L-BFGS-B on the positive and negative parts of the map, whose difference it is: no threshold needed."""
+    penalty, data = PENALTIES[name], NormalEquations.of(tiny)
+    before = 0.2 * noise(7, 7, 7, seed=5)
+    start = reconstruct(tiny)
+    found = descend(Problem(data, penalty, before), start, 3000, 1e-9)
+    A, b = (a / data.mean_weight for a in dense(tiny))
+    previous = before.numpy().reshape(-1)
+
+    def gradient(x: np.ndarray) -> np.ndarray:
+        smooth = penalty.smooth_gradient(torch.from_numpy(x.reshape(7, 7, 7)))[0].numpy().reshape(-1)
+        return A @ x - b + penalty.inertia * (x - previous) + smooth
+
+    def split(parts: np.ndarray) -> tuple[float, np.ndarray]:
+        plus, minus = np.split(parts, 2)
+        x, size = plus - minus, plus + minus
+        f = objective(x, A, b, replace(penalty, sparse=0.0), previous, 7)
+        f += penalty.sparse * np.log(1 + size / penalty.eps).sum()
+        pull = penalty.sparse / (penalty.eps + size)
+        return f, np.concatenate([gradient(x) + pull, -gradient(x) + pull])
+
+    x = found.map.numpy().reshape(-1) + 0.003 * noise(7**3, seed=6).numpy()  # near: F has more than one minimum
+    result = optimize.minimize(
+        split, np.concatenate([x.clip(0), (-x).clip(0)]), jac=True, method="L-BFGS-B", bounds=[(0, None)] * (2 * 7**3),
+        options={"maxiter": 20_000, "maxfun": 40_000, "ftol": 1e-15, "gtol": 1e-9, "maxcor": 30},
+    )  # fmt: skip
+    plus, minus = np.split(result.x, 2)
+    assert result.fun >= found.objective[-1] - 1e-6 * abs(result.fun)
+    error = np.linalg.norm(plus - minus - found.map.numpy().reshape(-1)) / np.linalg.norm(plus - minus)
+    assert error < 2e-3
+    if penalty.sparse > 0:
+        assert 0.1 < float((found.map == 0).double().mean()) < 0.99
+
+
+def test_more_images_of_the_same_kind_leave_all_parameters_but_the_rounding_as_they_are(tiny):
+    method, once = SparseSmooth(), NormalEquations.of(tiny)
+    twice = NormalEquations.of(tiny + tiny)
+    a, b = (method.penalty(data, 0.3, 1.0) for data in (once, twice))
+    assert b.rounding == pytest.approx(a.rounding / math.sqrt(2))
+    for name in ("sparse", "smooth", "inertia", "eps", "eps_gradient"):
+        assert getattr(b, name) == pytest.approx(getattr(a, name)), name
+
+
+def test_the_unit_of_the_parameters_is_the_rms_over_the_padded_box(tiny):
+    """Not over the box: a map that fills it has padding^(3/2) times less in the padded one."""
+    data = NormalEquations.of(tiny)
+    size, m = 14, tiny.sums.shape[2] - 1
+    D = np.zeros((size,) * 3, complex)
+    line = np.arange(-m, m + 1)
+    z, y, x = np.meshgrid(line, line, np.arange(m + 1), indexing="ij")
+    s = tiny.sums.numpy()
+    for sign in (1, -1):
+        kept = (x > 0) | (sign == 1)
+        np.add.at(D, tuple((sign * k[kept]) % size for k in (z, y, x)), s[..., 0][kept] + sign * 1j * s[..., 1][kept])
+    padded = np.fft.ifftn(D).real / data.mean_weight
+    assert data.rms == pytest.approx(np.sqrt((padded**2).mean()), rel=1e-3)
+
+
+def test_the_misfit_is_the_weighted_distance_from_the_sums(tiny):
+    data = NormalEquations.of(tiny)
+    x, y = 0.3 * noise(7, 7, 7, seed=7), reconstruct(tiny)
+    envelope = trilinear_envelope(7, 2)
+    e = envelope[:, None, None] * envelope[:, None] * envelope
+    weight, twice = tiny.weight, torch.full((tiny.sums.shape[2],), 2.0, dtype=torch.float64)
+    twice[0] = 1.0
+
+    def distance(v: Tensor) -> float:
+        V = half_volume(v * e * e, 2, 2)
+        seen = weight > 0
+        square = (V - tiny.numerator / weight.clamp_min(1e-12)).abs().square() * weight * twice
+        return float(square[seen].sum()) / 14**3 / data.mean_weight
+
+    assert data.misfit(x) - data.misfit(y) == pytest.approx(distance(x) - distance(y), rel=1e-6)
