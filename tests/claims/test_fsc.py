@@ -230,3 +230,13 @@ def test_maps_that_do_not_belong_together_are_named(tmp_path: Path) -> None:
         run(tmp_path / "a.mrc", tmp_path / "a.mrc", tmp_path / "a.mrc")
     with pytest.raises(InputError, match="--diameter 90"):
         run(tmp_path / "a.mrc", tmp_path / "a.mrc", None, None, 90.0)
+
+
+def test_more_random_phases_steady_the_corrected_curve_and_leave_its_mean():
+    first, second = (torch.randn(24, 24, 24, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))
+    mask = spherical_mask(24, 6, 2)
+    curves = {draws: torch.stack([
+        corrected_fsc(first, second, mask, torch.Generator().manual_seed(100 + s), draws=draws).randomised[4:]
+        for s in range(12)]) for draws in (1, 8)}  # fmt: skip
+    spread = {draws: float(c.std(dim=0).mean()) for draws, c in curves.items()}
+    assert spread[8] == pytest.approx(spread[1] / 8**0.5, rel=0.35)

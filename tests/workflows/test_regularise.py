@@ -103,7 +103,7 @@ def test_uniform_is_the_wiener_filter_of_the_curve_in_fsc_xml(halves, halfmap, t
     np.testing.assert_allclose(f[1:4], (sums[0] / np.sqrt(sums[1] * sums[2]))[1:4], atol=1e-4)
 
     f = np.minimum(f, 0.9999)
-    f[int(np.flatnonzero(f[1:] <= 0)[0]) + 1 :] = 0
+    f[1:][np.logical_or.accumulate(f[1:] <= 0)] = 0
     expected = {"map": numpy_filter((first + second) / 2, 2 * f / (1 + f)), "half1": numpy_filter(first, f),
                 "half2": numpy_filter(second, f)}
     for name, volume in expected.items():

@@ -108,13 +108,14 @@ def corrected_fsc(
     generator: torch.Generator,
     randomise_below: float = 0.8,
     sphere_radius: float | None = None,
+    draws: int = 1,
 ) -> FscCurves:
     """All half-map curves for one mask[z,y,x], with the mask's own correlation removed.
 
     Phases of both maps are randomised from the first shell whose unmasked FSC is below randomise_below on.
     With F_t the masked FSC and F_n that of the randomised masked maps, the corrected curve is (F_t - F_n) /
-    (1 - F_n) from two shells further on and F_t before (Chen et al. 2013). The same generator
-    state gives the same curves. The spherical curve's mask has the radius sphere_radius (voxels; default
+    (1 - F_n) from two shells further on and F_t before (Chen et al. 2013). F_n is the mean of ``draws`` randomisations:
+    one alone can move a shallow crossing by several shells. The same generator state gives the same curves. The spherical curve's mask has the radius sphere_radius (voxels; default
     0.85 of half the box).
     """
     box = half1.shape[-1]
@@ -128,9 +129,9 @@ def corrected_fsc(
     if len(below) == 0:  # nothing to randomise: the maps agree up to Nyquist
         return FscCurves(unmasked, spherical, masked, masked, masked, box // 2 + 1)
     start = int(below[0]) + 1
-    random1 = randomise_phases(half1, start, generator) * mask
-    random2 = randomise_phases(half2, start, generator) * mask
-    randomised = fsc(random1, random2)
+    randomised = torch.stack([
+        fsc(*(randomise_phases(half, start, generator) * mask for half in (half1, half2))) for _ in range(draws)
+    ]).mean(dim=0)
     corrected = (masked - randomised) / (1 - randomised).clamp(min=1e-6)
     corrected[: start + _MARGIN_SHELLS] = masked[: start + _MARGIN_SHELLS]
     return FscCurves(unmasked, spherical, masked, randomised, corrected, start)

@@ -15,6 +15,7 @@ from halfmap.maps.mrc import MapFile, read_map
 from halfmap.validation.fsc import FscCurves, corrected_fsc, crossing_shell, mask_verdict, resolution
 
 _SEED = 0  # of the random phases: the same maps give the same numbers
+_DRAWS = 8  # of random phases, averaged
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def read_half_maps(half1: Path, half2: Path, mask: Path | None, diameter: float 
         weights = read_mask(mask, first, half1)
     radius = None if diameter is None else diameter / (2 * pixel_size)
     generator = torch.Generator().manual_seed(_SEED)
-    curves = corrected_fsc(first.data, second.data, weights, generator, sphere_radius=radius)
+    curves = corrected_fsc(first.data, second.data, weights, generator, sphere_radius=radius, draws=_DRAWS)
     name = "automatic" if mask is None else str(mask)
     return HalfMaps(first.data, second.data, pixel_size, weights, name, curves)
 
