@@ -39,7 +39,7 @@ from halfmap.options import add_options, build, check_declared
 from halfmap.reconstruction.statistics import Backprojection
 from halfmap.regularisation.protocol import HalfSets, Regulariser
 from halfmap.regularisation.registry import regulariser_named
-from halfmap.regulariser_options import RegulariserOptions, check_options, regulariser_options
+from halfmap.settings.regularisers import RegulariserOptions, check_options, regulariser_options
 from halfmap.validation.fsc import GOLD_STANDARD, corrected_fsc, resolution
 
 PAIRS = 100  # the unit: this many real FFT pairs

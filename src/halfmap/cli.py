@@ -15,8 +15,6 @@ from typing import Any, NoReturn
 from halfmap import __version__
 from halfmap.errors import InputError
 from halfmap.options import Settings, add_options, build, read_toml
-from halfmap.postprocess_settings import PostprocessSettings, postprocess_command, validated_postprocess
-from halfmap.regulariser_options import RegulariserOptions
 from halfmap.settings import (
     RefineSettings,
     RegulariseSettings,
@@ -26,13 +24,15 @@ from halfmap.settings import (
     validated,
     validated_pair,
 )
-from halfmap.validation_settings import (
+from halfmap.settings.analysis import (
     LocalResolutionSettings,
     ModelFscSettings,
     validated_local_resolution,
     validated_model_fsc,
     validation_command,
 )
+from halfmap.settings.postprocess import PostprocessSettings, postprocess_command, validated_postprocess
+from halfmap.settings.regularisers import RegulariserOptions
 
 Command = Callable[[argparse.Namespace], None]
 

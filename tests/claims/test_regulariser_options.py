@@ -9,7 +9,7 @@ import pytest
 from halfmap.errors import InputError
 from halfmap.options import check_declared
 from halfmap.regularisation.registry import REGULARISERS, regulariser_named
-from halfmap.regulariser_options import PREFIXES, RegulariserOptions, check_options, regulariser_options
+from halfmap.settings.regularisers import PREFIXES, RegulariserOptions, check_options, regulariser_options
 
 OPTIONS = [f for f in fields(RegulariserOptions) if f.name != "regulariser"]
 # A value other than the default that may be given on its own.

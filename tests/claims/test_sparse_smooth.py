@@ -20,7 +20,7 @@ from halfmap.regularisation.normal_equations import NormalEquations
 from halfmap.regularisation.protocol import HalfSets, MapPair
 from halfmap.regularisation.proximal import Problem, descend
 from halfmap.regularisation.sparse_smooth import SparseSmooth, coarser_box, density_level, sums_of_maps
-from halfmap.regulariser_options import RegulariserOptions, check_options
+from halfmap.settings.regularisers import RegulariserOptions, check_options
 from halfmap.validation.fsc import corrected_fsc
 
 C1 = torch.eye(3, dtype=torch.float64)[None]

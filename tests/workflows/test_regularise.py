@@ -19,7 +19,7 @@ from halfmap.cli import main
 from halfmap.maps.mrc import write_map
 from halfmap.regularisation.protocol import MapPair, Solution
 from halfmap.regularisation.registry import REGULARISERS
-from halfmap.regulariser_options import PREFIXES, RegulariserOptions
+from halfmap.settings.regularisers import PREFIXES, RegulariserOptions
 
 BOX, PIXEL = 40, 3.0
 METHODS = sorted(set(REGULARISERS) & set(PREFIXES))

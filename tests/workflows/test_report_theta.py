@@ -19,13 +19,13 @@ from halfmap.cli import main
 from halfmap.maps.mrc import write_map
 from halfmap.regularisation.protocol import HalfSets, Solution
 from halfmap.regularisation.wiener import Uniform
-from halfmap.regulariser_options import RegulariserOptions
 from halfmap.report import Snapshot, report_from_run, write_report
 from halfmap.report.colours import coloured, css_colour, scale_colours
 from halfmap.report.figures import SCALE
 from halfmap.report.png import png
 from halfmap.report.theta import local_cutoff
 from halfmap.report.volumes import Window, crop, crop_linear
+from halfmap.settings.regularisers import RegulariserOptions
 
 BOX, PIXEL = 32, 2.5
 Z, Y, X = np.meshgrid(*[np.arange(BOX) - BOX // 2] * 3, indexing="ij")

@@ -125,7 +125,7 @@ def method_paper(settings: Mapping[str, Any], citing: str) -> Citation | None:
 
 def _cited(settings: Mapping[str, Any], citing: str) -> str:
     """The regulariser with its paper, in words; empty where it is not recorded."""
-    name, paper = regulariser_name(settings).replace("_", "-"), method_paper(settings, citing)
+    name, paper = regulariser_name(settings), method_paper(settings, citing)
     if not name:
         return ""
     return f"{name} regularisation" + (f" ({paper.short.rstrip('.')})" if paper else "")

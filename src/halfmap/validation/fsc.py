@@ -115,8 +115,8 @@ def corrected_fsc(
     Phases of both maps are randomised from the first shell whose unmasked FSC is below randomise_below on.
     With F_t the masked FSC and F_n that of the randomised masked maps, the corrected curve is (F_t - F_n) /
     (1 - F_n) from two shells further on and F_t before (Chen et al. 2013). F_n is the mean of ``draws`` randomisations:
-    one alone can move a shallow crossing by several shells. The same generator state gives the same curves. The spherical curve's mask has the radius sphere_radius (voxels; default
-    0.85 of half the box).
+    one alone can move a shallow crossing by several shells. The same generator state gives the same curves. The
+    spherical curve's mask has the radius sphere_radius (voxels; default 0.85 of half the box).
     """
     box = half1.shape[-1]
     unmasked = fsc(half1, half2)

@@ -17,9 +17,9 @@ from torch import Tensor
 from halfmap.errors import InputError
 from halfmap.maps.filters import lowpass
 from halfmap.maps.mrc import replaced_atomically, write_map
+from halfmap.settings.analysis import LocalResolutionSettings
 from halfmap.validation.fsc import GOLD_STANDARD, resolution
 from halfmap.validation.local_resolution import COARSEST_SHELL, Window, local_resolution
-from halfmap.validation_settings import LocalResolutionSettings
 from halfmap.workflows.half_map_pair import HalfMaps, read_half_maps
 
 # Bsoft's rule for blocres is a kernel of 5 to 7 times the resolution: in a smaller one too few shells lie below the

@@ -17,6 +17,7 @@ from torch import Tensor
 from halfmap.errors import InputError
 from halfmap.maps.mrc import MapFile, read_map, replaced_atomically, write_map
 from halfmap.particles.model import Atoms, read_model, scattering
+from halfmap.settings.analysis import ModelFscSettings
 from halfmap.validation.fsc import GOLD_STANDARD, fsc
 from halfmap.validation.model_map import (
     COARSEST,
@@ -27,7 +28,6 @@ from halfmap.validation.model_map import (
     model_resolution,
     moved_map,
 )
-from halfmap.validation_settings import ModelFscSettings
 from halfmap.workflows.half_map_pair import read_mask, require_same_grid
 
 THRESHOLDS = (0.5, GOLD_STANDARD)

@@ -17,7 +17,7 @@ from torch import Tensor
 from halfmap.errors import InputError
 from halfmap.maps.mrc import replaced_atomically, write_map
 from halfmap.particles.mtf import read_mtf
-from halfmap.postprocess_settings import PostprocessSettings, postprocess_command
+from halfmap.settings.postprocess import PostprocessSettings, postprocess_command
 from halfmap.validation.bfactor import (
     GuinierFit,
     Sharpening,

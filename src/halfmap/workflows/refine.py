@@ -22,10 +22,10 @@ from halfmap.particles.source import ParticleSource
 from halfmap.particles.table import ParticleTable
 from halfmap.regularisation.protocol import HalfSets, Regulariser, Solution
 from halfmap.regularisation.registry import regulariser_named
-from halfmap.regulariser_options import regulariser_options
 from halfmap.runtime.log import RunLog
 from halfmap.runtime.progress import Progress
 from halfmap.settings import RefineSettings, command_line, to_toml
+from halfmap.settings.regularisers import regulariser_options
 from halfmap.state import PoseTable, State
 from halfmap.validation.fsc import corrected_fsc
 from halfmap.workflows import em, health

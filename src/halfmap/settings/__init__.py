@@ -12,7 +12,7 @@ from halfmap import __version__
 from halfmap.errors import InputError
 from halfmap.options import build, check_declared, read_toml, table, to_command
 from halfmap.options import to_toml as options_to_toml
-from halfmap.regulariser_options import RegulariserOptions, check_options
+from halfmap.settings.regularisers import RegulariserOptions, check_options
 
 __all__ = ["RefineSettings", "RegulariseSettings", "SimulateSettings", "absolute_paths", "check_new_folder",
            "check_readable", "command_line", "from_toml", "other_half", "table", "to_toml", "validated",

@@ -90,15 +90,17 @@ class RegulariserOptions:
                 "normalised map with its spectrum restored (the program's default)",
         "choices": ("density", "spectrum"), "group": _SIDESPLITTER})
     ss_alpha: float = field(default=0.6, metadata={
-        "help": "strength of sparseness; published range 0.4 to 0.8", "at_least": 0, "group": _SPARSE_SMOOTH})
-    ss_beta: float = field(default=2.0, metadata={
-        "help": "strength of smoothness; published range 0.5 to 4", "at_least": 0, "group": _SPARSE_SMOOTH})
-    ss_gamma: float = field(default=0.1, metadata={
-        "help": "pull towards the map of the last iteration; published range 0.05 to 0.2", "at_least": 0,
+        "help": "strength of sparseness; published range 0.4 to 0.8", "unit": "rms", "at_least": 0,
         "group": _SPARSE_SMOOTH})
+    ss_beta: float = field(default=2.0, metadata={
+        "help": "strength of smoothness; published range 0.5 to 4", "unit": "rms", "at_least": 0,
+        "group": _SPARSE_SMOOTH})
+    ss_gamma: float = field(default=0.1, metadata={
+        "help": "pull towards the last iteration's map; published range 0.05 to 0.2", "unit": "mean weight",
+        "at_least": 0, "group": _SPARSE_SMOOTH})
     ss_eps_gradient: float = field(default=1.0, metadata={
         "help": "gradient above which smoothness is given up, over the level at which a mask would be drawn; published "
-                "range 1/3 to 2", "above": 0, "group": _SPARSE_SMOOTH})
+                "range 1/3 to 2", "unit": "mask level", "above": 0, "group": _SPARSE_SMOOTH})
     ss_steps: int = field(default=100, metadata={
         "help": "most steps of the descent", "at_least": 1, "group": _SPARSE_SMOOTH})
     ss_parameters: str = field(default="fixed", metadata={
