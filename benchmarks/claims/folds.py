@@ -16,17 +16,13 @@ from numpy.typing import NDArray
 
 from halfmap.particles.model import Atoms
 from halfmap.workflows.demo_molecule import (
-    ANGLE,
     ATOM_NAMES,
-    LENGTH,
     LOOP_B,
-    PATTERN,
     Helix,
-    _extend,
     _frame,
     _ideal_helix,
     _loop,
-    _side_chain,
+    ideal_chain,
 )
 
 RISE = 1.5  # A along a helix for each residue
@@ -206,20 +202,7 @@ def built(chains: dict[str, list[Segment]]) -> Atoms:
 def _ideal_strand(residues: int) -> list[Residue]:
     """Residue names and atoms[a,3] (A) of an extended strand along +z, its middle at the origin and its side chains
     along x."""
-    backbone = [np.zeros(3), np.array([LENGTH["N-CA"], 0.0, 0.0])]
-    turn = math.radians(180.0 - ANGLE["N-CA-C"])
-    backbone.append(backbone[1] + LENGTH["CA-C"] * np.array([math.cos(turn), math.sin(turn), 0.0]))
-    for _ in range(residues - 1):
-        for bond, angle, torsion in (("C-N", "CA-C-N", STRAND_PSI), ("N-CA", "C-N-CA", STRAND_OMEGA),
-                                     ("CA-C", "N-CA-C", STRAND_PHI)):
-            a, b, c = backbone[-3:]
-            backbone.append(_extend(a, b, c, LENGTH[bond], ANGLE[angle], torsion))
-    made = []
-    for i in range(residues):
-        n, ca, c = backbone[3 * i:3 * i + 3]
-        o = _extend(n, ca, c, LENGTH["C-O"], ANGLE["CA-C-O"], STRAND_PSI + 180.0)
-        name = PATTERN[i % len(PATTERN)]
-        made.append((name, np.stack([n, ca, c, o, *_side_chain(name, n, ca, c)])))
+    made = ideal_chain(residues, (STRAND_PHI, STRAND_PSI, STRAND_OMEGA))
     alpha = np.stack([atoms[1] for _, atoms in made])
     axis = alpha[-1] - alpha[0]
     axis /= np.linalg.norm(axis)

@@ -6,6 +6,7 @@ differs from the truth's. No map is interpolated, so that the numbers hold no er
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from halfmap.geometry.symmetry import symmetry_group
 from halfmap.imaging.density import Cloud
 from halfmap.maps.mrc import read_map
 from halfmap.particles.model import centred, read_model, scattering
+from halfmap.particles.star import read_star
 from halfmap.particles.table import ParticleTable
 from halfmap.validation.fsc import fsc, resolution
 from halfmap.validation.model_map import COARSEST, crossing, density_mask, first_shell, moved_map
@@ -32,6 +34,23 @@ class Truth:
     table: ParticleTable
     symmetry: str
     rigid: Cloud | None = None
+
+
+def add_known_truth(parser: argparse.ArgumentParser) -> None:
+    """Give the parser the options that name particles with a known truth, their start, and a folder for runs."""
+    parser.add_argument("particles", type=Path)
+    parser.add_argument("--map", type=Path, required=True, help="initial map")
+    parser.add_argument("--diameter", type=float, required=True, help="particle diameter [A]")
+    parser.add_argument("--symmetry", default="C1")
+    parser.add_argument("--truth", type=Path, required=True, help="STAR file with the true poses")
+    parser.add_argument("--model", type=Path, required=True, help="atomic model the images were made from")
+    parser.add_argument("--rigid-out", default="", metavar="CHAINS", help="flexible chains, not compared")
+    parser.add_argument("--out", type=Path, required=True)
+
+
+def known_truth(given: argparse.Namespace) -> Truth:
+    """The truth that these options name."""
+    return Truth(read_star(given.truth), given.symmetry, rigid_part(given.model, given.rigid_out))
 
 
 def rigid_part(model: Path, without: str = "", bfactor: float = 40.0, assembly: bool = False) -> Cloud:

@@ -17,7 +17,7 @@ from typing import Any
 
 from evidence import CommandFailed, circumstances, write_record
 from halfmap_run import iterations, refine
-from judge import Truth, judge, rigid_part, shown
+from judge import add_known_truth, judge, known_truth, shown
 
 from halfmap.errors import InputError
 from halfmap.particles.star import read_star
@@ -39,14 +39,7 @@ ROWS = [
 def options() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="One data set, several options, judged by the truth.")
-    parser.add_argument("particles", type=Path)
-    parser.add_argument("--map", type=Path, required=True, help="initial map")
-    parser.add_argument("--diameter", type=float, required=True, help="particle diameter [A]")
-    parser.add_argument("--symmetry", default="C1")
-    parser.add_argument("--truth", type=Path, required=True, help="STAR file with the true poses")
-    parser.add_argument("--model", type=Path, required=True, help="atomic model the images were made from")
-    parser.add_argument("--rigid-out", default="", metavar="CHAINS", help="flexible chains, not compared")
-    parser.add_argument("--out", type=Path, required=True)
+    add_known_truth(parser)
     parser.add_argument("--result", type=Path, required=True, metavar="FILE.json")
     parser.add_argument("--variant", action="append", required=True, metavar="NAME=OPTIONS",
                         help="a name and options of halfmap refine; may be given several times")
@@ -59,7 +52,7 @@ def main() -> int:
     given = options()
     results: dict[str, dict[str, Any]] = {}
     try:
-        truth = Truth(read_star(given.truth), given.symmetry, rigid_part(given.model, given.rigid_out))
+        truth = known_truth(given)
         for variant in given.variant:
             name, _, words = variant.partition("=")
             folder = given.out / name.replace(" ", "_")

@@ -19,7 +19,7 @@ from halfmap.reconstruction.statistics import Backprojection
 from halfmap.regularisation.normal_equations import NormalEquations
 from halfmap.regularisation.protocol import HalfSets, MapPair
 from halfmap.regularisation.proximal import Problem, descend
-from halfmap.regularisation.sparse_smooth import SparseSmooth, coarser_box, density_level, sums_of_maps
+from halfmap.regularisation.sparse_smooth import SparseSmooth, density_level, solving_box, sums_of_maps
 from halfmap.settings.regularisers import RegulariserOptions, check_options
 from halfmap.validation.fsc import corrected_fsc
 
@@ -106,7 +106,7 @@ def test_the_rounding_is_the_noise_of_a_plain_map(blobs, random_poses):
 def test_a_coarser_grid_gives_nearly_the_same_map(blobs, random_poses):
     halves = half_sets(blobs, random_poses, 0.001, box=48, limit=8)
     half, inside, level = halves.halves[0], frequency_length(48) <= 8, density_level(halves.raw[0], 3.0)
-    coarse = half.coarser(8, coarser_box(half))
+    coarse = half.coarser(8, solving_box(half))
     assert coarse.box < 30
     whole = NormalEquations.of(half)
     assert NormalEquations.of(coarse, 48 / coarse.box).noise == pytest.approx(whole.noise)

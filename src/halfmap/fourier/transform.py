@@ -54,6 +54,25 @@ def crop_volume(v: Tensor, size: int) -> Tensor:
     return v[..., inside, inside, inside]
 
 
+def fft_size(least: float) -> int:
+    """The smallest even number not below ``least`` without prime factors above 7."""
+    size = 2 * math.ceil(least / 2)
+    while True:
+        rest = size
+        for prime in (2, 3, 5, 7):
+            while rest % prime == 0:
+                rest //= prime
+        if rest == 1:
+            return size
+        size += 2
+
+
+def coarser_box(box: int, least: float) -> int:
+    """Side of a grid over the same box with at least ``least`` points along it, quick to transform, on which the centre
+    voxel stays where it is: ``box`` itself where there is no smaller one."""
+    return min(box, fft_size(least)) if box % 2 == 0 else box
+
+
 def resample_volume(v: Tensor, box_out: int) -> Tensor:
     """Sample maps v[..,z,y,x] on box_out^3 points over the same physical extent.
 

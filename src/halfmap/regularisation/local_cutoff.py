@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from halfmap import kernels
-from halfmap.regularisation.local_filter import Butterworth, Lattice, separable
+from halfmap.regularisation.local_filter import Butterworth, Lattice, separable, window_weights
 
 EVALUATION_STEP = 1.6  # in ln(cut-off), divided by the order of the filter
 SEARCH_TAIL = 0.2  # amplitude to which filters have fallen where the search's grids end
@@ -161,17 +161,3 @@ class _Search:
         """w * (|m1|^2 + |m2|^2): the same for all cut-offs but for the window."""
         assert self.power is not None
         return self.smooth(self.power, cutoff)
-
-
-def window_weights(positions: Tensor, size: int, box: int, extent: float, window: str) -> Tensor:
-    """Weights [p, i] that average a grid of ``size`` over the box in windows about positions [p]; rows sum to 1.
-
-    positions and extent in voxels of the box; window: box, or a gaussian with the variance of a box of that extent.
-    """
-    where = torch.arange(size, dtype=torch.float64) * (box / size)
-    away = (where - positions[:, None]).abs()
-    if window == "gaussian":
-        weight = (-6 * (away / extent).square()).exp()
-    else:
-        weight = ((0.5 * extent - away) * (size / box) + 0.5).clamp(0, 1)
-    return weight / weight.sum(dim=1, keepdim=True)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from halfmap import kernels
+from halfmap.fourier.transform import fft_size
 
 TAIL = 0.06  # amplitude to which filters have fallen where grids end
 RUNG = 0.8  # ratio of neighbouring grid sizes
@@ -75,17 +76,18 @@ def separable(v: Tensor, matrix: Tensor) -> Tensor:
     return torch.tensordot(matrix, v, dims=([1], [0]))
 
 
-def fft_size(least: float) -> int:
-    """The smallest even number not below ``least`` without prime factors above 7."""
-    size = 2 * math.ceil(least / 2)
-    while True:
-        rest = size
-        for prime in (2, 3, 5, 7):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1:
-            return size
-        size += 2
+def window_weights(positions: Tensor, size: int, box: int, extent: float, window: str) -> Tensor:
+    """Weights [p, i] that average a grid of ``size`` over the box in windows about positions [p]; rows sum to 1.
+
+    positions and extent in voxels of the box; window: box, or a gaussian with the variance of a box of that extent.
+    """
+    where = torch.arange(size, dtype=torch.float64) * (box / size)
+    away = (where - positions[:, None]).abs()
+    if window == "gaussian":
+        weight = (-6 * (away / extent).square()).exp()
+    else:
+        weight = ((0.5 * extent - away) * (size / box) + 0.5).clamp(0, 1)
+    return weight / weight.sum(dim=1, keepdim=True)
 
 
 def locally_filtered(m: Tensor, cutoff: Lattice, shape: Butterworth) -> Tensor:

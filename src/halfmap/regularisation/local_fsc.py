@@ -23,7 +23,7 @@ from torch import Tensor
 
 from halfmap.fourier.shells import frequency_length
 from halfmap.regularisation.half_maps import from_spectra, plain_pair, spectra
-from halfmap.regularisation.local_filter import Lattice, separable
+from halfmap.regularisation.local_filter import Lattice, separable, window_weights
 from halfmap.regularisation.protocol import HalfSets, MapPair, Solution
 from halfmap.validation.fsc import GOLD_STANDARD, resolution
 
@@ -33,6 +33,7 @@ LEAST_EXTENT = 15.0  # A
 LEAST_FSC = {"tophat": GOLD_STANDARD, "wiener": 0.01}
 SNR_SCALE = 3.0  # of the Wiener filter: SNR = 3 F / (1 - F)
 PER_WINDOW = 3.5  # lattice points across the window's extent: linear interpolation between them is good to 3 %
+CUBE = math.sqrt(1.5 / math.log(2.0))  # side of the cube with a Gaussian's variance, over its width at half maximum
 SILENT = 1e-10  # of the map's power: less in a band, at one place, is rounding
 
 
@@ -73,7 +74,7 @@ class LocalFsc:
         length = frequency_length(box).to(maps)
         spectrum /= _all_bands(length)
         spacing = max(1.0, extent / PER_WINDOW)
-        window = _window(box, spacing, extent).to(maps)
+        window = window_weights(Lattice.positions(box, spacing), box, box, CUBE * extent, "gaussian").to(maps)
         silent = SILENT * maps.square().mean()
         threshold = LEAST_FSC[self.mode] if self.threshold is None else self.threshold
         result = from_spectra(spectrum * _band(length, 0))
@@ -111,13 +112,6 @@ def _all_bands(length: Tensor) -> Tensor:
     for i in range(-3, 4):
         total += (-4 * math.log(2.0) * (length / BAND - nearest - i).square()).exp() * (nearest + i >= 0)
     return total
-
-
-def _window(box: int, spacing: float, extent: float) -> Tensor:
-    """Weights [p, x] of the voxels of one axis in the windows about the lattice points."""
-    away = torch.arange(box, dtype=torch.float64) - Lattice.positions(box, spacing)[:, None]
-    weight = (-4 * math.log(2.0) * (away / extent).square()).exp()
-    return weight / weight.sum(dim=1, keepdim=True)
 
 
 def _local_correlation(band: Tensor, window: Tensor, silent: Tensor) -> Tensor:

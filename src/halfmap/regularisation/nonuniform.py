@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from halfmap.fourier.transform import resample_volume
+from halfmap.fourier.transform import coarser_box, resample_volume
 from halfmap.reconstruction.inverse import reconstruct
 from halfmap.regularisation.local_cutoff import CrossValidation, local_cutoff
-from halfmap.regularisation.local_filter import Butterworth, Lattice, fft_size, locally_filtered
+from halfmap.regularisation.local_filter import Butterworth, Lattice, locally_filtered
 from halfmap.regularisation.protocol import HalfSets, MapPair, Solution
 from halfmap.validation.fsc import crossing_shell, fsc
 
@@ -88,7 +88,7 @@ class NonUniform:
             curves = (halves.curves.unmasked, halves.curves.corrected)
             agreed = max(int(crossing_shell(curve[: limit + 1], AGREED) or limit) for curve in curves)
             limit = min(limit, math.ceil(BEYOND * agreed) + SPARE)
-        return limit, min(box, fft_size(2 * limit + 2)) if box % 2 == 0 else box
+        return limit, coarser_box(box, 2 * limit + 2)
 
     def filter_pair(self, pair: MapPair, mask: Tensor) -> Solution:
         """Both half maps and their average, filtered at the cut-offs that the half maps choose together."""

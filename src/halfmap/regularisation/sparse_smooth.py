@@ -27,12 +27,11 @@ from torch import Tensor
 from halfmap.errors import InputError
 from halfmap.fourier.gridding import trilinear_envelope
 from halfmap.fourier.shells import half_volume_radius, hermitian_weights, shell_index_3d, shell_sum
-from halfmap.fourier.transform import half_volume, half_volume_extent, resample_volume, volume_fft
+from halfmap.fourier.transform import coarser_box, half_volume, half_volume_extent, resample_volume, volume_fft
 from halfmap.maps.filters import gaussian_lowpass
 from halfmap.maps.masks import automatic_threshold, spherical_mask
 from halfmap.reconstruction.inverse import reconstruct
 from halfmap.reconstruction.statistics import Backprojection
-from halfmap.regularisation.local_filter import fft_size
 from halfmap.regularisation.normal_equations import NormalEquations
 from halfmap.regularisation.protocol import HalfSets, MapPair, Solution
 from halfmap.regularisation.proximal import Penalty, Problem, descend
@@ -75,7 +74,7 @@ class SparseSmooth:
         memory: ``maps`` [h] of the last iteration within its mask, from which the descent starts and which gamma holds
         on to; ``objective`` [h], F of every step; ``strength`` [h], the factors of alpha and beta.
         """
-        limit, box = halves.halves[0].limit, coarser_box(halves.halves[0])
+        limit, box = halves.halves[0].limit, solving_box(halves.halves[0])
         sums = tuple(half.coarser(limit, box) for half in halves.halves)
         solved = []
         for h in (0, 1):
@@ -184,10 +183,9 @@ def _solution(solved: list[_HalfSet], box: int, mask: Tensor) -> Solution:
     return Solution(maps, (maps[0] + maps[1]) / 2, memory=memory)
 
 
-def coarser_box(statistics: Backprojection) -> int:
+def solving_box(statistics: Backprojection) -> int:
     """Side of the grid that a map is solved for on."""
-    box = statistics.box
-    return min(box, fft_size(MARGIN * (2 * statistics.limit + 2))) if box % 2 == 0 else box
+    return coarser_box(statistics.box, MARGIN * (2 * statistics.limit + 2))
 
 
 def density_level(plain: Tensor, pixel_size: float) -> float:

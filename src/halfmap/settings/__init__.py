@@ -220,8 +220,7 @@ def validated_pair(settings: RegulariseSettings) -> RegulariseSettings:
     for name, path in paths.items():
         if name != "out":
             check_readable(name.replace("_", "-"), path)
-    if paths["half1"].samefile(paths["half2"]):
-        raise InputError(f"--half2 {paths['half2']}: is the same map as --half1; give the one of the other half set")
+    check_two_maps(paths)
     check_new_folder(paths["out"])
     return dataclasses.replace(settings, **paths)
 
@@ -231,6 +230,12 @@ def other_half(half1: Path) -> Path:
     if "half1" not in half1.name:
         raise InputError(f"--half1 {half1}: no half1 in the file's name to find the other by; give it with --half2")
     return half1.with_name(half1.name.replace("half1", "half2"))
+
+
+def check_two_maps(paths: dict[str, Path]) -> None:
+    """Raise InputError where half1 and half2 are one file."""
+    if paths["half1"].samefile(paths["half2"]):
+        raise InputError(f"--half2 {paths['half2']}: is the same map as --half1; give the one of the other half set")
 
 
 def absolute_paths(settings: object) -> dict[str, Any]:

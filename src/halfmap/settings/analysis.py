@@ -8,22 +8,14 @@ from pathlib import Path
 
 from halfmap.errors import InputError
 from halfmap.options import check_declared, to_command
-from halfmap.settings import absolute_paths, check_new_folder, check_readable, other_half
+from halfmap.settings import absolute_paths, check_new_folder, check_readable, check_two_maps, other_half
+from halfmap.settings.half_maps import HalfMapSettings, half_map_paths
 
 
 @dataclass(frozen=True)
-class LocalResolutionSettings:
+class LocalResolutionSettings(HalfMapSettings):
     """Settings of ``halfmap local-resolution``."""
 
-    run: Path | None = field(default=None, metadata={
-        "help": "folder of a refinement, with half1_unfil.mrc, half2_unfil.mrc and mask.mrc", "short": "RUN",
-        "positional": True, "none": "the maps of --half1 and --half2"})
-    half1: Path | None = field(default=None, metadata={
-        "help": "raw half map, unfiltered and unmasked, instead of RUN", "short": "half1.mrc", "aliases": ("--i",),
-        "none": "that of RUN"})
-    half2: Path | None = field(default=None, metadata={
-        "help": "the other raw half map", "short": "half2.mrc", "aliases": ("--i2",),
-        "none": "that of RUN, or the name of --half1 with half2 in place of half1"})
     mask: Path | None = field(default=None, metadata={
         "help": "where to measure, 1 inside and 0 outside", "short": "mask.mrc",
         "none": "that of RUN, or made from the maps", "aliases": ("--solvent_mask",)})
@@ -77,21 +69,7 @@ def validated_local_resolution(settings: LocalResolutionSettings) -> LocalResolu
     check_declared(settings)
     if settings.threshold >= 1:
         raise InputError(f"--threshold {settings.threshold:g}: must be below 1, the FSC of equal maps")
-    paths = absolute_paths(settings)
-    if ("run" in paths) == ("half1" in paths):
-        raise InputError("give the folder of a run, or its half maps with --half1 and --half2, one of the two")
-    if "run" in paths:
-        run = paths["run"]
-        if not run.is_dir():
-            raise InputError(f"{run}: no such folder; give that of a refinement, or maps with --half1")
-        if "half2" in paths:
-            raise InputError(f"--half2 {paths['half2']}: belongs to --half1, not to a run")
-        paths |= {"half1": run / "half1_unfil.mrc", "half2": run / "half2_unfil.mrc"}
-        if "mask" not in paths and (run / "mask.mrc").exists():
-            paths["mask"] = run / "mask.mrc"
-    if "half2" not in paths:
-        paths["half2"] = other_half(paths["half1"])
-    paths.setdefault("out", paths.get("run", paths["half1"].parent) / "local_resolution")
+    paths = half_map_paths(settings, "local_resolution")
     _check_maps(paths)
     check_new_folder(paths["out"])
     return dataclasses.replace(settings, **paths)
@@ -116,8 +94,8 @@ def _check_maps(paths: dict[str, Path]) -> None:
     for name in ("map", "model", "half1", "half2", "mask"):
         if name in paths:
             check_readable(name, paths[name])
-    if "half1" in paths and paths["half1"].samefile(paths["half2"]):
-        raise InputError(f"--half2 {paths['half2']}: is the same map as --half1; give the one of the other half set")
+    if "half1" in paths:
+        check_two_maps(paths)
 
 
 def validation_command(settings: LocalResolutionSettings | ModelFscSettings) -> str:

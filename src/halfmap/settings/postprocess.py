@@ -8,22 +8,14 @@ from pathlib import Path
 
 from halfmap.errors import InputError
 from halfmap.options import check_declared, to_command
-from halfmap.settings import absolute_paths, check_new_folder, check_readable, other_half
+from halfmap.settings import check_new_folder, check_readable, check_two_maps
+from halfmap.settings.half_maps import HalfMapSettings, half_map_paths
 
 
 @dataclass(frozen=True)
-class PostprocessSettings:
+class PostprocessSettings(HalfMapSettings):
     """Settings of ``halfmap postprocess``."""
 
-    run: Path | None = field(default=None, metadata={
-        "help": "folder of a refinement, with half1_unfil.mrc, half2_unfil.mrc and mask.mrc", "short": "RUN",
-        "positional": True, "none": "the maps of --half1 and --half2"})
-    half1: Path | None = field(default=None, metadata={
-        "help": "raw half map, unfiltered and unmasked, instead of RUN", "short": "half1.mrc", "aliases": ("--i",),
-        "none": "that of RUN"})
-    half2: Path | None = field(default=None, metadata={
-        "help": "the other raw half map", "short": "half2.mrc", "aliases": ("--i2",),
-        "none": "that of RUN, or the name of --half1 with half2 in place of half1"})
     mask: Path | None = field(default=None, metadata={
         "help": "solvent mask, 1 inside and 0 outside", "short": "mask.mrc",
         "none": "that of RUN, or made from the maps", "aliases": ("--solvent_mask",)})
@@ -61,28 +53,13 @@ def validated_postprocess(settings: PostprocessSettings) -> PostprocessSettings:
     Raises InputError at the first choice that cannot work, and where results would take the place of other files.
     """
     check_declared(settings)
-    paths = absolute_paths(settings)
-    if ("run" in paths) == ("half1" in paths):
-        raise InputError("give the folder of a run, or its half maps with --half1 and --half2, one of the two")
-    if "run" in paths:
-        run = paths["run"]
-        if not run.is_dir():
-            raise InputError(f"{run}: no such folder; give that of a refinement, or maps with --half1")
-        if "half2" in paths:
-            raise InputError(f"--half2 {paths['half2']}: belongs to --half1, not to a run")
-        paths |= {"half1": run / "half1_unfil.mrc", "half2": run / "half2_unfil.mrc"}
-        if "mask" not in paths and not settings.auto_mask and (run / "mask.mrc").exists():
-            paths["mask"] = run / "mask.mrc"
+    paths = half_map_paths(settings, "postprocess", own_mask=not settings.auto_mask)
     if settings.auto_mask and "mask" in paths:
         raise InputError(f"--mask {paths['mask']}: is not used with --auto-mask; give one of them")
-    if "half2" not in paths:
-        paths["half2"] = other_half(paths["half1"])
-    paths.setdefault("out", paths.get("run", paths["half1"].parent) / "postprocess")
     for name in ("half1", "half2", "mask", "mtf"):
         if name in paths:
             check_readable(name, paths[name])
-    if paths["half1"].samefile(paths["half2"]):
-        raise InputError(f"--half2 {paths['half2']}: is the same map as --half1; give the one of the other half set")
+    check_two_maps(paths)
     if settings.mtf_pixel is not None and settings.mtf is None:
         raise InputError(f"--mtf-pixel {settings.mtf_pixel:g}: needs --mtf")
     if settings.fit_to is not None and settings.fit_to >= settings.fit_from:

@@ -124,21 +124,27 @@ def _extend(a: np.ndarray, b: np.ndarray, c: np.ndarray, length: float, angle: f
 
 def _ideal_helix(residues: int) -> list[tuple[str, np.ndarray]]:
     """Residue names and atoms[a,3] (A) of an alpha helix that rises along +z, its middle at the origin."""
+    return _upright(ideal_chain(residues, (PHI, PSI, OMEGA)))
+
+
+def ideal_chain(residues: int, torsions: tuple[float, float, float]) -> list[tuple[str, np.ndarray]]:
+    """Residue names and atoms[a,3] (A) of a chain with the same torsions phi, psi, omega (degrees) in every residue."""
+    phi, psi, omega = torsions
     backbone = [np.array([0.0, 0.0, 0.0]), np.array([LENGTH["N-CA"], 0.0, 0.0])]
     turn = math.radians(180.0 - ANGLE["N-CA-C"])
     backbone.append(backbone[1] + LENGTH["CA-C"] * np.array([math.cos(turn), math.sin(turn), 0.0]))
     for _ in range(residues - 1):
         for bond, angle, torsion in (
-                ("C-N", "CA-C-N", PSI), ("N-CA", "C-N-CA", OMEGA), ("CA-C", "N-CA-C", PHI)):
+                ("C-N", "CA-C-N", psi), ("N-CA", "C-N-CA", omega), ("CA-C", "N-CA-C", phi)):
             a, b, c = backbone[-3:]
             backbone.append(_extend(a, b, c, LENGTH[bond], ANGLE[angle], torsion))
     built = []
     for i in range(residues):
         n, ca, c = backbone[3 * i:3 * i + 3]
-        o = _extend(n, ca, c, LENGTH["C-O"], ANGLE["CA-C-O"], PSI + 180.0)
+        o = _extend(n, ca, c, LENGTH["C-O"], ANGLE["CA-C-O"], psi + 180.0)
         name = PATTERN[i % len(PATTERN)]
         built.append((name, np.stack([n, ca, c, o, *_side_chain(name, n, ca, c)])))
-    return _upright(built)
+    return built
 
 
 def _side_chain(name: str, n: np.ndarray, ca: np.ndarray, c: np.ndarray) -> list[np.ndarray]:
