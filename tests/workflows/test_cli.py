@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import halfmap
-from halfmap.cli import COMMANDS, RELION_ALWAYS, RELION_NOTES, main, parser_for
+from halfmap.cli import COMMANDS, main, parser_for
+from halfmap.cli.relion import RELION_ALWAYS, RELION_NOTES
 from halfmap.errors import InputError
 from halfmap.options import flag
 from halfmap.settings import RefineSettings, from_toml, table, to_toml, validated
@@ -97,7 +98,7 @@ def test_a_message_of_several_lines_is_printed_as_one(
     def fail(arguments: object) -> None:
         raise InputError("a.star: row 3\n  has no image")
 
-    monkeypatch.setitem(COMMANDS, "report", (*COMMANDS["report"][:2], fail))
+    monkeypatch.setitem(COMMANDS, "report", dataclasses.replace(COMMANDS["report"], run=fail))
     assert main(["report", "run1"]) == 2
     assert one_error_line(capsys) == "halfmap: error: a.star: row 3 has no image\n"
 
@@ -106,7 +107,7 @@ def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPa
     def fail(arguments: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setitem(COMMANDS, "report", (*COMMANDS["report"][:2], fail))
+    monkeypatch.setitem(COMMANDS, "report", dataclasses.replace(COMMANDS["report"], run=fail))
     with pytest.raises(ZeroDivisionError):
         main(["report", "run1"])
 
@@ -118,7 +119,7 @@ def test_an_interrupted_run_says_what_it_keeps(
         (tmp_path / "iterations.jsonl").touch()
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(COMMANDS, "demo", (*COMMANDS["demo"][:2], interrupt))
+    monkeypatch.setitem(COMMANDS, "demo", dataclasses.replace(COMMANDS["demo"], run=interrupt))
     assert main(["demo", "--out", str(tmp_path)]) == 130
     assert capsys.readouterr().err == f"\nhalfmap: interrupted; {tmp_path} keeps iterations.jsonl\n"
 
@@ -231,7 +232,7 @@ def test_options_come_before_the_settings_file(
         seen.append(read)
         raise InputError("far enough")
 
-    monkeypatch.setattr("halfmap.cli.validated", stop)
+    monkeypatch.setattr("halfmap.cli.refine.validated", stop)
     path = tmp_path / "settings.toml"
     path.write_text(to_toml(dataclasses.replace(settings, seed=5, threads=2)), encoding="utf-8")
     assert main(["refine", "--settings", str(path), "--seed", "9", "--no-flatten-solvent"]) == 2

@@ -1,0 +1,68 @@
+"""The ``halfmap`` command: parse, hand over to a workflow, and say in one line what a user did wrong.
+
+Nothing heavy is imported until a command is known and its options are right: help and errors are immediate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from halfmap import __version__
+from halfmap.cli import half_maps, refine, simulate
+from halfmap.cli.command import Command, Parser
+from halfmap.errors import InputError
+
+# In the order of the help page.
+COMMANDS: dict[str, Command] = {
+    "refine": refine.REFINE,
+    "regularise": half_maps.REGULARISE,
+    "postprocess": half_maps.POSTPROCESS,
+    "fsc": half_maps.FSC,
+    "local-resolution": half_maps.LOCAL_RESOLUTION,
+    "model-fsc": half_maps.MODEL_FSC,
+    "simulate": simulate.SIMULATE,
+    "demo": refine.DEMO,
+    "report": refine.REPORT,
+}
+
+
+def parser_for(command: str | None) -> argparse.ArgumentParser:
+    """The whole parser, with the options of one command: the others' may need slow imports to be listed."""
+    parser = Parser(prog="halfmap", description="Refine a 3D map from single-particle cryo-EM images.",
+                     epilog="halfmap COMMAND --help lists a command's options.")
+    parser.add_argument("--version", action="version", version=f"halfmap {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+    for name, entry in COMMANDS.items():
+        chosen = commands.add_parser(name, help=entry.summary,
+                                     description=entry.summary[0].upper() + entry.summary[1:] + ".")
+        if name == command:
+            entry.options(chosen)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit status: 0, 2 for a user's error, 130 when interrupted."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    arguments = argparse.Namespace()
+    try:
+        command = next((word for word in words if word in COMMANDS), None)
+        parser_for(command).parse_args(words, arguments)
+        for note in dict.fromkeys(getattr(arguments, "relion_notes", ())):
+            print(f"halfmap: note: {note}", file=sys.stderr)
+        COMMANDS[arguments.command].run(arguments)
+    except InputError as error:
+        print("halfmap: error: " + " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\nhalfmap: interrupted; {_kept(getattr(arguments, 'out', None))}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _kept(out: Path | None) -> str:
+    """What an interrupted command leaves in its folder."""
+    found = sorted(out.iterdir()) if out is not None and out.is_dir() else []
+    return f"{out} keeps " + ", ".join(path.name for path in found) if found else "nothing was written"

@@ -1,0 +1,128 @@
+"""Commands on finished half maps: ``regularise``, ``postprocess``, ``fsc``, ``local-resolution``, ``model-fsc``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from halfmap import __version__
+from halfmap.cli.command import Command, chosen, citing, given, settings_file
+from halfmap.options import add_options, build
+from halfmap.settings import RegulariseSettings, command_line, table, validated_pair
+from halfmap.settings.analysis import (
+    LocalResolutionSettings,
+    ModelFscSettings,
+    validated_local_resolution,
+    validated_model_fsc,
+    validation_command,
+)
+from halfmap.settings.postprocess import PostprocessSettings, postprocess_command, validated_postprocess
+
+
+def _regularise_options(parser: argparse.ArgumentParser) -> None:
+    settings_file(parser)
+    add_options(parser, RegulariseSettings)
+    parser.usage = "halfmap regularise --half1 half1.mrc --half2 half2.mrc --regulariser NAME --out folder [options]"
+    parser.epilog = "relion_postprocess's spellings (--i --i2 --o) are accepted too."
+
+
+def _regularise(arguments: argparse.Namespace) -> None:
+    settings = validated_pair(chosen(arguments, RegulariseSettings))
+    from halfmap.report import FilteredPair, write_filtered_report
+    from halfmap.workflows.regularise import regularise
+
+    def report(**seen: Any) -> Path:
+        """Write report.html from the fields of a FilteredPair, a class that no workflow may import."""
+        shown = FilteredPair(settings=table(settings), version=__version__, command=command_line(settings),
+                             citing=citing(), **seen)
+        return write_filtered_report(settings.out, shown)
+
+    regularise(settings, report=report)
+
+
+def _postprocess_options(parser: argparse.ArgumentParser) -> None:
+    add_options(parser, PostprocessSettings)
+    parser.add_argument("--skip_fsc_weighting", action="store_const", const=False, dest="fsc_weight",
+                        default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    parser.add_argument("--auto_bfac", action="store_true", dest="relion_always", help=argparse.SUPPRESS)
+    parser.usage = "halfmap postprocess RUN [options]\n       halfmap postprocess --half1 a.mrc --half2 b.mrc [options]"
+    parser.epilog = ("relion_postprocess's spellings (--i --i2 --o --mask --auto_mask --auto_bfac --adhoc_bfac "
+                     "--autob_lowres --autob_highres --mtf --mtf_angpix --low_pass --skip_fsc_weighting) are accepted "
+                     "too.")
+
+
+def _postprocess(arguments: argparse.Namespace) -> None:
+    settings = validated_postprocess(build(PostprocessSettings, given(arguments, PostprocessSettings)))
+    from halfmap.report import PostprocessedMaps, write_postprocess_report
+    from halfmap.workflows.postprocess import postprocess
+
+    out = settings.out
+    assert out is not None  # named by validated_postprocess
+
+    def report(**seen: Any) -> Path:
+        """Write postprocess.html from the fields of a PostprocessedMaps, a class that no workflow may import."""
+        shown = PostprocessedMaps(settings=table(settings), version=__version__,
+                                  command=postprocess_command(settings), **seen)
+        return write_postprocess_report(out, shown)
+
+    postprocess(settings, report=report)
+
+
+def _fsc_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("half1", type=Path, metavar="half1.mrc", help="raw half map")
+    parser.add_argument("half2", type=Path, metavar="half2.mrc", help="the other raw half map")
+    parser.add_argument("--mask", type=Path, metavar="mask.mrc",
+                        help="mask for the masked and corrected curves (default: made from the maps)")
+    parser.add_argument("--diameter", type=float, metavar="A",
+                        help="of the spherical mask, which also bounds the one made from the maps [A]")
+    parser.add_argument("--out", type=Path, metavar="folder",
+                        help="write the curves here (default: only print)")
+
+
+def _fsc(arguments: argparse.Namespace) -> None:
+    from halfmap.workflows.fsc_command import run
+
+    run(arguments.half1, arguments.half2, arguments.mask, arguments.out, arguments.diameter)
+
+
+def _local_resolution_options(parser: argparse.ArgumentParser) -> None:
+    add_options(parser, LocalResolutionSettings)
+    parser.usage = ("halfmap local-resolution RUN [options]\n"
+                    "       halfmap local-resolution --half1 a.mrc --half2 b.mrc [options]")
+
+
+def _local_resolution(arguments: argparse.Namespace) -> None:
+    settings = validated_local_resolution(build(LocalResolutionSettings, given(arguments, LocalResolutionSettings)))
+    from halfmap.report import LocalResolutionPage, write_local_resolution_page
+    from halfmap.workflows.local_resolution import run
+
+    out = settings.out
+    assert out is not None  # named by validated_local_resolution
+
+    def report(**seen: Any) -> Path:
+        """Write local_resolution.html from the fields of a LocalResolutionPage, which no workflow may import."""
+        shown = LocalResolutionPage(settings=table(settings), version=__version__,
+                                    command=validation_command(settings), **seen)
+        return write_local_resolution_page(out, shown)
+
+    run(settings, report=report)
+
+
+def _model_fsc_options(parser: argparse.ArgumentParser) -> None:
+    add_options(parser, ModelFscSettings)
+    parser.usage = "halfmap model-fsc map.mrc model.cif [options]"
+
+
+def _model_fsc(arguments: argparse.Namespace) -> None:
+    settings = validated_model_fsc(build(ModelFscSettings, given(arguments, ModelFscSettings)))
+    from halfmap.workflows.model_fsc import run
+
+    run(settings)
+
+
+REGULARISE = Command("filter two finished half maps with a regulariser", _regularise_options, _regularise)
+POSTPROCESS = Command("resolution, B factor and sharpened map of two half maps", _postprocess_options, _postprocess)
+FSC = Command("Fourier shell correlation of two half maps", _fsc_options, _fsc)
+LOCAL_RESOLUTION = Command("resolution of two half maps at every place", _local_resolution_options, _local_resolution)
+MODEL_FSC = Command("Fourier shell correlation of a map and an atomic model", _model_fsc_options, _model_fsc)

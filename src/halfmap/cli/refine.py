@@ -1,0 +1,76 @@
+"""``halfmap refine``, and the two that go with it: ``demo`` and ``report``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from halfmap import __version__
+from halfmap.cli.command import Command, chosen, citing, settings_file
+from halfmap.cli.relion import RELION_ALWAYS, RELION_NOTES, Note
+from halfmap.options import add_options
+from halfmap.settings import RefineSettings, command_line, table, validated
+
+
+def _refine_options(parser: argparse.ArgumentParser) -> None:
+    settings_file(parser)
+    add_options(parser, RefineSettings)
+    parser.add_argument(*RELION_ALWAYS, action="store_true", dest="relion_always", help=argparse.SUPPRESS)
+    for name, (count, _) in RELION_NOTES.items():
+        parser.add_argument(name, action=Note, nargs=count, dest="relion_notes", default=argparse.SUPPRESS,
+                            help=argparse.SUPPRESS)
+    parser.usage = "halfmap refine particles.star --map map.mrc --diameter A --out folder [options]"
+    parser.epilog = ("RELION's spellings (--i --ref --o --sym --particle_diameter --ini_high "
+                     "--solvent_mask --flatten_solvent --low_resol_join_halves --pad --j --random_seed) are "
+                     "accepted too; for its other refinement options a note says what is done instead.")
+
+
+def _refine(arguments: argparse.Namespace) -> None:
+    _run(chosen(arguments, RefineSettings))
+
+
+def _run(wanted: RefineSettings) -> None:
+    """One refinement with its report."""
+    settings = validated(wanted)
+    from halfmap.report import Snapshot, write_report
+    from halfmap.workflows.refine import refine
+
+    told: dict[str, Any] = {
+        "settings": table(settings), "symmetry": settings.symmetry, "version": __version__,
+        "command": command_line(settings), "citing": citing(),
+    }
+
+    def report(**seen: Any) -> Path:
+        """Write report.html from the fields of a Snapshot, a class that no workflow may import."""
+        return write_report(settings.out, Snapshot(**told, **seen))
+
+    refine(settings, report=report)
+    print(f"Finished: {settings.out / 'report.html'}")
+
+
+def _demo_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, default=Path("halfmap-demo"), metavar="folder",
+                        help="folder for images and results (default: halfmap-demo)")
+    parser.add_argument("--quick", action="store_true", help="half of the images, with less noise and coarser pixels")
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from halfmap.workflows.demo import demo
+
+    demo(arguments.out, arguments.quick, _run)
+
+
+def _report_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from halfmap.report import report_from_run
+
+    print(report_from_run(arguments.run, citing()))
+
+
+REFINE = Command("refine a map and the particles' poses", _refine_options, _refine)
+DEMO = Command("simulate a small membrane protein and refine it", _demo_options, _demo)
+REPORT = Command("write a run's report.html anew", _report_options, _report)
