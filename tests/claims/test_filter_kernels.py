@@ -44,6 +44,20 @@ def test_two_maps_filtered_as_one_complex_map_are_each_what_numpy_gives(box, siz
         assert np.abs(part.numpy() - resampled(v, size, gain.numpy())).max() < 1e-12
 
 
+@pytest.mark.parametrize("plain", [False, True], ids=["compiled", "plain torch"])
+def test_maps_on_different_grids_over_the_same_box_are_filtered_together(plain):
+    fine, coarse, size = real_map(12, 1), real_map(10, 2), 8
+    gain = torch.rand(3 * (size // 2) ** 2 + 1, generator=torch.Generator().manual_seed(3)).double()
+    transforms = torch.fft.rfftn(fine), torch.fft.rfftn(coarse)
+    if plain:
+        scaled = [gain * (size / box) ** 3 for box in (12, 10)]
+        pair = torch.fft.ifftn(reference.combined_transforms(*transforms, size, *scaled))
+    else:
+        pair = kernels.filtered_pair(*transforms, size, gain, gain)
+    for part, v in ((pair.real, fine), (pair.imag, coarse)):
+        assert np.abs(part.numpy() - resampled(v, size, gain.numpy())).max() < 1e-12
+
+
 def test_single_precision_stays_single_and_close():
     a, b = real_map(16, 1), real_map(16, 2)
     gain = torch.rand(3 * 36 + 1, generator=torch.Generator().manual_seed(3)).double()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -11,11 +12,11 @@ from torch import Tensor
 from halfmap.fourier.shells import frequency_length
 from halfmap.maps.masks import spherical_mask
 from halfmap.reconstruction.statistics import Backprojection
-from halfmap.regularisation.local_cutoff import CrossValidation, local_cutoff, local_error
+from halfmap.regularisation.local_cutoff import CrossValidation, MapsToCompare, local_cutoff, local_error
 from halfmap.regularisation.local_filter import Butterworth, Lattice, locally_filtered
-from halfmap.regularisation.nonuniform import NonUniform
+from halfmap.regularisation.nonuniform import NonUniform, shared_noise_gain
 from halfmap.regularisation.protocol import HalfSets
-from halfmap.validation.fsc import corrected_fsc
+from halfmap.validation.fsc import corrected_fsc, fsc
 
 BOX = 64
 CANDIDATES = torch.linspace(4, 28, 50, dtype=torch.float64)
@@ -82,7 +83,7 @@ def literal_errors(m1: Tensor, m2: Tensor, candidates: Tensor, method: CrossVali
 def test_the_fast_search_finds_the_cutoff_of_the_literal_formula(method):
     m1, m2 = phantom(22, 9, noise=6)  # signal / noise 1.5 in the core's last shell, as in a map at its limit
     errors, where = literal_errors(m1, m2, CANDIDATES, method)
-    found = local_cutoff(m1.float(), m2.float(), CANDIDATES, method)
+    found = local_cutoff(MapsToCompare.of(m1.float(), m2.float()), CANDIDATES, method)
     assert found.values.shape == (len(where),) * 3 == errors.shape[1:]
     index = torch.searchsorted(CANDIDATES, found.values.double() - 1e-3)
     away = (index - errors.argmin(0)).abs()
@@ -94,7 +95,8 @@ def test_the_fast_search_finds_the_cutoff_of_the_literal_formula(method):
 
 def test_the_cutoff_rises_in_the_core_and_falls_in_the_belt_and_changes_within_a_window():
     """Truth: detail to shell 22 within 12 voxels of the centre, to shell 9 up to 24 voxels."""
-    cutoff = local_cutoff(*phantom(22, 9, noise=3), CANDIDATES, CrossValidation()).on_grid(BOX).double()
+    pair = MapsToCompare.of(*phantom(22, 9, noise=3))
+    cutoff = local_cutoff(pair, CANDIDATES, CrossValidation()).on_grid(BOX).double()
     r = distance()
     core, belt = cutoff[r < 9].median(), cutoff[(r > 18) & (r < 23)].median()
     assert 19 < core < 25 and 8 < belt < 11.5
@@ -104,21 +106,22 @@ def test_the_cutoff_rises_in_the_core_and_falls_in_the_belt_and_changes_within_a
 
 
 def test_noise_alone_gets_the_lowest_cutoff_nearly_everywhere():
-    found = local_cutoff(white(1), white(2), CANDIDATES, CrossValidation()).on_grid(BOX)
+    found = local_cutoff(MapsToCompare.of(white(1), white(2)), CANDIDATES, CrossValidation()).on_grid(BOX)
     assert (found < CANDIDATES[1]).double().mean() > 0.97
 
 
 def test_scaling_the_data_leaves_the_cutoff_and_rotation_and_mirror_commute_with_it():
     m1, m2 = phantom(20, 8, seed=1)
-    found = local_cutoff(m1, m2, CANDIDATES, CrossValidation())
-    assert torch.equal(local_cutoff(1e3 * m1, 1e3 * m2, CANDIDATES, CrossValidation()).values, found.values)
+    found = local_cutoff(MapsToCompare.of(m1, m2), CANDIDATES, CrossValidation())
+    scaled = local_cutoff(MapsToCompare.of(1e3 * m1, 1e3 * m2), CANDIDATES, CrossValidation())
+    assert torch.equal(scaled.values, found.values)
 
     def turned(v: Tensor) -> Tensor:
         """By 90 degrees about z and then about x, around the centre voxel (periodic, as the FFT is)."""
         v = torch.roll(v.transpose(1, 2).flip(1), 1, dims=1)
         return torch.roll(v.transpose(0, 1).flip(0), 1, dims=0)
 
-    rotated = local_cutoff(turned(m1), turned(m2), CANDIDATES, CrossValidation()).values
+    rotated = local_cutoff(MapsToCompare.of(turned(m1), turned(m2)), CANDIDATES, CrossValidation()).values
     expected = found.values.transpose(1, 2).flip(1).transpose(0, 1).flip(0)
     inside = (slice(3, -3),) * 3  # the outermost windows reach over the edge, which the rotation moves
     assert ((rotated - expected)[inside].abs() < 0.6).double().mean() > 0.99
@@ -134,7 +137,7 @@ def test_wide_windows_spoil_the_literal_comparison_and_steps_cure_it():
     candidates = torch.linspace(3, 24, 40, dtype=torch.float64)
     core = distance() < 5
     literal, steps = (
-        local_cutoff(m1, m2, candidates, CrossValidation(form=form)).on_grid(BOX)[core].median()
+        local_cutoff(MapsToCompare.of(m1, m2), candidates, CrossValidation(form=form)).on_grid(BOX)[core].median()
         for form in ("literal", "increment")
     )
     assert literal < 5  # shell 5 of a molecule known to shell 20
@@ -144,7 +147,8 @@ def test_wide_windows_spoil_the_literal_comparison_and_steps_cure_it():
 def test_equal_windows_make_both_forms_the_same():
     m1, m2 = phantom(20, 8, seed=2)
     wide = CrossValidation(awf=1e4, form="literal")
-    one, other = (local_error(m1, m2, CANDIDATES, replace(wide, form=form))[0] for form in ("literal", "increment"))
+    pair = MapsToCompare.of(m1, m2)
+    one, other = (local_error(pair, CANDIDATES, replace(wide, form=form))[0] for form in ("literal", "increment"))
     one = one - one[0]
     assert torch.allclose(one, other, rtol=1e-6, atol=1e-6 * float(one.abs().max()))
 
@@ -155,8 +159,8 @@ def test_quarter_maps_drop_detail_that_the_half_map_could_keep_and_the_other_tar
     power = (12 / k.clamp_min(1)) ** 4  # S = N at shell 12, S = N / 2 at 12 * 2^(1/4) = 14.3
     s = shaped(white(6), power.sqrt())
     m1, m2 = s + white(7), s + white(8)
-    found = {target: local_cutoff(m1, m2, CANDIDATES, CrossValidation(target=target)).values.double().mean()
-             for target in ("quarter", "half")}
+    found = {target: local_cutoff(MapsToCompare.of(m1, m2), CANDIDATES, CrossValidation(target=target)).values.double()
+             .mean() for target in ("quarter", "half")}
     assert found["quarter"] == pytest.approx(12, rel=0.08) and found["half"] == pytest.approx(14.3, rel=0.08)
 
 
@@ -172,7 +176,8 @@ def test_with_one_window_and_a_free_value_per_shell_the_best_gain_is_the_fsc():
         for values in (f1.abs() ** 2 + f2.abs() ** 2, (f1 * f2.conj()).real)
     )
     # the search's E_j, with a window wider than the box, is this quadratic form of the gains
-    errors = local_error(m1, m2, CANDIDATES, CrossValidation(awf=1e4, target="quarter"))[0].mean(dim=(1, 2, 3))
+    wide = CrossValidation(awf=1e4, target="quarter")
+    errors = local_error(MapsToCompare.of(m1, m2), CANDIDATES, wide)[0].mean(dim=(1, 2, 3))
     s = torch.arange(len(power), dtype=torch.float64)
     gains = (1 + (s / CANDIDATES[:, None]) ** 16).rsqrt()
     expected = (gains**2 * power - 4 * gains * cross).sum(1)
@@ -231,9 +236,42 @@ def half_sets(seed: int = 0) -> HalfSets:
 
 def test_nothing_passes_from_one_half_set_to_the_other():
     mask = spherical_mask(BOX, 26, 4)
-    one, other = (NonUniform().solve(half_sets(seed), mask, {}) for seed in (0, 50))
+    method = NonUniform(aligned_noise="ignored")
+    one, other = (method.solve(half_sets(seed), mask, {}) for seed in (0, 50))
     assert torch.equal(one.maps[0], other.maps[0])  # half 1 is the same in both, half 2 is not
     assert not torch.equal(one.maps[1], other.maps[1])
+
+
+def test_a_correction_for_aligned_noise_carries_the_fsc_across_and_nothing_else():
+    first, second = half_sets(0), half_sets(50)
+    mask = spherical_mask(BOX, 26, 4)
+    one = NonUniform().solve(first, mask, {})
+    other = NonUniform().solve(replace(second, curves=first.curves), mask, {})
+    assert torch.equal(one.maps[0], other.maps[0]) and not torch.equal(one.maps[1], other.maps[1])
+
+
+def test_noise_that_quarter_maps_share_is_taken_for_noise():
+    """Two quarters with noise that correlates by 0.3, as noise aligned to one reference does, half maps with none: what
+    the quarters agree on is not there, and with the correction no cut-off but the lowest is chosen."""
+    shared = white(30)
+    m1, m2 = (math.sqrt(0.3) * shared + math.sqrt(0.7) * white(seed) for seed in (31, 32))
+    pair = MapsToCompare.of(m1, m2)
+    curve = fsc(m1, m2)
+    assert float(curve[8:].mean()) == pytest.approx(0.3, abs=0.02)
+    gain = shared_noise_gain(curve, torch.zeros_like(curve))
+    assert gain[8:].numpy() == pytest.approx(math.sqrt(1.3 / 0.7), rel=0.05)
+    fooled = local_cutoff(pair, CANDIDATES, CrossValidation()).on_grid(BOX)
+    mended = local_cutoff(replace(pair, noise_gain=gain), CANDIDATES, CrossValidation()).on_grid(BOX)
+    assert (fooled > CANDIDATES[20]).double().mean() > 0.4
+    assert (mended < CANDIDATES[1]).double().mean() > 0.85
+
+
+def test_signal_is_left_alone_by_the_correction():
+    """Quarters that share nothing but signal predict the FSC of the half maps: nothing is to be corrected."""
+    s = band_limited(33, 20)
+    q = [s + white(seed) for seed in (34, 35, 36, 37)]
+    halves = fsc(q[0] + q[1], q[2] + q[3])
+    assert float((shared_noise_gain(fsc(q[0], q[1]), halves)[4:] - 1).mean()) < 0.02
 
 
 def test_the_references_are_closer_to_the_truth_than_one_filter_for_all():
@@ -254,8 +292,9 @@ def test_a_wish_for_finer_or_coarser_candidates_is_granted():
     m1, m2 = phantom(20, 8)
     mask = spherical_mask(BOX, 26, 4)
     regulariser = NonUniform(coarsest=40.0, finest=5.0, candidates=7)
-    assert torch.allclose(regulariser.cutoffs(m1, m2, mask, 2.0, 31), torch.linspace(3.2, 25.6, 7).double(), atol=1e-5)
-    automatic = NonUniform().cutoffs(m1, m2, mask, 2.0, 31)
+    curve = fsc(m1 * mask, m2 * mask)
+    assert torch.allclose(regulariser.cutoffs(curve, 2.0 * BOX, 31), torch.linspace(3.2, 25.6, 7).double(), atol=1e-5)
+    automatic = NonUniform().cutoffs(curve, 2.0 * BOX, 31)
     assert len(automatic) == 50 and automatic[0] == pytest.approx(128 / 30) and 20 < automatic[-1] <= 31
     steps = automatic.diff()
     assert torch.allclose(steps, steps[0])

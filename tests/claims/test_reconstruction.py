@@ -9,11 +9,12 @@ from torch import Tensor
 
 from halfmap import kernels
 from halfmap.fourier.band import Band
+from halfmap.fourier.shells import frequency_length
 from halfmap.fourier.transform import resample_volume, volume_fft
 from halfmap.geometry.symmetry import symmetry_group
 from halfmap.imaging.ctf import Defocus, ctf
 from halfmap.imaging.optics import OpticsGroup
-from halfmap.reconstruction.inverse import reconstruct
+from halfmap.reconstruction.inverse import reconstruct, reconstructed_difference
 from halfmap.reconstruction.statistics import Backprojection
 
 C1 = torch.eye(3, dtype=torch.float64)[None]
@@ -249,3 +250,29 @@ def test_coarser_statistics_give_the_same_map_on_a_coarser_grid(blobs, random_po
     assert statistics.coarser(10, BOX) is statistics
     with pytest.raises(ValueError, match="centre"):
         statistics.coarser(5, 15)
+
+
+@pytest.mark.parametrize("module", [kernels, kernels.reference], ids=["compiled", "plain torch"])
+@pytest.mark.parametrize("folded", [False, True])
+def test_the_difference_of_two_maps_is_made_at_once(blobs, random_poses, folded, module, monkeypatch):
+    band, specimen = Band.to_shell(BOX, 9), blobs(BOX, width=2.0)
+    both = []
+    for seed in (3, 4):
+        statistics = Backprojection.zeros(BOX, 2, 10, torch.zeros((), dtype=torch.float64))
+        poses = random_poses(400, seed=seed)
+        samples = (torch.arange(400), *poses, torch.ones(400))
+        noise = torch.randn(400, len(band), 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        images = specimen.images(band.kxy, *poses) + torch.view_as_complex(noise)
+        statistics.insert_(images, torch.ones(400, len(band)).double(), band.kxy.double(), band, samples)
+        both.append(statistics)
+    expected = reconstruct(both[0].finished(C1)) - reconstruct(both[1].finished(C1))
+    monkeypatch.setattr("halfmap.reconstruction.inverse.kernels", module)
+    parts = [s.finished(C1) if folded else s for s in both]
+    weight = both[0].finished(C1).shell_weight()
+    same = reconstructed_difference(*parts, weight, BOX)
+    assert (same - expected).abs().max() < 0.01 * expected.abs().max()  # what lies beyond the last shell is left out
+    coarse = reconstructed_difference(*parts, weight[:9], 16)
+    first, second = (reconstruct(s.coarser(8, 16).finished(C1)) for s in both)
+    error = torch.fft.rfftn(coarse - (first - second))[frequency_length(16) < 6.5]
+    wanted = torch.fft.rfftn(first - second)[frequency_length(16) < 6.5]
+    assert error.abs().square().sum() < 0.02**2 * wanted.abs().square().sum()

@@ -27,6 +27,7 @@ __all__ = [
     "insert_slices_",
     "power_difference",
     "project_slices",
+    "ratio_difference",
     "refine_poses",
     "set_threads",
     "symmetrise",
@@ -194,10 +195,11 @@ def symmetrise(accumulator: Tensor, operators: Tensor, radius: float) -> Tensor:
 def filtered_pair(first: Tensor, second: Tensor, size: int, gain1: Tensor, gain2: Tensor) -> Tensor:
     """Two real maps, filtered, as one complex map [z, y, x] on a grid of ``size``: gain1 * first + i gain2 * second.
 
-    first, second: transforms of torch.fft.rfftn on a grid at least as fine; gain[k^2] by squared frequency (cycles per
-    box), an integer.
+    first, second: transforms of torch.fft.rfftn, each on a grid at least as fine over the same extent; gain[k^2] by
+    squared frequency (cycles per box), an integer.
     """
-    gains = [(gain * (size / first.shape[0]) ** 3).to(first.real).contiguous() for gain in (gain1, gain2)]
+    gains = [(gain * (size / part.shape[0]) ** 3).to(first.real).contiguous()
+             for part, gain in ((first, gain1), (second, gain2))]
     if first.device.type != "cpu":
         return torch.fft.ifftn(reference.combined_transforms(first, second, size, *gains))
     from halfmap.kernels.numba_filters import combine_planes
@@ -260,4 +262,22 @@ def divided(sums: Tensor, ridge: Tensor, floor: Tensor, padding: int) -> Tensor:
     o, s = out.numpy(), sums.contiguous().numpy()
     r, f = (profile.double().cpu().numpy() for profile in (ridge, floor))
     for_ranges(lambda i, j: divide_planes(o, s, r, f, float(padding), i, j), len(sums))
+    return torch.view_as_complex(out)
+
+
+def ratio_difference(first: Tensor, second: Tensor, floor: Tensor, padding: int, extent: int, fold: bool) -> Tensor:
+    """Difference of the two numerator / max(weight, floor), complex [z, y, x], from sums [z, y, x, 3] on half volumes.
+
+    The result reaches to padded coordinate ``extent`` and is zero more than a shell beyond floor[s]; fold: whether the
+    Friedel mates of the sums' plane x = 0 have still to be added.
+    """
+    if first.device.type != "cpu":
+        return reference.ratio_difference(first, second, floor, padding, extent, fold)
+    from halfmap.kernels.numba_volume import difference_planes
+
+    side = 2 * extent + 1
+    out = torch.empty((side, side, extent + 1, 2), dtype=first.dtype)
+    o, a, b = out.numpy(), first.contiguous().numpy(), second.contiguous().numpy()
+    f = floor.double().cpu().numpy()
+    for_ranges(lambda i, j: difference_planes(o, a, b, f, float(padding), fold, i, j), side)
     return torch.view_as_complex(out)

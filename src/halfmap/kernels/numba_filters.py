@@ -12,12 +12,12 @@ from numba import njit
 
 @njit(nogil=True, cache=True, fastmath=True)
 def combine_planes(out, first, second, gain1, gain2, z0, z1):
-    """out [size, size, size] = gain1 first + i gain2 second, from half transforms of real maps on a grid as fine or
-    finer; gains are indexed by the squared frequency."""
-    size, box = out.shape[0], first.shape[0]
+    """out [size, size, size] = gain1 first + i gain2 second, from half transforms of real maps, each on a grid as fine
+    or finer; gains are indexed by the squared frequency."""
+    size, box1, box2 = out.shape[0], first.shape[0], second.shape[0]
     half = (size - 1) // 2
     # an even grid has one coefficient where a finer one has two: it is left out, unless the grids are equal
-    lowest = half + 1 - size if size == box else -half
+    lowest = half + 1 - size if size == box1 == box2 else -half
     zero = np.float32(0.0)
     for z in range(z0, z1):
         kz = z if z <= half else z - size
@@ -27,13 +27,13 @@ def combine_planes(out, first, second, gain1, gain2, z0, z1):
                 out[z, y] = zero
                 continue
             plane = kz * kz + ky * ky
-            a, b = first[kz % box, ky % box], second[kz % box, ky % box]
+            a, b = first[kz % box1, ky % box1], second[kz % box2, ky % box2]
             for x in range(half + 1):
                 g1, g2 = gain1[plane + x * x], gain2[plane + x * x]
                 out[z, y, x, 0] = g1 * a[x, 0] - g2 * b[x, 1]
                 out[z, y, x, 1] = g1 * a[x, 1] + g2 * b[x, 0]
             # the other half from Friedel mates; for the Nyquist column of an even grid the mate is the column itself
-            a, b = first[-kz % box, -ky % box], second[-kz % box, -ky % box]
+            a, b = first[-kz % box1, -ky % box1], second[-kz % box2, -ky % box2]
             for x in range(1, -lowest + 1):
                 g1, g2 = gain1[plane + x * x], gain2[plane + x * x]
                 out[z, y, size - x, 0] = g1 * a[x, 0] + g2 * b[x, 1]

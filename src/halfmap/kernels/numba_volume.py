@@ -44,3 +44,35 @@ def divide_planes(out, sums, ridge, floor, padding, z0, z1):
                 below = max(sums[z, y, x, 2] + added, least, 1e-20)
                 out[z, y, x, 0] = sums[z, y, x, 0] / below
                 out[z, y, x, 1] = sums[z, y, x, 1] / below
+
+
+@njit(nogil=True, cache=True, fastmath=True)
+def difference_planes(out, first, second, floor, padding, fold, z0, z1):
+    """out[z, y, x, 2] = difference of both numerator / max(weight, floor), up to one shell beyond floor; out may be
+    smaller than the sums, and fold adds the Friedel mates of their plane x = 0."""
+    m = out.shape[2] - 1
+    off = first.shape[2] - 1 - m
+    last = len(floor) - 1
+    inverse = 1.0 / padding
+    farthest = (padding * (last + 1)) ** 2
+    for z in range(z0, z1):
+        for y in range(out.shape[1]):
+            plane = (z - m) * (z - m) + (y - m) * (y - m)
+            for x in range(m + 1):
+                if plane + x * x > farthest:
+                    out[z, y, x, 0] = out[z, y, x, 1] = 0.0
+                    continue
+                r = min(np.sqrt(np.float64(plane + x * x)) * inverse, np.float64(last))
+                low = min(int(r), max(last - 1, 0))
+                least = floor[low] + (floor[min(low + 1, last)] - floor[low]) * (r - low)
+                real = imaginary = 0.0
+                for sign, sums in ((1.0, first), (-1.0, second)):
+                    a, b, w = sums[z + off, y + off, x]
+                    if fold and x == 0:
+                        mate = sums[off + 2 * m - z, off + 2 * m - y, 0]
+                        a, b, w = a + mate[0], b - mate[1], w + mate[2]
+                    below = sign / max(w, least, 1e-20)
+                    real += a * below
+                    imaginary += b * below
+                out[z, y, x, 0] = real
+                out[z, y, x, 1] = imaginary

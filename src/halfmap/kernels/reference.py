@@ -208,14 +208,15 @@ def symmetrise(accumulator: Tensor, operators: Tensor, radius: float) -> Tensor:
 
 def combined_transforms(first: Tensor, second: Tensor, size: int, gain1: Tensor, gain2: Tensor) -> Tensor:
     """gain1 first + i gain2 second as a full transform [size, size, size]; see kernels.filtered_pair."""
-    box, half = first.shape[0], (size - 1) // 2
+    half = (size - 1) // 2
     k = torch.cat([torch.arange(half + 1), torch.arange(half + 1 - size, 0)]).to(first.device)
     square = k[:, None, None] ** 2 + k[:, None] ** 2 + k**2
     # an even grid has one coefficient where a finer one has two: it is left out, unless the grids are equal
-    paired = (k >= -half) | (size == box)
+    paired = (k >= -half) | (size == first.shape[0] == second.shape[0])
     inside = paired[:, None, None] & paired[:, None] & paired
 
     def full(part: Tensor) -> Tensor:
+        box = part.shape[0]
         direct = part[k % box][:, k % box][:, :, k.abs()]
         mate = part[-k % box][:, -k % box][:, :, k.abs()].conj()
         return torch.where(k >= 0, direct, mate) * inside
@@ -261,6 +262,20 @@ def divided(sums: Tensor, ridge: Tensor, floor: Tensor, padding: int) -> Tensor:
     added, least = (p.to(radius)[low] * (1 - fraction) + p.to(radius)[high] * fraction for p in (ridge, floor))
     below = torch.maximum(sums[..., 2] + added, least).clamp_min(1e-20).to(sums.dtype)
     return torch.complex(sums[..., 0] / below, sums[..., 1] / below)
+
+
+def ratio_difference(first: Tensor, second: Tensor, floor: Tensor, padding: int, extent: int, fold: bool) -> Tensor:
+    """See kernels.ratio_difference."""
+    ratios = []
+    for sums in (first, second):
+        off = sums.shape[2] - 1 - extent
+        part = sums[off : len(sums) - off, off : len(sums) - off, : extent + 1].clone()
+        if fold:
+            plane = part[:, :, 0]
+            part[:, :, 0] = plane + plane.flip(0, 1) * plane.new_tensor([1.0, -1.0, 1.0])
+        inside = _half_volume_radius(part) <= padding * len(floor)
+        ratios.append(divided(part, torch.zeros_like(floor), floor, padding) * inside)
+    return ratios[0] - ratios[1]
 
 
 def _half_volume_radius(sums: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from halfmap import kernels
 from halfmap.fourier.gridding import divide_envelope
-from halfmap.fourier.transform import from_half_volume
+from halfmap.fourier.transform import from_half_volume, half_volume_extent
 from halfmap.reconstruction.statistics import Backprojection
 
 FLOOR = 1e-3  # of the shell's mean weight: where nothing was inserted the map is zero, not noise over nothing
@@ -29,3 +29,18 @@ def reconstruct(statistics: Backprojection, ridge: Tensor | None = None) -> Tens
     ratio = kernels.divided(statistics.sums, added, floor, statistics.padding)
     volume = from_half_volume(ratio, statistics.padding, statistics.box)
     return divide_envelope(volume, statistics.padding)
+
+
+def reconstructed_difference(first: Backprojection, second: Backprojection, weight: Tensor, box: int) -> Tensor:
+    """Map [z, y, x] of the first less that of the second statistics, alike in size, on a grid of ``box`` points.
+
+    weight [s]: mean weight of either by shell, as far as the maps shall reach. Folded or not, the sums are read once
+    and transformed once.
+    """
+    padding = first.padding
+    extent = min(first.sums.shape[2] - 1, half_volume_extent(padding, len(weight) - 2))
+    ratio = kernels.ratio_difference(
+        first.sums, second.sums, FLOOR * weight, padding, extent, fold=not first.folded
+    )
+    # transforms are unscaled sums over voxels
+    return divide_envelope(from_half_volume(ratio, padding, box), padding) * (box / first.box) ** 3

@@ -51,36 +51,68 @@ class CrossValidation:
     target: str = "half"
 
 
-def local_cutoff(first: Tensor, second: Tensor, candidates: Tensor, method: CrossValidation) -> Lattice:
-    """The candidate [j], ascending and in cycles per box, with the least cross-validated error at each lattice point.
+@dataclass(frozen=True)
+class MapsToCompare:
+    """Two maps m1 and m2 of one molecule with noise of their own, as transforms (torch.fft.rfftn) of their mean and of
+    their difference, each on a grid over the same extent.
 
-    first, second: maps [z, y, x] of one molecule with independent noise.
+    noise_gain [s] by shell: what the difference is multiplied by where it does not hold all of the noise, because part
+    of it is the same in both maps.
     """
-    nodes, errors, spacing = _errors_at_nodes(first, second, candidates, method)
+
+    mean: Tensor
+    difference: Tensor
+    noise_gain: Tensor | None = None
+
+    @staticmethod
+    def of(first: Tensor, second: Tensor) -> MapsToCompare:
+        """Two maps [z, y, x] whose noise is independent."""
+        return MapsToCompare(torch.fft.rfftn((first + second) / 2), torch.fft.rfftn(first - second))
+
+    @property
+    def box(self) -> int:
+        """Side of the grid that positions are counted on."""
+        return self.mean.shape[0]
+
+    def on_grid(self, size: int, sum_gain: Tensor, difference_gain: Tensor) -> Tensor:
+        """gain * sum + i gain * difference [z, y, x] on a grid of ``size``, gains [k^2] by squared frequency."""
+        if self.noise_gain is not None:
+            shell = torch.arange(len(difference_gain), dtype=torch.float64).sqrt().round().long()
+            difference_gain = difference_gain * self.noise_gain.cpu()[shell.clamp(max=len(self.noise_gain) - 1)]
+        return kernels.filtered_pair(self.mean, self.difference, size, 2 * sum_gain, difference_gain)
+
+    def maps(self, size: int) -> tuple[Tensor, Tensor]:
+        """m1 and m2 [z, y, x] on a grid of ``size``."""
+        one = torch.ones(3 * (size // 2) ** 2 + 1, dtype=torch.float64)
+        pair = kernels.filtered_pair(self.mean, self.difference, size, one, 0.5 * one)
+        return pair.real + pair.imag, pair.real - pair.imag
+
+
+def local_cutoff(pair: MapsToCompare, candidates: Tensor, method: CrossValidation) -> Lattice:
+    """The candidate [j], ascending and in cycles per box, with the least cross-validated error at lattice points."""
+    nodes, errors, spacing = _errors_at_nodes(pair, candidates, method)
     least = torch.full_like(errors[0], torch.inf)
     best = torch.full_like(errors[0], float(candidates[0]))
     for cutoff, row in zip(candidates.tolist(), _interpolation(candidates, nodes).to(errors), strict=True):
         error = torch.tensordot(row, errors, dims=1)
         best = torch.where(error < least, cutoff, best)
         least = torch.minimum(error, least)
-    return Lattice(best, spacing, first.shape[0])
+    return Lattice(best, spacing, pair.box)
 
 
-def local_error(
-    first: Tensor, second: Tensor, candidates: Tensor, method: CrossValidation
-) -> tuple[Tensor, float]:
+def local_error(pair: MapsToCompare, candidates: Tensor, method: CrossValidation) -> tuple[Tensor, float]:
     """E_j at the lattice points [j, z, y, x], but for what is the same for all j, and the spacing in voxels."""
-    nodes, errors, spacing = _errors_at_nodes(first, second, candidates, method)
+    nodes, errors, spacing = _errors_at_nodes(pair, candidates, method)
     return torch.tensordot(_interpolation(candidates, nodes).to(errors), errors, dims=1), spacing
 
 
 def _errors_at_nodes(
-    first: Tensor, second: Tensor, candidates: Tensor, method: CrossValidation
+    pair: MapsToCompare, candidates: Tensor, method: CrossValidation
 ) -> tuple[list[int], Tensor, float]:
     """Which candidates were evaluated, their errors [node, z, y, x] at the lattice points, and the spacing."""
-    spacing = max(1.0, method.awf * first.shape[0] / float(candidates[-1]) / PER_EXTENT)
+    spacing = max(1.0, method.awf * pair.box / float(candidates[-1]) / PER_EXTENT)
     nodes = evaluated(candidates, EVALUATION_STEP / method.filter.order)
-    search = _Search(first, second, spacing, method, float(candidates[-1]))
+    search = _Search(pair, spacing, method, float(candidates[-1]))
     windows = _window_cutoffs(candidates, nodes, method)
     errors: list[Tensor] = []
     before = None
@@ -130,12 +162,13 @@ def _interpolation(candidates: Tensor, nodes: list[int]) -> Tensor:
 class _Search:
     """Two maps, ready to be filtered and compared at one cut-off after another."""
 
-    def __init__(self, first: Tensor, second: Tensor, spacing: float, method: CrossValidation, highest: float) -> None:
-        self.box, self.method = first.shape[0], method
-        self.finest = (highest, self.box)
-        self.sum, self.difference = torch.fft.rfftn(first + second), torch.fft.rfftn(first - second)
+    def __init__(self, pair: MapsToCompare, spacing: float, method: CrossValidation, highest: float) -> None:
+        self.pair, self.box, self.method = pair, pair.box, method
+        size = pair.difference.shape[0]
+        self.finest = (highest, size)
         self.positions = Lattice.positions(self.box, spacing)
-        self.power = first.square() + second.square() if method.form == "literal" else None
+        first, second = pair.maps(size) if method.form == "literal" else (None, None)
+        self.power = first.square() + second.square() if first is not None and second is not None else None
 
     def terms(self, cutoff: float) -> Tensor:
         """|h*m1 - m2|^2 + |h*m2 - m1|^2 - |m1|^2 - |m2|^2 on a grid that holds the cut-off.
@@ -146,10 +179,8 @@ class _Search:
         size = self.method.filter.grid(cutoff, self.finest, SEARCH_TAIL)
         h = self.method.filter.gain(size, cutoff)
         noise = 0.5 * h.square() if self.method.target == "quarter" else 0.0
-        pair = kernels.filtered_pair(
-            self.sum, self.difference, size, (h - 0.5 * h.square()).sqrt(), (h + noise).sqrt()
-        )
-        return kernels.power_difference(pair)
+        both = self.pair.on_grid(size, (h - 0.5 * h.square()).sqrt(), (h + noise).sqrt())
+        return kernels.power_difference(both)
 
     def smooth(self, values: Tensor, cutoff: float) -> Tensor:
         """Means of values [z, y, x], on a grid of any size, in the window of this cut-off about the lattice points."""

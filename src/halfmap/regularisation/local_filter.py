@@ -92,14 +92,18 @@ def window_weights(positions: Tensor, size: int, box: int, extent: float, window
 
 def locally_filtered(m: Tensor, cutoff: Lattice, shape: Butterworth) -> Tensor:
     """The map m [z, y, x] with the filter of each place's cut-off (cycles per box) applied at that place."""
-    box = m.shape[0]
+    return filtered_transform(torch.fft.rfftn(m), cutoff, shape)
+
+
+def filtered_transform(transform: Tensor, cutoff: Lattice, shape: Butterworth) -> Tensor:
+    """The same from the map's transform (torch.fft.rfftn)."""
+    box = transform.shape[0]
     lowest, highest = float(cutoff.values.min()), float(cutoff.values.max())
     count = max(1, math.ceil(math.log(highest / lowest) * shape.order / FILTER_STEP))
     step = math.log(highest / lowest) / count if highest > lowest else 1.0
     nodes = [lowest * math.exp(step * (i - 1)) for i in range(count + 2)]  # one below the lowest: cubic needs it
     # where each place stands among the nodes; nodes[0] lies one step below the lowest
     among = replace(cutoff, values=(cutoff.values / lowest).log() / step + 1)
-    transform = torch.fft.rfftn(m)
     total = torch.zeros_like(transform)
     last = len(nodes)
     while last > 0:
@@ -119,7 +123,7 @@ def locally_filtered(m: Tensor, cutoff: Lattice, shape: Butterworth) -> Tensor:
             kernels.add_kept_bands_(part, place, pair, first + i)
         add_transform_(total, torch.fft.rfftn(part))
         last = first
-    return torch.fft.irfftn(total, s=m.shape)
+    return torch.fft.irfftn(total, s=(box, box, box))
 
 
 def add_transform_(total: Tensor, part: Tensor) -> None:

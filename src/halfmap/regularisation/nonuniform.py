@@ -2,29 +2,33 @@
 
 Punjani, Zhang & Fleet (2020) Nature Methods 17, 1214, algorithms 1 and 2, equations 3-8. The raw maps m1, m2 of the two
 quarter sets of a half set choose the cut-off (local_cutoff.py), which then filters the raw map of the whole half set
-(local_filter.py). Where the paper is silent the choices are ours, each an option of the class. Nothing passes from one
-half set to the other.
+(local_filter.py). Where the paper is silent the choices are ours, each an option of the class.
+
+Both quarter sets were aligned to one reference, so that their noise agrees a little. The two half sets were not, and
+their FSC shows how far: the noise that quarter maps share is taken for noise (aligned_noise="corrected"). The FSC, one
+number a shell, is all that passes from one half set to the other; with "ignored", as published, nothing does.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from halfmap.fourier.transform import coarser_box, resample_volume
-from halfmap.reconstruction.inverse import reconstruct
-from halfmap.regularisation.local_cutoff import CrossValidation, local_cutoff
-from halfmap.regularisation.local_filter import Butterworth, Lattice, locally_filtered
+from halfmap.regularisation.local_cutoff import CrossValidation, MapsToCompare, local_cutoff
+from halfmap.regularisation.local_filter import Butterworth, Lattice, filtered_transform, locally_filtered
 from halfmap.regularisation.protocol import HalfSets, MapPair, Solution
 from halfmap.validation.fsc import crossing_shell, fsc
 
 BEYOND = 1.25  # candidates reach this far beyond the last shell on which the two maps agree
 AGREED = 0.143
 SPARE = 6  # shells of quarter maps beyond that
+SMOOTHED = 2  # shells on either side that the share of aligned noise is averaged over
+TOO_ALIKE = 0.9  # correlation of quarter maps beyond which next to nothing is noise, whose share nobody can tell
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,9 @@ class NonUniform:
     candidates: int = 50
     coarsest: float = 30.0
     finest: float | None = None
+    aligned_noise: str = "corrected"
     name: str = "nonuniform"
-    crosses: str = "solvent mask, limit of alignment (FSC)"
+    crosses: str = "solvent mask, limit of alignment and share of aligned noise (FSC)"
 
     @property
     def filter(self) -> Butterworth:
@@ -54,15 +59,14 @@ class NonUniform:
         """How cut-offs are compared."""
         return CrossValidation(self.filter, self.awf, self.window, self.form, self.target)
 
-    def cutoffs(self, first: Tensor, second: Tensor, mask: Tensor, pixel_size: float, limit: int) -> Tensor:
-        """Candidates [j] in cycles per box for two maps that hold nothing beyond shell ``limit``."""
-        extent = first.shape[0] * pixel_size
+    def cutoffs(self, curve: Tensor, extent: float, limit: int) -> Tensor:
+        """Candidates [j] in cycles per box for two maps with this FSC curve [s] inside the mask, which hold nothing
+        beyond shell ``limit``; extent: of the box in angstrom."""
         low = min(max(extent / self.coarsest, 2.0), limit - 1.0)
         if self.finest is not None:
             high = extent / self.finest
         else:
-            curve = fsc(first * mask, second * mask)[: limit + 1]
-            agreed = torch.nonzero(curve > AGREED)
+            agreed = torch.nonzero(curve[: limit + 1] > AGREED)
             high = BEYOND * float(agreed[-1]) if len(agreed) else low
         return torch.linspace(low, max(min(high, float(limit)), low + 1.0), self.candidates, dtype=torch.float64)
 
@@ -72,11 +76,15 @@ class NonUniform:
         limit, box = self._coarser(halves)
         inside = resample_volume(mask, box)
         for h, half in enumerate(halves.halves):
-            quarters = [reconstruct(halves.quarter(h, q, limit, box)) for q in (0, 1)]
-            pixel_size = halves.pixel_size * half.box / box
-            cutoffs = self.cutoffs(quarters[0], quarters[1], inside, pixel_size, limit)
-            cutoff = local_cutoff(quarters[0], quarters[1], cutoffs, self.cross_validation)
-            maps.append(locally_filtered(halves.plain(h), cutoff, self.filter))
+            transform = torch.fft.rfftn(halves.plain(h))
+            difference = torch.fft.rfftn(halves.quarter_difference(h, limit, box))
+            pair = MapsToCompare(transform, difference)
+            curve = fsc(*(m * inside for m in pair.maps(box)))
+            if self.aligned_noise == "corrected":
+                pair = replace(pair, noise_gain=shared_noise_gain(curve, halves.curves.masked))
+            cutoffs = self.cutoffs(curve, half.box * halves.pixel_size, limit)
+            cutoff = local_cutoff(pair, cutoffs, self.cross_validation)
+            maps.append(filtered_transform(transform, cutoff, self.filter))
             chosen.append(cutoff)
         arrays = _theta(chosen, maps[0].shape[0], halves.pixel_size)
         return Solution(tuple(maps), (maps[0] + maps[1]) / 2, arrays=arrays)
@@ -92,11 +100,34 @@ class NonUniform:
 
     def filter_pair(self, pair: MapPair, mask: Tensor) -> Solution:
         """Both half maps and their average, filtered at the cut-offs that the half maps choose together."""
-        limit = (pair.half1.shape[0] - 1) // 2
-        cutoffs = self.cutoffs(pair.half1, pair.half2, mask, pair.pixel_size, limit)
-        cutoff = local_cutoff(pair.half1, pair.half2, cutoffs, self.cross_validation)
+        cutoff = self.agreed(pair.half1, pair.half2, mask, pair.pixel_size)
         first, second = (locally_filtered(m, cutoff, self.filter) for m in (pair.half1, pair.half2))
         return Solution((first, second), (first + second) / 2, arrays=_theta([cutoff], len(first), pair.pixel_size))
+
+    def agreed(self, first: Tensor, second: Tensor, mask: Tensor, pixel_size: float) -> Lattice:
+        """The cut-off at every place that two maps [z, y, x] with independent noise choose."""
+        box = first.shape[0]
+        cutoffs = self.cutoffs(fsc(first * mask, second * mask), box * pixel_size, (box - 1) // 2)
+        return local_cutoff(MapsToCompare.of(first, second), cutoffs, self.cross_validation)
+
+
+def shared_noise_gain(quarters: Tensor, halves: Tensor) -> Tensor:
+    """What the difference of two quarter maps is multiplied by in each shell to hold all of their noise [s].
+
+    quarters, halves: FSC [s] inside one mask of the quarter maps of a half set and of the half maps. Quarter maps with
+    nothing in common but signal have the FSC f = F / (2 - F), F that of the half maps. A difference times g makes it
+    so: (S - g^2 D) / (S + g^2 D) = f for power S of the sum and D of the difference; S / D = (1 + F_q) / (1 - F_q), and
+    so g^2 = (1 - F) (1 + F_q) / (1 - F_q), of which the geometric mean over a few shells is taken. Never below 1:
+    half maps that agree better than their quarters do so by chance.
+    """
+    count = min(len(quarters), len(halves))
+    q, f = quarters[:count].double().cpu(), halves[:count].double().cpu()
+    tells = q.clamp_min(f) < TOO_ALIKE
+    q, f = q.where(tells, 0.0), f.where(tells, 0.0)
+    ones = torch.ones(1, 1, 2 * SMOOTHED + 1, dtype=torch.float64)
+    total, shells = (torch.nn.functional.conv1d(v[None, None], ones, padding=SMOOTHED)[0, 0]
+                     for v in (((1 - f) * (1 + q) / (1 - q)).log(), tells.double()))
+    return (0.5 * total / shells.clamp_min(1)).clamp_min(0.0).exp()
 
 
 def _theta(cutoffs: list[Lattice], box: int, pixel_size: float) -> dict[str, Tensor]:

@@ -45,6 +45,10 @@ class RegulariserOptions:
     nu_finest: float | None = field(default=None, metadata={
         "help": "highest cut-off tried", "unit": "A", "above": 0, "none": "a quarter beyond where quarter maps agree",
         "group": _NONUNIFORM})
+    nu_aligned_noise: str = field(default="corrected", metadata={
+        "help": "noise that quarter maps share because they were aligned to one reference: taken for noise where the "
+                "FSC of the half maps shows it, or ignored as published",
+        "choices": ("corrected", "ignored"), "group": _NONUNIFORM})
     nu_order: int = field(default=8, metadata={
         "help": "order of the Butterworth filter", "at_least": 1, "group": _NONUNIFORM})
     nu_amplitude: str = field(default="root", metadata={

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from halfmap.errors import InputError
 from halfmap.maps.mrc import MapFile, read_map
-from halfmap.regularisation.local_cutoff import local_cutoff
 from halfmap.regularisation.local_filter import Butterworth, Lattice, locally_filtered
 from halfmap.regularisation.nonuniform import NonUniform
 from halfmap.workflows.half_map_pair import HalfMaps, require_same_grid
@@ -41,8 +40,7 @@ def locally_sharpened(v: Tensor, pair: HalfMaps, theta_path: Path | None) -> Loc
         source = f"cut-offs that the refinement ended with ({theta_path.parent.name}/{theta_path.name})"
         return LocallyFiltered(filtered, theta, source, False)
     method = NonUniform()
-    cutoffs = method.cutoffs(pair.half1, pair.half2, pair.mask, pair.pixel_size, (pair.box - 1) // 2)
-    cutoff = local_cutoff(pair.half1, pair.half2, cutoffs, method.cross_validation)
+    cutoff = method.agreed(pair.half1, pair.half2, pair.mask, pair.pixel_size)
     theta = pair.box * pair.pixel_size / cutoff.on_grid(pair.box)
     source = "cut-offs found by cross-validation between the half maps (non-uniform)"
     return LocallyFiltered(locally_filtered(v, cutoff, method.filter), theta, source, True)
