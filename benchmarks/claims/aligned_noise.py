@@ -4,9 +4,10 @@ python benchmarks/claims/aligned_noise.py model.pdb --diameter 170 --out FOLDER 
 
 Images of pure noise are refined with the non-uniform regulariser, from the model's map low-passed at each of --starts.
 Then one half set is split in two quarters, each is reconstructed from the poses that were found and from random ones,
-and the local cut-off is searched between them. Noise that does not correlate gets the lowest cut-off everywhere. With
---refined RUN the same is done for the images of a real refinement: there, quarters
-that share nothing but signal predict the FSC of the half maps, 2 F / (1 + F).
+and the local cut-off is searched between them. Noise that does not correlate gets the lowest cut-off everywhere. Both
+half sets are also solved at these poses as in a refinement, with --nu-aligned-noise corrected and ignored. With
+--refined RUN the same is done for the images of a real refinement: there, quarters that share nothing but signal
+predict the FSC of the half maps, 2 F / (1 + F).
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ ROWS = [
     ("local cut-off, median, A", "theta_median", ".1f"),
     ("local cut-off, finest 5 %, A", "theta_finest", ".1f"),
     ("share of the sphere at the lowest cut-off", "lowest", ".1%"),
+    ("in a refinement, corrected: median, A", "corrected_median", ".1f"),
+    ("share at the lowest cut-off", "corrected_lowest", ".1%"),
+    ("in a refinement, ignored: median, A", "ignored_median", ".1f"),
+    ("share at the lowest cut-off", "ignored_lowest", ".1%"),
     ("quarter maps beyond the start: mean FSC", "fsc_mean", ".4f"),
     ("the same in standard deviations of chance", "fsc_sd", ".1f"),
     ("FSC predicted by quarters less FSC of half maps", "excess", ".3f"),
@@ -79,8 +84,9 @@ def compared(given: argparse.Namespace, table: ParticleTable, start: float, half
     write_star(star, quarters(table, given.seed))
     pixel, box = table.optics[0].pixel_size, table.optics[0].box
     blank = given.out / f"{name}_start"
-    refine([star, "--map", given.out / "reference.mrc", "--diameter", f"{given.diameter:g}", "--search", "fixed",
-            "--threads", given.threads, "--seed", given.seed], folder)
+    at_these_poses = ["--map", given.out / "reference.mrc", "--diameter", f"{given.diameter:g}", "--search", "fixed",
+                      "--threads", given.threads, "--seed", given.seed]
+    refine([star, *at_these_poses], folder)
     regularise([folder / "half1_unfil.mrc", folder / "half2_unfil.mrc"], ["--regulariser", "nonuniform", "--diameter",
                f"{given.diameter:g}"], blank)
     first, second = (read_map(folder / f"half{q}_unfil.mrc").data for q in (1, 2))
@@ -94,6 +100,14 @@ def compared(given: argparse.Namespace, table: ParticleTable, start: float, half
         "theta_median": float(inside.median()), "theta_finest": float(torch.quantile(inside, 0.05)),
         "lowest": float((inside > 0.99 * inside.max()).float().mean()), "fsc_mean": float(curve[beyond:].mean()),
         "fsc_sd": float(z.mean()) * math.sqrt(len(z)), "quarter_fsc": curve.tolist()}
+    whole = given.out / f"{name}_halves.star"
+    write_star(whole, table)
+    for noise in ("corrected", "ignored"):
+        solved = given.out / f"{name}_{noise}"
+        refine([whole, *at_these_poses, "--regulariser", "nonuniform", "--nu-aligned-noise", noise], solved)
+        inside = read_map(solved / "theta.mrc").data[sphere]
+        found |= {f"{noise}_median": float(inside.median()),
+                  f"{noise}_lowest": float((inside > 0.99 * inside.max()).float().mean())}
     if half_fsc is not None:
         last = int(torch.nonzero(half_fsc > 0.143)[-1]) + 1
         predicted = 2 * curve / (1 + curve)

@@ -107,8 +107,11 @@ def test_the_compiled_projection_is_the_plain_one(random_poses, dtype, tolerance
     assert relative(found, reference.project_slices(volume, coords, rotations[:, :2])) < tolerance
 
 
+@pytest.mark.parametrize("kernel", ["trilinear", "gaussian"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [SINGLE, DOUBLE])
-def test_the_compiled_insertion_of_shifted_and_weighted_samples_is_the_plain_one(random_poses, dtype, tolerance):
+def test_the_compiled_insertion_of_shifted_and_weighted_samples_is_the_plain_one(
+    random_poses, dtype, tolerance, kernel
+):
     band, m = Band.to_shell(16, 7), half_volume_extent(2, 7)
     values, weights = complex_noise(5, len(band), dtype=dtype), torch.rand(5, len(band), dtype=dtype)
     image = torch.tensor([0, 0, 1, 4, 3, 3, 3, 2])
@@ -117,11 +120,40 @@ def test_the_compiled_insertion_of_shifted_and_weighted_samples_is_the_plain_one
     found = torch.zeros(2 * m + 1, 2 * m + 1, m + 1, 3, dtype=dtype)
     expected = torch.zeros_like(found)
     coords = band.kxy.double() * 2
-    kernels.insert_slices_(found, values, weights, coords, band.kxy, 16, (image, rotations, shifts, mass))
+    kernels.insert_slices_(found, values, weights, coords, band.kxy, 16, (image, rotations, shifts, mass), kernel)
     unshifted = mass[:, None] * values[image] * shift_factor(band, shifts).conj()
-    reference.insert_slices_(expected, unshifted, mass[:, None] * weights[image], coords, rotations[:, :2])
+    insert = reference.insert_gaussians_ if kernel == "gaussian" else reference.insert_slices_
+    insert(expected, unshifted, mass[:, None] * weights[image], coords, rotations[:, :2])
     assert relative(found[..., :2], expected[..., :2]) < tolerance
     assert relative(found[..., 2], expected[..., 2]) < tolerance
+
+
+def test_gaussian_insertion_gives_every_grid_point_nearby_its_share_of_every_sample(random_poses):
+    """Against a loop over the samples and their Friedel mates on the whole cube, in numpy."""
+    band, m = Band.to_shell(16, 5), half_volume_extent(2, 5)
+    values, weights = complex_noise(4, len(band)), torch.rand(4, len(band), dtype=torch.float64)
+    # the first slice meets the plane x = 0
+    rotations = torch.cat([torch.eye(3, dtype=torch.float64)[None], random_poses(3)[0]])
+    sums = torch.zeros(2 * m + 1, 2 * m + 1, m + 1, 3, dtype=torch.float64)
+    samples = (torch.arange(4), rotations, torch.zeros(4, 2), torch.ones(4, dtype=torch.float64))
+    kernels.insert_slices_(sums, values, weights, band.kxy.double() * 2, band.kxy, 16, samples, "gaussian")
+    found = sums.numpy()
+    plane = found[:, :, 0].copy()
+    found[:, :, 0] += plane[::-1, ::-1] * [1, -1, 1]
+    cube, weight = np.zeros((2 * m + 1,) * 3, complex), np.zeros((2 * m + 1,) * 3)
+    width = math.sqrt(2 * math.pi) * math.erf(1.5 / math.sqrt(2))
+    for j in range(4):
+        for k, (kx, ky) in enumerate((2 * band.kxy).tolist()):
+            q = (kx * rotations[j, 0] + ky * rotations[j, 1]).numpy()
+            for place, value in ((q, values[j, k].item()), (-q, values[j, k].conj().item())):
+                near = [np.array([i for i in range(-m, m + 1) if abs(i - c) < 1.5]) for c in place[::-1]]
+                profiles = (np.exp(-0.5 * (i - c) ** 2) / width for i, c in zip(near, place[::-1], strict=True))
+                share, at = np.einsum("z,y,x->zyx", *profiles), np.ix_(*(i + m for i in near))
+                cube[at] += share * value
+                weight[at] += share * float(weights[j, k])
+    assert np.allclose(found[..., 2], weight[:, :, m:], atol=1e-12)
+    assert np.allclose(found[..., 0] + 1j * found[..., 1], cube[:, :, m:], atol=1e-12)
+    assert weight.sum() == pytest.approx(2 * float(weights.sum()), rel=0.05)
 
 
 @pytest.mark.parametrize("symmetry", ["C3", "D2", "O", "I1"])
@@ -174,12 +206,15 @@ def test_every_kernel_gives_the_same_bits_for_any_number_of_threads(random_poses
 
     def everything() -> list[Tensor]:
         sums = torch.zeros(2 * m + 1, 2 * m + 1, m + 1, 3)
-        kernels.insert_slices_(sums, values, weights, coords, band.kxy, box, (image, rotations, shifts, mass))
+        samples = (image, rotations, shifts, mass)
+        kernels.insert_slices_(sums, values, weights, coords, band.kxy, box, samples)
+        gaussians = torch.zeros_like(sums)
+        kernels.insert_slices_(gaussians, values, weights, coords, band.kxy, box, samples, "gaussian")
         starts, options = (image, rotations, shifts), (box, 3, 0.1, 1e-3, 0.2)
         poses = kernels.refine_poses(volume, (coords, band.kxy), values, weights, starts, options)
         slices = kernels.project_slices(volume, coords, rotations)
         mates = [kernels.symmetrise(sums, symmetry_group(name), 28.0) for name in ("C3", "O")]
-        return [sums, slices, *mates, *poses]
+        return [sums, gaussians, slices, *mates, *poses]
 
     results = []
     for count in (1, 2, 3, 7):

@@ -63,8 +63,11 @@ def insert_slices_(
     kxy: Tensor,
     box: int,
     samples: tuple[Tensor, Tensor, Tensor, Tensor],
+    kernel: str = "trilinear",
 ) -> None:
     """Back-project into accumulator[z, y, x, 3] (numerator re, im, weight), in place.
+
+    kernel: ``trilinear``, the eight grid points around a sample, or ``gaussian``, the 27 about the nearest one.
 
     values[b, k] complex, weights[b, k]; samples = (image[j], rotations[j, 3, 3], shifts[j, 2] in pixels, mass[j]):
     image ``image[j]`` is moved by ``-shifts[j]`` and counted ``mass[j]`` times. Bitwise the same for any thread count.
@@ -76,8 +79,10 @@ def insert_slices_(
         phase = torch.polar(torch.ones((), dtype=torch.float64, device=shifts.device),
                             shifts.double() @ kxy.double().T * (2 * math.pi / box))
         shifted = mass[:, None] * values[image] * phase.to(values.dtype)
-        reference.insert_slices_(accumulator, shifted, mass[:, None] * weights[image], coords, axes)
+        insert = reference.insert_gaussians_ if kernel == "gaussian" else reference.insert_slices_
+        insert(accumulator, shifted, mass[:, None] * weights[image], coords, axes)
         return
+    from halfmap.kernels.numba_gaussian import insert_gaussian_slab
     from halfmap.kernels.numba_slices import insert_slab
 
     limit = int(kxy.abs().max())
@@ -91,7 +96,8 @@ def insert_slices_(
     )  # fmt: skip
     target = accumulator.numpy()
     edges = _slab_edges(target.shape[0], accumulator.numel())
-    run_all([partial(insert_slab, target, *arguments, a, b) for a, b in pairwise(edges)])
+    insert = insert_gaussian_slab if kernel == "gaussian" else insert_slab
+    run_all([partial(insert, target, *arguments, a, b) for a, b in pairwise(edges)])
 
 
 def _slab_edges(planes: int, size: int) -> list[int]:

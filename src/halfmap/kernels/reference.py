@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -64,6 +65,29 @@ def insert_slices_(
         for dz, dy, dx, offset in _offsets(shape):
             part = (w[..., 2, dz] * w[..., 1, dy] * w[..., 0, dx])[..., None] * triple
             flat.index_add_(0, (index + offset).reshape(-1), part.reshape(-1, 3))
+
+
+def insert_gaussians_(
+    accumulator: Tensor, values: Tensor, weights: Tensor, coords: Tensor, axes: Tensor
+) -> None:
+    """The same onto the 27 grid points about the nearest, weights exp(-|d|^2 / 2), which add up to 1 on average."""
+    total = math.sqrt(2 * math.pi) * math.erf(1.5 / math.sqrt(2))
+    m = accumulator.shape[2] - 1
+    step = max(1, CHUNK // max(1, coords.shape[0]))
+    for r in range(0, axes.shape[0], step):
+        q, flip = _positions(coords, axes[r : r + step], accumulator.dtype)
+        v = values[r : r + step]
+        v = torch.where(flip, v.conj(), v)
+        nearest = (q + 0.5).floor()
+        for d in itertools.product((-1, 0, 1), repeat=3):
+            point = nearest + q.new_tensor(d)
+            w = torch.exp(-0.5 * (point - q).square().sum(-1)) / total**3
+            mate = point[..., 0] < 0  # points of the other half volume are stored as their Friedel mates
+            x, y, z = torch.where(mate[..., None], -point, point).long().unbind(-1)
+            part = torch.where(mate, v.conj(), v)
+            triple = torch.stack([part.real, part.imag, weights[r : r + step].to(part.real.dtype)], dim=-1)
+            index = ((z + m) * (2 * m + 1) + y + m) * (m + 1) + x
+            accumulator.view(-1, 3).index_add_(0, index.reshape(-1), (w[..., None] * triple).reshape(-1, 3).to(q))
 
 
 def slice_jacobian(volume: Tensor, coords: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """Inversion of the statistics: V = numerator / (weight + ridge), cropped and freed from the gridding envelope.
 
-With trilinear insertion the ratio of the sums is a local average over the insertion kernel; its real-space envelope,
-sinc^2 along each axis, is divided out (the usual gridding reconstruction without iterated density weights).
+The ratio of the sums is a local average over the insertion kernel; its real-space envelope (sinc^2 along each axis for
+trilinear insertion) is divided out: the usual gridding reconstruction without iterated density weights.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def reconstruct(statistics: Backprojection, ridge: Tensor | None = None) -> Tens
     added = torch.zeros_like(floor) if ridge is None else ridge.to(floor) + floor * 1e-3
     ratio = kernels.divided(statistics.sums, added, floor, statistics.padding)
     volume = from_half_volume(ratio, statistics.padding, statistics.box)
-    return divide_envelope(volume, statistics.padding)
+    return divide_envelope(volume, statistics.padding, statistics.kernel)
 
 
 def reconstructed_difference(first: Backprojection, second: Backprojection, weight: Tensor, box: int) -> Tensor:
@@ -43,4 +43,4 @@ def reconstructed_difference(first: Backprojection, second: Backprojection, weig
         first.sums, second.sums, FLOOR * weight, padding, extent, fold=not first.folded
     )
     # transforms are unscaled sums over voxels
-    return divide_envelope(from_half_volume(ratio, padding, box), padding) * (box / first.box) ** 3
+    return divide_envelope(from_half_volume(ratio, padding, box), padding, first.kernel) * (box / first.box) ** 3

@@ -21,7 +21,8 @@ class Backprojection:
     """Sums on the half volume of a map of ``box`` voxels, for shells up to ``limit``.
 
     sums: [z, y, x, 3] (numerator re, numerator im, weight), z and y centred, x >= 0 (fourier.transform.half_volume).
-    folded: whether the plane x = 0 is already Hermitian.
+    folded: whether the plane x = 0 is already Hermitian. kernel: what samples are inserted with, see
+    kernels.insert_slices_.
     """
 
     sums: Tensor
@@ -29,19 +30,21 @@ class Backprojection:
     padding: int
     limit: int
     folded: bool = False
+    kernel: str = "trilinear"
 
     @staticmethod
-    def zeros(box: int, padding: int, limit: int, like: Tensor) -> Backprojection:
+    def zeros(box: int, padding: int, limit: int, like: Tensor, kernel: str = "trilinear") -> Backprojection:
         """Empty sums with dtype and device of ``like``."""
         m = half_volume_extent(padding, limit)
-        return Backprojection(like.new_zeros((2 * m + 1, 2 * m + 1, m + 1, 3)), box, padding, limit)
+        return Backprojection(like.new_zeros((2 * m + 1, 2 * m + 1, m + 1, 3)), box, padding, limit, kernel=kernel)
 
     def insert_(
         self, values: Tensor, weights: Tensor, coords: Tensor, band: Band,
         samples: tuple[Tensor, Tensor, Tensor, Tensor],
     ) -> None:
         """Add values[b, k] = ctf y / sigma2 and weights[b, k] = ctf^2 / sigma2 in place; see kernels.insert_slices_."""
-        kernels.insert_slices_(self.sums, values, weights, coords * self.padding, band.kxy, band.box, samples)
+        place = coords * self.padding
+        kernels.insert_slices_(self.sums, values, weights, place, band.kxy, band.box, samples, self.kernel)
 
     def __add__(self, other: Backprojection) -> Backprojection:
         return replace(self, sums=self.sums + other.sums)

@@ -73,21 +73,25 @@ class NonUniform:
     def solve(self, halves: HalfSets, mask: Tensor, memory: dict[str, Any]) -> Solution:
         """References: the raw map of each half set, filtered at the cut-offs that its own quarter sets choose."""
         maps, chosen = [], []
-        limit, box = self._coarser(halves)
-        inside = resample_volume(mask, box)
-        for h, half in enumerate(halves.halves):
+        for h in range(len(halves.halves)):
             transform = torch.fft.rfftn(halves.plain(h))
-            difference = torch.fft.rfftn(halves.quarter_difference(h, limit, box))
-            pair = MapsToCompare(transform, difference)
-            curve = fsc(*(m * inside for m in pair.maps(box)))
-            if self.aligned_noise == "corrected":
-                pair = replace(pair, noise_gain=shared_noise_gain(curve, halves.curves.masked))
-            cutoffs = self.cutoffs(curve, half.box * halves.pixel_size, limit)
-            cutoff = local_cutoff(pair, cutoffs, self.cross_validation)
+            cutoff = self.validated_cutoff(halves, h, transform, mask)
             maps.append(filtered_transform(transform, cutoff, self.filter))
             chosen.append(cutoff)
         arrays = _theta(chosen, maps[0].shape[0], halves.pixel_size)
         return Solution(tuple(maps), (maps[0] + maps[1]) / 2, arrays=arrays)
+
+    def validated_cutoff(self, halves: HalfSets, h: int, transform: Tensor, mask: Tensor) -> Lattice:
+        """The cut-off at every place that the quarter sets of half set h choose; transform: rfftn of its plain map."""
+        limit, box = self._coarser(halves)
+        difference = torch.fft.rfftn(halves.quarter_difference(h, limit, box))
+        pair = MapsToCompare(transform, difference)
+        inside = resample_volume(mask, box)
+        curve = fsc(*(m * inside for m in pair.maps(box)))
+        if self.aligned_noise == "corrected":
+            pair = replace(pair, noise_gain=shared_noise_gain(curve, halves.curves.masked))
+        cutoffs = self.cutoffs(curve, halves.halves[h].box * halves.pixel_size, limit)
+        return local_cutoff(pair, cutoffs, self.cross_validation)
 
     def _coarser(self, halves: HalfSets) -> tuple[int, int]:
         """Shell and box that quarter maps need: nothing far beyond what the half maps agree on can be a cut-off."""

@@ -1,6 +1,6 @@
 """The data term of the M-step as a quadratic form of the map itself, not of its padded transform.
 
-Trilinear insertion leaves sums whose ratio is the transform averaged over the insertion kernel, and that average is the
+Insertion leaves sums whose ratio is the transform averaged over the insertion kernel, and that average is the
 transform of the map x times the kernel's envelope E (fourier/gridding.py): numerator = weight . FFT(E x) for images
 without noise. So the sums say, up to a constant, that
 
@@ -20,7 +20,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from halfmap.fourier.gridding import trilinear_envelope
+from halfmap.fourier.gridding import insertion_envelope
 from halfmap.fourier.shells import half_volume_radius
 from halfmap.fourier.transform import from_half_volume
 from halfmap.reconstruction.statistics import Backprojection
@@ -69,7 +69,7 @@ class NormalEquations:
             raise ValueError("statistics without weight: no image was inserted")
         power = float(((sums[..., 0].double().square() + sums[..., 1].double().square()) * twice).sum())
         numerator = torch.view_as_complex(sums[..., :2].contiguous())
-        envelope = trilinear_envelope(box, p).to(sums)
+        envelope = insertion_envelope(box, p, statistics.kernel).to(sums)
         linear = _times(from_half_volume(numerator, p, box) / mean, envelope)
         columns, weight = _columns(sums[..., 2] / mean, p * box)
         rms = math.sqrt(power) / (p * box) ** 3 / mean
