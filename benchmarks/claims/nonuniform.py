@@ -29,11 +29,12 @@ from evidence import RESULTS, CommandFailed, circumstances, commit, without_mach
 from halfmap_run import iterations, refine
 from judge import COARSEST, Truth, judge, rigid_part, shown
 from molecules import MOLECULES
-from reslog import Curves, inverse_square, needed, write_reslog
 from subset import subset
 
 from halfmap.errors import InputError
 from halfmap.particles.star import read_star
+from halfmap.report.reslog_plot import Plotted, Point, write_reslog_svg
+from halfmap.validation.reslog import Curve, mean_inverse_square, needed
 
 REGULARISERS = ("uniform=--regulariser uniform", "nonuniform=--regulariser nonuniform")
 ROWS = [
@@ -169,7 +170,7 @@ def summary(results: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[
                 for key, by_method in curves.items():
                     reached = by_method[names[0]][count]
                     if max(reached) < COARSEST:  # worse is not told apart
-                        enough = needed(inverse_square(reached), by_method[method])
+                        enough = needed(mean_inverse_square(reached), by_method[method])
                         row[method] |= {f"particles_{key}": enough.particles, f"particles_{key}_bound": enough.bound}
             found.setdefault(name, {})[str(count)] = row
     return found
@@ -184,7 +185,7 @@ def _gain(first: Mapping[str, float], other: Mapping[str, float]) -> dict[str, f
         "ratio_cpu_seconds": other["cpu_seconds"] / first["cpu_seconds"]}
 
 
-def curves_of(results: Sequence[Mapping[str, Any]], key: str) -> Curves:
+def curves_of(results: Sequence[Mapping[str, Any]], key: str) -> Mapping[str, Curve]:
     """Regulariser -> number of particles -> resolutions of the seeds (A)."""
     found: dict[str, dict[int, list[float]]] = {}
     for r in results:
@@ -227,8 +228,14 @@ def plot(results: Sequence[Mapping[str, Any]], result: Path) -> None:
     """Write one plot for each measure beside the result."""
     names = dict.fromkeys(r["set"] for r in results)
     for key, label in MEASURES.items():
-        panels = {name: curves_of([r for r in results if r["set"] == name], key) for name in names}
-        write_reslog(result.with_name(f"{result.stem}_{key}.svg"), panels, label)
+        panels = {name: [Plotted(method, _points(curve)) for method, curve in
+                         curves_of([r for r in results if r["set"] == name], key).items()] for name in names}
+        write_reslog_svg(result.with_name(f"{result.stem}_{key}.svg"), panels, label)
+
+
+def _points(curve: Curve) -> list[Point]:
+    """Means of the seeds, with bars from the worst to the best of them."""
+    return [Point(n, mean_inverse_square(d), max(d) ** -2, min(d) ** -2) for n, d in sorted(curve.items())]
 
 
 def main() -> int:

@@ -79,8 +79,10 @@ def objective(x: np.ndarray, A: np.ndarray, b: np.ndarray, p: Penalty, before: n
     square[:, :, :-1] += np.diff(v, axis=2) ** 2
     d = np.sqrt(square) / p.spacing
     h = np.where(d < p.rounding, d**2 / (2 * p.rounding), d - p.rounding / 2)
+    local = np.broadcast_to(np.asarray(p.local), v.shape)
     return float(0.5 * x @ A @ x - b @ x + 0.5 * p.inertia * ((x - before) ** 2).sum()
-                 + p.sparse * np.log(1 + np.abs(x) / p.eps).sum() + p.smooth * np.log(1 + h / p.eps_gradient).sum())
+                 + p.sparse * (local * np.log(1 + np.abs(v) / p.eps)).sum()
+                 + p.smooth * (local * np.log(1 + h / p.eps_gradient)).sum())
 
 
 def test_the_data_term_is_the_one_that_full_transforms_of_the_padded_box_give(tiny):
@@ -95,8 +97,10 @@ def test_the_data_term_is_the_one_that_full_transforms_of_the_padded_box_give(ti
 
 
 @pytest.mark.parametrize("spacing", [1.0, 1.6])
-def test_the_gradient_of_the_smooth_term_is_that_of_finite_differences(spacing):
-    penalty = Penalty(0.0, 0.7, 0.0, 1.0, 0.4, 0.5, spacing)
+@pytest.mark.parametrize("local", [False, True])
+def test_the_gradient_of_the_smooth_term_is_that_of_finite_differences(spacing, local):
+    factor = noise(5, 5, 5, seed=9).exp() if local else 1.0
+    penalty = Penalty(0.0, 0.7, 0.0, 1.0, 0.4, 0.5, spacing, factor)
     x = noise(5, 5, 5, seed=3)
     found, diagonal = penalty.smooth_gradient(x)
     step = 1e-5
@@ -121,6 +125,7 @@ PENALTIES = {
     "sparse": Penalty(0.03, 0.0, 0.1, 0.1, 0.1, 0.02), "smooth": Penalty(0.0, 0.03, 0.1, 0.1, 0.1, 0.02),
     "both": Penalty(0.02, 0.03, 0.2, 0.1, 0.05, 0.02), "coarse": Penalty(0.05, 0.2, 0.05, 0.2, 0.1, 0.02, 1.5),
     "harsh": Penalty(0.3, 1.0, 0.05, 0.05, 0.05, 1e-3),
+    "local": Penalty(0.02, 0.03, 0.2, 0.1, 0.05, 0.02, local=noise(7, 7, 7, seed=8).exp()),
 }  # fmt: skip
 
 
@@ -129,7 +134,10 @@ PENALTIES = {
 def test_the_objective_never_rises_and_is_that_of_the_formula(tiny, name, dtype):
     data = NormalEquations.of(replace(tiny, sums=tiny.sums.to(dtype)))
     start, before = noise(7, 7, 7, seed=4).to(dtype), 0.2 * noise(7, 7, 7, seed=5).to(dtype)
-    found = descend(Problem(data, PENALTIES[name], before), start, 200, 0.0)
+    penalty = PENALTIES[name]
+    if isinstance(penalty.local, Tensor):
+        penalty = replace(penalty, local=penalty.local.to(dtype))
+    found = descend(Problem(data, penalty, before), start, 200, 0.0)
     assert len(found.objective) > 20 and found.map.dtype == dtype
     assert all(b <= a for a, b in pairwise(found.objective))
     A, b = (a / data.mean_weight for a in dense(tiny))
@@ -150,7 +158,7 @@ def test_a_plain_step_goes_down_from_any_map_with_the_largest_weight_as_bound(ti
         assert problem.value(z, data.apply(z)) < problem.value(x, data.apply(x))
 
 
-@pytest.mark.parametrize("name", ["sparse", "smooth", "both", "coarse"])
+@pytest.mark.parametrize("name", ["sparse", "smooth", "both", "coarse", "local"])
 def test_the_map_is_the_one_that_another_solver_finds(tiny, name):
     """scipy's L-BFGS-B on the positive and negative parts of the map, whose difference it is: no threshold needed."""
     penalty, data = PENALTIES[name], NormalEquations.of(tiny)
@@ -168,8 +176,9 @@ def test_the_map_is_the_one_that_another_solver_finds(tiny, name):
         plus, minus = np.split(parts, 2)
         x, size = plus - minus, plus + minus
         f = objective(x, A, b, replace(penalty, sparse=0.0), previous, 7)
-        f += penalty.sparse * np.log(1 + size / penalty.eps).sum()
-        pull = penalty.sparse / (penalty.eps + size)
+        weight = penalty.sparse * np.broadcast_to(np.asarray(penalty.local), (7, 7, 7)).reshape(-1)
+        f += (weight * np.log(1 + size / penalty.eps)).sum()
+        pull = weight / (penalty.eps + size)
         return f, np.concatenate([gradient(x) + pull, -gradient(x) + pull])
 
     x = found.map.numpy().reshape(-1) + 0.003 * noise(7**3, seed=6).numpy()  # near: F has more than one minimum

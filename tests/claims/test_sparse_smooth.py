@@ -13,18 +13,26 @@ from torch import Tensor
 from halfmap.errors import InputError
 from halfmap.fourier.band import Band
 from halfmap.fourier.shells import frequency_length
+from halfmap.fourier.transform import resample_volume
 from halfmap.maps.masks import spherical_mask
 from halfmap.reconstruction.inverse import reconstruct
 from halfmap.reconstruction.statistics import Backprojection
+from halfmap.regularisation.local_filter import Lattice
 from halfmap.regularisation.normal_equations import NormalEquations
 from halfmap.regularisation.protocol import HalfSets, MapPair
 from halfmap.regularisation.proximal import Problem, descend
-from halfmap.regularisation.sparse_smooth import SparseSmooth, density_level, solving_box, sums_of_maps
+from halfmap.regularisation.sparse_smooth import (
+    SparseSmooth,
+    density_level,
+    solving_box,
+    strength_by_place,
+    sums_of_maps,
+)
 from halfmap.settings.regularisers import RegulariserOptions, check_options
 from halfmap.validation.fsc import corrected_fsc
 
 C1 = torch.eye(3, dtype=torch.float64)[None]
-MODES = ("fixed", "cross-validated", "published-code")
+MODES = ("fixed", "cross-validated", "published-code", "local")
 
 
 def noise(*shape: int, seed: int) -> Tensor:
@@ -155,6 +163,17 @@ def test_maps_of_noise_alone_are_not_correlated_with_the_other_half_set(blobs, r
     record_property("correlation", float(values.mean()))
     # measured over 40 such sets: 0.001, -0.002 and 0.000, each +- 0.002
     assert abs(float(values.mean())) < 4 * 0.018 / math.sqrt(len(values))
+
+
+def test_local_strengths_are_high_where_the_cutoff_is_low_and_as_given_on_average():
+    r = torch.arange(-8, 9).double()
+    distance = (r[:, None, None] ** 2 + r[:, None] ** 2 + r**2).sqrt()
+    cutoff = Lattice(torch.where(distance < 4, 16.0, 8.0), 3.0, 48)  # cycles per box: twice as fine in the core
+    mask = spherical_mask(48, 18.0, 3.0)
+    factor = strength_by_place(cutoff, mask, 24)
+    inside = resample_volume(mask, 24).clamp(0, 1)
+    assert float((factor * inside).sum() / inside.sum()) == pytest.approx(1)
+    assert float(factor[2, 12, 12] / factor[12, 12, 12]) == pytest.approx(4)
 
 
 def test_the_noisier_the_images_the_stronger_the_regularisation_that_is_chosen(blobs, random_poses):

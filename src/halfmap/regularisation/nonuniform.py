@@ -78,7 +78,7 @@ class NonUniform:
             cutoff = self.validated_cutoff(halves, h, transform, mask)
             maps.append(filtered_transform(transform, cutoff, self.filter))
             chosen.append(cutoff)
-        arrays = _theta(chosen, maps[0].shape[0], halves.pixel_size)
+        arrays = local_resolution(chosen, maps[0].shape[0], halves.pixel_size)
         return Solution(tuple(maps), (maps[0] + maps[1]) / 2, arrays=arrays)
 
     def validated_cutoff(self, halves: HalfSets, h: int, transform: Tensor, mask: Tensor) -> Lattice:
@@ -106,7 +106,8 @@ class NonUniform:
         """Both half maps and their average, filtered at the cut-offs that the half maps choose together."""
         cutoff = self.agreed(pair.half1, pair.half2, mask, pair.pixel_size)
         first, second = (locally_filtered(m, cutoff, self.filter) for m in (pair.half1, pair.half2))
-        return Solution((first, second), (first + second) / 2, arrays=_theta([cutoff], len(first), pair.pixel_size))
+        arrays = local_resolution([cutoff], len(first), pair.pixel_size)
+        return Solution((first, second), (first + second) / 2, arrays=arrays)
 
     def agreed(self, first: Tensor, second: Tensor, mask: Tensor, pixel_size: float) -> Lattice:
         """The cut-off at every place that two maps [z, y, x] with independent noise choose."""
@@ -134,7 +135,9 @@ def shared_noise_gain(quarters: Tensor, halves: Tensor) -> Tensor:
     return (0.5 * total / shells.clamp_min(1)).clamp_min(0.0).exp()
 
 
-def _theta(cutoffs: list[Lattice], box: int, pixel_size: float) -> dict[str, Tensor]:
-    """Local cut-off in angstrom [z, y, x], of the mean frequency of the half sets."""
+def local_resolution(cutoffs: list[Lattice], box: int, pixel_size: float) -> dict[str, Tensor]:
+    """``theta``: local cut-off in angstrom [z, y, x], of the mean frequency of the half sets; or nothing."""
+    if not cutoffs:
+        return {}
     mean = torch.stack([c.on_grid(box) for c in cutoffs]).mean(dim=0)
     return {"theta": box * pixel_size / mean}

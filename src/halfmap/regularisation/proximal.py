@@ -31,7 +31,8 @@ class Penalty:
     """What is weighed against the data, all of it in densities or per mean weight.
 
     sparse: alpha; smooth: beta; inertia: gamma; eps, eps_gradient: of the logarithms; rounding: mu; spacing: distance
-    of neighbouring voxels, in voxels of the map that eps_gradient was chosen for.
+    of neighbouring voxels, in voxels of the map that eps_gradient was chosen for; local: factor of alpha and beta at
+    every voxel [z, y, x], or one for all.
     """
 
     sparse: float
@@ -41,6 +42,7 @@ class Penalty:
     eps_gradient: float
     rounding: float
     spacing: float = 1.0
+    local: Tensor | float = 1.0
 
     def times(self, sparse: float, smooth: float) -> Penalty:
         """With both strengths multiplied."""
@@ -50,11 +52,11 @@ class Penalty:
         """Of both logarithms."""
         total = 0.0
         if self.sparse > 0:
-            total += self.sparse * float((x.abs() / self.eps).log1p().sum(dtype=torch.float64))
+            total += self.sparse * float((self.local * (x.abs() / self.eps).log1p()).sum(dtype=torch.float64))
         if self.smooth > 0:
             d = _length(self._differences(x))
             h = torch.where(d < self.rounding, d.square() / (2 * self.rounding), d - self.rounding / 2)
-            total += self.smooth * float((h / self.eps_gradient).log1p().sum(dtype=torch.float64))
+            total += self.smooth * float((self.local * (h / self.eps_gradient).log1p()).sum(dtype=torch.float64))
         return total
 
     def smooth_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,7 +64,7 @@ class Penalty:
         differences = self._differences(x)
         d = _length(differences)
         h = torch.where(d < self.rounding, d.square() / (2 * self.rounding), d - self.rounding / 2)
-        weight = (self.smooth / self.spacing) / (d.clamp_min(self.rounding) * (self.eps_gradient + h))
+        weight = self.local * (self.smooth / self.spacing) / (d.clamp_min(self.rounding) * (self.eps_gradient + h))
         gradient, diagonal = torch.zeros_like(x), torch.zeros_like(x)
         for axis, difference in zip(_AXES, differences, strict=True):
             count = x.shape[axis] - 1
@@ -139,7 +141,7 @@ class Problem:
             gradient, curvature = gradient + smooth, curvature + diagonal
         z = y - gradient / curvature
         if self.penalty.sparse > 0:
-            z = soft_threshold(z, self.penalty.sparse / ((self.penalty.eps + y.abs()) * curvature))
+            z = soft_threshold(z, self.penalty.local * self.penalty.sparse / ((self.penalty.eps + y.abs()) * curvature))
         return z
 
 

@@ -11,8 +11,10 @@ normal_equations.py the data term. Here is what the paper sets by hand or leaves
 - mu, which smooths the norm of the gradient, is the sd of the plain map's noise: the sums tell it.
 - Wherever the sums end far below Nyquist the map is solved for on a coarser grid over the same extent.
 - The strength: ``fixed``; ``cross-validated``, which chooses a common factor for alpha and beta inside each half set,
-  by how well the map of one quarter set predicts the sums of the other; or ``published-code``, which does what the
-  authors' program does and their paper does not mention: the other half set's sums choose. That leaks.
+  by how well the map of one quarter set predicts the sums of the other; ``published-code``, which does what the
+  authors' program does and their paper does not mention: the other half set's sums choose, and that leaks; or
+  ``local``, ours: alpha and beta are means, and their factor at each place is the inverse square of the local cut-off
+  that non-uniform refinement finds inside the half set (nonuniform.py), so that the belt is smoothed and the core kept.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ from halfmap.maps.filters import gaussian_lowpass
 from halfmap.maps.masks import automatic_threshold, spherical_mask
 from halfmap.reconstruction.inverse import reconstruct
 from halfmap.reconstruction.statistics import Backprojection
+from halfmap.regularisation.local_filter import Lattice
+from halfmap.regularisation.nonuniform import NonUniform, local_resolution
 from halfmap.regularisation.normal_equations import NormalEquations
 from halfmap.regularisation.protocol import HalfSets, MapPair, Solution
 from halfmap.regularisation.proximal import Penalty, Problem, descend
@@ -43,6 +47,7 @@ TOLERANCE = 1e-4  # relative change of the map by one step, below which it is so
 MARGIN = 1.5  # of the coarser grid beyond the sums' limit: sparse maps hold finer detail than the sums
 LEVEL_LOWPASS = 15.0  # A, of the map on which the level is found: the mask's own
 EMPTY, QUIETEST = 1e-8, 1e-3  # of the noisiest shell: shells below hold nothing, and none weighs more than that
+LOCAL_POWER = -2.0  # of the local cut-off, which gives the strength at a place
 _CROSSES = "solvent mask, limit of alignment (FSC)"
 LAST_AGREEING = 0.3  # FSC: the authors' choice looks no further than the last shell above it
 
@@ -50,8 +55,8 @@ LAST_AGREEING = 0.3  # FSC: the authors' choice looks no further than the last s
 @dataclass(frozen=True)
 class SparseSmooth:
     """alpha, beta, gamma: strengths of sparseness, smoothness and of the pull towards the previous map, relative as in
-    the paper; eps_gradient: eps' over eps; steps: of the descent, at most; parameters: ``fixed``, ``cross-validated``
-    or ``published-code``."""
+    the paper; eps_gradient: eps' over eps; steps: of the descent, at most; parameters: ``fixed``, ``cross-validated``,
+    ``published-code`` or ``local``."""
 
     alpha: float = 0.6
     beta: float = 2.0
@@ -66,17 +71,18 @@ class SparseSmooth:
         """The mask, and in one mode more than there should be."""
         if self.parameters == "published-code":
             return f"{_CROSSES}, strength of regularisation chosen with the other half set's images (a leak)"
-        return _CROSSES
+        return NonUniform().crosses if self.parameters == "local" else _CROSSES
 
     def solve(self, halves: HalfSets, mask: Tensor, memory: dict[str, Any]) -> Solution:
         """References that minimise F on each half set's sums, and their mean.
 
         memory: ``maps`` [h] of the last iteration within its mask, from which the descent starts and which gamma holds
-        on to; ``objective`` [h], F of every step; ``strength`` [h], the factors of alpha and beta.
+        on to; ``objective`` [h], F of every step; ``strength`` [h], the factors of alpha and beta. arrays: ``theta``,
+        the mean local cut-off in angstrom, where it gives the strength.
         """
         limit, box = halves.halves[0].limit, solving_box(halves.halves[0])
         sums = tuple(half.coarser(limit, box) for half in halves.halves)
-        solved = []
+        solved, cutoffs = [], []
         for h in (0, 1):
             level = density_level(halves.plain(h), halves.pixel_size)
             half = self._posed(sums[h], level, halves.halves[h].box / box, memory.get("maps", (None, None))[h])
@@ -85,23 +91,32 @@ class SparseSmooth:
                 half = self._validated(half, quarters)
             elif self.parameters == "published-code":
                 half = self._along_published_path(half, sums[1 - h], halves.curves.unmasked)
+            elif self.parameters == "local":
+                cutoffs.append(NonUniform().validated_cutoff(halves, h, torch.fft.rfftn(halves.plain(h)), mask))
+                half = half.with_local(strength_by_place(cutoffs[h], mask, box))
             solved.append(self._solved(half))
-        return _solution(solved, halves.halves[0].box, mask)
+        arrays = local_resolution(cutoffs, halves.halves[0].box, halves.pixel_size)
+        return _solution(solved, halves.halves[0].box, mask, arrays)
 
     def filter_pair(self, pair: MapPair, mask: Tensor) -> Solution:
         """The same for finished half maps: as sums, the weight of a shell is one over the power of its noise, which is
         half that of the half maps' difference. Where a strength is chosen, half maps choose it for each other."""
         maps = (pair.half1, pair.half2)
         sums = sums_of_maps(*maps)
-        solved = []
+        solved, cutoffs = [], []
+        if self.parameters == "local":
+            cutoffs = [NonUniform().agreed(*maps, mask, pair.pixel_size)]
         for h in (0, 1):
             half = self._posed(sums[h], density_level(maps[h], pair.pixel_size), 1.0, None)
             if self.parameters == "cross-validated":
                 half = self._validated(half, [NormalEquations.of(s) for s in sums])
             elif self.parameters == "published-code":
                 half = self._along_published_path(half, sums[1 - h], pair.curves.unmasked)
+            elif self.parameters == "local":
+                half = half.with_local(strength_by_place(cutoffs[0], mask, len(maps[h])))
             solved.append(self._solved(half))
-        return _solution(solved, len(pair.half1), mask)
+        arrays = local_resolution(cutoffs, len(pair.half1), pair.pixel_size)
+        return _solution(solved, len(pair.half1), mask, arrays)
 
     def penalty(self, data: NormalEquations, level: float, spacing: float) -> Penalty:
         """The penalty in the units of the data; level: eps; spacing: of the voxels, in those of the full map."""
@@ -173,14 +188,26 @@ class _HalfSet:
     strength: tuple[float, float] = (1.0, 1.0)
     objective: tuple[float, ...] = ()
 
+    def with_local(self, local: Tensor) -> _HalfSet:
+        """With a factor of both strengths at every voxel [z, y, x]."""
+        penalty = replace(self.problem.penalty, local=local.to(self.map))
+        return replace(self, problem=replace(self.problem, penalty=penalty))
 
-def _solution(solved: list[_HalfSet], box: int, mask: Tensor) -> Solution:
+
+def strength_by_place(cutoff: Lattice, mask: Tensor, box: int) -> Tensor:
+    """Factor of the strengths at every voxel [z, y, x] of a grid of ``box``: 1 on average within the mask [z, y, x]."""
+    factor = cutoff.on_grid(box).double() ** LOCAL_POWER
+    inside = resample_volume(mask, box).to(factor).clamp(0, 1)
+    return factor * (inside.sum() / (factor * inside).sum())
+
+
+def _solution(solved: list[_HalfSet], box: int, mask: Tensor, arrays: dict[str, Tensor]) -> Solution:
     maps = tuple(resample_volume(half.map, box) for half in solved)
     memory = {
         "maps": tuple(m * mask.to(m) for m in maps), "objective": [half.objective for half in solved],
         "strength": [half.strength for half in solved],
     }  # fmt: skip
-    return Solution(maps, (maps[0] + maps[1]) / 2, memory=memory)
+    return Solution(maps, (maps[0] + maps[1]) / 2, memory=memory, arrays=arrays)
 
 
 def solving_box(statistics: Backprojection) -> int:

@@ -108,9 +108,10 @@ class RegulariserOptions:
     ss_steps: int = field(default=100, metadata={
         "help": "most steps of the descent", "at_least": 1, "group": _SPARSE_SMOOTH})
     ss_parameters: str = field(default="fixed", metadata={
-        "help": "strengths as given, or their common factor chosen within each half set, or as the authors' program "
-                "chooses: by the other half set's images, which leaks",
-        "choices": ("fixed", "cross-validated", "published-code"), "group": _SPARSE_SMOOTH})
+        "help": "strengths as given; or their common factor chosen within each half set; or as the authors' program "
+                "chooses: by the other half set's images, which leaks; or, at each place, by the local cut-off of "
+                "non-uniform refinement, with the mean as given",
+        "choices": ("fixed", "cross-validated", "published-code", "local"), "group": _SPARSE_SMOOTH})
 
 
 def regulariser_options(settings: RegulariserOptions) -> dict[str, Any]:
