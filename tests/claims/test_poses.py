@@ -1,6 +1,7 @@
 """Pose errors do not depend on the frame a refinement happened to choose, nor on which equivalent pose it
 reports."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from halfmap.errors import InputError
 from halfmap.geometry.symmetry import symmetry_group
 from halfmap.imaging.ctf import Defocus
 from halfmap.particles.table import ParticleTable, with_poses
-from halfmap.validation.poses import pose_error
+from halfmap.validation.poses import common_rows, pose_differences, pose_error
 
 COUNT = 400
 
@@ -83,3 +84,45 @@ def test_tables_that_cannot_be_compared_are_named():
         pose_error(table(), truth, symmetry_group("C1"))
     with pytest.raises(InputError, match="not in"):
         pose_error(found, truth.select(np.arange(10)), symmetry_group("C1"))
+
+
+@pytest.mark.parametrize("symmetry", ["C1", "C4", "O"])
+def test_every_particle_is_told_how_far_its_pose_has_moved(symmetry):
+    found, truth, _, shift, lose = planted(symmetry, 3.0, lost=0.1)
+    left = pose_differences(found, truth, symmetry_group(symmetry))
+    # the frame is an average over errors of 3 degrees
+    kept = left.angles.numpy()[~lose]
+    assert np.abs(kept - 3.0).max() < 0.7 and abs(np.median(kept) - 3.0) < 0.05
+    assert left.above(3.8) == pytest.approx((left.angles.numpy() > 3.8).mean()) and left.above(180.0) == 0
+    np.testing.assert_allclose(left.shift, shift, atol=0.1)
+    assert float(left.shifts[torch.from_numpy(~lose)].median()) < 0.1
+
+
+def test_of_equivalent_frames_the_one_that_turns_least_is_told():
+    found, truth, *_ = planted("C4", 0.0)
+    quarter = Rotation.from_rotvec([0, 0, np.pi / 2])
+    left = pose_differences(with_poses(truth, truth.rotations @ torch.from_numpy(quarter.as_matrix()), truth.origins),
+                            truth, symmetry_group("C4"))
+    assert left.frame_angle < 1e-4 and float(left.angles.max()) < 1e-4
+    assert pose_differences(found, truth, symmetry_group("C1")).frame_angle > 1
+
+
+def test_images_that_two_tables_share_are_found_by_stack_and_number():
+    first, order = table(), np.random.default_rng(1).permutation(COUNT)
+    other = first.select(order[:300])
+    here, there = common_rows(first, other)
+    assert len(here) == 300 and np.array_equal(here, np.sort(order[:300]))
+    assert np.array_equal(first.image_index[here], other.image_index[there])
+    copied = replace(other, stacks=(Path("elsewhere/particles.mrcs"),))
+    assert np.array_equal(common_rows(first, copied)[1], there)
+    assert len(common_rows(first, replace(other, stacks=(Path("others.mrcs"),)))[0]) == 0
+
+
+def test_stacks_of_one_name_in_two_folders_are_two_stacks():
+    half = np.repeat([0, 1], COUNT // 2)
+    number = np.tile(np.arange(COUNT // 2), 2)
+    first = replace(table(), stacks=(Path("a/p.mrcs"), Path("b/p.mrcs")), stack_index=half, image_index=number)
+    here, there = common_rows(first, first.select(np.arange(COUNT)[::-1]))
+    assert np.array_equal(here, np.arange(COUNT)) and np.array_equal(there, np.arange(COUNT)[::-1])
+    twice = table().select([0, 0, 1])
+    assert len(common_rows(table(), twice)[0]) == 2

@@ -141,7 +141,7 @@ def test_a_half_set_learns_of_the_other_only_what_the_mode_says(blobs, random_po
         for h, kept in enumerate((mixed, turned)):
             solution = method.solve(kept, mask, {})
             maps.append(solution.maps[h])
-            strengths.append(solution.memory["strength"][h])
+            strengths.append(solution.chosen["strength"][h])
     assert torch.equal(maps[0], maps[1]) and torch.equal(maps[2], maps[3])  # both half sets are treated alike
     leaks = mode == "published-code"
     assert torch.equal(maps[0], maps[2]) != leaks
@@ -181,7 +181,7 @@ def test_the_noisier_the_images_the_stronger_the_regularisation_that_is_chosen(b
     for signal in (0.0005, 0.004, 0.03):
         halves = half_sets(blobs, random_poses, signal, box=16, limit=6, count=60)
         method = SparseSmooth(parameters="cross-validated", steps=50)
-        chosen.append([alpha for alpha, _ in method.solve(halves, torch.ones(16, 16, 16), {}).memory["strength"]])
+        chosen.append([alpha for alpha, _ in method.solve(halves, torch.ones(16, 16, 16), {}).chosen["strength"]])
     # what is best for a quarter set weighs half as much against the images of a half set
     assert [pytest.approx(c, rel=0.01) for c in ([2.0, 2.0], [0.5, 0.5], [0.125, 0.125])] == chosen
 
@@ -196,7 +196,7 @@ def test_the_previous_map_is_kept_within_the_mask_and_holds_the_next_one_back(bl
               zip(SparseSmooth(gamma=gamma).solve(other, mask, first.memory).maps, first.memory["maps"], strict=True)]
              for gamma in (0.0, 0.2, 2.0)]  # fmt: skip
     assert steps[0][0] > steps[1][0] > steps[2][0] and steps[0][1] > steps[1][1] > steps[2][1]
-    for objective in first.memory["objective"]:
+    for objective in first.chosen["objective"]:
         assert all(b <= a for a, b in pairwise(objective))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
@@ -104,14 +105,15 @@ def project(dataset: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def halfmap() -> Callable[[Sequence[str]], Outcome]:
-    """Run a command line in this process."""
+    """Run a command line in this process; without --out its first word is the folder."""
 
     def run(words: Sequence[object]) -> Outcome:
         line = [str(word) for word in words]
         said, error = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(error):
             status = main(line)
-        return Outcome(status, said.getvalue(), error.getvalue(), Path(line[line.index("--out") + 1]))
+        out = line[line.index("--out") + 1 if "--out" in line else 1]
+        return Outcome(status, said.getvalue(), error.getvalue(), Path(out))
 
     return run
 
@@ -175,3 +177,66 @@ def edit_stack() -> Callable[[Path, Callable[[np.ndarray], np.ndarray]], None]:
             mrcfile.write(path, change(images), voxel_size=pixel, overwrite=True)
 
     return edit
+
+
+@pytest.fixture(scope="session")
+def resume(halfmap: Callable[..., Outcome]) -> Refine:
+    """Resume the run in a folder, with further options."""
+    return lambda run, *options: halfmap(["resume", run, *options])
+
+
+class Died(BaseException):
+    """The end of a process, as far as the program can tell."""
+
+
+class Dying:
+    """Lets the program die, in this process, when it is about to give a file its name."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.patch, self.replace = patch, os.replace
+
+    def after(self, files: int, run: Callable[[], object]) -> bool:
+        """Run until so many files got their names; whether it died of that."""
+        left = [files]
+
+        def replaced(source: Path, target: Path) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                raise Died
+            self.replace(source, target)
+
+        with self.patch.context() as patch:
+            patch.setattr("os.replace", replaced)
+            try:
+                run()
+            except Died:
+                return True
+        return False
+
+
+@pytest.fixture
+def dying(monkeypatch: pytest.MonkeyPatch) -> Dying:
+    return Dying(monkeypatch)
+
+
+SAVED_OFTEN = ("--batch", 20, "--checkpoint-minutes", 1e-6)  # ten batches an iteration, each of them saved
+
+
+@pytest.fixture(scope="session")
+def whole(refine: Refine, dataset: Path) -> Path:
+    """A run that saves its sums often, and that nobody stopped."""
+    done = refine(dataset, *SAVED_OFTEN)
+    assert done.status == 0, done.error
+    return done.out
+
+
+@pytest.fixture
+def stopped(refine: Refine, dataset: Path, dying: Dying, tmp_path: Path) -> Callable[..., Path]:
+    """The same run, which died in its second iteration with a part of the particles done, unless told otherwise."""
+
+    def make(folder: Path = dataset, files: int = 25, *options: object, **given: Any) -> Path:
+        out = tmp_path / "run"
+        assert dying.after(files, lambda: refine(folder, *SAVED_OFTEN, *options, out=out, **given))
+        return out
+
+    return make

@@ -45,7 +45,7 @@ def test_a_run_gets_its_local_resolution_its_numbers_and_a_page(run, halfmap, tm
     done = halfmap(["local-resolution", run, "--window", 45, "--out", tmp_path / "local"])
     assert done.status == 0, done.error
     assert {path.name for path in done.out.iterdir()} == {"local_resolution.mrc", "mask.mrc", "local_resolution.json",
-                                                          "local_resolution.html"}
+                                                          "local_resolution.html", "local_resolution.cxc"}
     found, mask = read(done.out / "local_resolution.mrc"), read(done.out / "mask.mrc")
     np.testing.assert_array_equal(mask, BALL)
     fine, coarse = (np.median(found[(mask > 0.5) & side]) for side in (X < -7, X > 7))

@@ -21,7 +21,7 @@ from halfmap.maps.mrc import write_map
 
 BOX, PIXEL, B = 48, 2.0, 160.0
 WRITTEN = {"map_sharpened.mrc", "map_sharpened_masked.mrc", "mask.mrc", "fsc.xml", "guinier.csv", "postprocess.json",
-           "postprocess.html"}
+           "postprocess.html", "map_sharpened.cxc"}
 
 
 def radius() -> np.ndarray:
@@ -221,7 +221,7 @@ def test_the_page_is_complete_in_itself(copied):
     assert main(["postprocess", str(copied)]) == 0
     page = (copied / "postprocess" / "postprocess.html").read_text()
     text = text_of(copied / "postprocess" / "postprocess.html")
-    assert len(re.findall(r'<img [^>]*src="data:image/png', page)) == 6
+    assert len(re.findall(r'<img [^>]*src="data:image/png', page)) == 7
     assert not re.findall(r'(?:src|href)="(?!data:|https://doi\.org)[^"]+"', page)
     found = summary(copied / "postprocess")
     for said in (f"{found['resolution_A']['corrected']['0.143']:.2f}", "Guinier plot", "Rosenthal PB, Henderson R.",

@@ -11,18 +11,27 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from halfmap import __version__
-from halfmap.cli import half_maps, refine, simulate
+from halfmap.cli import compare, convert, deposit, half_maps, particle_sets, refine, reslog, simulate, tune
 from halfmap.cli.command import Command, Parser
 from halfmap.errors import InputError
+from halfmap.runtime.interrupts import second_interrupt_ends
 
 # In the order of the help page.
 COMMANDS: dict[str, Command] = {
     "refine": refine.REFINE,
+    "resume": refine.RESUME,
     "regularise": half_maps.REGULARISE,
     "postprocess": half_maps.POSTPROCESS,
     "fsc": half_maps.FSC,
     "local-resolution": half_maps.LOCAL_RESOLUTION,
     "model-fsc": half_maps.MODEL_FSC,
+    "compare": compare.COMPARE,
+    "orientations": particle_sets.ORIENTATIONS,
+    "audit": particle_sets.AUDIT,
+    "convert": convert.CONVERT,
+    "reslog": reslog.RESLOG,
+    "tune-ssri": tune.TUNE_SSRI,
+    "deposit": deposit.DEPOSIT,
     "simulate": simulate.SIMULATE,
     "demo": refine.DEMO,
     "report": refine.REPORT,
@@ -44,25 +53,36 @@ def parser_for(command: str | None) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line; returns the exit status: 0, 2 for a user's error, 130 when interrupted."""
+    """Run one command line; returns the exit status: 0, or what the command says, 2 for a user's error, 130 when
+    interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
+    with second_interrupt_ends():
+        return _run(words)
+
+
+def _run(words: list[str]) -> int:
+    """The command line, and what went wrong in a line."""
     arguments = argparse.Namespace()
     try:
         command = next((word for word in words if word in COMMANDS), None)
         parser_for(command).parse_args(words, arguments)
         for note in dict.fromkeys(getattr(arguments, "relion_notes", ())):
             print(f"halfmap: note: {note}", file=sys.stderr)
-        COMMANDS[arguments.command].run(arguments)
+        status = COMMANDS[arguments.command].run(arguments)
     except InputError as error:
         print("halfmap: error: " + " ".join(str(error).split()), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"\nhalfmap: interrupted; {_kept(getattr(arguments, 'out', None))}", file=sys.stderr)
+        print(f"\nhalfmap: interrupted; {_kept(arguments)}", file=sys.stderr)
         return 130
-    return 0
+    return status or 0
 
 
-def _kept(out: Path | None) -> str:
-    """What an interrupted command leaves in its folder."""
+def _kept(arguments: argparse.Namespace) -> str:
+    """What an interrupted command leaves in its folder, and how to go on."""
+    out: Path | None = getattr(arguments, "out", None) or getattr(arguments, "run", None)
     found = sorted(out.iterdir()) if out is not None and out.is_dir() else []
-    return f"{out} keeps " + ", ".join(path.name for path in found) if found else "nothing was written"
+    if out is None or not found:
+        return "nothing was written"
+    said = f"{out} keeps " + ", ".join(path.name for path in found)
+    return f"{said}; go on with: halfmap resume {out}" if (out / "checkpoint" / "state").exists() else said

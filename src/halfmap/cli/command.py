@@ -16,11 +16,12 @@ from halfmap.settings.regularisers import RegulariserOptions
 
 @dataclass(frozen=True)
 class Command:
-    """One word behind ``halfmap``: what it does in a line, how its options are declared, and what runs it."""
+    """One word behind ``halfmap``: what it does in a line, how its options are declared, and what runs it; that may
+    return an exit status."""
 
     summary: str
     options: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], None]
+    run: Callable[[argparse.Namespace], int | None]
 
 
 class Parser(argparse.ArgumentParser):

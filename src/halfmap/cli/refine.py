@@ -1,16 +1,18 @@
-"""``halfmap refine``, and the two that go with it: ``demo`` and ``report``."""
+"""``halfmap refine``, and those that go with it: ``resume``, ``demo`` and ``report``."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from halfmap import __version__
-from halfmap.cli.command import Command, chosen, citing, settings_file
+from halfmap.cli.command import Command, chosen, citing, given, settings_file
 from halfmap.cli.relion import RELION_ALWAYS, RELION_NOTES, Note
-from halfmap.options import add_options
+from halfmap.options import add_options, build
 from halfmap.settings import RefineSettings, command_line, table, validated
+from halfmap.settings.resume import ResumeSettings, finished, validated_resume
 
 
 def _refine_options(parser: argparse.ArgumentParser) -> None:
@@ -33,8 +35,15 @@ def _refine(arguments: argparse.Namespace) -> None:
 def _run(wanted: RefineSettings) -> None:
     """One refinement with its report."""
     settings = validated(wanted)
-    from halfmap.report import Snapshot, write_report
     from halfmap.workflows.refine import refine
+
+    refine(settings, report=_reports(settings, settings.out))
+    print(f"Finished: {settings.out / 'report.html'}")
+
+
+def _reports(settings: RefineSettings, out: Path) -> Callable[..., Path]:
+    """What writes the report of a refinement with these settings into a folder."""
+    from halfmap.report import Snapshot, write_report
 
     told: dict[str, Any] = {
         "settings": table(settings), "symmetry": settings.symmetry, "version": __version__,
@@ -43,10 +52,26 @@ def _run(wanted: RefineSettings) -> None:
 
     def report(**seen: Any) -> Path:
         """Write report.html from the fields of a Snapshot, a class that no workflow may import."""
-        return write_report(settings.out, Snapshot(**told, **seen))
+        return write_report(out, Snapshot(**told, **seen))
 
-    refine(settings, report=report)
-    print(f"Finished: {settings.out / 'report.html'}")
+    return report
+
+
+def _resume_options(parser: argparse.ArgumentParser) -> None:
+    add_options(parser, ResumeSettings)
+    parser.usage = "halfmap resume RUN [--threads N] [--data-dir folder]"
+    parser.epilog = "All other settings are those that the run was begun with, and cannot be changed."
+
+
+def _resume(arguments: argparse.Namespace) -> None:
+    settings = validated_resume(build(ResumeSettings, given(arguments, ResumeSettings)))
+    if finished(settings.run):
+        print(f"{settings.run}: is finished; there is nothing to resume")
+        return
+    from halfmap.workflows.resume import resume
+
+    resume(settings, reports=lambda chosen: _reports(chosen, settings.run))
+    print(f"Finished: {settings.run / 'report.html'}")
 
 
 def _demo_options(parser: argparse.ArgumentParser) -> None:
@@ -72,5 +97,6 @@ def _report(arguments: argparse.Namespace) -> None:
 
 
 REFINE = Command("refine a map and the particles' poses", _refine_options, _refine)
+RESUME = Command("go on with a refinement that was stopped", _resume_options, _resume)
 DEMO = Command("simulate a small membrane protein and refine it", _demo_options, _demo)
 REPORT = Command("write a run's report.html anew", _report_options, _report)

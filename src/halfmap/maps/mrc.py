@@ -12,7 +12,7 @@ import math
 import os
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -105,14 +105,15 @@ def read_map(path: Path | str) -> MapFile:
     return MapFile(data, pixel_size)
 
 
-def write_map(path: Path | str, data: Tensor, pixel_size: float) -> None:
+def write_map(path: Path | str, data: Tensor, pixel_size: float, label: str = "Halfmap") -> None:
     """Write data[z,y,x] as a float32 volume with voxels of `pixel_size` A, origin and start indices zero.
 
-    The file appears complete or not at all. Raises InputError where it cannot be written.
+    label: the header's one line of text, of which 80 characters fit. The file appears complete or not at all. Raises
+    InputError where it cannot be written.
     """
     values = data.detach().to("cpu", torch.float32).contiguous().numpy()
     header = _new_header((values.shape[0], values.shape[1], values.shape[2]), 2, pixel_size)
-    header["ispg"] = 1
+    header["ispg"], header["label"][0] = 1, label.encode("ascii", errors="replace")[:80]
     _set_statistics(header, float(values.min()), float(values.max()),
                     float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64)))
     with replaced_atomically(path) as stream:
@@ -206,7 +207,8 @@ def replaced_atomically(path: Path | str) -> Iterator[BinaryIO]:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}; "
                          f"check that the folder exists, is writable and has space") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # gone, or not ours any more: what went wrong is said already
+            temporary.unlink()
 
 
 @contextmanager

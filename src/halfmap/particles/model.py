@@ -12,11 +12,10 @@ from torch import Tensor
 
 from halfmap.errors import InputError
 from halfmap.imaging.density import Cloud
+from halfmap.maps.levels import CUBIC_ANGSTROM_PER_DALTON
 
 if TYPE_CHECKING:
     import gemmi
-
-CUBIC_ANGSTROM_PER_DALTON = 1.21  # 0.73 cm^3/g, the partial specific volume of protein
 
 
 @dataclass(frozen=True)

@@ -98,12 +98,14 @@ class MapPair:
 
 @dataclass(frozen=True)
 class Solution:
-    """References [h] (regularised, unmasked), the joined map, arrays worth keeping, memory for the next iteration."""
+    """References [h] (regularised, unmasked), the joined map, memory for the next iteration, arrays worth keeping, and
+    ``chosen``: what the method found, for the record (JSON)."""
 
     maps: tuple[Tensor, ...]
     joined: Tensor
     memory: dict[str, Any] = field(default_factory=dict)
     arrays: dict[str, Tensor] = field(default_factory=dict)
+    chosen: dict[str, Any] = field(default_factory=dict)
 
 
 class Regulariser(Protocol):

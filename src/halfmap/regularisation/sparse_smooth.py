@@ -77,8 +77,8 @@ class SparseSmooth:
         """References that minimise F on each half set's sums, and their mean.
 
         memory: ``maps`` [h] of the last iteration within its mask, from which the descent starts and which gamma holds
-        on to; ``objective`` [h], F of every step; ``strength`` [h], the factors of alpha and beta. arrays: ``theta``,
-        the mean local cut-off in angstrom, where it gives the strength.
+        on to. arrays: ``theta``, the mean local cut-off in angstrom, where it gives the strength. chosen: ``objective``
+        [h], F of every step; ``strength`` [h], the factors of alpha and beta.
         """
         limit, box = halves.halves[0].limit, solving_box(halves.halves[0])
         sums = tuple(half.coarser(limit, box) for half in halves.halves)
@@ -203,11 +203,9 @@ def strength_by_place(cutoff: Lattice, mask: Tensor, box: int) -> Tensor:
 
 def _solution(solved: list[_HalfSet], box: int, mask: Tensor, arrays: dict[str, Tensor]) -> Solution:
     maps = tuple(resample_volume(half.map, box) for half in solved)
-    memory = {
-        "maps": tuple(m * mask.to(m) for m in maps), "objective": [half.objective for half in solved],
-        "strength": [half.strength for half in solved],
-    }  # fmt: skip
-    return Solution(maps, (maps[0] + maps[1]) / 2, memory=memory, arrays=arrays)
+    chosen = {"objective": [half.objective for half in solved], "strength": [half.strength for half in solved]}
+    memory = {"maps": tuple(m * mask.to(m) for m in maps)}
+    return Solution(maps, (maps[0] + maps[1]) / 2, memory, arrays, chosen)
 
 
 def solving_box(statistics: Backprojection) -> int:

@@ -3,7 +3,7 @@
 import json
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ from halfmap.errors import InputError
 from halfmap.maps.mrc import read_map
 from halfmap.particles.star import read_star
 from halfmap.report.page import write_report
-from halfmap.report.snapshot import Array, Snapshot, number
+from halfmap.report.snapshot import Array, Snapshot, number, plain_value
 from halfmap.runtime.log import read_header
 
 Read = TypeVar("Read")
@@ -51,7 +51,7 @@ def report_from_run(run: Path, citing: str = "") -> Path:
         mask=_map(run / "mask.mrc"),
         theta=_map(run / "theta.mrc"),
         directions=_directions(run / "particles.star"),
-        symmetry=_value(settings, "symmetry") or "C1",
+        symmetry=str(plain_value(settings, "symmetry") or "C1"),
         finished=finished,
         started=header.started,
         version=header.version,
@@ -110,11 +110,6 @@ def read_settings(path: Path) -> dict[str, Any]:
             settings[name] = (value, unit[1] if unit and not unset else "", UNIT.sub("", remark))
         remark = line[2:] if line.startswith("# ") and not name else ""
     return {**settings, **{name: value for name, value in values.items() if name not in settings}}
-
-
-def _value(settings: Mapping[str, Any], name: str) -> str:
-    entry = settings.get(name)
-    return str(entry[0] if isinstance(entry, tuple) else entry or "")
 
 
 def _map(path: Path) -> Array | None:

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from halfmap.report import curves, findings
-from halfmap.report.colours import css_colour
+from halfmap.report.chimerax import Scene, level_of, palette, write_chimerax
 from halfmap.report.findings import ORDINARY, Tile, Warned, figure
 from halfmap.report.methods import LOCAL_RESOLUTION, RANDOMISED, THRESHOLD
 from halfmap.report.page import now, write_page
 from halfmap.report.png import png_uri
-from halfmap.report.snapshot import Array, Record, number
+from halfmap.report.snapshot import Array, Record, number, plain_value
 from halfmap.report.theta import RESOLUTION, LocalCutoff, local_cutoff
+from halfmap.report.viewer import viewer
 from halfmap.report.volumes import VIEWS, Picture, central, crop, grey_levels, outline, scale_bar, window_around
 
 MANY_COARSEST = 0.2  # of the mask without a measurable resolution: the mask or the window deserves a look
@@ -46,12 +47,14 @@ def write_local_resolution_page(folder: Path, shown: LocalResolutionPage) -> Pat
     window = window_around(shown.mask, shown.mask.shape[0])
     bar_percent, bar_label = scale_bar(window, pixel_size)
     hero, tiles = _headline(shown, cutoff)
+    drawn = viewer(shown.mean, shown.mask, pixel_size, shown.resolution, cutoff)
     contents = {
         "name": folder.resolve().name, "shown": shown, "written": now(), "hero": hero, "tiles": tiles,
         "checks": _checks(shown), "readings": [text for text in shown.verdict if text in ORDINARY],
         "fsc": curves.fsc_chart([shown.record]), "rows": _rows(shown, cutoff), "bar_percent": bar_percent,
-        "bar_label": bar_label, "cutoff": cutoff, "settings": findings.setting_rows(shown.settings),
-        "chimerax": _palette(cutoff), "methods": _methods(shown),
+        "bar_label": bar_label, "cutoff": cutoff, "surface_view": drawn,
+        "settings": findings.setting_rows(shown.settings), "chimerax": palette(cutoff),
+        "script": _script(folder, shown, cutoff), "methods": _methods(shown),
         "citations": [LOCAL_RESOLUTION, THRESHOLD, RANDOMISED],
     }  # fmt: skip
     return write_page(folder, "local_resolution.html", contents, "local_resolution.html")
@@ -85,13 +88,18 @@ def _headline(shown: LocalResolutionPage, cutoff: LocalCutoff | None) -> tuple[T
     return hero, tiles
 
 
-def _palette(cutoff: LocalCutoff | None) -> str:
-    """The colours of the pictures as a ChimeraX palette, from the finest of nine tenths to the coarsest."""
-    if cutoff is None:
+def _script(folder: Path, shown: LocalResolutionPage, cutoff: LocalCutoff | None) -> str:
+    """Writes the ChimeraX script that colours the sharpened map of the run, its map or the first half map, and returns
+    its name; empty where there is none of them."""
+    given = {name: Path(str(path)) for name in ("run", "half1") if (path := plain_value(shown.settings, name))}
+    run = given.get("run")
+    maps = [run / "postprocess" / "map_sharpened.mrc", run / "map.mrc"] if run else []
+    found = next((path for path in [*maps, *([given["half1"]] if "half1" in given else [])] if path.is_file()), None)
+    if found is None or cutoff is None:
         return ""
-    fine, coarse = 1 / cutoff.finest, 1 / cutoff.coarsest
-    stops = [fine + (coarse - fine) * i / 4 for i in range(5)]
-    return ":".join(f"{1 / stop:.2f},{css_colour(1 - i / 4)}" for i, stop in enumerate(stops))
+    mask = folder / "mask.mrc"
+    scene = Scene(found, level_of(found, mask), folder / "local_resolution.mrc", palette(cutoff), [mask])
+    return write_chimerax(folder / "local_resolution.cxc", scene).name
 
 
 def _checks(shown: LocalResolutionPage) -> list[Warned]:

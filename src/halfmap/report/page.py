@@ -10,24 +10,32 @@ import numpy as np
 
 from halfmap.maps.mrc import replaced_atomically
 from halfmap.report import curves, findings
+from halfmap.report.chimerax import Scene, palette, write_chimerax
 from halfmap.report.findings import TABLE, Warned
 from halfmap.report.methods import citations, methods_text
 from halfmap.report.snapshot import Snapshot, number
 from halfmap.report.sphere import Sphere, view_sphere
-from halfmap.report.theta import local_cutoff
+from halfmap.report.theta import LocalCutoff, local_cutoff
+from halfmap.report.viewer import Viewer, viewer
 from halfmap.report.volumes import gallery
 
 THIN_COVERAGE = 0.2
 
 
 def write_report(run: Path, snapshot: Snapshot) -> Path:
-    """Write RUN/report.html from the snapshot and return its path.
+    """Write RUN/report.html from the snapshot, and RUN/map.cxc once it is finished; returns the page's path.
 
     The file is complete in itself (style, script and pictures inside, nothing fetched) and replaces the old
     one in a single step, so that a browser never sees half a page. Raises InputError where the folder
     refuses it.
     """
-    return write_page(Path(run), "template.html", _contents(Path(run), snapshot))
+    run = Path(run)
+    contents = _contents(run, snapshot)
+    drawn, cutoff = contents["surface_view"], contents["cutoff"]
+    if drawn is not None and (run / "map.mrc").is_file():
+        hidden = [run / name for name in ("half1_unfil.mrc", "half2_unfil.mrc", "mask.mrc")]
+        write_chimerax(run / "map.cxc", Scene(run / "map.mrc", drawn.level, run / "theta.mrc", palette(cutoff), hidden))
+    return write_page(run, "template.html", contents)
 
 
 def write_page(folder: Path, template: str, contents: dict[str, Any], name: str = "report.html") -> Path:
@@ -55,6 +63,8 @@ def _contents(run: Path, snapshot: Snapshot) -> dict[str, Any]:
     noise, groups = curves.noise_chart(last)
     sphere = _sphere(snapshot)
     checks = findings.curve_checks(last) + _coverage_check(sphere)
+    pixel_size = number(last, "pixel_size")
+    cutoff = local_cutoff(snapshot.theta, snapshot.mask, pixel_size)
     return {
         "name": run.resolve().name,
         "snapshot": snapshot,
@@ -68,8 +78,9 @@ def _contents(run: Path, snapshot: Snapshot) -> dict[str, Any]:
         "resolution": curves.resolution_chart(records) if records else None,
         "poses": curves.pose_charts(records) if records else [],
         "posterior": curves.posterior_charts(records) if records else [],
-        "gallery": gallery(snapshot, number(last, "pixel_size")),
-        "cutoff": local_cutoff(snapshot.theta, snapshot.mask, number(last, "pixel_size")),
+        "gallery": gallery(snapshot, pixel_size),
+        "surface_view": _surface(snapshot, pixel_size, cutoff),
+        "cutoff": cutoff,
         "sphere": sphere,
         "noise": noise,
         "noise_groups": groups,
@@ -96,6 +107,13 @@ def _sphere(snapshot: Snapshot) -> Sphere | None:
         return None
     directions = np.asarray(snapshot.directions)
     return view_sphere(directions, snapshot.weights, snapshot.symmetry)
+
+
+def _surface(snapshot: Snapshot, pixel_size: float | None, cutoff: LocalCutoff | None) -> Viewer | None:
+    """The surface of a finished map: while a run goes on, drawing it after every iteration would hold it up."""
+    if not snapshot.finished:
+        return None
+    return viewer(snapshot.map, snapshot.mask, pixel_size, snapshot.theta, cutoff)
 
 
 def _coverage_check(sphere: Sphere | None) -> list[Warned]:

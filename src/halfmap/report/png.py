@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:
-    """An 8-bit PNG of uint8 pixels, grey [y,x] or colour [y,x,3], row 0 on top (PNG specification, W3C 2003).
+    """An 8-bit PNG of uint8 pixels, grey [y,x], colour [y,x,3] or colour and opacity [y,x,4], row 0 on top.
 
+    PNG specification, W3C 2003.
     Every row is stored as its difference from the row above (filter 2), which suits smooth density.
     """
     height, width = pixels.shape[:2]
-    colour_type = 2 if pixels.ndim == 3 else 0
+    colour_type = 0 if pixels.ndim == 2 else {3: 2, 4: 6}[pixels.shape[2]]
     above = np.zeros_like(pixels)
     above[1:] = pixels[:-1]
     changes = (pixels - above).reshape(height, -1)

@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from halfmap.report import curves, findings
+from halfmap.report.chimerax import Scene, palette, write_chimerax
 from halfmap.report.figures import Axis, Chart, Drawing, Guide, Series, draw, value_axis
 from halfmap.report.findings import ORDINARY, Tile, Warned, figure
 from halfmap.report.methods import RANDOMISED, THRESHOLD, Citation
 from halfmap.report.page import now, write_page
 from halfmap.report.png import png_uri
-from halfmap.report.snapshot import Array, Record, curve, number
+from halfmap.report.snapshot import Array, Record, curve, number, plain_value
 from halfmap.report.theta import LocalCutoff, local_cutoff
+from halfmap.report.viewer import viewer
 from halfmap.report.volumes import VIEWS, Picture, central, crop, grey_levels, outline, scale_bar, window_around
 
 SHARPENING = replace(THRESHOLD, role="B factor, FSC weighting and resolution at FSC 0.143")
@@ -49,6 +51,10 @@ def write_postprocess_report(folder: Path, shown: PostprocessedMaps) -> Path:
     cutoff = local_cutoff(shown.theta, shown.mask, pixel_size)
     bar_percent, bar_label = scale_bar(window_around(shown.mask, shown.mask.shape[0]), pixel_size)
     hero, tiles = _headline(shown)
+    final = shown.map if shown.local is None else shown.local
+    drawn = viewer(final, shown.mask, pixel_size, shown.theta, cutoff)
+    if drawn is not None:
+        _script(folder, shown, drawn.level, cutoff)
     verdict: Sequence[str] = shown.summary["verdict"]
     contents = {
         "name": _name(folder.resolve()),
@@ -65,12 +71,24 @@ def write_postprocess_report(folder: Path, shown: PostprocessedMaps) -> Path:
         "bar_percent": bar_percent,
         "bar_label": bar_label,
         "cutoff": cutoff,
+        "surface_view": drawn,
         "numbers": _numbers(shown.summary),
         "settings": findings.setting_rows(shown.settings),
         "methods": _methods(shown),
         "citations": _citations(shown),
     }
     return write_page(folder, "postprocessed.html", contents, "postprocess.html")
+
+
+def _script(folder: Path, shown: PostprocessedMaps, level: float, cutoff: LocalCutoff | None) -> None:
+    """The ChimeraX script: the sharpened map, coloured by the cut-off of its local filter, if it has one."""
+    run = plain_value(shown.settings, "run")
+    theta = folder / "theta.mrc"
+    if run and not theta.is_file():
+        theta = Path(str(run)) / "theta.mrc"
+    name = "map_sharpened.mrc" if shown.local is None else "map_sharpened_local.mrc"
+    scene = Scene(folder / name, level, None if shown.local is None else theta, palette(cutoff), [folder / "mask.mrc"])
+    write_chimerax(folder / "map_sharpened.cxc", scene)
 
 
 def _name(folder: Path) -> str:

@@ -51,6 +51,12 @@ def number(record: Record, key: str) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
+def plain_value(settings: Mapping[str, Any], name: str) -> Any:
+    """A setting's value, whether it stands alone or as (value, unit, meaning); None where it is absent."""
+    entry = settings.get(name)
+    return entry[0] if isinstance(entry, tuple) else entry
+
+
 def curve(record: Record, key: str) -> list[float | None]:
     """The field as a list with one value per shell, None where not finite; empty where absent."""
     return clean_values(record.get(key))

@@ -50,7 +50,8 @@ class LocalCutoff:
     """The section's pictures and numbers.
 
     slices: coloured central slices, in the order of volumes.VIEWS; gradient: the colour bar in CSS, with ticks as
-    (percent, label); finest, median, coarsest: 5 %, 50 % and 95 % of the voxels inside the mask have a theta below (A).
+    (percent, label); finest, median, coarsest: 5 %, 50 % and 95 % of the voxels inside the mask have a theta below (A);
+    scale: place of 1/theta on the colours.
     """
 
     slices: list[Picture]
@@ -62,11 +63,12 @@ class LocalCutoff:
     finest: float
     median: float
     coarsest: float
+    scale: "Scale"
     words: Words = CUTOFF
 
 
 @dataclass(frozen=True)
-class _Scale:
+class Scale:
     """The stretch of spatial frequencies (1/A) that the colours span."""
 
     lo: float
@@ -93,18 +95,18 @@ def local_cutoff(theta: Array | None, mask: Array | None, pixel_size: float | No
         return None
     lo, hi = np.percentile(inside, (0.2, 99.8))
     margin = 0.02 * hi if hi - lo < 0.002 * hi else 0.0
-    scale = _Scale(float(lo - margin), float(hi + margin))
+    scale = Scale(float(lo - margin), float(hi + margin))
     window = window_around(mask, mask.shape[0])
     slices = [_slice(frequency, mask, window, view, scale, words) for view in range(len(VIEWS))]
     axis = Axis(1 / scale.lo, 1 / scale.hi, "", "inverse", resolution_ticks(1 / scale.lo, 1 / scale.hi, 0.11))
     coarsest, median, finest = (float(1 / f) for f in np.percentile(inside, (5, 50, 95)))
     return LocalCutoff(
         slices, *scale_bar(window, pixel_size), css_gradient(), axis.drawn_ticks(),
-        _histogram(inside, scale, median, words), finest, median, coarsest, words,
+        _histogram(inside, scale, median, words), finest, median, coarsest, scale, words,
     )  # fmt: skip
 
 
-def _slice(frequency: Array, mask: Array, window: Window, view: int, scale: _Scale, words: Words) -> Picture:
+def _slice(frequency: Array, mask: Array, window: Window, view: int, scale: Scale, words: Words) -> Picture:
     """One central slice in the colours of theta, faded where the mask is below one half."""
     plane, _, axis = VIEWS[view]
     known = crop_linear(central((frequency > 0).astype(np.float32), axis), window)
@@ -116,7 +118,7 @@ def _slice(frequency: Array, mask: Array, window: Window, view: int, scale: _Sca
     return Picture(words.name, f"{plane} slice", png_uri(pixels), edge, plane[0], plane[1])
 
 
-def _histogram(inside: NDArray[np.float64], scale: _Scale, median: float, words: Words) -> Drawing:
+def _histogram(inside: NDArray[np.float64], scale: Scale, median: float, words: Words) -> Drawing:
     """Share of the masked volume by theta, each bar in the colour that its voxels have in the pictures."""
     middles, edges, shares = _shares(inside)
     lo, hi = min(edges[0], scale.lo), max(edges[-1], scale.hi)

@@ -2,11 +2,14 @@
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
+
+from halfmap.errors import InputError
 
 STAMP = "%Y-%m-%d %H:%M:%S"
 STAMP_LENGTH = 19
@@ -41,8 +44,9 @@ class PlainTerminal:
 class RunLog:
     """The log of a run. Lines are added to an existing file, so a resumed run keeps its history.
 
-    line() writes to the file alone; notice() and warning() also reach the terminal. Every line is flushed, so
-    that the log of a killed run is complete. Use as a context manager, or call close().
+    line() writes to the file alone; notice() and warning() also reach the terminal. Every line is written at once, so
+    that the log of a killed run is complete. Use as a context manager, or call close(). Raises InputError where the
+    file system refuses.
     """
 
     def __init__(self, path: Path, terminal: Terminal | None = None) -> None:
@@ -50,7 +54,10 @@ class RunLog:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.terminal: Terminal = terminal if terminal is not None else PlainTerminal()
         self.warnings: list[str] = []
-        self._file = self.path.open("a", encoding="utf-8")
+        try:
+            self._file = self.path.open("ab", buffering=0)
+        except OSError as error:
+            raise self._refused(error) from error
 
     def begin(self, version: str, command: str) -> None:
         """Head of a run: what was run, by which version. `halfmap report` reads it back (read_header)."""
@@ -60,9 +67,15 @@ class RunLog:
     def line(self, text: str) -> None:
         """Write to the file alone; a text of several lines gets one stamp per line."""
         stamp = datetime.now().astimezone().strftime(STAMP)
-        for part in _CONTROL.sub("", text).splitlines() or [""]:
-            self._file.write(f"{stamp}  {part}\n")
-        self._file.flush()
+        lines = [f"{stamp}  {part}\n" for part in _CONTROL.sub("", text).splitlines() or [""]]
+        try:
+            self._file.write("".join(lines).encode())
+        except OSError as error:
+            raise self._refused(error) from error
+
+    def _refused(self, error: OSError) -> InputError:
+        return InputError(f"{self.path}: cannot be written: {error.strerror or error}; check that the folder is "
+                          "writable and has space")
 
     def notice(self, text: str) -> None:
         """Write and show."""
@@ -95,7 +108,8 @@ class RunLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
-            self.line(f"stopped: {type(error).__name__}: {error}")
+            with suppress(InputError):  # the log may be where the fault is
+                self.line(f"stopped: {type(error).__name__}: {error}")
         self.close()
 
 

@@ -54,15 +54,17 @@ class Progress:
         total_particles: int,
         resolution: float | None,
         band: float | None = None,
+        done: int = 0,
     ) -> None:
-        """Begin a bar. resolution: FSC 0.143 of the iteration before, band: alignment limit, both in A."""
+        """Begin a bar. resolution: FSC 0.143 of the iteration before, band: alignment limit, both in A; done: particles
+        that were dealt with before the run was stopped."""
         self._clear()
         if self._live is None:
             return
         reach = f" to {band:.1f} Å" if _finite(band) else ""
         reached = f"{resolution:.2f} Å" if _finite(resolution) else ""
         title = f"[bold]iteration {number}[/] {stage}{reach}"
-        self._task = self._live.add_task(title, total=total_particles, reached=reached)
+        self._task = self._live.add_task(title, total=total_particles, completed=done, reached=reached)
 
     def advance(self, count: int = 1) -> None:
         """Add particles done; may be called from any thread."""

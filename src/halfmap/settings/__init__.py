@@ -24,7 +24,8 @@ class RefineSettings(RegulariserOptions):
     """Settings of ``halfmap refine``."""
 
     particles: Path = field(metadata={
-        "help": "particle images: a RELION STAR file (3.0 or 3.1 layout)", "short": "particles.star",
+        "help": "particle images: a RELION STAR file (3.0 or 3.1 layout), or a cryoSPARC .cs or .csg file",
+        "short": "particles.star",
         "positional": True, "aliases": ("--i",)})
     map: Path = field(metadata={
         "help": "initial reference map", "short": "map.mrc", "aliases": ("--ref",)})
@@ -46,8 +47,14 @@ class RefineSettings(RegulariserOptions):
     device: str = field(default="auto", metadata={
         "help": "where to compute; auto takes a GPU if there is one", "choices": ("auto", "cpu", "cuda")})
     data_dir: Path | None = field(default=None, metadata={
-        "help": "folder that the image paths in the STAR file start from", "short": "folder",
-        "none": "found from the STAR file", "advanced": True})
+        "help": "folder that the image paths in the particle file start from", "short": "folder",
+        "none": "found from the particle file", "advanced": True})
+    passthrough: Path | None = field(default=None, metadata={
+        "help": "passthrough file of a cryoSPARC job, with the fields that the .cs file lacks", "short": "file.cs",
+        "none": "not needed, or named by the .csg file", "advanced": True})
+    strip_prefix: str | None = field(default=None, metadata={
+        "help": "left out where an image path in a cryoSPARC file begins with it", "short": "path",
+        "none": "nothing", "advanced": True})
     max_resolution: float | None = field(default=None, metadata={
         "help": "never align on detail finer than this", "unit": "A", "above": 0, "none": "no limit",
         "advanced": True})
@@ -86,6 +93,10 @@ class RefineSettings(RegulariserOptions):
     padding: int = field(default=2, metadata={
         "help": "padding of the reference before its Fourier transform; 1 needs an eighth of the memory",
         "choices": (1, 2), "aliases": ("--pad",), "advanced": True})
+    insertion: str = field(default="trilinear", metadata={
+        "help": "how a coefficient of an image enters the map's transform: shared by the eight grid points around it, "
+                "or by 27 with the Gaussian weights of OPUS-SSRI",
+        "choices": ("trilinear", "gaussian"), "advanced": True})
     batch: int = field(default=0, metadata={
         "help": "images worked on at once, 0 for automatic", "at_least": 0, "advanced": True})
     seed: int = field(default=0, metadata={
@@ -93,6 +104,9 @@ class RefineSettings(RegulariserOptions):
         "advanced": True})
     keep_iterations: bool = field(default=False, metadata={
         "help": "keep the maps and poses of every iteration", "advanced": True})
+    checkpoint_minutes: float = field(default=10.0, metadata={
+        "help": "within an iteration, save what `halfmap resume` needs this often", "unit": "minutes", "above": 0,
+        "advanced": True})
 
 
 @dataclass(frozen=True)
@@ -198,7 +212,8 @@ def validated(settings: RefineSettings) -> RefineSettings:
         raise InputError(f"--max-resolution {settings.max_resolution:g}: must be finer than --ini-high "
                          f"{settings.ini_high:g} A, the resolution of the start")
     paths = absolute_paths(settings)
-    for name in ("particles", "map", "mask", "cutoff_mask"):
+    check_cryosparc_only(settings.particles, settings.passthrough, settings.strip_prefix)
+    for name in ("particles", "map", "mask", "cutoff_mask", "passthrough"):
         if name in paths:
             check_readable(name.replace("_", "-"), paths[name])
     if "data_dir" in paths and not paths["data_dir"].is_dir():
@@ -238,6 +253,15 @@ def check_two_maps(paths: dict[str, Path]) -> None:
         raise InputError(f"--half2 {paths['half2']}: is the same map as --half1; give the one of the other half set")
 
 
+def check_cryosparc_only(particles: Path, passthrough: Path | None, strip_prefix: str | None) -> None:
+    """Raise InputError where an option that only a cryoSPARC file knows goes with another."""
+    if particles.suffix.lower() not in (".cs", ".csg"):
+        for name, value in (("passthrough", passthrough), ("strip-prefix", strip_prefix)):
+            if value is not None:
+                raise InputError(f"--{name} {value}: belongs to a cryoSPARC .cs or .csg file, and the particles are "
+                                 f"{particles.name}; leave it out")
+
+
 def absolute_paths(settings: object) -> dict[str, Any]:
     """The paths among the settings, by name."""
     values = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}  # type: ignore[arg-type]
@@ -257,6 +281,9 @@ def check_readable(name: str, path: Path) -> None:
 
 def _check_new_run(out: Path) -> None:
     """A run never writes over another, and finds out before the work that it cannot write."""
+    if (out / "checkpoint" / "state").exists():
+        raise InputError(f"--out {out}: holds a run that was stopped; go on with `halfmap resume {out}`, or name "
+                         "another folder")
     if (out / "settings.toml").exists():
         raise InputError(f"--out {out}: holds a run already; name another folder or remove this one")
     there = out

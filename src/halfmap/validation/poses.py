@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TypedDict
 
 import numpy as np
@@ -37,21 +38,63 @@ def pose_error(refined: ParticleTable, truth: ParticleTable, group: Tensor) -> P
 
     Raises InputError where a table has no poses or a refined particle is not in the truth.
     """
-    rows = _matching_rows(refined, truth)
-    if refined.rotations is None or truth.rotations is None:
-        lacking = refined.source if refined.rotations is None else truth.source
-        raise InputError(f"{lacking}: has no angles to compare; give the table of a refinement")
-    wanted, known = refined.rotations, truth.rotations[rows]
-    frame, angle = common_frame(wanted, known, group)
-    difference = refined.origins - truth.origins[rows]
-    shift = common_shift(wanted, difference, angle < GOOD)
-    rest = (difference - (wanted[:, :2].double() @ shift)).norm(dim=1)
-    degrees = torch.rad2deg(angle)
+    left = pose_differences(refined, truth.select(_matching_rows(refined, truth)), group)
     return PoseError(
-        particles=len(angle), median=float(degrees.median()), p80=float(torch.quantile(degrees, 0.8)),
-        above10=float((degrees > 10).double().mean()), shift_median=float(rest.median()),
-        frame=frame.tolist(), frame_angle=math.degrees(float(_angle(torch.trace(frame)))),
-        shift=shift.tolist())
+        particles=len(left.angles), median=float(left.angles.median()), p80=float(torch.quantile(left.angles, 0.8)),
+        above10=left.above(10.0), shift_median=float(left.shifts.median()),
+        frame=left.frame.tolist(), frame_angle=left.frame_angle, shift=left.shift.tolist())
+
+
+@dataclass(frozen=True)
+class PoseDifferences:
+    """What sets the poses of two tables apart once the frame is taken out: angles[b] in degrees, shifts[b] in A, and
+    frame[3,3] and shift[3] (A) as in `PoseError`, from the other table's map to that of the first."""
+
+    angles: Tensor
+    shifts: Tensor
+    frame: Tensor
+    shift: Tensor
+
+    def above(self, degrees: float) -> float:
+        """The share of particles that differ by more than so many degrees."""
+        return float((self.angles > degrees).double().mean())
+
+    @property
+    def frame_angle(self) -> float:
+        """By which the frames are turned against each other, in degrees."""
+        return math.degrees(float(_angle(torch.trace(self.frame))))
+
+
+def pose_differences(table: ParticleTable, other: ParticleTable, group: Tensor) -> PoseDifferences:
+    """Compare the poses of two tables of the same particles in the same order, modulo the symmetry group[o,3,3].
+
+    The frame is the one of all equivalent ones that turns least. Raises InputError where a table has no poses.
+    """
+    if table.rotations is None or other.rotations is None:
+        lacking = table.source if table.rotations is None else other.source
+        raise InputError(f"{lacking}: has no angles to compare; give the table of a refinement")
+    frame, angle = common_frame(table.rotations, other.rotations, group)
+    equivalent = frame @ group.double()
+    frame = equivalent[equivalent.diagonal(dim1=1, dim2=2).sum(1).argmax()]
+    difference = table.origins - other.origins
+    shift = common_shift(table.rotations, difference, angle < GOOD)
+    rest = (difference - (table.rotations[:, :2].double() @ shift)).norm(dim=1)
+    return PoseDifferences(torch.rad2deg(angle), rest, frame, shift)
+
+
+def common_rows(table: ParticleTable, other: ParticleTable) -> tuple[Tensor, Tensor]:
+    """The rows[b] of each table of the images that both hold, in the order of the first.
+
+    An image is known by its number and its stack's path, or, where no path is in both tables, the stack's file name:
+    stacks may have been copied. The first of several rows of one image counts.
+    """
+    paths = [{str(path.absolute()) for path in one.stacks} for one in (table, other)]
+    keys = [_image_keys(one, [str(path.absolute()) if paths[0] & paths[1] else path.name for path in one.stacks])
+            for one in (table, other)]
+    first, second = ({key: row for row, key in reversed(list(enumerate(one)))} for one in keys)
+    shared = [(row, second[key]) for key, row in first.items() if key in second]
+    rows = torch.tensor(sorted(shared), dtype=torch.int64).reshape(-1, 2)
+    return rows[:, 0], rows[:, 1]
 
 
 def common_frame(refined: Tensor, truth: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,16 +149,18 @@ def _matching_rows(refined: ParticleTable, truth: ParticleTable) -> Tensor:
     """The row of truth for each row of refined. Stacks may have been copied: the image number and the stack's
     file name must agree, or the number alone where truth has one stack."""
     single = len(truth.stacks) == 1
-
-    def keys(table: ParticleTable) -> list[tuple[int, str]]:
-        stack = ["" if single else path.name for path in table.stacks]
-        return [(int(i), stack[int(s)]) for i, s in
-                zip(np.asarray(table.image_index), np.asarray(table.stack_index), strict=True)]
-
-    row = {key: i for i, key in enumerate(keys(truth))}
+    keys, wanted = (_image_keys(table, ["" if single else path.name for path in table.stacks])
+                    for table in (truth, refined))
+    row = {key: i for i, key in enumerate(keys)}
     try:
-        return torch.tensor([row[key] for key in keys(refined)])
+        return torch.tensor([row[key] for key in wanted])
     except KeyError as error:
         number, stack = error.args[0]
         raise InputError(f"{refined.source}: image {number + 1}@{stack} is not in {truth.source}; "
                          "compare the same particles") from None
+
+
+def _image_keys(table: ParticleTable, stacks: list[str]) -> list[tuple[int, str]]:
+    """(image number from 0, name of its stack) of every row."""
+    return [(int(i), stacks[int(s)]) for i, s in
+            zip(np.asarray(table.image_index), np.asarray(table.stack_index), strict=True)]

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,7 +35,7 @@ class ImagingModel:
     """What the expectation step needs to know beside images and state.
 
     box, pixel_size: the reference's; symmetry: operators [o, 3, 3]; scale_group [b]: which entry of State.scale each
-    particle uses; padding; update_scale: whether contrast is re-estimated.
+    particle uses; padding; update_scale: whether contrast is re-estimated; kernel: what images are inserted with.
     """
 
     box: int
@@ -43,6 +44,7 @@ class ImagingModel:
     scale_group: Tensor
     padding: int = 2
     update_scale: bool = True
+    kernel: str = "trilinear"
 
 
 @dataclass
@@ -75,14 +77,46 @@ class Stopwatch:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self.last
         self.last = now
 
+    def skip(self) -> None:
+        """Book the time since the last lap nowhere."""
+        self.last = time.perf_counter()
+
+
+class Cost:
+    """What a step costs, on top of what was spent on it before: seconds by the clock and of the processor."""
+
+    def __init__(self, before: tuple[float, float] = (0.0, 0.0)) -> None:
+        self.began = (time.perf_counter() - before[0], time.process_time() - before[1])
+
+    def so_far(self) -> tuple[float, float]:
+        """The cost until now."""
+        return time.perf_counter() - self.began[0], time.process_time() - self.began[1]
+
 
 @dataclass(frozen=True)
 class Expectation:
-    """What the expectation step leaves: unfinished statistics [h][q], new poses, and the tally."""
+    """What the expectation step leaves: unfinished statistics [h][q], new poses, and the tally.
+
+    While the step runs, the same for the images so far: statistics of the half sets begun, batches done of the last of
+    them, images done of all, and what it cost: seconds by the clock and of the processor.
+    """
 
     statistics: tuple[tuple[Backprojection, ...], ...]
     poses: PoseTable
     tally: Tally
+    batches: int = 0
+    images: int = 0
+    cost: tuple[float, float] = (0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Following:
+    """Where an expectation step goes on (None: from the first image; what it is given here changes), and who hears of
+    each batch: ``advance`` the number of its images, ``keep`` what there is so far."""
+
+    begun: Expectation | None = None
+    advance: Callable[[int], None] = lambda n: None
+    keep: Callable[[Expectation], None] = lambda so_far: None
 
 
 def expectation_step(
@@ -92,29 +126,31 @@ def expectation_step(
     sampling: Sampling,
     insertion: tuple[int, str],
     seed: int,
-    advance: Callable[[int], None] = lambda n: None,
+    following: Following = Following(),
 ) -> Expectation:
     """Find the poses of all particles against their half's reference and back-project them.
 
     insertion: highest shell back-projected (and of the noise estimate), and what feeds the M-step (see posterior.py).
-    Quarter sets are drawn anew from ``seed``.
+    Quarter sets are drawn anew from ``seed``. A step that goes on adds in the order of one that was never stopped.
     """
     insert_limit, posterior = insertion
-    poses, tally = state.poses.clone(), Tally.zeros(state)
+    so_far = following.begun or Expectation((), state.poses.clone(), Tally.zeros(state))
+    cost = Cost(so_far.cost)
+    poses, tally = so_far.poses, so_far.tally
     device = state.references[0].device
-    statistics = []
-    for half, reference_map in enumerate(state.references):
-        members = torch.nonzero(poses.half == half)[:, 0]
-        generator = torch.Generator().manual_seed(seed * 2 + half)
-        quarter_of = torch.zeros(len(poses), dtype=torch.int64)
-        quarter_of[members[torch.randperm(len(members), generator=generator)[::2]]] = 1
-        reference = Reference(half_volume(reference_map, model.padding, insert_limit), model.padding)
-        like = torch.zeros((), device=device)
-        quarters = tuple(Backprojection.zeros(model.box, model.padding, insert_limit, like) for _ in range(2))
+    for half in range(max(0, len(so_far.statistics) - 1), len(state.references)):
+        members, quarter_of = _drawn(poses, half, seed)
+        reference = Reference(half_volume(state.references[half], model.padding, insert_limit), model.padding)
+        if half == len(so_far.statistics):
+            like = torch.zeros((), device=device)
+            quarters = tuple(
+                Backprojection.zeros(model.box, model.padding, insert_limit, like, model.kernel) for _ in range(2)
+            )
+            so_far = replace(so_far, statistics=(*so_far.statistics, quarters), batches=0)
         geometries: dict[int, ImagingGeometry] = {}
         grids: dict[int, GlobalSearch] = {}
         watch = Stopwatch(tally.seconds)
-        for group, index, images, _ in source.stream(members):
+        for group, index, images, _ in source.stream(_remaining(source, members, so_far.batches)):
             if group not in geometries:
                 geometries[group] = ImagingGeometry.build(
                     source.table.optics[group], model.box, model.pixel_size, insert_limit
@@ -126,22 +162,51 @@ def expectation_step(
             watch.lap("read")
             if sampling.search == "global" and group not in grids:
                 grids[group] = GlobalSearch(reference, batch, sampling)
-            known = _known(poses, index, device)
-            found = find_poses(reference, batch, sampling, prior, known, grids.get(group))
+            found = find_poses(reference, batch, sampling, prior, _known(poses, index, device), grids.get(group))
             _record(poses, index, found)
             watch.lap("search")
-            values, weights = batch.sums()
-            image, rotations, shifts, mass = posterior_samples(found, posterior)
-            for q, quarter in enumerate(quarters):
-                chosen = quarter_of[index].to(image.device)[image] == q
-                samples = (image[chosen], rotations[chosen], shifts[chosen], mass[chosen].float())
-                quarter.insert_(values, weights, geometries[group].coords, geometries[group].band, samples)
+            _insert(so_far.statistics[half], batch, posterior_samples(found, posterior), quarter_of[index])
             watch.lap("insert")
             _tally(tally, batch, found, reference, (group, model.scale_group[index], mask_power, sampling.limit))
             watch.lap("search")
-            advance(len(index))
-        statistics.append(quarters)
-    return Expectation(tuple(statistics), poses, tally)
+            so_far = replace(
+                so_far, batches=so_far.batches + 1, images=so_far.images + len(index), cost=cost.so_far()
+            )
+            following.advance(len(index))
+            following.keep(so_far)
+            watch.skip()
+    return so_far
+
+
+def _drawn(poses: PoseTable, half: int, seed: int) -> tuple[Tensor, Tensor]:
+    """The members of a half set, and the quarter set [b] of every particle."""
+    members = torch.nonzero(poses.half == half)[:, 0]
+    generator = torch.Generator().manual_seed(seed * 2 + half)
+    quarter_of = torch.zeros(len(poses), dtype=torch.int64)
+    quarter_of[members[torch.randperm(len(members), generator=generator)[::2]]] = 1
+    return members, quarter_of
+
+
+def _remaining(source: ParticleSource, members: Tensor, batches: int) -> Tensor:
+    """The members without the batches that are done; the others stay cut as they were."""
+    if not batches:
+        return members
+    rest = [rows for _, rows in source.batches(members)[batches:]]
+    return torch.from_numpy(np.concatenate(rest)) if rest else members[:0]
+
+
+def _insert(
+    quarters: tuple[Backprojection, ...], batch: BandImages, samples: tuple[Tensor, Tensor, Tensor, Tensor],
+    quarter_of: Tensor,
+) -> None:
+    """Back-project the samples (image, rotation, shift, mass) of a batch, whose images lie in ``quarter_of`` [b]."""
+    values, weights = batch.sums()
+    image, rotations, shifts, mass = samples
+    geometry = batch.geometry
+    for q, quarter in enumerate(quarters):
+        chosen = quarter_of.to(image.device)[image] == q
+        taken = (image[chosen], rotations[chosen], shifts[chosen], mass[chosen].float())
+        quarter.insert_(values, weights, geometry.coords, geometry.band, taken)
 
 
 def band_batch(

@@ -91,7 +91,8 @@ def run(settings: LocalResolutionSettings, report: Report | None = None) -> Loca
             record=pair.record(), summary=summary, verdict=pair.verdict(), resolution=found.map.numpy(),
             mask=pair.mask.numpy(), mean=_seen(pair).numpy(),
         )  # fmt: skip
-        written.append("local_resolution.html")
+        written += [name for name in ("local_resolution.cxc", "local_resolution.html")
+                    if (settings.out / name).is_file()]
     _print(console, summary, settings.out, written)
     return found
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from halfmap.errors import InputError
 from halfmap.maps.mrc import replaced_atomically, write_map
 from halfmap.particles.star import write_star
 from halfmap.particles.table import ParticleTable, with_poses
@@ -58,9 +59,7 @@ class RunFolder:
         return refined
 
     def _iterations(self) -> Path:
-        folder = self.path / "iterations"
-        folder.mkdir(exist_ok=True)
-        return folder
+        return made_folder(self.path / "iterations")
 
     def write_fsc(self, halves: HalfSets) -> None:
         """fsc.xml: the masked and corrected curve."""
@@ -76,6 +75,16 @@ class RunFolder:
         """A small text file."""
         with replaced_atomically(self.path / name) as stream:
             stream.write(text.encode())
+
+
+def made_folder(path: Path) -> Path:
+    """The folder, made if absent with those above it. Raises InputError where the file system refuses."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be made: {error.strerror or error}; check that the folder above is writable "
+                         "and has space") from error
+    return path
 
 
 def _plain(value: Any) -> Any:

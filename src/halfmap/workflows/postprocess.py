@@ -90,7 +90,7 @@ def postprocess(settings: PostprocessSettings, report: Report | None = None) -> 
     written = _write(settings, done)
     if report is not None:
         report(**_shown(settings, done))
-        written.append("postprocess.html")
+        written += [name for name in ("map_sharpened.cxc", "postprocess.html") if (settings.out / name).is_file()]
     _print(console, settings, done, written)
     return done
 

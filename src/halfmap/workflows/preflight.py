@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,15 @@ from halfmap.errors import InputError
 from halfmap.fourier.band import Band, band_limit
 from halfmap.fourier.transform import crop_volume, image_fft, pad_volume
 from halfmap.maps.mrc import read_map
+from halfmap.particles.cryosparc import read_cryosparc
+from halfmap.particles.cryosparc_file import SUFFIXES
+from halfmap.particles.outliers import ABSURD, DOUBTFUL, TRAITS, Odd, odd_ones, traits
+from halfmap.particles.sanity import header_notes, table_notes
 from halfmap.particles.source import ParticleSource
-from halfmap.particles.stack import check_stacks
+from halfmap.particles.stack import looked_at
 from halfmap.particles.star import read_star
 from halfmap.particles.table import ParticleTable, assign_halves
+from halfmap.workflows.audit import leaks
 
 PIXEL_TOLERANCE = 1e-3  # relative; RELION's 1.05 against 1.06 after a rounded header is an error here
 MASK_TOLERANCE = 0.1  # overshoot of a resampled mask beyond 0 and 1
@@ -29,22 +34,38 @@ FEWEST = 8  # particles in a half set
 class Inspected:
     """Sound particles and what their images are like.
 
-    source; rejected: the faulty particles, or None; power[g]: mean power of whole images by shell [0..box//2].
+    source; rejected: the faulty particles, why in the column halfmapRejected, or None; power[g]: mean power of whole
+    images by shell [0..box//2]; leaks: what the half sets share that they must not, a sentence each; notes: what is
+    worth a look.
     """
 
     source: ParticleSource
     rejected: ParticleTable | None
     power: tuple[Tensor, ...]
+    leaks: list[str]
+    notes: list[str] = field(default_factory=list)
 
 
-def read_particles(star: Path, data_dir: Path | None, *, resplit: bool, split_by: str, seed: int) -> ParticleTable:
+def read_particles(
+    star: Path, data_dir: Path | None, passthrough: Path | None = None, strip_prefix: str | None = None, *,
+    resplit: bool, split_by: str, seed: int, notes: list[str] | None = None,
+) -> ParticleTable:  # fmt: skip
     """The particle table with half sets: those of the file if they are a real split, else drawn from ``seed``.
 
-    Raises InputError for a file that cannot be used, a stack that is missing, short or of another size, and for too
-    few particles.
+    ``star`` may be a cryoSPARC file too, by its suffix; passthrough and strip_prefix belong to such a one. To ``notes``
+    is added what looks wrong in the table and in the headers of its stacks. Raises InputError for a file that cannot be
+    used, a stack that is missing, short or of another size, and for too few particles.
     """
-    table = read_star(star, data_dir)
-    check_stacks(table)
+    if star.suffix.lower() in SUFFIXES:
+        table = read_cryosparc(star, data_dir, passthrough, strip_prefix)
+    else:
+        table = read_star(star, data_dir)
+    stacks = list(looked_at(table))
+    for stack in stacks:
+        if stack.fault:
+            raise InputError(stack.fault)
+    if notes is not None:
+        notes.extend(table_notes(table) + header_notes(table, stacks))
     if table.half is None or resplit:
         table = assign_halves(table, seed, "micrograph" if split_by == "micrograph" else "particle")
     assert table.half is not None
@@ -60,39 +81,83 @@ def read_particles(star: Path, data_dir: Path | None, *, resplit: bool, split_by
 def inspect_images(
     table: ParticleTable, diameter: float, batch: int, advance: Callable[[int], None] = lambda n: None
 ) -> Inspected:
-    """Read every image once: set faulty ones aside (NaN, Inf, constant background) and measure the power spectra.
+    """Read every image once: set faulty ones aside and measure the power spectra.
 
-    Raises InputError, naming the first faulty images, where more than a tenth of them are faulty.
+    Faulty are NaN, Inf, a constant background, and images beyond all measure unlike the others of their stack; those
+    that merely stand out are counted. Raises InputError, naming the first, where more than a tenth are faulty.
     """
-    source = ParticleSource(table, diameter, batch)
+    source, everything = ParticleSource(table, diameter, batch), torch.arange(len(table))
+    sound, seen = np.ones(len(table), dtype=bool), torch.zeros(len(table), 3, dtype=torch.float64)
+    bands = {g: Band.to_shell(group.box, band_limit(group.box)) for g, group in enumerate(table.optics)}
+    spectra: list[Tensor] = []
+    for group, index, raw, images, fine in source.stream_with_raw(everything):
+        sound[index.numpy()] = fine.numpy()
+        seen[index] = traits(raw, images)
+        spectra.append(_power(bands[group], images[fine]))
+        advance(len(index))
+    odd = odd_ones(table, seen, sound)
+    absurd = odd.deviation > ABSURD
+    batches = source.batches(everything)
+    for place, (group, members) in enumerate(batches):
+        if absurd[members].any():  # one image may outweigh all others
+            (_, _, images, _), = source.stream(torch.from_numpy(members))
+            spectra[place] = _power(bands[group], images[torch.from_numpy(sound[members] & ~absurd[members])])
+    power = _mean_power(table, bands, [(group, int((sound & ~absurd)[members].sum())) for group, members in batches],
+                        spectra)
+    why = np.where(sound, np.where(absurd, "outlier", ""), np.where(seen.isfinite().all(dim=1), "constant", "NaN"))
+    rejected, kept = _set_aside(table, why)
+    return Inspected(ParticleSource(kept, diameter, batch), rejected, power, leaks(kept, diameter),
+                     _doubtful(table, odd))
+
+
+def _power(band: Band, images: Tensor) -> Tensor:
+    """Summed power of images [b, y, x] by shell [s], float64."""
+    values = band.gather(image_fft(images))
+    return band.shell_sum((values.real**2 + values.imag**2).double().sum(dim=0))
+
+
+def _mean_power(
+    table: ParticleTable, bands: dict[int, Band], counted: list[tuple[int, int]], spectra: list[Tensor]
+) -> tuple[Tensor, ...]:
+    """Mean power of each optics group by shell [0..box//2]; counted: group and images of each summed spectrum."""
     power = [torch.zeros(group.box // 2 + 1, dtype=torch.float64) for group in table.optics]
     images_of = [0] * len(table.optics)
-    sound = np.ones(len(table), dtype=bool)
-    bands = {g: Band.to_shell(group.box, band_limit(group.box)) for g, group in enumerate(table.optics)}
-    for group, index, images, fine in source.stream(torch.arange(len(table))):
-        sound[index.numpy()] = fine.numpy()
-        band = bands[group]
-        values = band.gather(image_fft(images[fine]))
-        shells = band.shell_sum((values.real**2 + values.imag**2).double().sum(dim=0))
+    for (group, count), shells in zip(counted, spectra, strict=True):
         power[group][: len(shells)] += shells
-        images_of[group] += int(fine.sum())
-        advance(len(index))
+        images_of[group] += count
     for group, band in bands.items():
         ones = band.shell_sum(torch.ones(len(band), dtype=torch.float64)).clamp_min(1)
         mean = power[group][: len(ones)] / (ones * max(1, images_of[group]))
         mean[0] = mean[1]
         power[group] = torch.cat([mean, mean[-1:].repeat(len(power[group]) - len(mean))])
-    if bool(sound.all()):
-        return Inspected(source, None, tuple(power))
-    faulty = np.flatnonzero(~sound)
-    named = ", ".join(_image_name(table, int(i)) for i in faulty[:3])
+    return tuple(power)
+
+
+def _set_aside(table: ParticleTable, why: np.ndarray) -> tuple[ParticleTable | None, ParticleTable]:
+    """The particles with a reason to be rejected (None if there are none), and the others."""
+    faulty = np.flatnonzero(why != "")
+    if not len(faulty):
+        return None, table
     if len(faulty) > REJECTED_MOST * len(table):
+        named = ", ".join(_image_name(table, int(i)) for i in faulty[:3])
         raise InputError(
-            f"{table.source}: {len(faulty)} of {len(table)} images hold NaN, Inf or a constant background "
-            f"(first: {named}); check how the stack was written"
+            f"{table.source}: {len(faulty)} of {len(table)} images hold NaN, Inf or a constant background, or are "
+            f"outliers (first: {named}); check how the stack was written"
         )
-    kept = table.select(np.flatnonzero(sound))
-    return Inspected(ParticleSource(kept, diameter, batch), table.select(faulty), tuple(power))
+    rejected = table.select(faulty)
+    rejected = replace(rejected, columns=rejected.columns | {"halfmapRejected": why[faulty].tolist()})
+    return rejected, table.select(np.flatnonzero(why == ""))
+
+
+def _doubtful(table: ParticleTable, odd: Odd) -> list[str]:
+    """A note on images that stand out but are kept, the worst named."""
+    doubtful = np.flatnonzero((odd.deviation > DOUBTFUL) & (odd.deviation <= ABSURD))
+    if not len(doubtful):
+        return []
+    worst = doubtful[np.argsort(-odd.deviation[doubtful], kind="stable")[:3]]
+    named = ", ".join(f"{_image_name(table, int(i))} ({TRAITS[odd.trait[i]]})" for i in worst)
+    return [f"{len(doubtful)} of {len(table)} images stand out from their stack by more than {DOUBTFUL:g} robust "
+            f"standard deviations and are kept; the farthest: {named}"]
 
 
 def _image_name(table: ParticleTable, index: int) -> str:

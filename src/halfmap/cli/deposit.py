@@ -1,0 +1,31 @@
+"""``halfmap deposit``: the files of an EMDB entry."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from halfmap.cli.command import Command, given
+from halfmap.options import add_options, build
+from halfmap.settings.deposit import DepositSettings, validated_deposit
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    add_options(parser, DepositSettings)
+    parser.usage = "halfmap deposit RUN OUT [options]"
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    settings = validated_deposit(build(DepositSettings, given(arguments, DepositSettings)))
+    from halfmap.report import write_deposit_pictures
+    from halfmap.workflows.deposit import deposit
+
+    def pictures(**seen: Any) -> list[Path]:
+        """The entry's image and a ChimeraX script, which no workflow may draw."""
+        return write_deposit_pictures(settings.out, **seen)
+
+    deposit(settings, pictures)
+
+
+DEPOSIT = Command("files for an EMDB entry: maps, mask, FSC, image and summary", _options, _run)

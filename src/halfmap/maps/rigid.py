@@ -1,0 +1,20 @@
+"""Maps turned and shifted."""
+
+from __future__ import annotations
+
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+
+def moved(v: Tensor, rotation: Tensor, shift: Tensor, pixel_size: float, order: int = 3) -> Tensor:
+    """The map v[z,y,x] with what was at x now at rotation[3,3] @ x + shift[3] (x, y, z; A from the box centre).
+
+    Splines of the given order between voxels (1: linear, for masks and values with steps); nothing (0) comes in from
+    beyond the box. float32 [z,y,x].
+    """
+    back = rotation.double().T.flip(0, 1)  # axes are stored z, y, x
+    centre = torch.full((3,), float(v.shape[-1] // 2), dtype=torch.float64)
+    offset = centre - back @ (centre + shift.double().flip(0) / pixel_size)
+    found = ndimage.affine_transform(v.double().numpy(), back.numpy(), offset.numpy(), order=order, mode="constant")
+    return torch.from_numpy(found).float()

@@ -1,0 +1,191 @@
+"""cryoSPARC particle datasets (.cs, .csg; versions 2 to 4) read into a ParticleTable.
+
+Poses are rotation vectors of the transpose of RELION's matrix; shifts are pixels of alignments3D/psize_A, with RELION's
+sign; split 0 and 1 are half sets 1 and 2; blob/sign -1 means protein-white images, as everywhere in this program, +1
+protein-dark ones, which are read with a CTF of the opposite sign.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from halfmap.errors import InputError
+from halfmap.geometry.rotations import rotation_vector_to_matrix
+from halfmap.imaging.ctf import Defocus
+from halfmap.imaging.optics import OpticsGroup
+from halfmap.maps.mrc import read_header
+from halfmap.particles.cryosparc_file import CsDataset, Fields, distinct, load_dataset
+from halfmap.particles.cryosparc_optics import Lengths, relion_terms
+from halfmap.particles.cryosparc_paths import resolve_paths
+from halfmap.particles.image_names import ImageNames
+from halfmap.particles.table import Column, Integers, ParticleTable
+
+POSE, SHIFT, SHIFT_PIXEL = "alignments3D/pose", "alignments3D/shift", "alignments3D/psize_A"
+SPLIT, CLASS = "alignments3D/split", "alignments3D/class"
+# The fields that make an optics group, and how many values they have; all but the first four may be missing.
+OPTICS = {"ctf/accel_kv": 0, "ctf/cs_mm": 0, "ctf/amp_contrast": 0, "blob/psize_A": 0, "ctf/exp_group_id": 0,
+          "blob/shape": 2, "ctf/shift_A": 2, "ctf/tilt_A": 2, "ctf/trefoil_A": 2, "ctf/tetra_A": 4, "ctf/anisomag": 4}
+CTF = ("ctf/df1_A", "ctf/df2_A", "ctf/df_angle_rad", "ctf/phase_shift_rad", "ctf/bfactor", "ctf/scale")
+LOCATION = ("location/micrograph_path", "location/center_x_frac", "location/center_y_frac", "location/micrograph_shape")
+READ = {"uid", "blob/path", "blob/idx", "blob/sign", POSE, SHIFT, SHIFT_PIXEL, SPLIT, CLASS, *OPTICS, *CTF, *LOCATION}
+# Known without being read: constants, and what is the same for every particle.
+IMPLIED = {"blob/import_sig", "ctf/type", "ctf/scale_const", "location/exp_group_id", "location/micrograph_uid"}
+LARGEST_DISTORTION = 0.5
+# The column in which a dataset's uids go through a STAR file, under the name that csparc2star.py gives it.
+UID = "ucsfUid"
+
+
+def read_cryosparc(path: Path | str, data_dir: Path | None = None, passthrough: Path | None = None,
+                   strip_prefix: str | None = None) -> ParticleTable:
+    """Read the particles of a .cs or .csg file, with the fields of a passthrough file where one is given.
+
+    Image paths: see `resolve_paths`. Raises InputError, naming file and row, for anything that is missing or makes no
+    sense; the stacks themselves are looked at by `check_stacks`.
+    """
+    return particle_table(load_dataset(path, passthrough), data_dir, strip_prefix)
+
+
+def particle_table(dataset: CsDataset, data_dir: Path | None = None, strip_prefix: str | None = None) -> ParticleTable:
+    """The table of a dataset; as `read_cryosparc`."""
+    images, paths = resolve_paths(dataset, data_dir, strip_prefix)
+    optics, optics_index = _optics(dataset, images)
+    columns: dict[str, Column] = {"rlnImageName": [
+        f"{image + 1:06d}@{path}" for image, path in zip(images.image_index.tolist(), paths, strict=True)]}
+    names, micrograph = _micrographs(dataset)
+    if names:
+        columns["rlnMicrographName"] = [names[number] for number in micrograph.tolist()]
+    columns |= _coordinates(dataset)
+    if CLASS in dataset:
+        columns["rlnClassNumber"] = dataset.integers(CLASS) + 1
+    if "uid" in dataset:
+        columns[UID] = dataset.fields["uid"]
+    rotations = None
+    if POSE in dataset:
+        rotations = rotation_vector_to_matrix(torch.from_numpy(-dataset.numbers(POSE, 3)))
+    return ParticleTable(
+        columns=columns, optics=optics, optics_index=optics_index, stacks=images.stacks,
+        stack_index=images.stack_index, image_index=images.image_index, defocus=_defocus(dataset),
+        rotations=rotations, origins=_origins(dataset), half=_halves(dataset), micrograph=micrograph,
+        source=dataset.source, group=micrograph, group_names=tuple(names) or ("all",),
+    )
+
+
+def unread_fields(dataset: CsDataset) -> list[str]:
+    """The fields of a dataset that a ParticleTable has no place for, in order."""
+    return [name for name in dataset.fields if name not in READ | IMPLIED]
+
+
+def _optics(dataset: CsDataset, images: ImageNames) -> tuple[tuple[OpticsGroup, ...], Integers]:
+    """Optics groups, and which of them each particle is in: one for an exposure group, more where its values vary."""
+    for name, width in list(OPTICS.items())[:4]:
+        dataset.numbers(name, width)
+    code = np.zeros(len(dataset), np.int64)
+    for name, width in OPTICS.items():
+        if name not in dataset:
+            continue
+        values = dataset.numbers(name, width).reshape(len(dataset), -1)
+        for column in values.T:
+            found, inverse = distinct(column)
+            code = distinct(code * len(found) + inverse)[1] if len(found) > 1 else code
+    rows = np.unique(code, return_index=True)[1]
+    order = np.argsort(rows, kind="stable")
+    exposure = dataset.integers("ctf/exp_group_id", 0)[rows[order]]
+    numbers: dict[int, None] = {}
+    spare = max(0, int(exposure.max()) + 1)
+    for wanted in exposure.tolist():
+        if wanted + 1 in numbers or wanted < 0:
+            spare += 1
+            wanted = spare - 1
+        numbers[wanted + 1] = None
+    groups = tuple(_group(dataset, int(row), number, images)
+                   for row, number in zip(rows[order].tolist(), numbers, strict=True))
+    return groups, np.argsort(order)[code]
+
+
+def _group(dataset: CsDataset, row: int, number: int, images: ImageNames) -> OpticsGroup:
+    """The optics group of the particle in a row."""
+    def vector(name: str) -> np.ndarray:
+        width = OPTICS[name]
+        return dataset.fields[name][row].astype(np.float64) if name in dataset else np.zeros(width)
+
+    voltage, aberration, contrast, pixel_size = (dataset.tidy(name, row) for name in list(OPTICS)[:4])
+    if "blob/shape" in dataset:
+        rows, columns = (int(side) for side in dataset.fields["blob/shape"][row])
+        if rows != columns:
+            raise InputError(f"{dataset.at(row)}: blob/shape is {rows} x {columns}; images must be square")
+    else:
+        columns = read_header(images.stacks[images.stack_index[row]]).shape[2]
+    matrix = vector("ctf/anisomag")
+    if np.abs(matrix).max() > LARGEST_DISTORTION:
+        raise InputError(f"{dataset.at(row)}: ctf/anisomag is {matrix.tolist()}; expected the magnification matrix "
+                         "less the identity, so small numbers; refine the CTF again")
+    lengths = Lengths(*(vector(f"ctf/{name}_A") for name in ("shift", "tilt", "trefoil", "tetra")))
+    try:
+        # A look at the plain values first: the others are computed from them.
+        group = OpticsGroup(f"opticsGroup{number}", voltage, aberration, contrast, pixel_size, columns, number=number)
+        tilt, odd, even = relion_terms(lengths, voltage, aberration)
+        m00, m01, m10, m11 = (matrix + np.eye(2).ravel()).tolist()
+        return OpticsGroup(group.name, voltage, aberration, contrast, pixel_size, columns, beam_tilt=tilt,
+                           odd_zernike=odd, even_zernike=even, magnification=(m00, m01, m10, m11), number=number)
+    except InputError as error:
+        raise InputError(f"{dataset.at(row)}: {error}") from error
+
+
+def _defocus(dataset: CsDataset) -> Defocus:
+    """The CTF values of the images in float64; a scale of 0 is one never set, and dark images have a negative one."""
+    def field(name: str, default: float | None = None) -> Tensor:
+        return torch.from_numpy(dataset.numbers(name, default=default))
+
+    scale = field("ctf/scale", 1.0)
+    scale = torch.where(scale == 0.0, 1.0, scale)
+    sign = field("blob/sign", -1.0)
+    return Defocus(u=field("ctf/df1_A"), v=field("ctf/df2_A"), angle=field("ctf/df_angle_rad", 0.0),
+                   phase_shift=field("ctf/phase_shift_rad", 0.0), bfactor=field("ctf/bfactor", 0.0),
+                   scale=torch.where(sign > 0.0, -scale, scale))
+
+
+def _origins(dataset: CsDataset) -> Tensor:
+    """RELION's origins [b,2] in A."""
+    if SHIFT not in dataset:
+        return torch.zeros(len(dataset), 2, dtype=torch.float64)
+    # Images may be aligned binned: shifts count pixels of the alignment, not of the images.
+    pixel = dataset.numbers(SHIFT_PIXEL if SHIFT_PIXEL in dataset else "blob/psize_A")
+    return torch.from_numpy(dataset.numbers(SHIFT, 2) * pixel[:, None])
+
+
+def _halves(dataset: CsDataset) -> Integers | None:
+    """The half[b] of each image where alignments3D/split divides the particles in two, None where it does not."""
+    if SPLIT not in dataset:
+        return None
+    split = dataset.integers(SPLIT)
+    odd = (split != 0) & (split != 1)
+    if odd.any():
+        row = int(np.argmax(odd))
+        raise InputError(f"{dataset.at(row)}: {SPLIT} is {split[row]}; it must be 0 or 1")
+    return split if 0 < int(split.sum()) < len(split) else None
+
+
+def _micrographs(dataset: CsDataset) -> tuple[list[str], Integers]:
+    """The names of micrographs, and which of them each particle is from; no names where the dataset has none."""
+    if "location/micrograph_path" in dataset:
+        names, number = dataset.distinct_text("location/micrograph_path")
+        return [name.removeprefix(">") or "none" for name in names], number
+    uid: Fields | None = dataset.fields.get("location/micrograph_uid")
+    if uid is None or uid.dtype.kind not in "iu" or uid.ndim != 1:
+        return [], np.zeros(len(dataset), np.int64)
+    ids, number = distinct(uid)
+    return [str(each) for each in ids.tolist()], number
+
+
+def _coordinates(dataset: CsDataset) -> dict[str, Column]:
+    """RELION's coordinates in pixels, from the top left; cryoSPARC's are fractions, from the bottom left."""
+    _, x, y, shape = LOCATION
+    if not {x, y, shape} <= set(dataset.fields):
+        return {}
+    sides = dataset.numbers(shape, 2)
+    return {"rlnCoordinateX": dataset.numbers(x) * sides[:, 1],
+            "rlnCoordinateY": (1.0 - dataset.numbers(y)) * sides[:, 0]}

@@ -1,0 +1,65 @@
+"""What a user can choose for ``halfmap deposit``."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from halfmap.errors import InputError
+from halfmap.options import check_declared, to_command
+from halfmap.settings import absolute_paths, check_new_folder, check_readable
+
+# The main map, by the file in RUN.
+MAPS = {"sharpened": "postprocess/map_sharpened.mrc", "local": "postprocess/map_sharpened_local.mrc",
+        "regularised": "map.mrc"}  # fmt: skip
+NEEDED = ("half1_unfil.mrc", "half2_unfil.mrc", "map.mrc", "mask.mrc", "settings.toml", "iterations.jsonl")
+
+
+@dataclass(frozen=True)
+class DepositSettings:
+    """Settings of ``halfmap deposit``."""
+
+    run: Path = field(metadata={
+        "help": "folder of a finished refinement", "short": "RUN", "positional": True})
+    out: Path = field(metadata={
+        "help": "new folder for the files of the entry", "short": "OUT", "positional": True})
+    map: str | None = field(default=None, metadata={
+        "help": "main map: RUN/map.mrc, or one that `halfmap postprocess` wrote into RUN/postprocess",
+        "choices": tuple(MAPS), "none": "the sharpened one if it is there, else the regularised one"})
+    pixel_size: float | None = field(default=None, metadata={
+        "help": "recalibrated pixel size, written into all headers; resolutions and B factor follow", "unit": "A",
+        "above": 0, "none": "the run's"})
+    level: float | None = field(default=None, metadata={
+        "help": "contour level to recommend, in the main map's grey values",
+        "none": "what best tells molecule from solvent"})
+
+
+def validated_deposit(settings: DepositSettings) -> DepositSettings:
+    """The same with absolute paths and the main map named, in order as far as can be known unread.
+
+    Raises InputError for a run that is none or lacks a file, and where results would take the place of others.
+    """
+    check_declared(settings)
+    paths = absolute_paths(settings)
+    run = paths["run"]
+    if not run.is_dir():
+        raise InputError(f"{run}: no such folder; give that of a finished refinement")
+    missing = [name for name in NEEDED if not (run / name).is_file()]
+    if missing:
+        raise InputError(f"{run}: holds no {missing[0]}; give the folder of a finished refinement")
+    chosen = settings.map or ("sharpened" if (run / MAPS["sharpened"]).is_file() else "regularised")
+    if not (run / MAPS[chosen]).is_file():
+        local = " --local" if chosen == "local" else ""
+        raise InputError(f"--map {chosen}: {run / MAPS[chosen]} is not there; run halfmap postprocess {run}{local}")
+    for name in {MAPS[chosen], *NEEDED}:
+        check_readable(name, run / name)
+    if paths["out"].exists() and paths["out"].samefile(run):
+        raise InputError(f"{paths['out']}: is the run itself; name a new folder")
+    check_new_folder(paths["out"])
+    return dataclasses.replace(settings, **paths, map=chosen)
+
+
+def deposit_command(settings: DepositSettings) -> str:
+    """The command that repeats this."""
+    return to_command(settings, "halfmap deposit")

@@ -1,0 +1,130 @@
+"""What a user can choose for ``halfmap orientations`` and ``halfmap audit``."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from halfmap.errors import InputError
+from halfmap.options import check_declared, to_command
+from halfmap.settings import absolute_paths, check_new_folder, check_readable, check_two_maps, other_half
+
+
+@dataclass(frozen=True)
+class OrientationsSettings:
+    """Settings of ``halfmap orientations``."""
+
+    particles: Path | None = field(default=None, metadata={
+        "help": "folder of a refinement, or a particle STAR file with angles", "short": "RUN|particles.star",
+        "positional": True, "none": "the half maps alone"})
+    half1: Path | None = field(default=None, metadata={
+        "help": "raw half map, unfiltered and unmasked, to compare by direction", "short": "half1.mrc",
+        "aliases": ("--i",), "none": "that of RUN"})
+    half2: Path | None = field(default=None, metadata={
+        "help": "the other raw half map", "short": "half2.mrc", "aliases": ("--i2",),
+        "none": "that of RUN, or the name of --half1 with half2 in place of half1"})
+    mask: Path | None = field(default=None, metadata={
+        "help": "mask for the comparison, 1 inside and 0 outside", "short": "mask.mrc",
+        "none": "that of RUN, or made from the maps", "aliases": ("--solvent_mask",)})
+    symmetry: str | None = field(default=None, metadata={
+        "help": "point group, RELION's orientation: C1 Cn Dn T O I1 I2 I3 I4", "short": "group",
+        "none": "that of RUN, else C1", "aliases": ("--sym",)})
+    cone: float = field(default=20.0, metadata={
+        "help": "half-angle of the cones in which half maps are compared", "unit": "deg", "above": 0})
+    out: Path | None = field(default=None, metadata={
+        "help": "folder for the results; made if absent", "short": "folder", "aliases": ("--o",),
+        "none": "orientations in RUN, or beside the STAR file or --half1"})
+
+
+@dataclass(frozen=True)
+class AuditSettings:
+    """Settings of ``halfmap audit``."""
+
+    particles: Path = field(metadata={
+        "help": "particle STAR file, or the folder of a refinement", "short": "RUN|particles.star", "positional": True})
+    distance: float | None = field(default=None, metadata={
+        "help": "centres nearer than this on one micrograph are one particle", "unit": "A", "above": 0,
+        "none": "a quarter of the diameter of RUN, else an eighth of the images' side"})
+    data_dir: Path | None = field(default=None, metadata={
+        "help": "folder that the image paths in the STAR file start from", "short": "folder",
+        "none": "found from the STAR file"})
+    out: Path | None = field(default=None, metadata={
+        "help": "write the particles without duplicates here: the first of each is kept, copies made by symmetry "
+                "expansion all stay and go to its half set", "short": "clean.star", "aliases": ("--o",),
+        "none": "only report"})
+
+
+def validated_orientations(settings: OrientationsSettings) -> OrientationsSettings:
+    """The same settings with absolute paths and files named, in order as far as can be known unread.
+
+    Raises InputError at the first choice that cannot work, and where results would take the place of other files.
+    """
+    check_declared(settings)
+    if settings.cone >= 90:
+        raise InputError(f"--cone {settings.cone:g}: must be less than 90 degrees, which is all directions")
+    paths = absolute_paths(settings)
+    if "half2" in paths and "half1" not in paths:
+        raise InputError(f"--half2 {paths['half2']}: needs --half1")
+    if not {"particles", "half1"} & paths.keys():
+        raise InputError("give the folder of a run or a particle STAR file, or half maps with --half1 and --half2")
+    beside = paths.get("particles", paths.get("half1"))
+    assert beside is not None
+    run = beside if beside.is_dir() else None
+    _name_run(paths, run)
+    if "half1" in paths:
+        paths.setdefault("half2", other_half(paths["half1"]))
+    paths.setdefault("out", (run or beside.parent) / "orientations")
+    for name in ("particles", "half1", "half2", "mask"):
+        if name in paths:
+            check_readable(name, paths[name])
+    if "half1" in paths:
+        check_two_maps(paths)
+    elif "mask" in paths:
+        raise InputError(f"--mask {paths['mask']}: is for half maps; give them with --half1 and --half2")
+    check_new_folder(paths["out"])
+    return dataclasses.replace(settings, **paths)
+
+
+def _name_run(paths: dict[str, Any], run: Path | None) -> None:
+    """Put the files of a run in place of its folder; its half maps too where it has them and no others are named."""
+    if run is None:
+        return
+    if not (run / "particles.star").exists():
+        raise InputError(f"{run}: holds no particles.star; give the folder of a refinement, or a STAR file")
+    paths["particles"] = run / "particles.star"
+    if "half1" in paths or not (run / "half1_unfil.mrc").exists():
+        return
+    paths |= {"half1": run / "half1_unfil.mrc", "half2": run / "half2_unfil.mrc"}
+    if "mask" not in paths and (run / "mask.mrc").exists():
+        paths["mask"] = run / "mask.mrc"
+
+
+def validated_audit(settings: AuditSettings) -> AuditSettings:
+    """The same for ``halfmap audit``."""
+    check_declared(settings)
+    paths = absolute_paths(settings)
+    if paths["particles"].is_dir():
+        _name_run(paths, paths["particles"])
+        paths = {name: path for name, path in paths.items() if name in ("particles", "data_dir", "out")}
+    check_readable("particles", paths["particles"])
+    if "data_dir" in paths and not paths["data_dir"].is_dir():
+        raise InputError(f"--data-dir {paths['data_dir']}: no such folder")
+    if "out" in paths and paths["out"].exists():
+        raise InputError(f"--out {paths['out']}: exists already; name a new STAR file")
+    if "out" in paths and not paths["out"].parent.is_dir():
+        raise InputError(f"--out {paths['out']}: its folder does not exist; make it first")
+    return dataclasses.replace(settings, **paths)
+
+
+def run_folder(particles: Path | None) -> Path | None:
+    """The refinement that a STAR file belongs to: the folder it lies in, where that holds a run's settings."""
+    if particles is None or particles.name != "particles.star":
+        return None
+    return particles.parent if (particles.parent / "settings.toml").exists() else None
+
+
+def orientations_command(settings: OrientationsSettings) -> str:
+    """The command with these settings, however they were given."""
+    return to_command(settings, "halfmap orientations")

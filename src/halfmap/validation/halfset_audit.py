@@ -1,0 +1,258 @@
+"""What half sets share that they must not: one image, one particle or one filament in both, and copies within one.
+
+Half-map FSC is a test only where the noise of the half sets is independent (Scheres & Chen 2012, Nat. Methods 9, 853);
+an image in both correlates with itself at every resolution.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from halfmap.geometry.rotations import angular_distance
+from halfmap.geometry.symmetry import symmetry_group
+
+Integers = NDArray[np.int64]
+Kind = Literal["leak", "duplicate", "remark"]
+
+UNEVEN = 0.02  # difference of the half sets, of all particles, that random halves of a large set never reach
+SURE = 5.0  # standard deviations beyond which a division is not by chance
+ROWS = 5  # first rows that a finding names
+SAMPLE = 2000  # copies whose poses are looked at
+SAME_POSE = 1.0  # degrees between rotations that count as the same
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images in the order of their file.
+
+    image[b]: equal numbers for one image; half[b]: 0 or 1, None where there are no half sets; micrograph[b];
+    position[b,2]: centre of the particle on the micrograph in A, None where unknown; tube[b]: number of the filament on
+    the micrograph, None where there are none; rotations[b,3,3]: poses, None where unknown.
+    """
+
+    image: Integers
+    half: Integers | None
+    micrograph: Integers
+    position: NDArray[np.float64] | None = None
+    tube: Integers | None = None
+    rotations: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found: a leak between the half sets, duplicates that would be one, or a remark; how often, and the
+    first rows (from 0) in order."""
+
+    kind: Kind
+    text: str
+    count: int = 0
+    rows: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was found, and what a file without it would hold.
+
+    keep[b]: rows that stay; half[b]: their half sets; expanded: the point group that copies of an image are related by,
+    empty where they are not; repeated, near: rows left out as copies of an image, and as near another particle.
+    """
+
+    findings: tuple[Finding, ...]
+    keep: NDArray[np.bool_]
+    half: Integers | None
+    expanded: str
+    repeated: int
+    near: int
+
+    @property
+    def leaks(self) -> bool:
+        """Whether anything was found that must be mended before the FSC of half maps means something."""
+        return any(finding.kind != "remark" for finding in self.findings)
+
+
+def audit(images: Images, distance: float) -> Audit:
+    """Look for images and particles that are there twice, and at how the half sets were divided.
+
+    distance: centres nearer than this on one micrograph (A) are one particle. Of every image and every cluster of
+    centres the first row is kept; copies of an image whose poses are related by a point group (symmetry expansion) are
+    kept together, in the half set of the first.
+    """
+    first = _first_rows(images.image)
+    expanded = _expansion(images, first)
+    findings = _repeated(images, first, expanded)
+    pairs, remark = _near_pairs(images, np.flatnonzero(first == np.arange(len(images))), distance)
+    findings += _near(images, pairs, distance) + remark
+    findings += _tubes(images) + _division(images)
+    keep = np.ones(len(images), dtype=bool) if expanded else first == np.arange(len(images))
+    repeated = int((~keep).sum())
+    far = _apart(pairs, len(images))
+    keep &= far[first]
+    half = None if images.half is None else images.half[first]
+    order = {"leak": 0, "duplicate": 1, "remark": 2}
+    return Audit(tuple(sorted(findings, key=lambda finding: order[finding.kind])), keep, half, expanded, repeated,
+                 len(images) - repeated - int(keep.sum()))
+
+
+def _first_rows(image: Integers) -> Integers:
+    """The first row[b] with the same image."""
+    _, first, inverse = np.unique(image, return_index=True, return_inverse=True)
+    return np.asarray(first[inverse], np.int64)
+
+
+def _expansion(images: Images, first: Integers) -> str:
+    """The point group whose rotations carry an image's first pose into its other ones; empty for none.
+
+    R and R g are equivalent, so that the copies of an expanded image have first^T copy = g.
+    """
+    copies = np.flatnonzero(first != np.arange(len(images)))
+    if images.rotations is None or not len(copies):
+        return ""
+    order = int(np.bincount(first).max())
+    copies = copies[np.linspace(0, len(copies) - 1, min(SAMPLE, len(copies))).astype(int)]
+    between = images.rotations[first[copies]].transpose(1, 2).double() @ images.rotations[copies].double()
+    identity = torch.eye(3, dtype=torch.float64)
+    if float((angular_distance(between, identity) < SAME_POSE).double().mean()) > 0.5:
+        return ""
+    for name in _groups_of(order):
+        nearest = angular_distance(between, identity, symmetry_group(name))
+        if float((nearest < SAME_POSE).double().mean()) > 0.95:
+            return name
+    return ""
+
+
+def _groups_of(order: int) -> list[str]:
+    named = {12: ["T"], 24: ["O"], 60: ["I1", "I2", "I3", "I4"]}.get(order, [])
+    cyclic = [f"C{order}"] if 1 < order < 100 else []
+    return cyclic + ([f"D{order // 2}"] if order % 2 == 0 and 2 < order < 200 else []) + named
+
+
+def _repeated(images: Images, first: Integers, expanded: str) -> list[Finding]:
+    """Images that are there more than once, in both half sets or in one."""
+    copies = np.flatnonzero(first != np.arange(len(images)))
+    if not len(copies):
+        return []
+    repeated = np.unique(first[copies])
+    findings, across = [], np.empty(0, np.int64)
+    if expanded:
+        findings.append(Finding(
+            "remark", f"symmetry-expanded by {expanded}: {len(images)} rows stand for {len(images) - len(copies)} "
+            "images; such a set is for local work, not for a refinement from scratch", len(copies)))
+    what = f"copies made by symmetry expansion ({expanded})" if expanded else "the same image"
+    if images.half is not None:
+        across = np.unique(first[copies[images.half[copies] != images.half[first[copies]]]])
+    if len(across):
+        findings.append(Finding("leak", f"{len(across)} {_plural('image', across)} in both half sets ({what}): their "
+                                "noise correlates at every resolution", len(across), _rows(first, copies, across)))
+    within = np.setdiff1d(repeated, across)
+    if len(within) and not expanded:
+        place = "within one half set" if images.half is not None else "in the file, which has no half sets"
+        findings.append(Finding("duplicate", f"{len(within)} {_plural('image', within)} more than once {place}",
+                                len(within), _rows(first, copies, within)))
+    return findings
+
+
+def _rows(first: Integers, copies: Integers, which: Integers) -> tuple[int, ...]:
+    """The first few copies of these images, in the order of the file."""
+    return tuple(copies[np.isin(first[copies], which)][:ROWS].tolist())
+
+
+def _near_pairs(images: Images, rows: Integers, distance: float) -> tuple[Integers, list[Finding]]:
+    """Pairs[p,2] of these rows whose centres lie nearer than the distance on one micrograph, earlier row first.
+
+    One tree holds all micrographs, on floors further apart than the distance.
+    """
+    none = np.empty((0, 2), np.int64)
+    if images.position is None:
+        return none, [Finding("remark", "no coordinates (rlnMicrographName, rlnCoordinateX, rlnCoordinateY): near "
+                              "neighbours were not looked for")]
+    floor = images.micrograph[rows] * (4.0 * distance)
+    places = np.column_stack([images.position[rows], floor])
+    different = len(np.unique(np.ascontiguousarray(places).view([("", float)] * 3)))
+    if different < len(rows) / 2:
+        return none, [Finding("remark", f"{len(rows)} images have {different} different coordinates: they say nothing "
+                              "about neighbours, which were not looked for")]
+    pairs = cKDTree(places, balanced_tree=False, compact_nodes=False).query_pairs(distance, output_type="ndarray")
+    pairs = np.sort(rows[pairs].reshape(-1, 2), axis=1)
+    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))], []
+
+
+def _near(images: Images, pairs: Integers, distance: float) -> list[Finding]:
+    across = np.zeros(len(pairs), dtype=bool)
+    place = ""
+    if images.half is not None:
+        across, place = images.half[pairs[:, 0]] != images.half[pairs[:, 1]], " in one half set"
+    sides: tuple[tuple[Kind, NDArray[np.bool_], str], ...] = (
+        ("leak", across, " in different half sets: one particle twice, or shared noise"), ("duplicate", ~across, place))
+    findings = []
+    for kind, mine, where in sides:
+        if mine.any():
+            text = f"{mine.sum()} {_plural('pair', mine[mine])} of particles nearer than {distance:.4g} A{where}"
+            rows = tuple(np.unique(pairs[mine][:, 1])[:ROWS].tolist())
+            findings.append(Finding(kind, text, int(mine.sum()), rows))
+    return findings
+
+
+def _apart(pairs: Integers, count: int) -> NDArray[np.bool_]:
+    """Which of the rows stay when of every pair of kept ones the later row goes, from the first row on."""
+    stays = np.ones(count, dtype=bool)
+    for early, late in pairs.tolist():
+        if stays[early]:
+            stays[late] = False
+    return stays
+
+
+def _tubes(images: Images) -> list[Finding]:
+    """Filaments with segments in both half sets: neighbouring segments overlap."""
+    if images.tube is None or images.half is None:
+        return []
+    tube = np.unique(np.stack([images.micrograph, images.tube]), axis=1, return_inverse=True)[1].reshape(-1)
+    total, second = np.bincount(tube), np.bincount(tube, weights=images.half)
+    mixed = (second > 0) & (second < total)
+    if not mixed.any():
+        return []
+    rows = tuple(np.flatnonzero(mixed[tube])[:ROWS].tolist())
+    return [Finding("leak", f"{mixed.sum()} of {len(total)} filaments have segments in both half sets, and neighbours "
+                    "overlap; divide by filament", int(mixed.sum()), rows)]
+
+
+def _division(images: Images) -> list[Finding]:
+    """Remarks on how large the half sets are and what was kept together."""
+    if images.half is None:
+        return []
+    half, count = images.half, len(images)
+    sizes = np.bincount(half, minlength=2)
+    findings = []
+    if abs(sizes[0] - sizes[1]) > max(UNEVEN * count, SURE * math.sqrt(count)):
+        findings.append(Finding("remark", f"the half sets are unequal: {sizes[0]} and {sizes[1]} particles"))
+    if count > 20 and np.count_nonzero(np.diff(half)) == 1:
+        findings.append(Finding("remark", "one half set is the first part of the file and the other the rest: they may "
+                                "differ in ice and defocus; a random division is better"))
+        return findings
+    total = np.bincount(images.micrograph)
+    second = np.bincount(images.micrograph, weights=half)[total > 0]
+    total = total[total > 0]
+    share = sizes[1] / count
+    if len(total) < 4 or count < 2 * len(total) or not 0 < share < 1:
+        return findings
+    if not np.any((second > 0) & (second < total)):
+        return [*findings, Finding("remark", "the half sets are divided by micrograph")]
+    spread = float((((second - share * total) ** 2) / (total * share * (1 - share))).sum())
+    if spread > len(total) + SURE * math.sqrt(2 * len(total)):
+        findings.append(Finding("remark", "micrographs are divided unevenly between the half sets: neither particle by "
+                                "particle nor micrograph by micrograph"))
+    return findings
+
+
+def _plural(word: str, some: NDArray[np.generic]) -> str:
+    return word if len(some) == 1 else word + "s"

@@ -1,0 +1,154 @@
+"""Runs as `halfmap compare` reads them from their folders, and in what they differ by their own account."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from halfmap.errors import InputError
+from halfmap.maps.mrc import MapFile, read_map
+from halfmap.options import build
+from halfmap.particles.star import read_star
+from halfmap.particles.table import ParticleTable
+from halfmap.runtime.log import read_header
+from halfmap.settings import RefineSettings, table
+from halfmap.settings.regularisers import PREFIXES
+from halfmap.workflows.half_map_pair import require_same_grid
+
+# Settings that say where and how a run was done, not what was done.
+ELSEWHERE = ("out", "threads", "device", "batch", "keep_iterations", "data_dir")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder and the name that it goes by here; raw half maps [z,y,x] and pixel size in A; the local cut-off in
+    A [z,y,x] and the particles, where there are any; settings as name -> (value, unit, meaning); records of its
+    iterations; and whether it came to its end."""
+
+    name: str
+    folder: Path
+    half1: Tensor
+    half2: Tensor
+    pixel_size: float
+    theta: Tensor | None
+    particles: ParticleTable | None
+    settings: dict[str, tuple[str, str, str]]
+    records: list[dict[str, Any]]
+    finished: bool
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of the half maps [z,y,x]."""
+        return (self.half1 + self.half2) / 2
+
+    def setting(self, name: str) -> str:
+        """The text of a setting; empty where it is not recorded."""
+        return self.settings.get(name, ("", "", ""))[0]
+
+    @property
+    def cpu_seconds(self) -> float | None:
+        """CPU time of all iterations; None where it is not recorded."""
+        times = [record.get("cpu_seconds") for record in self.records]
+        known = [float(time) for time in times if isinstance(time, int | float)]
+        return sum(known) if known else None
+
+    def last(self, key: str) -> Any:
+        """A field of the last iteration's record; None where it is not recorded."""
+        return self.records[-1].get(key) if self.records else None
+
+
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """The runs in these folders, in order.
+
+    Raises InputError where a file is missing or damaged, or where the maps of two runs differ in box or pixel size.
+    """
+    runs = [_read_run(folder, name) for folder, name in zip(folders, _names(folders), strict=True)]
+    first = runs[0]
+    for run in runs[1:]:
+        box, other = first.half1.shape[-1], run.half1.shape[-1]
+        if box != other or abs(run.pixel_size / first.pixel_size - 1) > 1e-3:
+            raise InputError(
+                f"{run.folder}: box {other} of {run.pixel_size:g} A, but {first.folder} has box {box} of "
+                f"{first.pixel_size:g} A; compare runs of the same images, or refine both from images of one size")
+    return runs
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The last parts of the paths, as many as tell them apart."""
+    for parts in range(1, max(len(folder.parts) for folder in folders)):
+        names = ["/".join(folder.parts[-parts:]) for folder in folders]
+        if len(set(names)) == len(names):
+            return names
+    return [str(folder) for folder in folders]
+
+
+def _read_run(folder: Path, name: str) -> Run:
+    paths = [folder / f"half{h}_unfil.mrc" for h in (1, 2)]
+    first, second = (read_map(path) for path in paths)
+    require_same_grid(first, second, *paths)
+    for path, read in zip(paths, (first, second), strict=True):
+        if read.data.min() == read.data.max():
+            raise InputError(f"{path}: the map is {float(read.data.min()):g} everywhere; refine again")
+    star = folder / "particles.star"
+    return Run(
+        name, folder, first.data, second.data, first.pixel_size, _theta(folder / "theta.mrc", first, paths[0]),
+        read_star(star) if star.is_file() else None, _settings(folder / "settings.toml"),
+        _records(folder / "iterations.jsonl"), read_header(folder / "log.txt").finished,
+    )  # fmt: skip
+
+
+def _theta(path: Path, like: MapFile, like_path: Path) -> Tensor | None:
+    if not path.is_file():
+        return None
+    read = read_map(path)
+    require_same_grid(like, read, like_path, path)
+    return read.data
+
+
+def _settings(path: Path) -> dict[str, tuple[str, str, str]]:
+    """Every setting with its default where the file says nothing; what this version does not know stays as it is."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the run's folder") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a TOML file ({error}); mend the file") from None
+    known = {field.name for field in dataclasses.fields(RefineSettings)}
+    try:
+        settings = build(RefineSettings, {name: value for name, value in values.items() if name in known})
+    except InputError as error:
+        raise InputError(f"{path}: {error}; give the folder of a refinement") from None
+    return table(settings) | {name: (str(value), "", "") for name, value in values.items() if name not in known}
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not one JSON object to the line ({error}); mend or remove it") from None
+
+
+def differing_settings(runs: Sequence[Run]) -> list[tuple[str, str, list[str]]]:
+    """(name, meaning, value of each run) of the settings that are not the same in all runs.
+
+    Left out are those that say where a run was done, and options of regularisers that no run used.
+    """
+    names = dict.fromkeys(name for run in runs for name in run.settings)
+    used = {run.setting("regulariser") for run in runs}
+    unused = tuple(prefix for method, prefix in PREFIXES.items() if method not in used)
+    rows = []
+    for name in names:
+        values = [" ".join(run.settings.get(name, ("not recorded", "", ""))[:2]).strip() for run in runs]
+        if len(set(values)) > 1 and name not in ELSEWHERE and not name.startswith(unused):
+            meaning = next(run.settings[name][2] for run in runs if name in run.settings)
+            rows.append((name, meaning.split(" (")[0], values))  # without the papers
+    return rows

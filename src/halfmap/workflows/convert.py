@@ -1,0 +1,74 @@
+"""``halfmap convert``: particles from RELION's format to cryoSPARC's and back, and what is lost on the way."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from halfmap.particles.cryosparc import particle_table, unread_fields
+from halfmap.particles.cryosparc_file import SUFFIXES, load_dataset
+from halfmap.particles.cryosparc_write import write_cryosparc
+from halfmap.particles.star import read_star, write_star
+from halfmap.particles.table import ParticleTable
+from halfmap.settings.convert import ConvertSettings
+
+MOST_NAMED = 8  # fields of one kind that are named rather than counted
+
+
+def convert(settings: ConvertSettings) -> None:
+    """Read one format, write the other, and print what is there and what is lost.
+
+    Raises InputError as the readers and writers do.
+    """
+    if settings.particles.suffix.lower() in SUFFIXES:
+        dataset = load_dataset(settings.particles, settings.passthrough)
+        table = particle_table(dataset, settings.data_dir, settings.strip_prefix)
+        write_star(settings.out, table)
+        dropped = _by_kind(unread_fields(dataset))
+    else:
+        table = read_star(settings.particles, settings.data_dir)
+        dropped = write_cryosparc(settings.out, table)
+    print(f"{settings.out}: {_content(table)}")
+    for phrase in dropped:
+        print(f"- dropped: {phrase}")
+    for note in _notes(table):
+        print(f"- {note}")
+
+
+def _content(table: ParticleTable) -> str:
+    """What a table holds, in a line."""
+    groups = len(table.optics)
+    parts = [f"{len(table)} particle{'s' * (len(table) != 1)}", f"{groups} optics group{'s' * (groups != 1)}",
+             "no orientations" if table.rotations is None else "orientations"]
+    if table.half is None:
+        parts.append("no half sets")
+    else:
+        parts.append("half sets of " + " and ".join(str(int(size)) for size in np.bincount(table.half, minlength=2)))
+    return ", ".join(parts)
+
+
+def _notes(table: ParticleTable) -> list[str]:
+    """What a user should know about the result."""
+    notes = []
+    absent = [stack for stack in table.stacks if not stack.is_file()]
+    if absent:
+        notes.append(f"{len(absent)} of {len(table.stacks)} image stacks were not found (first: {absent[0]}); their "
+                     "paths are as they were")
+    dark = int((table.defocus.scale < 0).sum())
+    if dark:
+        notes.append(f"{dark} images are dark where the particle is: their CTF has a negative scale, which turns them")
+    if any(group.has_odd_aberration for group in table.optics):
+        notes.append("beam tilt and trefoil: their sign is that of csparc2star.py, and was not compared with real data")
+    return notes
+
+
+def _by_kind(fields: list[str]) -> list[str]:
+    """Fields in one phrase for each kind, the part of their names before the stroke."""
+    counts = Counter(field.partition("/")[0] for field in fields)
+    phrases = []
+    for kind, count in counts.items():
+        names = [field.partition("/")[2] for field in fields if field.partition("/")[0] == kind]
+        listed = ", ".join(names) if count <= MOST_NAMED else f"{count} fields"
+        phrases.append(f"{kind} ({listed})" if any(names) else kind)
+    return phrases

@@ -1,0 +1,219 @@
+"""Random subsets of a finished run's particles, reconstructed at the poses of the run in one pass over the images.
+
+Sums of the M-step add up. A chain of nested subsets therefore grows in one Backprojection per half set and is looked at
+on its way; chains that share no particle are added up two by two at their ends. However many subsets there are, every
+image is read and back-projected once.
+
+A subset keeps poses that were found with all particles, better ones than it could find by itself: what is measured is
+the data, not the method.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from halfmap.errors import InputError
+from halfmap.expectation.posterior import Poses, Samples, posterior_samples
+from halfmap.fourier.transform import coarser_box, resample_volume
+from halfmap.geometry.symmetry import symmetry_group
+from halfmap.imaging.forward import ImagingGeometry
+from halfmap.particles.source import ParticleSource
+from halfmap.particles.table import ParticleTable
+from halfmap.reconstruction.inverse import reconstruct
+from halfmap.reconstruction.statistics import Backprojection
+from halfmap.settings import from_toml
+from halfmap.state import PoseTable, State
+from halfmap.validation.fsc import GOLD_STANDARD, crossing_shell
+from halfmap.validation.reslog import drawn
+from halfmap.workflows import em
+from halfmap.workflows.half_map_pair import HalfMaps, read_half_maps
+from halfmap.workflows.preflight import read_particles
+
+SPREADS = ("halfmapAngleSd", "halfmapShiftSd")  # of the best pose: degrees and A
+REACH, MARGIN = 1.15, 4  # shells back-projected: beyond the last one that the run's own half maps agree on
+
+Sums = tuple[Backprojection, Backprojection]  # of the half sets
+
+
+@dataclass(frozen=True)
+class FixedRun:
+    """A finished run, ready to be reconstructed from any of its particles.
+
+    own: its half maps; limit: highest shell back-projected; mask [z, y, x]: that all subsets are measured within, on
+    the grid of their half maps, which is no finer than that shell needs; spreads [b, 2]: standard deviations of
+    rotation (radians) and shift (pixels) that the best pose enters the map with, or None where it enters as a point.
+    """
+
+    folder: Path
+    regulariser: str
+    own: HalfMaps
+    mask: Tensor
+    source: ParticleSource
+    model: em.ImagingModel
+    state: State
+    spreads: Tensor | None
+    limit: int
+    geometries: dict[int, ImagingGeometry] = field(default_factory=dict)
+
+
+    @property
+    def grid(self) -> tuple[int, float]:
+        """Box and pixel size of the subsets' half maps."""
+        box = self.mask.shape[-1]
+        return box, self.own.pixel_size * self.own.box / box
+
+
+@dataclass(frozen=True)
+class Subset:
+    """One random subset: all particles halved `level` times, which draw of it, its particles, and its plain half maps
+    [z,y,x]."""
+
+    level: int
+    draw: int
+    count: int
+    half1: Tensor
+    half2: Tensor
+
+
+def finished_records(run: Path) -> list[dict[str, Any]]:
+    """The records of a run that came to its end; InputError where one is damaged or the run did not."""
+    path = run / "iterations.jsonl"
+    try:
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as one record to the line ({error}); give a finished run") from None
+    if not records or records[-1].get("search") != "final":
+        raise InputError(f"{run}: the refinement has not finished; wait for it, or run it again")
+    return records
+
+
+def read_fixed_run(folder: Path, mask: Path | None) -> FixedRun:
+    """Read what a run left; mask: instead of its own.
+
+    Raises InputError where a file is missing or damaged, the run did not finish, or images are not where they were.
+    """
+    settings = from_toml(folder / "settings.toml")
+    records = finished_records(folder)
+    mask = mask or folder / "mask.mrc"
+    own = read_half_maps(folder / "half1_unfil.mrc", folder / "half2_unfil.mrc", mask, settings.diameter)
+    star = folder / "particles.star"
+    table = read_particles(star, settings.data_dir, resplit=False, split_by="particle", seed=0)
+    if table.rotations is None:
+        raise InputError(f"{star}: no angles (rlnAngleRot, rlnAngleTilt, rlnAnglePsi); give a finished run")
+    # The spectra that weighted the run's last sums are those that the iteration before left.
+    spectra = records[max(len(records) - 2, 0)].get("sigma2")
+    if not isinstance(spectra, list) or len(spectra) != len(table.optics):
+        raise InputError(f"{folder / 'iterations.jsonl'}: no noise spectrum for each optics group of {star}; run again")
+    poses = PoseTable.empty(torch.from_numpy(table.half), 1)
+    poses.rotations[:, 0] = table.rotations.float()
+    poses.shifts[:, 0] = (-table.origins / table.pixel_size[:, None]).float()
+    one = torch.ones(1, dtype=torch.float64)  # contrast: groups differ little, and their mean is the map's
+    noise = tuple(torch.tensor(s, dtype=torch.float64) for s in spectra)
+    state = State(0, (own.half1, own.half2), noise, one, 1.0, poses, own.mask)
+    model = em.ImagingModel(own.box, own.pixel_size, symmetry_group(settings.symmetry),
+                            torch.zeros(len(table), dtype=torch.int64), settings.padding, False)
+    wide = settings.posterior == "sigma" and settings.search != "fixed"
+    limit = _limit(own)
+    small = resample_volume(own.mask, coarser_box(own.box, 2 * limit + 4)).clamp(0, 1)
+    return FixedRun(folder, settings.regulariser, own, small, ParticleSource(table, settings.diameter, settings.batch),
+                    model, state, _spreads(table) if wide else None, limit)
+
+
+def _spreads(table: ParticleTable) -> Tensor | None:
+    if any(name not in table.columns for name in SPREADS):
+        return None
+    angle, shift = (torch.from_numpy(np.asarray(table.columns[name], dtype=np.float64)) for name in SPREADS)
+    return torch.stack([torch.deg2rad(angle), shift / table.pixel_size], dim=1)
+
+
+def _limit(own: HalfMaps) -> int:
+    """The highest shell worth back-projecting: no subset agrees on more than all particles do, up to luck."""
+    finest = math.ceil(own.box / 2) - 1
+    ends = [crossing_shell(curve, GOLD_STANDARD) for curve in (own.curves.unmasked, own.curves.corrected)]
+    reach = max(float(finest) if end is None else REACH * end + MARGIN for end in ends)
+    return min(finest, math.ceil(reach))
+
+
+def random_orders(table: ParticleTable, seed: int) -> tuple[Tensor, Tensor]:
+    """The particles of both half sets, each in a random order, which subsets are cut from (`drawn`)."""
+    generator = torch.Generator().manual_seed(seed)
+    halves = (torch.nonzero(torch.from_numpy(table.half == h))[:, 0] for h in (0, 1))
+    first, second = (members[torch.randperm(len(members), generator=generator)] for members in halves)
+    return first, second
+
+
+def subsets(
+    run: FixedRun, levels: int, draws: int, seed: int, advance: Callable[[int], None] = lambda n: None
+) -> Iterator[Subset]:
+    """Half maps of all subsets: of all particles halved 0 .. levels times, `draws` of each (a power of two, at most
+    2^levels) as far as there are so many that share no particle. The last one holds all particles.
+
+    advance: called with numbers of images done.
+    """
+    orders = random_orders(run.source.table, seed)
+    top = draws.bit_length() - 1  # the level of a whole chain
+    waiting: list[Sums] = []
+    for draw in range(draws):
+        sums: Sums = (_nothing(run), _nothing(run))
+        done = [drawn(len(order), levels, draw, draws).start for order in orders]
+        for level in range(levels, top - 1, -1):
+            for h, order in enumerate(orders):
+                stop = drawn(len(order), level, draw, draws).stop
+                _insert(run, order[done[h]:stop], sums[h], advance)
+                done[h] = stop
+            yield _subset(run, orders, (level, draw, draws), sums)
+        level, node = top, draw
+        while level and node % 2:
+            before, level, node = waiting.pop(), level - 1, node // 2
+            for own, other in zip(before, sums, strict=True):
+                own.sums.add_(other.sums)
+            sums = before
+            yield _subset(run, orders, (level, node, draws), sums)
+        waiting.append(sums)
+
+
+def _subset(run: FixedRun, orders: tuple[Tensor, Tensor], place: tuple[int, int, int], sums: Sums) -> Subset:
+    level, draw, draws = place
+    count = sum(len(order[drawn(len(order), level, draw, draws)]) for order in orders)
+    box, _ = run.grid
+    half1, half2 = (reconstruct(half.coarser(run.limit, box).finished(run.model.symmetry)) for half in sums)
+    return Subset(level, draw, count, half1, half2)
+
+
+def _nothing(run: FixedRun) -> Backprojection:
+    return Backprojection.zeros(run.model.box, run.model.padding, run.limit, torch.zeros(()))
+
+
+def _insert(run: FixedRun, members: Tensor, into: Backprojection, advance: Callable[[int], None]) -> None:
+    """Back-project particles at their poses."""
+    for group, index, images, _ in run.source.stream(members):
+        if group not in run.geometries:
+            optics = run.source.table.optics[group]
+            run.geometries[group] = ImagingGeometry.build(optics, run.model.box, run.model.pixel_size, run.limit)
+        geometry = run.geometries[group]
+        centred = torch.zeros(len(index), 2, dtype=torch.int64)  # of the mask for scoring: nothing is scored
+        batch, _ = em.band_batch(run.state, run.source, run.model, geometry, (group, index, images, centred))
+        values, weights = batch.sums()
+        image, rotations, shifts, mass = _samples(run, index)
+        into.insert_(values, weights, geometry.coords, geometry.band, (image, rotations, shifts, mass.float()))
+        advance(len(index))
+
+
+def _samples(run: FixedRun, index: Tensor) -> Samples:
+    """What a particle enters the map with: points about its best pose, spread as the run found it to be known."""
+    rotations, shifts = run.state.poses.rotations[index].double(), run.state.poses.shifts[index].double()
+    precision = torch.zeros(len(index), 1, 5, 5, dtype=torch.float64)
+    if run.spreads is not None:
+        axes = run.spreads[index][:, [0, 0, 0, 1, 1]].clamp_min(1e-6)
+        precision[:, 0] = torch.diag_embed(axes**-2)
+    poses = Poses(rotations, shifts, torch.zeros(len(index), 1, dtype=torch.float64), precision)
+    return posterior_samples(poses, "best" if run.spreads is None else "sigma")

@@ -1,0 +1,182 @@
+"""What stays the same during a refinement, and the state it starts from: made from settings and files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from halfmap.errors import InputError
+from halfmap.geometry.symmetry import symmetry_group
+from halfmap.maps.filters import lowpass
+from halfmap.maps.masks import solvent_mask, spherical_mask
+from halfmap.particles.source import ParticleSource
+from halfmap.particles.table import ParticleTable
+from halfmap.regularisation.protocol import Regulariser
+from halfmap.regularisation.registry import regulariser_named
+from halfmap.runtime.progress import Progress
+from halfmap.settings import RefineSettings
+from halfmap.settings.regularisers import regulariser_options
+from halfmap.state import PoseTable, State
+from halfmap.workflows import em
+from halfmap.workflows.grey_scale import on_grey_scale
+from halfmap.workflows.preflight import Inspected, inspect_images, read_particles, read_reference
+from halfmap.workflows.schedule import Schedule
+
+MODES = 3  # pose modes kept of each particle
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What stays the same during a refinement."""
+
+    settings: RefineSettings
+    source: ParticleSource
+    model: em.ImagingModel
+    schedule: Schedule
+    regulariser: Regulariser
+    user_mask: Tensor | None
+
+    @property
+    def grid(self) -> tuple[int, float]:
+        """Box and pixel size of the reference."""
+        return self.model.box, self.model.pixel_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the maps are."""
+        return self.model.symmetry.device
+
+    def sphere(self, like: Tensor) -> Tensor:
+        """A soft sphere [z, y, x] of the particle's diameter, where and as ``like`` is."""
+        box, pixel_size = self.grid
+        return spherical_mask(box, min(self.settings.diameter / (2 * pixel_size), box / 2 - 5), 5.0).to(like)
+
+    def mask(self, half1: Tensor, half2: Tensor) -> Tensor:
+        """The user's mask, or one drawn around the average of both half maps: it is the same for both."""
+        if self.user_mask is not None:
+            return self.user_mask
+        return solvent_mask((half1 + half2) / 2, self.model.pixel_size, self.settings.diameter).to(half1)
+
+
+def prepared(settings: RefineSettings, progress: Progress) -> tuple[Problem, State, list[str], Inspected]:
+    """The problem, the first state, notes for the user, and what was found in the images.
+
+    Everything that can go wrong because of input goes wrong here, with an InputError.
+    """
+    device = device_named(settings.device)
+    symmetry, notes = symmetry_group(settings.symmetry), list[str]()
+    table = read_particles(
+        settings.particles, settings.data_dir, settings.passthrough, settings.strip_prefix,
+        resplit=settings.resplit, split_by=settings.split_by, seed=settings.seed, notes=notes,
+    )  # fmt: skip
+    start, box, pixel_size = read_reference(settings.map, table, settings.diameter)
+    notes += [start.note] if start.note else []
+    user_mask, regulariser = _masks_and_method(settings, table, notes)
+    if settings.search in ("local", "fixed") and table.rotations is None:
+        raise InputError(f"{settings.particles}: no angles (rlnAngleRot, rlnAngleTilt, rlnAnglePsi), which --search "
+                         f"{settings.search} starts from; use --search auto")
+    progress.start_iteration(0, "reading images", len(table), None)
+    inspected = inspect_images(table, settings.diameter, settings.batch, progress.advance)
+    notes += inspected.notes
+    problem = _posed(settings, inspected.source, (box, pixel_size), (user_mask, regulariser), (device, symmetry))
+    state = _initial_state(problem, start.map.to(device), inspected.power)
+    plan = problem.schedule.next([], state.shift_sigma)
+    assert plan is not None
+    state, factor = on_grey_scale(settings.map, state, problem.source, problem.model, plan)
+    notes.append(f"starting map brought to the grey scale of the images (factor {factor:.4g})")
+    return problem, state, notes, inspected
+
+
+def prepared_again(
+    settings: RefineSettings, rows: np.ndarray, state: State, grid: tuple[int, float], device: torch.device
+) -> Problem:
+    """The same problem for a run that goes on from ``state``: its particles are the rows that it was begun with, in the
+    half sets that they had, and no image is looked at. grid: box and pixel size of the maps."""
+    table = read_particles(
+        settings.particles, settings.data_dir, settings.passthrough, settings.strip_prefix,
+        resplit=settings.resplit, split_by=settings.split_by, seed=settings.seed,
+    )  # fmt: skip
+    table = replace(table.select(np.isin(table.rows, rows)), half=state.poses.half.numpy())
+    masks_and_method = _masks_and_method(settings, table, [])
+    source = ParticleSource(table, settings.diameter, settings.batch)
+    return _posed(settings, source, grid, masks_and_method, (device, symmetry_group(settings.symmetry)))
+
+
+def device_named(name: str) -> torch.device:
+    """The device of that name (auto: a GPU if there is one). Raises InputError where there is no such device."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: no GPU that this torch can use; take --device cpu")
+    return torch.device(name)
+
+
+def _masks_and_method(
+    settings: RefineSettings, table: ParticleTable, notes: list[str]
+) -> tuple[Tensor | None, Regulariser]:
+    """The user's mask, and the chosen method; where a mask is among its options, the file's content takes the path's
+    place."""
+    def read(path: Path, what: str) -> Tensor:
+        mask, *_ = read_reference(path, table, settings.diameter, what)
+        notes.extend([mask.note] if mask.note else [])
+        return mask.map.clamp(0, 1)
+
+    user_mask = None if settings.mask is None else read(settings.mask, "mask")
+    options = regulariser_options(settings)
+    if options.get("mask") is not None:
+        options["mask"] = read(options["mask"], f"{settings.regulariser} mask")
+    return user_mask, regulariser_named(settings.regulariser, **options)
+
+
+def _posed(
+    settings: RefineSettings, source: ParticleSource, grid: tuple[int, float],
+    masks_and_method: tuple[Tensor | None, Regulariser], where: tuple[torch.device, Tensor],
+) -> Problem:
+    """The problem; where: the device and the point group's operators [o, 3, 3]."""
+    (box, pixel_size), (user_mask, regulariser), (device, symmetry) = grid, masks_and_method, where
+    groups = torch.arange(len(source.table)) if settings.scale == "particle" else _scale_groups(source.table)
+    model = em.ImagingModel(
+        box, pixel_size, symmetry.to(device), groups, settings.padding, settings.scale != "none", settings.insertion
+    )
+    schedule = Schedule(
+        box, pixel_size, settings.diameter, symmetry, settings.ini_high, _finest_shell(settings, box, pixel_size),
+        settings.search, settings.local_from, settings.offset_range, settings.angular_step, MODES,
+        settings.max_iterations, settings.posterior,
+    )  # fmt: skip
+    return Problem(settings, source, model, schedule, regulariser, None if user_mask is None else user_mask.to(device))
+
+
+def _scale_groups(table: ParticleTable) -> Tensor:
+    """Scale group [b] of each particle: that of the table, but images of different optics never share one."""
+    pairs = np.stack([table.optics_index, table.group])
+    return torch.from_numpy(np.unique(pairs, axis=1, return_inverse=True)[1].reshape(-1))
+
+
+def _finest_shell(settings: RefineSettings, box: int, pixel_size: float) -> int:
+    finest = (box + 1) // 2 - 1
+    if settings.max_resolution is not None:
+        finest = min(finest, int(box * pixel_size / settings.max_resolution))
+    return max(4, finest)
+
+
+def _initial_state(problem: Problem, start: Tensor, power: tuple[Tensor, ...]) -> State:
+    """The starting map, low-passed and in a soft sphere, for both half sets; the noise is the images' own power."""
+    settings, (box, pixel_size) = problem.settings, problem.grid
+    table = problem.source.table
+    edge = min(5.0, box / 8)
+    radius = min(settings.diameter / (2 * pixel_size), box / 2 - edge)
+    sphere = spherical_mask(box, radius, edge).to(start)
+    mask = problem.user_mask if problem.user_mask is not None else sphere
+    reference = lowpass(start, pixel_size, settings.ini_high) * (mask if settings.flatten_solvent else sphere)
+    assert table.half is not None
+    poses = PoseTable.empty(torch.from_numpy(table.half), MODES)
+    if settings.search in ("local", "fixed") and table.rotations is not None:
+        poses.rotations[:, 0] = table.rotations.float()
+        poses.shifts[:, 0] = (-table.origins / table.pixel_size[:, None]).float()
+        poses.weight[:, 0] = 1.0
+    scale = torch.ones(int(problem.model.scale_group.max()) + 1, dtype=torch.float64)
+    return State(0, (reference, reference), power, scale, 5.0 * pixel_size, poses, mask)

@@ -1,0 +1,82 @@
+"""Going on with a refinement that was stopped: everything comes from its checkpoint, the images from their files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import chdir, nullcontext, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from halfmap import __version__, kernels
+from halfmap.errors import InputError
+from halfmap.runtime.checkpoint import library_versions
+from halfmap.runtime.log import RunLog
+from halfmap.runtime.progress import Progress
+from halfmap.settings import RefineSettings, to_toml
+from halfmap.settings.resume import ResumeSettings
+from halfmap.state import State
+from halfmap.workflows.checkpoints import Checkpoints
+from halfmap.workflows.outputs import RunFolder
+from halfmap.workflows.problem import device_named, prepared_again
+from halfmap.workflows.refine import Report, iterate
+
+
+def resume(wanted: ResumeSettings, reports: Callable[[RefineSettings], Report] | None = None) -> State:
+    """Run ``halfmap resume`` to the end of the refinement; on a CPU its result is that of a run never stopped.
+
+    reports: gives the report of a refinement with these settings (see `refine`). Raises InputError for a folder without
+    a checkpoint, a checkpoint of another version or damaged, and input that changed since; nothing is written then.
+    """
+    checkpoints = Checkpoints(wanted.run, 1.0, device_named("auto"))
+    if not checkpoints.exist:
+        raise InputError(f"{wanted.run}: holds no checkpoint to go on from; refine anew with `halfmap refine`")
+    with checkpoints.held(), Progress() as progress:
+        course, libraries = checkpoints.load()
+        origin = course.origin
+        settings = replace(origin.settings, out=wanted.run, data_dir=wanted.data_dir or origin.settings.data_dir)
+        if wanted.threads is not None:
+            settings = replace(settings, threads=wanted.threads)
+        checkpoints.interval = 60 * settings.checkpoint_minutes
+        kernels.set_threads(settings.threads)
+        torch.set_num_threads(kernels.thread_count())
+        with _in(origin.working_folder):
+            origin.inputs.check_files()
+            problem = prepared_again(settings, origin.rows, course.state, origin.grid, _device(origin.device))
+            origin.inputs.check_particles(problem.source.table)
+            checkpoints.clean()
+            folder = RunFolder(settings.out, problem.model.pixel_size, settings.keep_iterations)
+            if not (settings.out / "settings.toml").exists():
+                folder.write_text("settings.toml", to_toml(origin.settings))
+            with RunLog(settings.out / "log.txt", progress) as log:
+                log.begin(__version__, f"halfmap resume {wanted.run}")
+                log.notice(f"{wanted.run}: goes on after iteration {course.state.iteration}")
+                for note in _differences(libraries):
+                    log.notice(note)
+                log.warnings = list(course.warnings)
+                report = reports(origin.settings) if reports is not None else None
+                with checkpoints.resumable():
+                    iterate(problem, course, (folder, checkpoints), (log, progress), report)
+    return course.state
+
+
+def _in(folder: Path) -> chdir[Path] | nullcontext[None]:
+    """The folder that the run was begun in, where it is still there: relative paths mean and are written the same."""
+    return chdir(folder) if folder.is_dir() else nullcontext()
+
+
+def _device(name: str) -> torch.device:
+    """The device that the run was begun on; another one would give another result."""
+    with suppress(InputError):
+        return device_named(name)
+    raise InputError("the run was begun on a GPU, and there is none that this torch can use; resume it where there is "
+                     "one")
+
+
+def _differences(libraries: dict[str, str]) -> list[str]:
+    """A note where libraries are not those that the run was begun with."""
+    now = library_versions()
+    other = [f"{name} {libraries.get(name, 'unknown')} before, {now[name]} now"
+             for name in now if libraries.get(name) != now[name]]
+    return [f"not to the bit what it would have been: {', '.join(other)}"] if other else []
