@@ -101,7 +101,8 @@ def test_the_best_values_are_a_command_that_runs_and_the_page_says_what_crosses(
         assert 0 < trial["judged"] < 1 and 0 < trial["error"] < 0.2 and -0.2 < trial["truth"] < 1
         assert trial["judged"] == pytest.approx((trial["areas"]["unmasked"] + trial["areas"]["corrected"]) / 2)
     command = found["refine_command"]
-    assert command in done.said and command.startswith(f"halfmap refine {from_toml(brief.out / 'settings.toml').particles}")
+    particles = from_toml(brief.out / "settings.toml").particles
+    assert command in done.said and command.startswith(f"halfmap refine {particles} ")
     options = shlex.split(command)
     assert options[options.index("--ss-alpha") + 1] == f"{sweep['chosen']:g}"
     assert options[options.index("--ss-eps-gradient") + 1] == "0.5"

@@ -109,7 +109,8 @@ def citations(settings: Mapping[str, Any], version: str, citing: str, randomised
     title = "open cryo-EM refinement with a choice of regularisers,"
     program = Citation("Refinement", "Halfmap", title, version or "version not recorded", "")
     used = method_paper(settings, citing)
-    others = [paper if used is None else replace(paper, role=paper.role + UNUSED)
+    local = settings.get("ss_parameters", ("",))[0] == "local"  # both ideas joined
+    others = [paper if used is None or local else replace(paper, role=paper.role + UNUSED)
               for paper in IDEAS.values() if paper != used]
     return [program, *([used] if used else []), *others, THRESHOLD, *([RANDOMISED] if randomised else [])]
 
@@ -145,11 +146,21 @@ def methods_text(snapshot: Snapshot) -> str:
     resolution, half = number(last, "resolution_A"), number(last, "resolution_05_A")
     crosses = last.get("crosses")
     shared = f" The half sets had in common: {crosses}." if crosses else ""
+    shared = _strengths(last.get("regulariser")) + shared
     return (
         f"{grouped(number(last, 'particles'))} particles{images} were refined in {snapshot.symmetry} with "
         f"{name}{regularised}, in {rounds} iterations of two half sets. The FSC between the raw, "
         f"unmasked half maps falls to 0.143 at {figure(resolution)} Å and to 0.5 at {figure(half)} Å.{shared}"
     )
+
+
+def _strengths(chosen: Any) -> str:
+    """What a method that chooses its strengths ended with, in words; empty where it took those given."""
+    found = chosen.get("strength") if isinstance(chosen, dict) else None
+    if not found or all(factor == 1 for half in found for factor in half):
+        return ""
+    halves = " and ".join(", ".join(f"{factor:.3g}" for factor in half) for half in found)
+    return f" In the last iteration the strengths of sparseness and smoothness were {halves} times those given."
 
 
 def filtering_text(record: Record, settings: Mapping[str, Any], version: str, citing: str) -> str:

@@ -17,7 +17,7 @@ from halfmap.report.figures import (
     resolution_ticks,
     value_axis,
 )
-from halfmap.report.findings import Tile, Warned, duration, figure, grouped, significant
+from halfmap.report.findings import Tile, Warned, duration, figure, grouped
 from halfmap.report.methods import RANDOMISED, SPARSE_SMOOTH, THRESHOLD
 from halfmap.report.page import now, write_page
 from halfmap.report.snapshot import Record
@@ -45,13 +45,14 @@ class TuneSsriPage:
 
 @dataclass(frozen=True)
 class Searched:
-    """One parameter on the page: its sign and meaning, how it was chosen in words, and its two charts."""
+    """One parameter on the page: its sign and meaning, how it was chosen in words, and its charts."""
 
     sign: str
     meaning: str
     said: str
     judged: Drawing
     resolution: Drawing | None
+    truth: Drawing | None
 
 
 def write_tune_ssri_page(folder: Path, shown: TuneSsriPage) -> Path:
@@ -68,7 +69,7 @@ def write_tune_ssri_page(folder: Path, shown: TuneSsriPage) -> Path:
         "columns": [*SIGNS.values(), "judged by", *(f"{name}, Å" for name in MEASURES.values()),
                     *(["truth, mean FSC"] if _has_truth(summary) else []), "CPU"],
         "rows": [_row(trial, summary) for trial in summary["trials"]],
-        "settings": findings.setting_rows(shown.settings), "methods": _methods(shown),
+        "criterion": _criterion(summary), "settings": findings.setting_rows(shown.settings), "methods": _methods(shown),
         "citations": [SPARSE_SMOOTH, THRESHOLD, RANDOMISED], "grouped": grouped,
     }  # fmt: skip
     return write_page(folder, "tune_ssri.html", contents, "tune_ssri.html")
@@ -80,6 +81,10 @@ def _parameter(sign: str) -> str:
 
 def _has_truth(summary: Record) -> bool:
     return summary["best"]["truth"] is not None
+
+
+def _criterion(summary: Record) -> str:
+    return str(summary["criterion"]).replace(" A,", " Å,")
 
 
 def _number(value: float) -> str:
@@ -98,7 +103,7 @@ def _headline(summary: Record) -> tuple[Tile, list[Tile]]:
         note = f"of {len(tried)} from {_number(tried[0])} to {_number(tried[-1])}" if tried else "given, not searched"
         tiles.append(Tile(f"{sign} · {MEANINGS[name]}", _number(best["values"][name]), "", note))
     count = Tile("Trials", grouped(len(summary["trials"])), "", "each a whole refinement")
-    judged = Tile("Judged by", f"{best['judged']:.4f}", "", f"± {best['error']:.4f}: {summary['criterion']}")
+    judged = Tile("Judged by", f"{best['judged']:.4f}", "", f"± {best['error']:.4f}: {_criterion(summary)}")
     return hero, [*tiles, count, Tile("CPU time", *duration(summary["cpu_seconds"])), judged]
 
 
@@ -112,7 +117,8 @@ def _searched(sweep: Record) -> Searched:
     elif best != sweep["chosen"]:
         why = f"{_number(best)} is best, and {_number(sweep['chosen'])}, weaker, is within its error"
     said = f"{SIGNS[name]} = {_number(sweep['chosen'])}: {why}. Published: {_number(low)} to {_number(high)}."
-    return Searched(SIGNS[name], MEANINGS[name], said, draw(_judged_chart(sweep)), _resolution_drawing(sweep))
+    return Searched(SIGNS[name], MEANINGS[name], said, draw(_judged_chart(sweep)), _resolution_drawing(sweep),
+                    _truth_drawing(sweep))
 
 
 def _values(sweep: Record) -> list[float]:
@@ -147,18 +153,22 @@ def _chart(sweep: Record, title: str, y: Axis, series: Sequence[Series], more: d
 def _judged_chart(sweep: Record) -> Chart:
     trials = sweep["trials"]
     judged = [trial["judged"] for trial in trials]
-    series = [Series("judged by", judged, "c1")]
-    series += [Series(title, [trial["areas"][name] for trial in trials], STYLES[name])
-               for name, title in MEASURES.items()]
-    if trials[0]["truth"] is not None:
-        series.append(Series("with the truth", [trial["truth"] for trial in trials], "c4 dashed"))
     errors = [[trial["judged"] + way * trial["error"] for trial in trials] for way in (-1, 1)]
-    y = value_axis([*(one.values for one in series), *errors], "mean FSC")
     at = _values(sweep).index(sweep["chosen"])
-    return _chart(sweep, "What trials are judged by", y, series, {
-        "faint": errors, "guides": [Guide(sweep["level"], "within the error of the best")],
+    y = value_axis([judged, *errors], "mean FSC of half maps")
+    return _chart(sweep, "What trials are judged by", y, [Series("judged by", judged, "c1")], {
+        "faint": errors, "guides": [Guide(sweep["level"], "")],
         "points": [(sweep["chosen"], judged[at], "taken", "c1")],
     })  # fmt: skip
+
+
+def _truth_drawing(sweep: Record) -> Drawing | None:
+    """Mean FSC with the truth, where it is known."""
+    found = [trial["truth"] for trial in sweep["trials"]]
+    if None in found:
+        return None
+    y = value_axis([found], "mean FSC with the truth")
+    return draw(_chart(sweep, "Agreement with the truth", y, [Series("with the truth", found, "c4")], {}))
 
 
 def _resolution_drawing(sweep: Record) -> Drawing | None:
@@ -198,6 +208,6 @@ def _methods(shown: TuneSsriPage) -> str:
     return (
         f"Parameters of the sparse and smooth prior ({SPARSE_SMOOTH.short}) were searched for with {name} in the "
         f"order {order}, over {len(summary['trials'])} refinements of {grouped(summary['particles'])} particles, "
-        f"judged by the {summary['criterion']} ({significant(summary['beyond_A'])} Å); among values within one "
-        f"standard error of the best the weakest was taken: {values}. The choice is shared by both half sets."
+        f"judged by the {_criterion(summary)}; among values within one standard error of the best the weakest was "
+        f"taken: {values}. The choice is shared by both half sets."
     )

@@ -120,7 +120,7 @@ def read_fixed_run(folder: Path, mask: Path | None) -> FixedRun:
     noise = tuple(torch.tensor(s, dtype=torch.float64) for s in spectra)
     state = State(0, (own.half1, own.half2), noise, one, 1.0, poses, own.mask)
     model = em.ImagingModel(own.box, own.pixel_size, symmetry_group(settings.symmetry),
-                            torch.zeros(len(table), dtype=torch.int64), settings.padding, False)
+                            torch.zeros(len(table), dtype=torch.int64), settings.padding, False, settings.insertion)
     wide = settings.posterior == "sigma" and settings.search != "fixed"
     limit = _limit(own)
     small = resample_volume(own.mask, coarser_box(own.box, 2 * limit + 4)).clamp(0, 1)
@@ -190,7 +190,8 @@ def _subset(run: FixedRun, orders: tuple[Tensor, Tensor], place: tuple[int, int,
 
 
 def _nothing(run: FixedRun) -> Backprojection:
-    return Backprojection.zeros(run.model.box, run.model.padding, run.limit, torch.zeros(()))
+    model = run.model
+    return Backprojection.zeros(model.box, model.padding, run.limit, torch.zeros(()), model.kernel)
 
 
 def _insert(run: FixedRun, members: Tensor, into: Backprojection, advance: Callable[[int], None]) -> None:

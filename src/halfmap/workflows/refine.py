@@ -105,7 +105,8 @@ def iterate(
             problem.regulariser.crosses, problem.settings.ini_high, poor, problem.settings.join_halves
         )
         groups = [group.name for group in problem.source.table.optics]
-        course.records.append(record(step, course.history[-1], groups, crosses) | {"warnings": log.take_warnings()})
+        course.records.append(record(step, course.history[-1], groups, crosses) | {
+            "regulariser": solution.chosen, "warnings": log.take_warnings()})
         _write(folder, problem, course, (step.halves, solution))
         if report is not None:
             report(**_seen(course, step, solution))

@@ -46,8 +46,7 @@ METHOD = "sparse_smooth"
 MEASURES = ("unmasked", "corrected")
 PUBLISHED = {"alpha": (0.4, 0.8), "beta": (0.5, 4.0), "gamma": (0.05, 0.2), "eps_gradient": (1 / 3, 2.0)}
 SIGNS = {"alpha": "alpha", "beta": "beta", "gamma": "gamma", "eps_gradient": "eps'"}
-CRITERION = ("mean of the unmasked and the corrected half-map FSC over all shells beyond the starting resolution, up "
-             "to Nyquist")
+CRITERION = "mean of the unmasked and the corrected half-map FSC over all shells from {:g} A, the start's, to Nyquist"
 
 Values = Mapping[str, float]  # of alpha, beta, gamma and eps_gradient
 
@@ -229,8 +228,8 @@ def _summary(settings: TuneSsriSettings, subset: Subset, sweeps: list[Sweep], tr
     """Everything as plain JSON values."""
     best, run = sweeps[-1].chosen, subset.run
     return {
-        "command": to_command(settings, "halfmap tune-ssri"), "criterion": CRITERION,
-        "beyond_A": run.settings.ini_high, "threshold": GOLD_STANDARD, "particles": subset.count,
+        "command": to_command(settings, "halfmap tune-ssri"), "criterion": CRITERION.format(run.settings.ini_high),
+        "threshold": GOLD_STANDARD, "particles": subset.count,
         "particles_of_run": len(run.table), "run": str(run.folder), "best": _plain(best),
         "options": options_text(best.values), "refine_command": _refine_command(run, best.values),
         "sweeps": [{
@@ -276,8 +275,8 @@ def _caution(sweeps: list[Sweep], count: int, total: int) -> list[str]:
         f"the FSC between the half maps chose, so up to {bits:.1f} bits about the best values cross between half sets, "
         "and the half-map FSC of a refinement of these particles with them is a little hopeful; --ss-parameters "
         "cross-validated chooses the strength within each half set and needs no search", *some,
-        "the error of a trial is that of its noise at given poses; that two refinements also find other poses is not "
-        "in it",
+        "the error of a trial is what other noise in the images would do to it at the same poses; trials share their "
+        "images, so their differences are rather surer than that, but two refinements also find other poses",
     ]  # fmt: skip
 
 
@@ -298,7 +297,7 @@ def _print(console: Console, summary: dict[str, Any], out: Path) -> None:
                 *(_resolution(trial["resolutions_A"][name]) for name in MEASURES),
                 style="bold" if value == sweep["chosen"] else None)  # fmt: skip
         console.print(table)
-    console.print(escape(f"Judged by: {summary['criterion']} ({summary['beyond_A']:g} A)."), soft_wrap=True)
+    console.print(escape(f"Judged by: {summary['criterion']}."), soft_wrap=True)
     for text in [*(f"{sign}: {text}" for sign, text in summary["notes"]), *summary["caution"]]:
         console.print(escape(f"- {text}"), soft_wrap=True)
     console.print(f"{len(summary['trials'])} trials, {summary['cpu_seconds']:.0f} CPU seconds. Refine with")
