@@ -93,7 +93,7 @@ def write_orientations_page(folder: Path, shown: OrientationsPage) -> Path:
     sphere = None if shown.views is None else view_sphere(shown.views, None, str(shown.summary["symmetry"]))
     contents = {
         "name": _name(folder.resolve()), "shown": shown, "summary": shown.summary, "written": now(), "hero": hero,
-        "tiles": tiles, "grouped": grouped, "sphere": sphere,
+        "tiles": tiles, "sphere": sphere,
         "checks": [Warned(findings.sentence(text), "map" if "cFAR" in text else "views")
                    for text in shown.summary["verdict"]],
         "sampling": _sampling_picture(shown), "resolution": _resolution_picture(shown),

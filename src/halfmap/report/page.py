@@ -50,9 +50,11 @@ def write_page(folder: Path, template: str, contents: dict[str, Any], name: str 
 @lru_cache(maxsize=1)
 def _environment() -> jinja2.Environment:
     folder = jinja2.FileSystemLoader(Path(__file__).parent)
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=folder, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
+    environment.globals["grouped"] = findings.grouped  # macros of other files see nothing else
+    return environment
 
 
 def _contents(run: Path, snapshot: Snapshot) -> dict[str, Any]:
@@ -93,7 +95,6 @@ def _contents(run: Path, snapshot: Snapshot) -> dict[str, Any]:
             snapshot.settings, snapshot.version, snapshot.citing, bool(last.get("fsc_randomised"))
         ),
         "latest": lambda key: findings.significant(number(last, key)),
-        "grouped": findings.grouped,
     }
 
 

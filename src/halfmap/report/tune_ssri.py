@@ -70,7 +70,7 @@ def write_tune_ssri_page(folder: Path, shown: TuneSsriPage) -> Path:
                     *(["truth, mean FSC"] if _has_truth(summary) else []), "CPU"],
         "rows": [_row(trial, summary) for trial in summary["trials"]],
         "criterion": _criterion(summary), "settings": findings.setting_rows(shown.settings), "methods": _methods(shown),
-        "citations": [SPARSE_SMOOTH, THRESHOLD, RANDOMISED], "grouped": grouped,
+        "citations": [SPARSE_SMOOTH, THRESHOLD, RANDOMISED],
     }  # fmt: skip
     return write_page(folder, "tune_ssri.html", contents, "tune_ssri.html")
 
