@@ -1,0 +1,1 @@
+"""Halfmap inside other programs: RELION's external reconstruction, and a job of its interface."""

@@ -1,0 +1,237 @@
+"""``halfmap-relion``: the reconstruction step of ``relion_refine --external_reconstruct``.
+
+    export RELION_EXTERNAL_RECONSTRUCT_EXECUTABLE="halfmap-relion --regulariser sparse_smooth"
+
+RELION calls it with a STAR file (relion_sums.py), for both half sets at once in every iteration and once for all images
+in the end, and reads the map back. FSC, tau2 and with them resolution and schedule stay RELION's own, from the
+unregularised sums: the optional STAR file that would replace them is not written.
+
+Each call sees the sums of one half set and nothing of the other. So only methods that need no more can run here:
+``uniform``, RELION's own filter, and ``sparse_smooth``. RELION keeps the last iteration's map of every half set, its
+solvent cleared, and that is the memory which the pull of sparse_smooth needs: no file of our own can disagree with a
+run that was continued from an earlier iteration. What was done is added to ``<root>_halfmap.log``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import Field, dataclass, field, fields
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from halfmap import __version__
+from halfmap.errors import InputError
+from halfmap.options import add_options, build, check_declared
+from halfmap.plugins.command import OptionParser, in_a_line, status_of
+from halfmap.settings.regularisers import RegulariserOptions, check_options, regulariser_options
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from halfmap.plugins.relion_sums import Call
+    from halfmap.reconstruction.statistics import Backprojection
+    from halfmap.regularisation.sparse_smooth import SparseSmooth
+
+PROGRAM = "halfmap-relion"
+STAMP = "%Y-%m-%d %H:%M:%S"
+_INSTEAD = "use uniform or sparse_smooth here, or run the whole refinement in Halfmap (halfmap-relion-job)"
+_LEAKS = "it looks at both half maps, and what they share would no longer tell anything"
+# Why a method cannot run on the sums of one half set.
+REFUSED = {
+    "nonuniform": "cross-validation needs the two quarter sets of each half set, and RELION hands over whole half "
+                  "sets; choosing cut-offs by the two half maps instead would make them agree",
+    "local-fsc": _LEAKS, "sidesplitter": _LEAKS,
+    "cutoff": "RELION's resolution limit does the same already",
+}  # fmt: skip
+_QUARTERS = "needs the two quarter sets of each half set, and RELION hands over whole half sets"
+_OTHER_HALF = "needs the other half set's sums, which RELION reconstructs at the same time in another process"
+RELION_SHARES = "nothing crosses here (in RELION: low resolution, FSC, solvent mask)"
+_OUTSIDE_EDGE = 3.0  # voxels, of the soft edge beyond which RELION's maps hold the mean of their corners
+
+
+def _as_in_refinement(name: str, meaning: str | None = None) -> Any:
+    """The field of that name, as `halfmap refine` has it; meaning: what is said of it here."""
+    same: Field[Any] = RegulariserOptions.__dataclass_fields__[name]
+    about = {key: value for key, value in same.metadata.items() if key != "group"}
+    return field(default=same.default, metadata=about | ({"help": meaning} if meaning else {}))
+
+
+@dataclass(frozen=True)
+class ExternalSettings:
+    """Settings of ``halfmap-relion``."""
+
+    star: Path = field(metadata={
+        "help": "the STAR file that RELION writes and names itself", "short": "external_reconstruct.star",
+        "positional": True})
+    regulariser: str = _as_in_refinement(
+        "regulariser", "uniform, as RELION does, or sparse_smooth; the others say why they cannot run here")
+    ss_alpha: float = _as_in_refinement("ss_alpha")
+    ss_beta: float = _as_in_refinement("ss_beta")
+    ss_gamma: float = _as_in_refinement("ss_gamma")
+    ss_eps_gradient: float = _as_in_refinement("ss_eps_gradient")
+    ss_steps: int = _as_in_refinement("ss_steps")
+    ss_parameters: str = _as_in_refinement(
+        "ss_parameters", "strengths as given; the others say why they cannot run here")
+    pixel_size: float | None = field(default=None, metadata={
+        "help": "pixel size of the map", "unit": "A", "above": 0, "none": "from RELION's files"})
+    threads: int = field(default=0, metadata={
+        "help": "CPU threads of each call, 0 for half of the cores: both half sets are reconstructed at once",
+        "at_least": 0})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one call; 0, or 2 for what a user can mend, said in one line here and in the log beside RELION's files."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    return status_of(PROGRAM, lambda: _run(words))
+
+
+def _run(words: list[str]) -> int:
+    parser = OptionParser(
+        prog=PROGRAM, usage=f"{PROGRAM} [options] file_external_reconstruct.star",
+        description="The reconstruction step of relion_refine --external_reconstruct, called by RELION.",
+        epilog=f'Use: export RELION_EXTERNAL_RECONSTRUCT_EXECUTABLE="{PROGRAM} --regulariser sparse_smooth"',
+    )  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    add_options(parser, ExternalSettings)
+    parsed: argparse.Namespace = parser.parse_args(words)
+    settings = validated_external(build(ExternalSettings, vars(parsed)))
+    from halfmap.plugins.relion_sums import read_call
+
+    call, began = read_call(settings.star), time.monotonic()
+    try:
+        said = reconstruct_call(call, settings)
+    except Exception as error:  # RELION may show nothing of what half set 2 says
+        note(call, f"{PROGRAM}: error: {in_a_line(error)}")
+        raise
+    crosses = RELION_SHARES if call.half else "all images together"
+    note(call, f"{said}, {time.monotonic() - began:.1f} s; {crosses}")
+    print(f" + Halfmap {__version__}: {said}", flush=True)
+    return 0
+
+
+def validated_external(settings: ExternalSettings) -> ExternalSettings:
+    """The same settings, if they can work. Raises InputError with the reason why a method cannot run here."""
+    check_declared(settings)
+    name = settings.regulariser
+    if name in REFUSED:
+        raise InputError(f"--regulariser {name}: {REFUSED[name]}; {_INSTEAD}")
+    check_options(_options(settings))
+    if settings.ss_parameters != "fixed":
+        reason = _OTHER_HALF if settings.ss_parameters == "published-code" else _QUARTERS
+        raise InputError(f"--ss-parameters {settings.ss_parameters}: {reason}; leave it out and give --ss-alpha and "
+                         "--ss-beta")
+    return settings
+
+
+def _options(settings: ExternalSettings) -> RegulariserOptions:
+    names = [f.name for f in fields(RegulariserOptions) if hasattr(settings, f.name)]
+    return RegulariserOptions(**{name: getattr(settings, name) for name in names})
+
+
+def note(call: Call, text: str) -> None:
+    """One line more in the log beside RELION's files; both half sets add to it at once."""
+    who = f"half {call.half}" if call.half else "all images"
+    line = f"{datetime.now():{STAMP}} iteration {call.iteration} {call.part} {who}: {text}\n"
+    try:
+        with call.log.open("ab", buffering=0) as stream:
+            stream.write(line.encode())
+    except OSError as error:
+        raise InputError(f"{call.log}: cannot be written: {error.strerror or error}") from error
+
+
+def reconstruct_call(call: Call, settings: ExternalSettings) -> str:
+    """Write the map that a call asks for; says what was done. Raises InputError, and then writes nothing."""
+    import torch
+
+    from halfmap import kernels
+    from halfmap.maps.mrc import write_map
+    from halfmap.plugins.relion_sums import read_sums
+    from halfmap.regularisation.sparse_smooth import SparseSmooth
+
+    kernels.set_threads(settings.threads or max(1, kernels.set_threads() // 2))
+    torch.set_num_threads(kernels.thread_count())
+    sums = read_sums(call)
+    if settings.regulariser == "uniform":
+        # the map's header is RELION's business
+        found, said, pixel_size = relion_wiener(sums, call), "uniform", settings.pixel_size or call.pixel_size or 1.0
+    else:
+        pixel_size = settings.pixel_size or call.pixel()
+        method, previous = SparseSmooth(**regulariser_options(_options(settings))), call.previous()
+        found, told = sparse_smooth(method, sums, pixel_size, previous)
+        since = "from no earlier map" if previous is None else f"from the map of iteration {call.iteration - 1}"
+        said = f"sparse_smooth alpha {method.alpha:g} beta {method.beta:g} gamma {method.gamma:g}, {told}, {since}"
+    write_map(call.result, found, pixel_size)
+    return said
+
+
+def relion_wiener(sums: Backprojection, call: Call) -> Tensor:
+    """RELION's map [z, y, x] with 1/tau2 added to the weight and no density weights (--skip_gridding).
+
+    Scheres (2012) J. Struct. Biol. 180, 519. Weights are at least a thousandth of their mean over the shell [q, q + 1);
+    beyond the half box the map is the mean of its corners, and the envelope that is divided out is the one of RELION's
+    projector, in the radius.
+    """
+    import torch
+
+    from halfmap.fourier.shells import half_volume_radius
+    from halfmap.fourier.transform import from_half_volume
+    from halfmap.maps.masks import spherical_mask
+
+    p, box, limit = call.padding, call.box, call.limit
+    radius = half_volume_radius((sums.sums.shape[0] - 1) // 2)
+    inside = radius.square().round() < round((p * limit) ** 2)
+    weight = sums.weight * box**4  # in RELION's units, those of tau2
+    prior = 1 / (p**3 * call.fudge * torch.from_numpy(call.tau2))
+    shell = (radius / p + 0.5).floor().long().clamp(max=len(prior) - 1)
+    added = prior.to(weight)[shell]
+    weight = weight + added.where(added.isfinite(), 1000 / weight).where(inside & (weight > 0), 0.0)
+    ring = (radius / p).floor().long().where(inside, limit + 1).clamp(max=limit + 1)
+    total, count = (torch.bincount(ring.flatten(), v, minlength=limit + 2) for v in
+                    (weight.double().flatten(), torch.ones(ring.numel(), dtype=torch.float64)))
+    floor = (total / count.clamp_min(1) / 1000).to(weight)[ring]
+    divisor = torch.maximum(weight, floor) / box**4
+    ratio = (sums.numerator / divisor).where(inside & (divisor > 0), 0.0)
+    found = from_half_volume(ratio, p, box)
+    kept = spherical_mask(box, box / 2, _OUTSIDE_EDGE)
+    found = kept * found + (1 - kept) * (((1 - kept) * found).sum() / (1 - kept).sum())
+    x = torch.arange(box, dtype=torch.float64) - box // 2
+    r = (x[:, None, None].square() + x[:, None].square() + x.square()).sqrt()
+    return found / torch.sinc(r / (p * box)).square().to(found)
+
+
+def sparse_smooth(
+    method: SparseSmooth, sums: Backprojection, pixel_size: float, previous: Tensor | None
+) -> tuple[Tensor, str]:
+    """The map [z, y, x] that is sparse and smooth, from one set of sums, as the method does for each half set.
+
+    previous [z, y, x]: what it starts from and is pulled towards; None: a damped plain map, and no pull. Also says how
+    far the descent went. Raises InputError where the sums hold nothing.
+    """
+    import torch
+
+    from halfmap.fourier.transform import resample_volume
+    from halfmap.reconstruction.inverse import reconstruct
+    from halfmap.regularisation.normal_equations import NormalEquations
+    from halfmap.regularisation.proximal import Problem, descend
+    from halfmap.regularisation.sparse_smooth import TOLERANCE, density_level, solving_box
+
+    if not bool((sums.weight > 0).any()):
+        raise InputError("RELION's sums are empty: this half set holds no images; look at its particles")
+    box = solving_box(sums)
+    coarser, spacing = sums.coarser(sums.limit, box), sums.box / box
+    data = NormalEquations.of(coarser, spacing)
+    penalty = method.penalty(data, density_level(reconstruct(sums), pixel_size), spacing)
+    if previous is None:
+        start = reconstruct(coarser, torch.full((sums.limit + 1,), data.mean_weight, dtype=torch.float64))
+    else:
+        start = previous = resample_volume(previous, box)
+    found = descend(Problem(data, penalty, previous), start, method.steps, TOLERANCE)
+    return resample_volume(found.map, sums.box), f"{len(found.objective) - 1} steps"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

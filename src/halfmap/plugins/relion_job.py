@@ -1,0 +1,146 @@
+"""``halfmap-relion-job``: a whole refinement as an External job of RELION's interface (3.1 and later).
+
+RELION calls the executable of an External job in the project folder with ``--o`` (the job's folder), with what was
+chosen on the Input page (``--in_parts``, ``--in_3dref``, ``--in_mask``), with ``--label value`` for every line of the
+Params page, which are options of `halfmap refine` here, and with ``--j``. It expects RELION_JOB_EXIT_SUCCESS or
+RELION_JOB_EXIT_FAILURE in the job's folder, and RELION_OUTPUT_NODES.star with the files that further jobs may take.
+
+The refinement is a process of its own, so that the job also ends where that is killed, for want of memory for instance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from halfmap import __version__
+from halfmap.errors import InputError
+from halfmap.plugins.command import MISTAKE, OptionParser, in_a_line, status_of
+
+PROGRAM = "halfmap-relion-job"
+SUCCESS, FAILURE, ABORTED = (f"RELION_JOB_EXIT_{how}" for how in ("SUCCESS", "FAILURE", "ABORTED"))
+ABORT_NOW = "RELION_JOB_ABORT_NOW"  # appears when a user aborts the job in the interface
+NODES = "RELION_OUTPUT_NODES.star"
+# File -> RELION's kind of node: its number in 3.1, its label from 4.0 on.
+RESULTS = {
+    "particles.star": ("3", "ParticleGroupMetadata.star.relion"),
+    "map.mrc": ("6", "DensityMap.mrc.relion"),
+    "half1_unfil.mrc": ("10", "DensityMap.mrc.relion.halfmap"),
+    "mask.mrc": ("7", "Mask3D.mrc.relion"),
+}
+OTHER_INPUTS = ("--in_mov", "--in_movies", "--in_mic", "--in_mics", "--in_coords")
+LOOK = 0.5  # seconds between looks at the refinement and for an abort
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one job; its exit status is that of the refinement, 2 for what a user can mend."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    return status_of(PROGRAM, lambda: _run(words))
+
+
+def _run(words: list[str]) -> int:
+    given, refine_options = _parser().parse_known_args(words)
+    out: Path | None = given.o
+    if out is None:
+        raise InputError("missing: --o, the job's folder; RELION gives it")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name in (SUCCESS, FAILURE, ABORTED, ABORT_NOW):
+            (out / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"--o {out}: cannot be written: {error.strerror}; choose another folder") from None
+    try:
+        command = refinement(given, refine_options)
+        status, aborted = followed(command, out)
+        if status == 0:
+            write_nodes(out)
+    except InputError as error:
+        print(f"{PROGRAM}: error: {in_a_line(error)}", file=sys.stderr, flush=True)
+        status, aborted = MISTAKE, False
+    (out / (ABORTED if aborted else FAILURE if status else SUCCESS)).touch()
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = OptionParser(
+        prog=PROGRAM, usage=f"{PROGRAM} --o External/job001/ --in_parts particles.star --in_3dref map.mrc --diameter A "
+                            "[--in_mask mask.mrc] [--j N] [options of halfmap refine]",
+        description="A Halfmap refinement as an External job of RELION's interface.",
+        epilog="All other options are handed to `halfmap refine` (see halfmap refine --help): on RELION's Params page, "
+               "write diameter, symmetry or regulariser as a label and its value beside it. A job that was stopped "
+               "goes on where it was when it is continued.",
+    )  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    parser.add_argument("--o", type=Path, metavar="folder", help="the job's folder")
+    parser.add_argument("--in_parts", metavar="particles.star", help="particles: Input particles")
+    parser.add_argument("--in_3dref", metavar="map.mrc", help="initial map: Input 3D reference")
+    parser.add_argument("--in_mask", metavar="mask.mrc", help="solvent mask: Input 3D mask")
+    parser.add_argument("--j", metavar="N", help="threads: Number of threads")
+    parser.add_argument("--pipeline_control", help=argparse.SUPPRESS)  # the job's folder, which --o names already
+    for name in OTHER_INPUTS:
+        parser.add_argument(name, dest="other", action="append", help=argparse.SUPPRESS)
+    return parser
+
+
+def refinement(given: argparse.Namespace, refine_options: list[str]) -> list[str]:
+    """The command that a job asks for: a new refinement, or to go on with the one that its folder holds.
+
+    Raises InputError where an input is missing or of another kind.
+    """
+    threads = ["--threads", given.j] if given.j else []
+    halfmap = [sys.executable, "-m", "halfmap"]
+    if (given.o / "checkpoint" / "state").exists():
+        print(f"{given.o}: goes on where it was stopped, with the settings that it was begun with", flush=True)
+        return [*halfmap, "resume", str(given.o), *threads]
+    if given.other:
+        raise InputError("movies, micrographs or coordinates among the inputs: a refinement takes particles; leave "
+                         "them empty and give Input particles")
+    for value, label in ((given.in_parts, "Input particles (--in_parts)"),
+                         (given.in_3dref, "Input 3D reference (--in_3dref)")):
+        if not value:
+            raise InputError(f"missing: {label}; choose it on the job's Input page")
+    mask = ["--mask", given.in_mask] if given.in_mask else []
+    return [*halfmap, "refine", given.in_parts, "--map", given.in_3dref, "--out", str(given.o), *mask, *threads,
+            *refine_options]
+
+
+def followed(command: list[str], out: Path) -> tuple[int, bool]:
+    """The exit status of a command, and whether it was aborted in RELION's interface or by a signal."""
+    ended = signal.signal(signal.SIGTERM, signal.default_int_handler)  # queues end a job so
+    child = subprocess.Popen(command, start_new_session=True)  # Ctrl-C reaches it once, from here
+    aborted = False
+    try:
+        while child.poll() is None and not aborted:
+            time.sleep(LOOK)
+            aborted = (out / ABORT_NOW).exists()
+    except KeyboardInterrupt:
+        aborted = True
+    finally:
+        if child.poll() is None:
+            child.send_signal(signal.SIGINT)  # keeps what it has, for another day
+            child.wait()
+        signal.signal(signal.SIGTERM, ended)
+        (out / ABORT_NOW).unlink(missing_ok=True)
+    return (INTERRUPTED if aborted else child.returncode), aborted
+
+
+def write_nodes(out: Path) -> None:
+    """RELION_OUTPUT_NODES.star: what other jobs may take from this one, by paths from the project folder."""
+    from halfmap.particles.star_text import write_tables
+
+    there = [name for name in RESULTS if (out / name).exists()]
+    numbers, labels = (list(column) for column in zip(*(RESULTS[name] for name in there), strict=True))
+    write_tables(out / NODES, [("output_nodes", {
+        "rlnPipeLineNodeName": [str(out / name) for name in there], "rlnPipeLineNodeType": numbers,
+        "rlnPipeLineNodeTypeLabel": labels,
+    })])  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())
