@@ -49,7 +49,8 @@ def wait_until(true: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("options", [(), ("--regulariser", "sparse_smooth", "--ss-steps", 3, "--keep-iterations")])
+@pytest.mark.parametrize("options", [(), ("--regulariser", "sparse_smooth", "--ss-steps", 3, "--keep-iterations"),
+                                     ("--regulariser", "nonuniform", "--sums", "disk")])
 def test_a_run_that_dies_again_and_again_ends_as_if_it_had_not(options, refine, dataset, dying, tmp_path, resume):
     """Between files and in the midst of the sums; the regulariser's memory survives too."""
     whole = refine(dataset, *BATCHES, *options, out=tmp_path / "whole").out

@@ -11,15 +11,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from halfmap import __version__
-from halfmap.cli import compare, convert, deposit, half_maps, particle_sets, refine, reslog, simulate, tune
+from halfmap.cli import compare, convert, deposit, half_maps, inspect, particle_sets, refine, reslog, simulate, tune
 from halfmap.cli.command import Command, Parser
 from halfmap.errors import InputError
+from halfmap.runtime import distributed
 from halfmap.runtime.interrupts import second_interrupt_ends
 
 # In the order of the help page.
 COMMANDS: dict[str, Command] = {
     "refine": refine.REFINE,
     "resume": refine.RESUME,
+    "inspect": inspect.INSPECT,
     "regularise": half_maps.REGULARISE,
     "postprocess": half_maps.POSTPROCESS,
     "fsc": half_maps.FSC,
@@ -36,6 +38,8 @@ COMMANDS: dict[str, Command] = {
     "demo": refine.DEMO,
     "report": refine.REPORT,
 }
+
+SHARED = ("refine", "resume")  # commands that several processes share
 
 
 def parser_for(command: str | None) -> argparse.ArgumentParser:
@@ -56,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit status: 0, or what the command says, 2 for a user's error, 130 when
     interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
-    with second_interrupt_ends():
+    with second_interrupt_ends(), distributed.one_voice():
         return _run(words)
 
 
@@ -66,14 +70,19 @@ def _run(words: list[str]) -> int:
     try:
         command = next((word for word in words if word in COMMANDS), None)
         parser_for(command).parse_args(words, arguments)
+        if distributed.world() > 1 and arguments.command not in SHARED:
+            raise InputError(f"halfmap {arguments.command} runs in one process; start it without torchrun")
         for note in dict.fromkeys(getattr(arguments, "relion_notes", ())):
-            print(f"halfmap: note: {note}", file=sys.stderr)
+            if distributed.rank() == 0:
+                print(f"halfmap: note: {note}", file=sys.stderr)
         status = COMMANDS[arguments.command].run(arguments)
     except InputError as error:
-        print("halfmap: error: " + " ".join(str(error).split()), file=sys.stderr)
+        if distributed.speaks():
+            print("halfmap: error: " + " ".join(str(error).split()), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"\nhalfmap: interrupted; {_kept(arguments)}", file=sys.stderr)
+        if distributed.speaks():
+            print(f"\nhalfmap: interrupted; {_kept(arguments)}", file=sys.stderr)
         return 130
     return status or 0
 

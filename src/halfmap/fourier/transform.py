@@ -180,9 +180,13 @@ def from_half_volume(H: Tensor, padding: int, box: int) -> Tensor:
         padded = torch.zeros((size, *source.shape[1:]), dtype=H.dtype, device=H.device)
         padded.index_add_(0, q % size, source)
         rows[:, y : y + step] = torch.fft.ifft(padded, dim=0)[:box]
-    columns = torch.zeros((box, size, reach + 1), dtype=H.dtype, device=H.device)
-    columns.index_add_(1, q % size, rows * share[:, None])
-    columns = torch.fft.ifft(columns, dim=1)[:, :box] * phase[reach:]
+    columns = torch.empty((box, box, reach + 1), dtype=H.dtype, device=H.device)
+    for z in range(0, box, step):
+        source = rows[z : z + step] * share[:, None]
+        padded = torch.zeros((len(source), size, reach + 1), dtype=H.dtype, device=H.device)
+        padded.index_add_(1, q % size, source)
+        columns[z : z + step] = torch.fft.ifft(padded, dim=1)[:, :box] * phase[reach:]
+    del rows
     return torch.fft.irfft(columns, n=size, dim=2)[..., :box].contiguous()
 
 

@@ -35,9 +35,7 @@ class ParticleSource:
 
     def batches(self, index: Tensor) -> list[tuple[int, np.ndarray]]:
         """Particles ``index`` [b] cut into (optics group, indices), each in file order."""
-        rows = index.cpu().numpy()
-        order = np.lexsort((self.table.image_index[rows], self.table.stack_index[rows], self.table.optics_index[rows]))
-        rows = rows[order]
+        rows = self._in_file_order(index)
         groups = self.table.optics_index[rows]
         result = []
         for group in np.unique(groups):
@@ -46,11 +44,26 @@ class ParticleSource:
             result += [(int(group), members[i : i + size]) for i in range(0, len(members), size)]
         return result
 
+    def share(self, index: Tensor, part: int, parts: int) -> Tensor:
+        """One of ``parts`` equal stretches of the particles ``index`` [b], in file order: what a process reads."""
+        rows = self._in_file_order(index)
+        return torch.from_numpy(rows[part * len(rows) // parts : (part + 1) * len(rows) // parts])
+
+    def _in_file_order(self, index: Tensor) -> np.ndarray:
+        rows, table = index.cpu().numpy(), self.table
+        order = np.lexsort((table.image_index[rows], table.stack_index[rows], table.optics_index[rows]))
+        return np.asarray(rows[order])
+
     def stream(self, index: Tensor) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
         """Yield (optics group, indices [b], normalised images [b, y, x], which are sound [b])."""
+        for group, members, _, images, sound in self.stream_with_raw(index):
+            yield group, members, images, sound
+
+    def stream_with_raw(self, index: Tensor) -> Iterator[tuple[int, Tensor, Tensor, Tensor, Tensor]]:
+        """The same with images as stored, in float32, before the normalised ones."""
         batches = self.batches(index)
         for (group, members), (_, raw) in zip(batches, read_ahead(self.reader, [m for _, m in batches]), strict=True):
-            optics = self.table.optics[group]
-            radius = 0.5 * self.diameter / optics.pixel_size
-            images, sound = normalise(torch.from_numpy(raw), radius)
-            yield group, torch.from_numpy(members), images, sound
+            stored = torch.from_numpy(raw)
+            radius = 0.5 * self.diameter / self.table.optics[group].pixel_size
+            images, sound = normalise(stored, radius)
+            yield group, torch.from_numpy(members), stored, images, sound

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import OrderedDict
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
 from itertools import pairwise
@@ -132,32 +132,50 @@ def check_stacks(table: ParticleTable) -> None:
     use, not MRC or of a type that is not supported, without the image that a row asks for, or with images of
     another size than the optics group's box.
     """
+    for seen in looked_at(table):
+        if seen.fault:
+            raise InputError(seen.fault)
+
+
+class SeenStack(NamedTuple):
+    """A stack as rows of one optics group use it: one such row, its header where that can be read, and what is wrong
+    with it, in a sentence, or nothing."""
+
+    row: int
+    path: Path
+    header: MrcHeader | None
+    fault: str = ""
+
+
+def looked_at(table: ParticleTable) -> Iterator[SeenStack]:
+    """Every stack in use, by optics group, as its header and length say; several are looked at together."""
     pairs = table.stack_index * len(table.optics) + table.optics_index
     first = np.unique(pairs, return_index=True)[1]
     last = np.zeros(len(table.stacks), np.int64)
     np.maximum.at(last, table.stack_index, table.image_index)
 
-    def look(row: int) -> str | None:
+    def look(row: int) -> SeenStack:
         stack = int(table.stack_index[row])
         path = table.stacks[stack]
         if not path.is_file():
-            return (f"{table.name(row)}: there is no image stack {path}; run in the project's folder, or "
-                    f"give the folder of the images with --data-dir")
-        header = _stack_header(path)
+            return SeenStack(row, path, None, f"{table.name(row)}: there is no image stack {path}; run in the "
+                             f"project's folder, or give the folder of the images with --data-dir")
+        try:
+            header = _stack_header(path)
+        except InputError as error:
+            return SeenStack(row, path, None, str(error))
         box = table.optics[table.optics_index[row]].box
         if header.shape[1:] != (box, box):
-            return _wrong_size(table, row, path, header)
+            return SeenStack(row, path, header, _wrong_size(table, row, path, header))
         held = (path.stat().st_size - header.offset) // header.image_bytes
         if last[stack] < min(held, header.shape[0]):
-            return None
+            return SeenStack(row, path, header)
         users = np.flatnonzero(table.stack_index == stack)
         worst = int(users[np.argmax(table.image_index[users] >= min(held, header.shape[0]))])
-        return _too_short(table, worst, held, header)
+        return SeenStack(row, path, header, _too_short(table, worst, held, header))
 
     with ThreadPoolExecutor(READERS) as pool:
-        for problem in pool.map(look, first.tolist()):
-            if problem:
-                raise InputError(problem)
+        yield from pool.map(look, first.tolist())
 
 
 def read_ahead(reader: StackReader, batches: Iterable[Integers],

@@ -6,6 +6,9 @@ w ctf^2 / sigma2 (weight). It adds: over batches, processes and quarter sets.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,6 +17,26 @@ from torch import Tensor
 from halfmap import kernels
 from halfmap.fourier.band import Band
 from halfmap.fourier.transform import half_volume_extent
+
+Place = Callable[[Tensor], Tensor]  # gives the same values back, wherever it put them
+
+
+def in_memory(values: Tensor) -> Tensor:
+    """The place where sums stay as they are."""
+    return values
+
+
+_place: ContextVar[Place] = ContextVar("place", default=in_memory)
+
+
+@contextmanager
+def sums_put(place: Place) -> Iterator[None]:
+    """Within the block, sums that are added up, finished or joined are put into ``place`` when they are complete."""
+    token = _place.set(place)
+    try:
+        yield
+    finally:
+        _place.reset(token)
 
 
 @dataclass(frozen=True)
@@ -47,7 +70,11 @@ class Backprojection:
         kernels.insert_slices_(self.sums, values, weights, place, band.kxy, band.box, samples, self.kernel)
 
     def __add__(self, other: Backprojection) -> Backprojection:
-        return replace(self, sums=self.sums + other.sums)
+        return replace(self, sums=self.sums + other.sums).put()
+
+    def put(self) -> Backprojection:
+        """The same where `sums_put` says."""
+        return replace(self, sums=_place.get()(self.sums))
 
     @property
     def numerator(self) -> Tensor:
@@ -61,15 +88,19 @@ class Backprojection:
 
     def finished(self, operators: Tensor) -> Backprojection:
         """Fold Friedel mates on the plane x = 0, then sum over the point group ``operators`` [o, 3, 3]."""
-        sums = self.sums.clone()
+        return replace(self, sums=self.sums.clone()).finished_(operators)
+
+    def finished_(self, operators: Tensor) -> Backprojection:
+        """The same, but what was summed here is used up."""
         if not self.folded:
-            plane = sums[:, :, 0]
+            plane = self.sums[:, :, 0]
             mate = plane.flip(0, 1) * plane.new_tensor([1.0, -1.0, 1.0])
-            sums[:, :, 0] = plane + mate
+            self.sums[:, :, 0] = plane + mate
+        folded = replace(self, folded=True)
         if len(operators) > 1:
             radius = self.padding * (self.limit + 0.5) + 1.0
-            sums = kernels.symmetrise(sums, operators, radius)
-        return replace(self, sums=sums, folded=True)
+            folded = replace(folded, sums=kernels.symmetrise(folded.put().sums, operators, radius))
+        return folded.put()
 
     def coarser(self, limit: int, box: int) -> Backprojection:
         """The same up to shell ``limit`` only, as sums for a map of ``box`` voxels over the same extent.

@@ -73,16 +73,23 @@ class HalfSets:
         curves_of: Callable[[Tensor, Tensor], FscCurves],
     ) -> HalfSets:
         """Reconstruct both half sets plainly and measure their FSC with ``curves_of(half1, half2)``."""
-        halves = tuple(reduce(add, parts).finished(operators) for parts in sums)
+        halves = tuple(_together(parts).finished_(operators) for parts in sums)
         raw = tuple(reconstruct(half) for half in halves)
         return HalfSets(halves, sums, operators, raw, curves_of(raw[0], raw[1]), pixel_size)
+
+
+def _together(parts: tuple[Backprojection, ...]) -> Backprojection:
+    """The sum of the parts, which stay as they are."""
+    return reduce(add, parts) if len(parts) > 1 else replace(parts[0], sums=parts[0].sums.clone())
 
 
 def _averaged(statistics: tuple[Backprojection, ...], shell: int) -> tuple[Backprojection, ...]:
     first = statistics[0]
     inside = half_volume_radius((first.sums.shape[0] - 1) // 2) <= first.padding * shell
     mean = reduce(add, (s.sums for s in statistics)) / len(statistics)
-    return tuple(replace(s, sums=torch.where(inside.to(mean.device)[..., None], mean, s.sums)) for s in statistics)
+    return tuple(
+        replace(s, sums=torch.where(inside.to(mean.device)[..., None], mean, s.sums)).put() for s in statistics
+    )
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -30,7 +30,10 @@ ALIGNED = 64  # bytes
 PIECE = 1 << 24  # bytes written at once, while they are in the cache for the checksum
 LIBRARIES = ("torch", "numpy", "numba")
 
+LARGE = 1 << 22  # values
+
 Array = torch.Tensor | np.ndarray
+Place = Callable[[torch.Tensor], torch.Tensor]
 
 
 def library_versions() -> dict[str, str]:
@@ -57,17 +60,25 @@ def dump(stream: BinaryIO, content: Any) -> None:
     stream.write(PLACE.pack(FORMAT, start, len(directory), zlib.crc32(directory)))
 
 
-def load(path: Path, records: Iterable[type], device: torch.device | str = "cpu") -> tuple[Any, dict[str, str]]:
+def load(
+    path: Path, records: Iterable[type], device: torch.device | str = "cpu", place: Place | None = None
+) -> tuple[Any, dict[str, str]]:
     """What `dump` wrote, and the versions of the libraries it was written with.
 
-    records: the dataclasses that may occur; device: where tensors go that did not lie on the CPU. Raises InputError for
-    a file that cannot be read, is damaged, or was written by another version.
+    records: the dataclasses that may occur; device: where tensors go that did not lie on the CPU; place: what is done
+    with each large one as soon as it is read, where they do not fit into memory together. Raises InputError for a file
+    that cannot be read, is damaged, or was written by another version.
     """
     known = {cls.__name__: cls for cls in records}
     try:
         with open(path, "rb") as stream:
             directory = _directory(stream, path)
-            arrays = [_read_array(stream, entry, path, device) for entry in directory["arrays"]]
+            arrays = []
+            for entry in directory["arrays"]:
+                array = _read_array(stream, entry, path, device)
+                if place is not None and isinstance(array, torch.Tensor) and array.numel() > LARGE:
+                    array = place(array)
+                arrays.append(array)
             return _restored(directory["content"], arrays, known), directory["libraries"]
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}; check the path") from error

@@ -43,7 +43,7 @@ class RefineSettings(RegulariserOptions):
     ini_high: float = field(default=30.0, metadata={
         "help": "low-pass filter of the initial map", "unit": "A", "above": 0, "aliases": ("--ini_high",)})
     threads: int = field(default=0, metadata={
-        "help": "CPU threads, 0 for all cores", "at_least": 0, "aliases": ("--j",)})
+        "help": "CPU threads of a process, 0 for all cores", "at_least": 0, "aliases": ("--j",)})
     device: str = field(default="auto", metadata={
         "help": "where to compute; auto takes a GPU if there is one", "choices": ("auto", "cpu", "cuda")})
     data_dir: Path | None = field(default=None, metadata={
@@ -99,6 +99,16 @@ class RefineSettings(RegulariserOptions):
         "choices": ("trilinear", "gaussian"), "advanced": True})
     batch: int = field(default=0, metadata={
         "help": "images worked on at once, 0 for automatic", "at_least": 0, "advanced": True})
+    max_memory: float | None = field(default=None, metadata={
+        "help": "memory that the run may take", "unit": "GB", "above": 0,
+        "none": "what the machine and its limits leave", "advanced": True})
+    sums: str = field(default="auto", metadata={
+        "help": "where the sums of the map's transform lie: all in memory, or in files with one quarter set in memory "
+                "at a time; auto takes files where memory does not suffice",
+        "choices": ("auto", "memory", "disk"), "advanced": True})
+    scratch: Path | None = field(default=None, metadata={
+        "help": "folder for sums on disk, best on a fast disk of this machine", "short": "folder",
+        "none": "checkpoint in the run's folder", "advanced": True})
     seed: int = field(default=0, metadata={
         "help": "seed of every random choice", "at_least": 0, "aliases": ("--random_seed",),
         "advanced": True})
@@ -216,8 +226,9 @@ def validated(settings: RefineSettings) -> RefineSettings:
     for name in ("particles", "map", "mask", "cutoff_mask", "passthrough"):
         if name in paths:
             check_readable(name.replace("_", "-"), paths[name])
-    if "data_dir" in paths and not paths["data_dir"].is_dir():
-        raise InputError(f"--data-dir {paths['data_dir']}: no such folder")
+    for name in ("data_dir", "scratch"):
+        if name in paths and not paths[name].is_dir():
+            raise InputError(f"--{name.replace('_', '-')} {paths[name]}: no such folder")
     _check_new_run(paths["out"])
     return dataclasses.replace(settings, **paths)
 

@@ -20,7 +20,7 @@ import torch
 
 from halfmap.errors import InputError
 from halfmap.maps.mrc import replaced_atomically
-from halfmap.reconstruction.statistics import Backprojection
+from halfmap.reconstruction.statistics import Backprojection, Place
 from halfmap.runtime import checkpoint
 from halfmap.runtime.lock import only_process
 from halfmap.settings import RefineSettings
@@ -126,12 +126,15 @@ class Checkpoints:
         self.saved = time.monotonic()
         return self.fault
 
-    def begun(self, iteration: int) -> tuple[Expectation | None, str]:
-        """The sums of the iteration after ``iteration`` as far as they were saved, and why they cannot be used."""
+    def begun(self, iteration: int, place: Place | None = None) -> tuple[Expectation | None, str]:
+        """The sums of the iteration after ``iteration`` as far as they were saved, and why they cannot be used.
+
+        place: where they are put (None: in memory).
+        """
         if not (self.folder / "sums").is_file():
             return None, ""
         try:
-            sums: _Sums = self._read("sums")[0]
+            sums: _Sums = self._read("sums", place)[0]
         except InputError as error:
             return None, str(error)
         return (sums.so_far if sums.iteration == iteration else None), ""
@@ -154,8 +157,8 @@ class Checkpoints:
                 if TEMPORARY.fullmatch(path.name):
                     _delete(path)
 
-    def _read(self, name: str) -> tuple[Any, dict[str, str]]:
-        return checkpoint.load(self.folder / name, RECORDS, self.device)
+    def _read(self, name: str, place: Place | None = None) -> tuple[Any, dict[str, str]]:
+        return checkpoint.load(self.folder / name, RECORDS, self.device, place)
 
 
 def _delete(path: Path) -> None:

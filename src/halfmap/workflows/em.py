@@ -7,11 +7,9 @@ quarter set, the noise power and the contrast; the maximisation step sees nothin
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,8 +21,11 @@ from halfmap.fourier.transform import half_volume
 from halfmap.imaging.forward import BandImages, ImagingGeometry, band_images, masks_at
 from halfmap.particles.preprocess import soft_circle
 from halfmap.particles.source import ParticleSource
-from halfmap.reconstruction.statistics import Backprojection
+from halfmap.reconstruction.statistics import Backprojection, Place
+from halfmap.runtime.stopwatch import Cost, Stopwatch
 from halfmap.state import PoseTable, State
+from halfmap.workflows.in_parts import in_parts
+from halfmap.workflows.quarter_sets import drawn, turns
 
 MASK_EDGE = 5.0  # pixels of the cosine edge of the circular image mask
 PRIOR_WIDTH = 3.0  # of the shift prior, in spreads of the shifts: real ones have tails that a tighter normal pulls in
@@ -35,7 +36,9 @@ class ImagingModel:
     """What the expectation step needs to know beside images and state.
 
     box, pixel_size: the reference's; symmetry: operators [o, 3, 3]; scale_group [b]: which entry of State.scale each
-    particle uses; padding; update_scale: whether contrast is re-estimated; kernel: what images are inserted with.
+    particle uses; padding; update_scale: whether contrast is re-estimated; kernel: what images are inserted with;
+    place: where the sums of a quarter set go when it is complete, one being made after the other. None: in memory, both
+    quarter sets of a half set made together.
     """
 
     box: int
@@ -45,6 +48,7 @@ class ImagingModel:
     padding: int = 2
     update_scale: bool = True
     kernel: str = "trilinear"
+    place: Place | None = None
 
 
 @dataclass
@@ -63,34 +67,6 @@ class Tally:
         zero = torch.zeros_like(state.scale, dtype=torch.float64)
         noise, count = ([torch.zeros_like(s) for s in state.sigma2] for _ in range(2))
         return Tally(noise, count, zero, zero.clone())
-
-
-class Stopwatch:
-    """Adds the time since the last call to a named stage."""
-
-    def __init__(self, seconds: dict[str, float]) -> None:
-        self.seconds, self.last = seconds, time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        """Book the time since the last lap under ``stage``."""
-        now = time.perf_counter()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self.last
-        self.last = now
-
-    def skip(self) -> None:
-        """Book the time since the last lap nowhere."""
-        self.last = time.perf_counter()
-
-
-class Cost:
-    """What a step costs, on top of what was spent on it before: seconds by the clock and of the processor."""
-
-    def __init__(self, before: tuple[float, float] = (0.0, 0.0)) -> None:
-        self.began = (time.perf_counter() - before[0], time.process_time() - before[1])
-
-    def so_far(self) -> tuple[float, float]:
-        """The cost until now."""
-        return time.perf_counter() - self.began[0], time.process_time() - self.began[1]
 
 
 @dataclass(frozen=True)
@@ -112,11 +88,13 @@ class Expectation:
 @dataclass(frozen=True)
 class Following:
     """Where an expectation step goes on (None: from the first image; what it is given here changes), and who hears of
-    each batch: ``advance`` the number of its images, ``keep`` what there is so far."""
+    each batch: ``advance`` the number of its images, ``keep`` what there is so far. share: which of a half set's
+    members are dealt with in this process."""
 
     begun: Expectation | None = None
     advance: Callable[[int], None] = lambda n: None
     keep: Callable[[Expectation], None] = lambda so_far: None
+    share: Callable[[Tensor], Tensor] = lambda members: members
 
 
 def expectation_step(
@@ -137,62 +115,90 @@ def expectation_step(
     so_far = following.begun or Expectation((), state.poses.clone(), Tally.zeros(state))
     cost = Cost(so_far.cost)
     poses, tally = so_far.poses, so_far.tally
-    device = state.references[0].device
     for half in range(max(0, len(so_far.statistics) - 1), len(state.references)):
-        members, quarter_of = _drawn(poses, half, seed)
+        members, quarter_of = drawn(poses, half, seed)
+        members = following.share(members)
         reference = Reference(half_volume(state.references[half], model.padding, insert_limit), model.padding)
         if half == len(so_far.statistics):
-            like = torch.zeros((), device=device)
-            quarters = tuple(
-                Backprojection.zeros(model.box, model.padding, insert_limit, like, model.kernel) for _ in range(2)
-            )
-            so_far = replace(so_far, statistics=(*so_far.statistics, quarters), batches=0)
-        geometries: dict[int, ImagingGeometry] = {}
-        grids: dict[int, GlobalSearch] = {}
+            so_far = replace(so_far, statistics=(*so_far.statistics, ()), batches=0)
+        search = _Search(state, source, model, sampling, insert_limit, reference, poses)
         watch = Stopwatch(tally.seconds)
-        for group, index, images, _ in source.stream(_remaining(source, members, so_far.batches)):
-            if group not in geometries:
-                geometries[group] = ImagingGeometry.build(
-                    source.table.optics[group], model.box, model.pixel_size, insert_limit
-                ).to(device)
-            pixel = source.table.optics[group].pixel_size
-            prior = ShiftPrior.from_spread(PRIOR_WIDTH * state.shift_sigma / pixel)
-            centres = poses.shifts[index, 0].round().long()
-            batch, mask_power = band_batch(state, source, model, geometries[group], (group, index, images, centres))
-            watch.lap("read")
-            if sampling.search == "global" and group not in grids:
-                grids[group] = GlobalSearch(reference, batch, sampling)
-            found = find_poses(reference, batch, sampling, prior, _known(poses, index, device), grids.get(group))
-            _record(poses, index, found)
-            watch.lap("search")
-            _insert(so_far.statistics[half], batch, posterior_samples(found, posterior), quarter_of[index])
-            watch.lap("insert")
-            _tally(tally, batch, found, reference, (group, model.scale_group[index], mask_power, sampling.limit))
-            watch.lap("search")
-            so_far = replace(
-                so_far, batches=so_far.batches + 1, images=so_far.images + len(index), cost=cost.so_far()
-            )
-            following.advance(len(index))
-            following.keep(so_far)
-            watch.skip()
+        for quarters, rows in turns(source, members, quarter_of, model.place is not None, so_far.batches):
+            so_far = _begun(so_far, quarters[-1] + 1, model, insert_limit)
+            for group, index, images, _ in source.stream(rows):
+                for part, batch, found, mask_power in search.found(group, index, images, watch):
+                    _record(poses, part, found)
+                    watch.lap("search")
+                    _insert(so_far.statistics[half], batch, posterior_samples(found, posterior), quarter_of[part])
+                    watch.lap("insert")
+                    _tally(tally, batch, found, reference, (group, model.scale_group[part], mask_power, sampling.limit))
+                    watch.lap("search")
+                so_far = replace(
+                    so_far, batches=so_far.batches + 1, images=so_far.images + len(index), cost=cost.so_far()
+                )
+                following.advance(len(index))
+                following.keep(so_far)
+                watch.skip()
+            so_far = _put(so_far, model)
     return so_far
 
 
-def _drawn(poses: PoseTable, half: int, seed: int) -> tuple[Tensor, Tensor]:
-    """The members of a half set, and the quarter set [b] of every particle."""
-    members = torch.nonzero(poses.half == half)[:, 0]
-    generator = torch.Generator().manual_seed(seed * 2 + half)
-    quarter_of = torch.zeros(len(poses), dtype=torch.int64)
-    quarter_of[members[torch.randperm(len(members), generator=generator)[::2]]] = 1
-    return members, quarter_of
+@dataclass
+class _Search:
+    """Images of a half set against its reference. What their optics groups need is made once, when the first comes."""
+
+    state: State
+    source: ParticleSource
+    model: ImagingModel
+    sampling: Sampling
+    insert_limit: int
+    reference: Reference
+    poses: PoseTable
+    geometries: dict[int, ImagingGeometry] = field(default_factory=dict)
+    grids: dict[int, GlobalSearch] = field(default_factory=dict)
+
+    def found(
+        self, group: int, index: Tensor, images: Tensor, watch: Stopwatch
+    ) -> Iterator[tuple[Tensor, BandImages, Poses, float]]:
+        """Indices, coefficients, poses and mask power (see `band_batch`) of a batch, in parts where memory is short."""
+        optics, device = self.source.table.optics[group], self.reference.volume.device
+        if group not in self.geometries:
+            geometry = ImagingGeometry.build(optics, self.model.box, self.model.pixel_size, self.insert_limit)
+            self.geometries[group] = geometry.to(device)
+        prior = ShiftPrior.from_spread(PRIOR_WIDTH * self.state.shift_sigma / optics.pixel_size)
+
+        def find(some: slice) -> tuple[Tensor, BandImages, Poses, float]:
+            part = index[some]
+            centres = self.poses.shifts[part, 0].round().long()
+            batch, mask_power = band_batch(
+                self.state, self.source, self.model, self.geometries[group], (group, part, images[some], centres)
+            )
+            watch.lap("read")
+            if self.sampling.search == "global" and group not in self.grids:
+                self.grids[group] = GlobalSearch(self.reference, batch, self.sampling)
+            known = _known(self.poses, part, device)
+            return part, batch, find_poses(
+                self.reference, batch, self.sampling, prior, known, self.grids.get(group)
+            ), mask_power
+
+        return in_parts(find, len(index))
 
 
-def _remaining(source: ParticleSource, members: Tensor, batches: int) -> Tensor:
-    """The members without the batches that are done; the others stay cut as they were."""
-    if not batches:
-        return members
-    rest = [rows for _, rows in source.batches(members)[batches:]]
-    return torch.from_numpy(np.concatenate(rest)) if rest else members[:0]
+def _begun(so_far: Expectation, count: int, model: ImagingModel, insert_limit: int) -> Expectation:
+    """With empty statistics for the first ``count`` quarter sets of the last half set, where there are none."""
+    *before, last = so_far.statistics
+    like = torch.zeros((), device=model.symmetry.device)
+    new = [Backprojection.zeros(model.box, model.padding, insert_limit, like, model.kernel)
+           for _ in range(count - len(last))]
+    return replace(so_far, statistics=(*before, (*last, *new)))
+
+
+def _put(so_far: Expectation, model: ImagingModel) -> Expectation:
+    """With the statistics of the last half set where the model wants them."""
+    if model.place is None:
+        return so_far
+    *before, last = so_far.statistics
+    return replace(so_far, statistics=(*before, tuple(replace(s, sums=model.place(s.sums)) for s in last)))
 
 
 def _insert(
@@ -205,6 +211,8 @@ def _insert(
     geometry = batch.geometry
     for q, quarter in enumerate(quarters):
         chosen = quarter_of.to(image.device)[image] == q
+        if not bool(chosen.any()):
+            continue
         taken = (image[chosen], rotations[chosen], shifts[chosen], mass[chosen].float())
         quarter.insert_(values, weights, geometry.coords, geometry.band, taken)
 

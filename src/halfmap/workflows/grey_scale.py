@@ -19,6 +19,7 @@ from halfmap.expectation.search import GlobalSearch, Reference
 from halfmap.fourier.transform import half_volume
 from halfmap.imaging.forward import BandImages, ImagingGeometry
 from halfmap.particles.source import ParticleSource
+from halfmap.runtime.distributed import ALONE, Ranks
 from halfmap.state import State
 from halfmap.workflows import em
 from halfmap.workflows.schedule import Plan
@@ -59,19 +60,19 @@ class Fit:
 
 
 def on_grey_scale(
-    path: Path, state: State, source: ParticleSource, model: em.ImagingModel, plan: Plan
+    path: Path, state: State, source: ParticleSource, model: em.ImagingModel, plan: Plan, ranks: Ranks = ALONE
 ) -> tuple[State, float]:
     """The state with its references on the grey scale of the images, and the factor that brought them there.
 
     path: the map's, for messages; plan: of the first iteration. Scale groups start at the contrast of their optics
     group, where contrast is estimated at all. Raises InputError where the contrast of map and images is opposite.
     """
-    fit = fitted(state, source, model, plan)
+    fit = fitted(state, source, model, plan, ranks)
     if not float(fit.norm.sum()) > 0:
         raise InputError(f"{path}: nothing is left of the map inside mask and diameter; is it centred?")
     if plan.sampling.search == "global":
         negative = replace(state, references=tuple(-r for r in state.references))
-        inverted = fit.gain * INVERTED < fitted(negative, source, model, plan).gain
+        inverted = fit.gain * INVERTED < fitted(negative, source, model, plan, ranks).gain
     else:
         inverted = float(fit.cross.sum()) < -SIGNIFICANT * fit.error
     if inverted:
@@ -85,15 +86,15 @@ def on_grey_scale(
     return replace(state, references=tuple(r * fit.scale for r in state.references), scale=scale), fit.scale
 
 
-def fitted(state: State, source: ParticleSource, model: em.ImagingModel, plan: Plan) -> Fit:
-    """Fit the first reference to a sample of the images."""
+def fitted(state: State, source: ParticleSource, model: em.ImagingModel, plan: Plan, ranks: Ranks = ALONE) -> Fit:
+    """Fit the first reference to a sample of the images, of which each process takes its share."""
     index = torch.arange(0, len(source.table), max(1, len(source.table) // SAMPLE))
     reference = Reference(half_volume(state.references[0], model.padding, plan.insert_limit), model.padding)
     searching = plan.sampling.search == "global"
     fit = Fit(*torch.zeros(2, len(source.table.optics), dtype=torch.float64))
     geometries: dict[int, ImagingGeometry] = {}
     grids: dict[int, GlobalSearch] = {}
-    for group, members, images, _ in source.stream(index):
+    for group, members, images, _ in source.stream(source.share(index, ranks.rank, ranks.world)):
         if group not in geometries:
             optics = source.table.optics[group]
             geometry = ImagingGeometry.build(optics, model.box, model.pixel_size, plan.insert_limit)
@@ -109,6 +110,7 @@ def fitted(state: State, source: ParticleSource, model: em.ImagingModel, plan: P
             cross, norm = _at_poses(reference, batch, (rotations.double(), shifts.double()), plan.sampling.limit)
         fit.cross[group] += cross
         fit.norm[group] += norm
+    ranks.add_([fit.cross, fit.norm])
     return fit
 
 

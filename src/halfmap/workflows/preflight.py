@@ -19,9 +19,10 @@ from halfmap.particles.cryosparc_file import SUFFIXES
 from halfmap.particles.outliers import ABSURD, DOUBTFUL, TRAITS, Odd, odd_ones, traits
 from halfmap.particles.sanity import header_notes, table_notes
 from halfmap.particles.source import ParticleSource
-from halfmap.particles.stack import looked_at
+from halfmap.particles.stack import check_stacks, looked_at
 from halfmap.particles.star import read_star
 from halfmap.particles.table import ParticleTable, assign_halves
+from halfmap.runtime.distributed import ALONE, Ranks
 from halfmap.workflows.audit import leaks
 
 PIXEL_TOLERANCE = 1e-3  # relative; RELION's 1.05 against 1.06 after a rounded header is an error here
@@ -48,24 +49,19 @@ class Inspected:
 
 def read_particles(
     star: Path, data_dir: Path | None, passthrough: Path | None = None, strip_prefix: str | None = None, *,
-    resplit: bool, split_by: str, seed: int, notes: list[str] | None = None,
+    resplit: bool, split_by: str, seed: int,
 ) -> ParticleTable:  # fmt: skip
     """The particle table with half sets: those of the file if they are a real split, else drawn from ``seed``.
 
-    ``star`` may be a cryoSPARC file too, by its suffix; passthrough and strip_prefix belong to such a one. To ``notes``
-    is added what looks wrong in the table and in the headers of its stacks. Raises InputError for a file that cannot be
-    used, a stack that is missing, short or of another size, and for too few particles.
+    ``star`` may be a cryoSPARC file too, by its suffix; passthrough and strip_prefix belong to such a one. Raises
+    InputError for a file that cannot be used, a stack that is missing, short or of another size, and for too few
+    particles.
     """
     if star.suffix.lower() in SUFFIXES:
         table = read_cryosparc(star, data_dir, passthrough, strip_prefix)
     else:
         table = read_star(star, data_dir)
-    stacks = list(looked_at(table))
-    for stack in stacks:
-        if stack.fault:
-            raise InputError(stack.fault)
-    if notes is not None:
-        notes.extend(table_notes(table) + header_notes(table, stacks))
+    check_stacks(table)
     if table.half is None or resplit:
         table = assign_halves(table, seed, "micrograph" if split_by == "micrograph" else "particle")
     assert table.half is not None
@@ -79,55 +75,64 @@ def read_particles(
 
 
 def inspect_images(
-    table: ParticleTable, diameter: float, batch: int, advance: Callable[[int], None] = lambda n: None
+    table: ParticleTable, diameter: float, batch: int, advance: Callable[[int], None] = lambda n: None,
+    ranks: Ranks = ALONE,
 ) -> Inspected:
-    """Read every image once: set faulty ones aside and measure the power spectra.
+    """Read every image once, in one of the processes: set faulty ones aside and measure the power spectra.
 
     Faulty are NaN, Inf, a constant background, and images beyond all measure unlike the others of their stack; those
-    that merely stand out are counted. Raises InputError, naming the first, where more than a tenth are faulty.
+    that merely stand out are counted, and what is odd in the table and in the headers of its stacks is noted. Raises
+    InputError, naming the first, where more than a tenth are faulty.
     """
-    source, everything = ParticleSource(table, diameter, batch), torch.arange(len(table))
-    sound, seen = np.ones(len(table), dtype=bool), torch.zeros(len(table), 3, dtype=torch.float64)
+    source = ParticleSource(table, diameter, batch)
+    mine = source.share(torch.arange(len(table)), ranks.rank, ranks.world)
+    sound, seen = np.zeros(len(table), dtype=bool), torch.zeros(len(table), 3, dtype=torch.float64)
     bands = {g: Band.to_shell(group.box, band_limit(group.box)) for g, group in enumerate(table.optics)}
     spectra: list[Tensor] = []
-    for group, index, raw, images, fine in source.stream_with_raw(everything):
+    for group, index, raw, images, fine in source.stream_with_raw(mine):
         sound[index.numpy()] = fine.numpy()
         seen[index] = traits(raw, images)
         spectra.append(_power(bands[group], images[fine]))
         advance(len(index))
+    fine = torch.from_numpy(sound).double()
+    ranks.add_([fine, seen])
+    sound = fine.numpy() > 0
     odd = odd_ones(table, seen, sound)
     absurd = odd.deviation > ABSURD
-    batches = source.batches(everything)
+    batches = source.batches(mine)
     for place, (group, members) in enumerate(batches):
         if absurd[members].any():  # one image may outweigh all others
             (_, _, images, _), = source.stream(torch.from_numpy(members))
             spectra[place] = _power(bands[group], images[torch.from_numpy(sound[members] & ~absurd[members])])
     power = _mean_power(table, bands, [(group, int((sound & ~absurd)[members].sum())) for group, members in batches],
-                        spectra)
+                        spectra, ranks)
     why = np.where(sound, np.where(absurd, "outlier", ""), np.where(seen.isfinite().all(dim=1), "constant", "NaN"))
     rejected, kept = _set_aside(table, why)
-    return Inspected(ParticleSource(kept, diameter, batch), rejected, power, leaks(kept, diameter),
-                     _doubtful(table, odd))
+    notes = table_notes(table) + header_notes(table, looked_at(table)) + _doubtful(table, odd)
+    return Inspected(ParticleSource(kept, diameter, batch), rejected, power, leaks(kept, diameter), notes)
 
 
 def _power(band: Band, images: Tensor) -> Tensor:
     """Summed power of images [b, y, x] by shell [s], float64."""
+    if not len(images):  # all of a batch may be faulty, and a transform of nothing is an error
+        return band.shell_sum(torch.zeros(len(band), dtype=torch.float64))
     values = band.gather(image_fft(images))
     return band.shell_sum((values.real**2 + values.imag**2).double().sum(dim=0))
 
 
 def _mean_power(
-    table: ParticleTable, bands: dict[int, Band], counted: list[tuple[int, int]], spectra: list[Tensor]
+    table: ParticleTable, bands: dict[int, Band], counted: list[tuple[int, int]], spectra: list[Tensor], ranks: Ranks
 ) -> tuple[Tensor, ...]:
     """Mean power of each optics group by shell [0..box//2]; counted: group and images of each summed spectrum."""
     power = [torch.zeros(group.box // 2 + 1, dtype=torch.float64) for group in table.optics]
-    images_of = [0] * len(table.optics)
+    images_of = torch.zeros(len(table.optics), dtype=torch.float64)
     for (group, count), shells in zip(counted, spectra, strict=True):
         power[group][: len(shells)] += shells
         images_of[group] += count
+    ranks.add_([*power, images_of])
     for group, band in bands.items():
         ones = band.shell_sum(torch.ones(len(band), dtype=torch.float64)).clamp_min(1)
-        mean = power[group][: len(ones)] / (ones * max(1, images_of[group]))
+        mean = power[group][: len(ones)] / (ones * max(1, int(images_of[group])))
         mean[0] = mean[1]
         power[group] = torch.cat([mean, mean[-1:].repeat(len(power[group]) - len(mean))])
     return tuple(power)

@@ -17,12 +17,17 @@ from halfmap.particles.source import ParticleSource
 from halfmap.particles.table import ParticleTable
 from halfmap.regularisation.protocol import Regulariser
 from halfmap.regularisation.registry import regulariser_named
+from halfmap.runtime.distributed import ALONE, Ranks
+from halfmap.runtime.memory import GIGABYTE, available
 from halfmap.runtime.progress import Progress
+from halfmap.runtime.scratch import Scratch
 from halfmap.settings import RefineSettings
 from halfmap.settings.regularisers import regulariser_options
 from halfmap.state import PoseTable, State
 from halfmap.workflows import em
+from halfmap.workflows.disk_space import check_disk
 from halfmap.workflows.grey_scale import on_grey_scale
+from halfmap.workflows.memory_plan import checked, demand_of, planned
 from halfmap.workflows.preflight import Inspected, inspect_images, read_particles, read_reference
 from halfmap.workflows.schedule import Schedule
 
@@ -31,7 +36,7 @@ MODES = 3  # pose modes kept of each particle
 
 @dataclass(frozen=True)
 class Problem:
-    """What stays the same during a refinement."""
+    """What stays the same during a refinement, and the processes that share the work."""
 
     settings: RefineSettings
     source: ParticleSource
@@ -39,6 +44,7 @@ class Problem:
     schedule: Schedule
     regulariser: Regulariser
     user_mask: Tensor | None
+    ranks: Ranks = ALONE
 
     @property
     def grid(self) -> tuple[int, float]:
@@ -62,7 +68,9 @@ class Problem:
         return solvent_mask((half1 + half2) / 2, self.model.pixel_size, self.settings.diameter).to(half1)
 
 
-def prepared(settings: RefineSettings, progress: Progress) -> tuple[Problem, State, list[str], Inspected]:
+def prepared(
+    settings: RefineSettings, progress: Progress, ranks: Ranks = ALONE
+) -> tuple[Problem, State, list[str], Inspected]:
     """The problem, the first state, notes for the user, and what was found in the images.
 
     Everything that can go wrong because of input goes wrong here, with an InputError.
@@ -71,24 +79,61 @@ def prepared(settings: RefineSettings, progress: Progress) -> tuple[Problem, Sta
     symmetry, notes = symmetry_group(settings.symmetry), list[str]()
     table = read_particles(
         settings.particles, settings.data_dir, settings.passthrough, settings.strip_prefix,
-        resplit=settings.resplit, split_by=settings.split_by, seed=settings.seed, notes=notes,
+        resplit=settings.resplit, split_by=settings.split_by, seed=settings.seed,
     )  # fmt: skip
     start, box, pixel_size = read_reference(settings.map, table, settings.diameter)
     notes += [start.note] if start.note else []
     user_mask, regulariser = _masks_and_method(settings, table, notes)
+    settings = _within_limits(settings, table, _schedule(settings, (box, pixel_size), symmetry), device, notes,
+                              ranks.on_machine)
     if settings.search in ("local", "fixed") and table.rotations is None:
         raise InputError(f"{settings.particles}: no angles (rlnAngleRot, rlnAngleTilt, rlnAnglePsi), which --search "
                          f"{settings.search} starts from; use --search auto")
     progress.start_iteration(0, "reading images", len(table), None)
-    inspected = inspect_images(table, settings.diameter, settings.batch, progress.advance)
+    inspected = inspect_images(
+        table, settings.diameter, settings.batch, lambda n: progress.advance(n * ranks.world), ranks
+    )
     notes += inspected.notes
     problem = _posed(settings, inspected.source, (box, pixel_size), (user_mask, regulariser), (device, symmetry))
+    problem = replace(problem, ranks=ranks)
     state = _initial_state(problem, start.map.to(device), inspected.power)
     plan = problem.schedule.next([], state.shift_sigma)
     assert plan is not None
-    state, factor = on_grey_scale(settings.map, state, problem.source, problem.model, plan)
+    state, factor = on_grey_scale(settings.map, state, problem.source, problem.model, plan, ranks)
     notes.append(f"starting map brought to the grey scale of the images (factor {factor:.4g})")
     return problem, state, notes, inspected
+
+
+def _within_limits(
+    settings: RefineSettings, table: ParticleTable, schedule: Schedule, device: torch.device, notes: list[str],
+    processes: int = 1,
+) -> RefineSettings:
+    """The settings with what memory and disk ask for: where sums lie, and smaller batches. Adds the plan to the notes;
+    raises InputError where neither suffices."""
+    source = ParticleSource(table, settings.diameter, settings.batch)
+    largest = max(range(len(table.optics)), key=lambda g: table.optics[g].box)
+    usual = min(len(table), source.batch_size(largest))
+    demand = demand_of(schedule, settings.padding, (table.optics[largest].box, usual), len(schedule.symmetry) > 1,
+                       settings.regulariser)
+    if settings.join_halves is not None:
+        demand = replace(demand, joined=True)
+    on_cpu = device.type == "cpu"
+    memory = available_on(device, settings.max_memory) // (processes if on_cpu else 1)
+    plan = planned(demand, memory, settings.sums if on_cpu else "memory")
+    notes.append(plan.sentence())
+    if on_cpu:
+        checked(plan)
+    notes += check_disk(settings, table, plan)
+    return replace(settings, sums="disk" if plan.on_disk else settings.sums,
+                   batch=settings.batch if plan.batch == usual else plan.batch)
+
+
+def available_on(device: torch.device, limit: float | None) -> int:
+    """Bytes of memory that are free on the device; limit: of the user, in GB."""
+    if device.type == "cpu":
+        return available(limit)
+    free = int(torch.cuda.mem_get_info(device)[0])
+    return free if limit is None else min(free, int(limit * GIGABYTE))
 
 
 def prepared_again(
@@ -139,15 +184,24 @@ def _posed(
     """The problem; where: the device and the point group's operators [o, 3, 3]."""
     (box, pixel_size), (user_mask, regulariser), (device, symmetry) = grid, masks_and_method, where
     groups = torch.arange(len(source.table)) if settings.scale == "particle" else _scale_groups(source.table)
+    place = None
+    if settings.sums == "disk" and device.type == "cpu":
+        place = Scratch(settings.scratch or settings.out / "checkpoint").keep
     model = em.ImagingModel(
-        box, pixel_size, symmetry.to(device), groups, settings.padding, settings.scale != "none", settings.insertion
-    )
-    schedule = Schedule(
+        box, pixel_size, symmetry.to(device), groups, settings.padding, settings.scale != "none", settings.insertion,
+        place,
+    )  # fmt: skip
+    schedule = _schedule(settings, grid, symmetry)
+    return Problem(settings, source, model, schedule, regulariser, None if user_mask is None else user_mask.to(device))
+
+
+def _schedule(settings: RefineSettings, grid: tuple[int, float], symmetry: Tensor) -> Schedule:
+    box, pixel_size = grid
+    return Schedule(
         box, pixel_size, settings.diameter, symmetry, settings.ini_high, _finest_shell(settings, box, pixel_size),
         settings.search, settings.local_from, settings.offset_range, settings.angular_step, MODES,
         settings.max_iterations, settings.posterior,
     )  # fmt: skip
-    return Problem(settings, source, model, schedule, regulariser, None if user_mask is None else user_mask.to(device))
 
 
 def _scale_groups(table: ParticleTable) -> Tensor:

@@ -5,30 +5,45 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from halfmap import __version__, kernels
+from halfmap import __version__
 from halfmap.geometry.rotations import view_directions
 from halfmap.maps.filters import lowpass
 from halfmap.particles.table import ParticleTable
+from halfmap.reconstruction.statistics import in_memory, sums_put
 from halfmap.regularisation.protocol import HalfSets, Solution
+from halfmap.runtime.distributed import joined
 from halfmap.runtime.log import RunLog
 from halfmap.runtime.progress import Progress
+from halfmap.runtime.stopwatch import Cost, Stopwatch
 from halfmap.settings import RefineSettings, command_line, to_toml
 from halfmap.state import State
 from halfmap.validation.fsc import corrected_fsc
 from halfmap.workflows import em, health
 from halfmap.workflows.checkpoints import Checkpoints, Course, Origin
 from halfmap.workflows.input_files import Inputs
+from halfmap.workflows.memory_plan import WITHOUT_QUARTERS
 from halfmap.workflows.outputs import RunFolder
 from halfmap.workflows.preflight import Inspected
-from halfmap.workflows.problem import Problem, prepared
+from halfmap.workflows.problem import Problem, device_named, prepared
 from halfmap.workflows.records import Step, progressed, record, what_crosses
 from halfmap.workflows.schedule import Plan
+from halfmap.workflows.shared_work import (
+    assist,
+    expected,
+    handed_out,
+    how_to_go_on,
+    seed_of,
+    share_cores,
+    tell_processes,
+    united,
+)
 
 Report = Callable[..., Any]
 
@@ -40,14 +55,17 @@ def refine(settings: RefineSettings, report: Report | None = None) -> State:
     mend, before anything is written.
     """
     started = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
-    kernels.set_threads(settings.threads)
-    torch.set_num_threads(kernels.thread_count())
-    with Progress() as progress:
-        problem, state, notes, inspected = prepared(settings, progress)
-        table = problem.source.table
-        origin = Origin(settings, started, Path.cwd(), problem.device.type, table.rows, problem.grid,
-                        Inputs.of(settings, table))
+    gpu = device_named(settings.device).type == "cuda"
+    with joined(gpu, partial(how_to_go_on, settings.out)) as ranks, Progress() as progress:
+        share_cores(settings.threads, ranks)
+        problem, state, notes, inspected = prepared(settings, progress, ranks)
         checkpoints = Checkpoints(settings.out, settings.checkpoint_minutes)
+        if not ranks.first:
+            with checkpoints.resumable():
+                return assist(problem, state)
+        table = problem.source.table
+        origin = Origin(problem.settings, started, Path.cwd(), problem.device.type, table.rows, problem.grid,
+                        Inputs.of(settings, table))
         with checkpoints.held(), RunLog(settings.out / "log.txt", progress) as log:
             folder = RunFolder(settings.out, problem.model.pixel_size, settings.keep_iterations)
             log.begin(__version__, command_line(settings))
@@ -94,6 +112,7 @@ def iterate(
 ) -> None:
     """The loop: plan, step, record, keep. From where ``course`` stands, which it moves on, to the end."""
     (folder, checkpoints), (log, progress) = files, tell
+    tell_processes(problem, log)
     while (plan := problem.schedule.next(course.history, course.state.shift_sigma)) is not None:
         step, solution = em_step(problem, course.state, plan, _followed(problem, course, plan, checkpoints, tell))
         course.state = step.after
@@ -101,6 +120,7 @@ def iterate(
         poor = _judge(problem, course, step, log)
         if plan.stage == "burn-in" and poor:
             course.state = _shared_start(problem, course.state, solution)
+        course.state, _ = handed_out(problem, course.state, course.history[-1])
         crosses = what_crosses(
             problem.regulariser.crosses, problem.settings.ini_high, poor, problem.settings.join_halves
         )
@@ -115,6 +135,7 @@ def iterate(
         course.warnings = []
         if plan.stage != "final":
             checkpoints.save(course)
+        del step, solution  # their maps are not needed while the next ones are made
     log.finish()
     checkpoints.remove()
 
@@ -125,7 +146,9 @@ def _followed(
     """What follows the next expectation step: the progress bar, and a checkpoint that may hold the first part of it."""
     log, progress = tell
     iteration = course.state.iteration
-    begun, fault = checkpoints.begun(iteration)
+    begun, fault = checkpoints.begun(iteration, problem.model.place)
+    if begun is not None and problem.ranks.world > 1:
+        begun, fault = None, "what was kept of it is the work of one process"
     done, total = begun.images if begun is not None else 0, len(problem.source.table)
     if fault:
         log.notice(f"iteration {iteration + 1} starts anew: {fault}")
@@ -140,6 +163,8 @@ def _followed(
         if fault:
             log.notice(f"if this run is stopped now, iteration {iteration + 1} starts anew: {fault}")
 
+    if problem.ranks.world > 1:  # all are about as far; what is kept within an iteration would be the work of one
+        return em.Following(advance=lambda n: progress.advance(n * problem.ranks.world))
     return em.Following(begun, progress.advance, keep)
 
 
@@ -179,13 +204,15 @@ def _seen(course: Course, step: Step, solution: Solution) -> dict[str, Any]:
 
 def em_step(problem: Problem, state: State, plan: Plan, following: em.Following) -> tuple[Step, Solution]:
     """One iteration: expectation, statistics, FSC and mask, regularisation."""
-    cost = em.Cost(following.begun.cost if following.begun is not None else (0.0, 0.0))
+    cost = Cost(following.begun.cost if following.begun is not None else (0.0, 0.0))
     settings, model = problem.settings, problem.model
-    seed = settings.seed * 100_003 + state.iteration
-    outcome = em.expectation_step(
-        state, problem.source, model, plan.sampling, (plan.insert_limit, plan.posterior), seed, following
-    )
-    watch = em.Stopwatch(outcome.tally.seconds)
+    seed = seed_of(problem, state)
+    mine = expected(problem, state, plan, following)
+    watch = Stopwatch(mine.tally.seconds)
+    outcome = united(problem, mine)
+    others_cpu = outcome.cost[1] - mine.cost[1]
+    if problem.ranks.world > 1:
+        watch.lap("gather")
     masks: list[Tensor] = []
 
     def curves(half1: Tensor, half2: Tensor) -> Any:
@@ -194,18 +221,22 @@ def em_step(problem: Problem, state: State, plan: Plan, following: em.Following)
         radius = 0.5 * settings.diameter / model.pixel_size
         return corrected_fsc(half1, half2, masks[0], generator, sphere_radius=min(radius, model.box / 2 - 1))
 
-    halves = HalfSets.build(outcome.statistics, model.symmetry, model.pixel_size, curves)
-    shared = halves
-    if settings.join_halves is not None:
-        shared = halves.joined_below(problem.schedule.shell(settings.join_halves))
-    solution = problem.regulariser.solve(shared, masks[0], state.memory)
+    with sums_put(model.place or in_memory):
+        halves = HalfSets.build(outcome.statistics, model.symmetry, model.pixel_size, curves)
+        if settings.regulariser in WITHOUT_QUARTERS:
+            halves, outcome = replace(halves, sums=()), replace(outcome, statistics=())
+        shared = halves
+        if settings.join_halves is not None:
+            shared = halves.joined_below(problem.schedule.shell(settings.join_halves))
+        solution = problem.regulariser.solve(shared, masks[0], state.memory)
+    halves = replace(halves, halves=(), sums=())  # a step is kept while the next is made, sums would be twice there
     window = masks[0] if settings.flatten_solvent else problem.sphere(masks[0])
     new = em.next_state(state, outcome, model, problem.source.table.pixel_size)
     new = replace(new, references=tuple(m * window for m in solution.maps), mask=masks[0], memory=solution.memory)
     watch.lap("solve")
     wall, cpu = cost.so_far()
     seconds = {**outcome.tally.seconds, "total": wall}
-    return Step(plan, state, new, halves, problem.source.table.pixel_size, seconds, cpu), solution
+    return Step(plan, state, new, halves, problem.source.table.pixel_size, seconds, cpu + others_cpu), solution
 
 
 def _shared_start(problem: Problem, state: State, solution: Solution) -> State:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import chdir, nullcontext, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from halfmap import __version__, kernels
+from halfmap import __version__
 from halfmap.errors import InputError
 from halfmap.runtime.checkpoint import library_versions
+from halfmap.runtime.distributed import joined
 from halfmap.runtime.log import RunLog
 from halfmap.runtime.progress import Progress
 from halfmap.settings import RefineSettings, to_toml
@@ -21,6 +23,7 @@ from halfmap.workflows.checkpoints import Checkpoints
 from halfmap.workflows.outputs import RunFolder
 from halfmap.workflows.problem import device_named, prepared_again
 from halfmap.workflows.refine import Report, iterate
+from halfmap.workflows.shared_work import assist, how_to_go_on, share_cores
 
 
 def resume(wanted: ResumeSettings, reports: Callable[[RefineSettings], Report] | None = None) -> State:
@@ -32,19 +35,28 @@ def resume(wanted: ResumeSettings, reports: Callable[[RefineSettings], Report] |
     checkpoints = Checkpoints(wanted.run, 1.0, device_named("auto"))
     if not checkpoints.exist:
         raise InputError(f"{wanted.run}: holds no checkpoint to go on from; refine anew with `halfmap refine`")
-    with checkpoints.held(), Progress() as progress:
+    gpu = device_named("auto").type == "cuda"
+    with (
+        joined(gpu, partial(how_to_go_on, wanted.run)) as ranks,
+        checkpoints.held() if ranks.first else nullcontext(),
+        Progress() as progress,
+    ):
         course, libraries = checkpoints.load()
+        ranks.wait()  # all begin with the same
         origin = course.origin
         settings = replace(origin.settings, out=wanted.run, data_dir=wanted.data_dir or origin.settings.data_dir)
         if wanted.threads is not None:
             settings = replace(settings, threads=wanted.threads)
         checkpoints.interval = 60 * settings.checkpoint_minutes
-        kernels.set_threads(settings.threads)
-        torch.set_num_threads(kernels.thread_count())
+        share_cores(settings.threads, ranks)
         with _in(origin.working_folder):
             origin.inputs.check_files()
             problem = prepared_again(settings, origin.rows, course.state, origin.grid, _device(origin.device))
+            problem = replace(problem, ranks=ranks)
             origin.inputs.check_particles(problem.source.table)
+            if not ranks.first:
+                with checkpoints.resumable():
+                    return assist(problem, course.state, course.history)
             checkpoints.clean()
             folder = RunFolder(settings.out, problem.model.pixel_size, settings.keep_iterations)
             if not (settings.out / "settings.toml").exists():

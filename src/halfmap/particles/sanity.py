@@ -1,0 +1,70 @@
+"""What looks wrong in a particle table before any image is read: optics, defocus, shifts, headers of the stacks.
+
+Nothing here stops a refinement: each finding is a sentence with what to look at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from halfmap.particles.stack import SeenStack
+from halfmap.particles.table import ParticleTable
+
+HEADER_TOLERANCE = 0.01  # relative difference of pixel sizes: calibration changes less, binning more
+UNSET = (0.0, 1.0)  # pixel sizes that programs write where they know none
+PIXELS = (0.2, 10.0)  # A, plausible
+KILOVOLTS = (60.0, 400.0)
+MOST_CONTRAST, LARGEST_ABERRATION = 0.4, 8.0  # amplitude contrast; mm
+DEFOCUS = (1_000.0, 100_000.0)  # A, plausible
+FARTHEST = 0.25  # of the box: a particle that lies farther from the middle is not in its image
+
+
+def table_notes(table: ParticleTable) -> list[str]:
+    """What is implausible in optics groups, defocus and shifts, a sentence each."""
+    notes = []
+    for group in table.optics:
+        odd = [said for said, value, (low, high) in (
+            (f"pixel size {group.pixel_size:g} A", group.pixel_size, PIXELS),
+            (f"voltage {group.voltage:g} kV", group.voltage, KILOVOLTS),
+            (f"amplitude contrast {group.amplitude_contrast:g}", group.amplitude_contrast, (0.0, MOST_CONTRAST)),
+            (f"spherical aberration {group.spherical_aberration:g} mm", group.spherical_aberration,
+             (0.0, LARGEST_ABERRATION)),
+        ) if not low <= value <= high]  # fmt: skip
+        if odd:
+            notes.append(f"optics group {group.name}: {' and '.join(odd)}: unusual; check the optics table")
+    mean = (0.5 * (table.defocus.u + table.defocus.v)).numpy()
+    for wrong, what in (
+        (mean <= 0, "no underfocus; RELION counts it positive, in A"),
+        ((mean > 0) & (mean < DEFOCUS[0]), "less than 0.1 um underfocus; it is counted in A"),
+        (mean > DEFOCUS[1], "more than 10 um underfocus; it is counted in A"),
+    ):
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            notes.append(f"{int(wrong.sum())} of {len(table)} particles have {what} (first: row {table.rows[row] + 1}, "
+                         f"{mean[row]:g}); check the CTF estimation")
+    length = np.array([group.box * group.pixel_size for group in table.optics])[table.optics_index]
+    far = table.origins.norm(dim=1).numpy() > FARTHEST * length
+    if far.any():
+        notes.append(f"{int(far.sum())} of {len(table)} particles lie more than a quarter of the box off its middle "
+                     "(rlnOriginXAngst, rlnOriginYAngst are in A); extract them again at their centres")
+    return notes
+
+
+def header_notes(table: ParticleTable, seen: Iterable[SeenStack]) -> list[str]:
+    """Where stacks say another pixel size than their optics group, a sentence for each group."""
+    differing: dict[int, list[tuple[SeenStack, float]]] = {}
+    for stack in seen:
+        if stack.header is None:
+            continue
+        group = int(table.optics_index[stack.row])
+        said, meant = stack.header.voxel[0], table.optics[group].pixel_size
+        if round(said, 3) not in UNSET and abs(said / meant - 1) > HEADER_TOLERANCE:
+            differing.setdefault(group, []).append((stack, said))
+    return [
+        f"{len(stacks)} stacks say {stacks[0][1]:.4g} A a pixel in their headers (first: {stacks[0][0].path.name}), "
+        f"optics group {table.optics[group].name} says {table.optics[group].pixel_size:.4g} A, which is used; check "
+        "rlnImagePixelSize"
+        for group, stacks in differing.items()
+    ]

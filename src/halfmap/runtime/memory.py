@@ -1,0 +1,79 @@
+"""How much memory the process may use: what the machine has left, and what a container or batch system grants.
+
+A limit by control group (version 1 or 2) is met by being killed, so it counts like memory that is not there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+GIGABYTE = 10**9
+UNLIMITED = 1 << 60  # version 1 writes a huge number where there is no limit
+
+
+def available(limit: float | None = None, root: Path = Path("/")) -> int:
+    """Bytes that the process may still take; limit: of the user, for the whole process, in GB of 10^9 bytes.
+
+    root: where /proc and /sys are looked for. What files hold in the page cache counts as free: it is given back.
+    """
+    free = [_meminfo(root / "proc/meminfo"), *_groups(root)]
+    known = [value for value in free if value is not None]
+    most = max(0, min(known)) if known else 8 * GIGABYTE
+    return most if limit is None else max(0, min(most, int(limit * GIGABYTE) - resident(root)))
+
+
+def resident(root: Path = Path("/")) -> int:
+    """Bytes of memory that the process holds now and no file backs."""
+    return _status(root / "proc/self/status", "RssAnon")
+
+
+def peak_resident(root: Path = Path("/")) -> int:
+    """The most memory in bytes that the process held so far, mapped files included."""
+    return _status(root / "proc/self/status", "VmHWM")
+
+
+def _status(path: Path, name: str) -> int:
+    try:
+        lines = path.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return 0
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:")), 0)
+
+
+def _meminfo(path: Path) -> int | None:
+    found = _status(path, "MemAvailable")
+    return found or None
+
+
+def _groups(root: Path) -> list[int | None]:
+    """What is left under the limits of the process's control groups and all groups above them."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    left: list[int | None] = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            base, files = root / "sys/fs/cgroup", ("memory.max", "memory.current")
+        elif "memory" in controllers.split(","):
+            base, files = root / "sys/fs/cgroup/memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        else:
+            continue
+        group = base / path.lstrip("/")
+        # In a container the group's own path is often not there, but its files lie at the top.
+        left += [_left(folder, *files) for folder in {group, *group.parents} if folder.is_relative_to(base)]
+    return left
+
+
+def _left(group: Path, limit: str, used: str) -> int | None:
+    """Limit less use, where there is a limit; pages of files that were not used lately are given back."""
+    try:
+        said = (group / limit).read_text().strip()
+        if not said.isdigit() or int(said) >= UNLIMITED:
+            return None
+        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        files = int(statistics.get("total_inactive_file", statistics.get("inactive_file", 0)))
+        return int(said) - int((group / used).read_text()) + files
+    except (OSError, ValueError):
+        return None

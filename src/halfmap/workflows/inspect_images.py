@@ -1,0 +1,143 @@
+"""Images of a particle set, looked at: a sample of them, what is wrong with any, their spectra and Thon rings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from halfmap.fourier.band import Band, band_limit
+from halfmap.fourier.transform import image_fft, image_ifft
+from halfmap.imaging.ctf import ctf
+from halfmap.maps.filters import butterworth_gain
+from halfmap.particles.outliers import ABSURD, DOUBTFUL, TRAITS, odd_ones, traits
+from halfmap.particles.source import ParticleSource
+from halfmap.particles.table import Integers, ParticleTable
+from halfmap.validation.thon_rings import Rings, RingSums
+
+SHOWN = 24  # images in the montage
+LOWPASS = 20.0  # A: what the eye needs to see a particle
+ALIKE = 0.25  # share of the images, nearest to the median defocus, whose rings are shown
+
+
+@dataclass(frozen=True)
+class GroupSpectra:
+    """Images of an optics group: rings of all, mean power [s] and mean ctf^2 [s] of those near the median defocus (A),
+    and of all the mean |CTF| [s]. with_ctf: whether the CTF is known at all."""
+
+    name: str
+    box: int
+    pixel_size: float
+    rings: Rings
+    power: Tensor
+    alike: Rings
+    defocus: float
+    mean_ctf: Tensor
+    with_ctf: bool
+
+
+@dataclass(frozen=True)
+class Looked:
+    """count: images read; faulty: how many hold NaN or Inf, are constant, or absurdly unlike the others; doubtful: how
+    many stand out, and the worst by name; raw, low [i, y, x]: some of them, normalised, and low-passed."""
+
+    count: int
+    faulty: dict[str, int]
+    doubtful: int
+    worst: list[str]
+    spectra: list[GroupSpectra]
+    raw: NDArray[np.float32]
+    low: NDArray[np.float32]
+    pixel_size: float
+
+
+def look(table: ParticleTable, diameter: float, most: int, with_ctf: bool = True) -> Looked:
+    """Read up to ``most`` images (0: all), spread evenly over the table. Raises InputError where one cannot be read.
+
+    diameter in A: what is farther from the middle is background.
+    """
+    rows = np.arange(len(table))
+    if most and most < len(table):
+        rows = np.unique(np.linspace(0, len(table) - 1, most).round().astype(np.int64))
+    table = table.select(rows)
+    shown = np.unique(np.linspace(0, len(table) - 1, SHOWN).round().astype(np.int64))
+    # The montage has one size of image: that of the first ones.
+    shown = shown[[table.optics[g].box == table.optics[table.optics_index[0]].box for g in table.optics_index[shown]]]
+    source, seen = ParticleSource(table, diameter), torch.zeros(len(table), 3, dtype=torch.float64)
+    sound, collected = np.ones(len(table), bool), _Collected(table, with_ctf)
+    pictures: dict[int, Tensor] = {}
+    for group, index, stored, images, fine in source.stream_with_raw(torch.arange(len(table))):
+        sound[index.numpy()] = fine.numpy()
+        seen[index] = traits(stored, images)
+        # One image with a wild pixel would outweigh all others.
+        tame = fine & (seen[index, 2] < 10 * seen[index, 2][fine].median()) if bool(fine.any()) else fine
+        if bool(tame.any()):
+            collected.add(group, index[tame], images[tame])
+        pictures |= {int(i): images[j] for j, i in enumerate(index.tolist()) if i in shown}
+    odd = odd_ones(table, seen, sound)
+    absurd, finite = odd.deviation > ABSURD, seen.isfinite().all(dim=1).numpy()
+    doubtful = np.flatnonzero((odd.deviation > DOUBTFUL) & ~absurd)
+    worst = np.flatnonzero(odd.deviation > DOUBTFUL)
+    worst = worst[np.argsort(-odd.deviation[worst], kind="stable")[:3]]
+    raw = torch.stack([pictures[int(i)] for i in shown])
+    optics = table.optics[table.optics_index[0]]
+    return Looked(
+        len(table), {"NaN or Inf": int((~finite).sum()), "constant": int((~sound & finite).sum()),
+                     "outliers": int(absurd.sum())},
+        len(doubtful), [f"{table.image_index[i] + 1}@{table.stacks[table.stack_index[i]].name} ({TRAITS[odd.trait[i]]})"
+                        for i in worst],
+        collected.spectra(), raw.numpy(), low_passed(raw, optics.pixel_size).numpy(), optics.pixel_size,
+    )  # fmt: skip
+
+
+def low_passed(images: Tensor, pixel_size: float) -> Tensor:
+    """Images [b, y, x] without detail finer than LOWPASS A."""
+    box = images.shape[-1]
+    kx, ky = torch.arange(box // 2 + 1), torch.fft.fftfreq(box, 1 / box)
+    frequency = torch.hypot(kx[None].double(), ky[:, None].double())
+    return image_ifft(image_fft(images) * butterworth_gain(frequency, box * pixel_size / LOWPASS).float(), box)
+
+
+class _Collected:
+    """Sums over the images of each optics group."""
+
+    def __init__(self, table: ParticleTable, with_ctf: bool) -> None:
+        self.table, self.with_ctf = table, with_ctf
+        self.bands: dict[int, Band] = {}
+        self.sums: dict[int, tuple[RingSums, RingSums]] = {}
+        self.absolute: dict[int, Tensor] = {}
+        defocus = (0.5 * (table.defocus.u + table.defocus.v)).numpy()
+        self.middle, self.alike = {}, np.zeros(len(table), bool)
+        for group in np.unique(table.optics_index):
+            members: Integers = np.flatnonzero(table.optics_index == group)
+            self.middle[int(group)] = float(np.median(defocus[members]))
+            distance = np.abs(defocus[members] - self.middle[int(group)])
+            self.alike[members] = distance <= np.quantile(distance, ALIKE)
+
+    def add(self, group: int, index: Tensor, images: Tensor) -> None:
+        optics = self.table.optics[group]
+        if group not in self.bands:
+            band = self.bands[group] = Band.to_shell(optics.box, band_limit(optics.box))
+            self.sums[group] = (RingSums(band.shell), RingSums(band.shell))
+            self.absolute[group] = torch.zeros(band.limit + 1, dtype=torch.float64)
+        band = self.bands[group]
+        values = band.gather(image_fft(images))
+        power = (values.real.square() + values.imag.square()) / optics.box**2
+        contrast = ctf(band.kxy, optics, self.table.defocus[index]) if self.with_ctf else torch.ones_like(power)
+        near = torch.from_numpy(self.alike[index.numpy()])
+        self.sums[group][0].add(power, contrast.square())
+        self.sums[group][1].add(power[near], contrast[near].square())
+        self.absolute[group] += band.shell_sum(contrast.abs().double().sum(dim=0))
+
+    def spectra(self) -> list[GroupSpectra]:
+        found = []
+        for group, (every, alike) in self.sums.items():
+            optics, count = self.table.optics[group], every.sums[0].clamp_min(1)
+            found.append(GroupSpectra(
+                optics.name, optics.box, optics.pixel_size, every.rings(), every.sums[1] / count, alike.rings(),
+                self.middle[group], self.absolute[group] / count, self.with_ctf,
+            ))  # fmt: skip
+        return found

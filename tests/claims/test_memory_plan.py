@@ -1,0 +1,75 @@
+"""The memory plan counts the arrays that are made, and smaller batches take the place of an end."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from halfmap.errors import InputError
+from halfmap.fourier.transform import half_volume
+from halfmap.reconstruction.statistics import Backprojection
+from halfmap.workflows.in_parts import in_parts
+from halfmap.workflows.memory_plan import Demand, checked, planned
+
+LARGE = Demand(512, 2, 255, 512, 32, 147_456, 265, False, "uniform")
+
+
+@pytest.mark.parametrize(("box", "padding"), [(20, 1), (21, 2), (32, 2)])
+def test_sums_are_counted_to_the_byte(box, padding):
+    limit = math.ceil(box / 2) - 1
+    sums = Backprojection.zeros(box, padding, limit, torch.zeros(())).sums
+    reference = half_volume(torch.zeros(box, box, box), padding, limit)
+    plan = planned(Demand(box, padding, limit, box, 8, 0, 0, False, "uniform"), 10**12)
+    assert plan.sums == sums.numel() * sums.element_size()
+    assert plan.expectation > 4 * plan.sums + reference.numel() * reference.element_size()
+
+
+def test_box_512_is_refined_in_16_gb_with_sums_on_disk():
+    plan = checked(planned(LARGE, 16 * 10**9))
+    assert plan.on_disk and plan.peak < 16e9
+    assert not planned(LARGE, 10**11).on_disk, "memory is quicker where there is enough"
+
+
+def test_a_smaller_batch_comes_before_the_disk():
+    most = planned(LARGE, 10**12)
+    less = planned(LARGE, most.expectation - 1)
+    solve_bound = replace(LARGE, batch=4096)
+    assert less.on_disk or less.batch < most.batch
+    plan = planned(solve_bound, planned(solve_bound, 10**12).peak - 1)
+    assert not plan.on_disk and plan.batch < 4096
+
+
+def test_where_nothing_fits_it_is_said_what_would():
+    with pytest.raises(InputError, match=r"box 512.*--padding 1"):
+        checked(planned(LARGE, 12 * 10**9))
+    with pytest.raises(InputError, match="--sums disk"):
+        checked(planned(LARGE, 16 * 10**9, "memory"))
+    with pytest.raises(InputError, match="binned"):
+        checked(planned(replace(LARGE, padding=1), 10**9))
+
+
+def test_work_is_halved_until_it_fits_and_keeps_its_order():
+    tried = []
+
+    def work(part: slice) -> list[int]:
+        tried.append(part.stop - part.start)
+        if part.stop - part.start > 3:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
+        return list(range(part.start, part.stop))
+
+    assert [i for part in in_parts(work, 11) for i in part] == list(range(11))
+    assert tried[0] == 11 and max(tried[3:]) <= 6
+
+
+def test_other_faults_are_not_hidden_and_one_image_too_much_is_said():
+    def fails(part: slice) -> None:
+        raise RuntimeError("shapes do not agree")
+
+    def never_fits(part: slice) -> None:
+        raise MemoryError
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        list(in_parts(fails, 4))
+    with pytest.raises(InputError, match="single image"):
+        list(in_parts(never_fits, 4))

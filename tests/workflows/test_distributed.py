@@ -1,0 +1,170 @@
+"""Several processes share one refinement: to the result of one, and to an end in order when one of them dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pytest
+import starfile
+import torch
+
+from halfmap.particles.source import ParticleSource
+from halfmap.particles.star import read_star
+from halfmap.runtime.distributed import Ranks
+
+MAPS = ("map.mrc", "half1_unfil.mrc", "half2_unfil.mrc", "mask.mrc")
+REFINE = ("--diameter", 156, "--threads", 1)
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., list[subprocess.Popen]]]:
+    """Start so many processes of one job with a command line, as torchrun would; what is left of them ends with the
+    test."""
+    begun: list[subprocess.Popen] = []
+
+    def run(count: int, words: Sequence[object], **names: str) -> list[subprocess.Popen]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        for rank in range(count):
+            told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count,
+                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            begun.append(subprocess.Popen(
+                [sys.executable, "-m", "halfmap", *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                text=True, env=os.environ | {name: str(value) for name, value in told.items()} | names))
+        return begun[-count:]
+
+    yield run
+    for process in begun:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def ended(processes: list[subprocess.Popen]) -> tuple[list[int], list[str], list[str]]:
+    """Exit status, stdout and stderr of each."""
+    said = [process.communicate(timeout=200) for process in processes]
+    return [process.returncode for process in processes], [out for out, _ in said], [error for _, error in said]
+
+
+def difference(one: Path, other: Path) -> float:
+    a, b = (mrcfile.read(path).astype(float) for path in (one, other))
+    return float(np.linalg.norm(a - b) / np.linalg.norm(a))
+
+
+def test_two_processes_give_the_result_of_one(project, edit_stack, refine, start, tmp_path):
+    """To the bit where images do not depend on their company in a batch: poses, and what is set aside and why. Maps are
+    sums, in another order."""
+    def spoil(images: np.ndarray) -> np.ndarray:
+        images[17], images[150] = np.nan, 1000 * images[150]
+        return images
+
+    edit_stack(project / "particles.mrcs", spoil)
+    options = ("--max-iterations", 1, "--batch", 1)
+    one = refine(project, *options, out=tmp_path / "one")
+    assert one.status == 0, one.error
+    two = tmp_path / "two"
+    status, said, errors = ended(start(2, ["refine", project / "particles.star", "--map", project / "initial.mrc",
+                                           "--out", two, *REFINE, *options]))
+    assert status == [0, 0], errors
+    assert "Finished" in said[0] and "2 processes" in said[0] and said[1] == ""
+    assert (one.out / "rejected.star").read_bytes() == (two / "rejected.star").read_bytes()
+    assert len(starfile.read(two / "rejected.star", always_dict=True)["particles"]) == 2
+    assert (one.out / "particles.star").read_bytes() == (two / "particles.star").read_bytes()
+    for name in MAPS:
+        assert difference(one.out / name, two / name) < 1e-5, name
+    assert {path.name for path in one.out.iterdir()} == {path.name for path in two.iterdir()}
+
+
+def test_when_a_process_dies_the_others_end_with_one_line_and_the_run_goes_on_with_any_number(
+    dataset, refined, start, tmp_path
+):
+    out = tmp_path / "run"
+    words = ["refine", dataset / "particles.star", "--map", dataset / "initial.mrc", "--out", out, *REFINE,
+             "--max-iterations", 10]
+    processes = start(3, words)
+    until = time.monotonic() + 200
+    while not (out / "report.html").exists() and time.monotonic() < until and processes[1].poll() is None:
+        time.sleep(0.02)
+    os.kill(processes[1].pid, signal.SIGKILL)
+    killed = time.monotonic()
+    status, _, errors = ended(processes)
+    assert time.monotonic() - killed < 60
+    assert status == [2, -signal.SIGKILL, 2], errors
+    spoken = "".join(errors)
+    assert re.fullmatch(r"halfmap: error: another process of this job [^\n]+\n", spoken)
+    assert spoken.endswith(f"go on with: halfmap resume {out}\n")
+
+    status, said, errors = ended(start(2, ["resume", out]))
+    assert status == [0, 0], errors
+    assert "Finished" in said[0] and not (out / "checkpoint").exists()
+    reached = [json.loads(rows(run)[-1])["resolution_A"] for run in (refined.out, out)]
+    assert reached[0] == pytest.approx(reached[1], rel=0.05)  # rounding moves wavering particles
+    tables = [starfile.read(run / "particles.star", always_dict=True)["particles"] for run in (refined.out, out)]
+    assert list(tables[0].rlnImageName) == list(tables[1].rlnImageName)
+    assert np.median(np.abs(tables[0].rlnAngleTilt - tables[1].rlnAngleTilt)) < 0.2
+
+
+def test_one_process_goes_on_with_what_two_began_and_they_with_what_it_kept_within_an_iteration(
+    dataset, stopped, resume, start, tmp_path
+):
+    run = stopped()  # by one process, in the midst of the second iteration
+    processes = start(2, ["resume", run])
+    until = time.monotonic() + 200
+    while len(rows(run)) < 2 and time.monotonic() < until and processes[0].poll() is None:
+        time.sleep(0.02)
+    for process in processes:
+        process.kill()
+    _, said, errors = ended(processes)
+    assert "iteration 2 starts anew: what was kept of it is the work of one process" in said[0], errors
+    assert resume(run).status == 0
+    assert len(rows(run)) == 3
+
+
+def rows(run: Path) -> list[str]:
+    return (run / "iterations.jsonl").read_text().splitlines() if (run / "iterations.jsonl").exists() else []
+
+
+@pytest.mark.parametrize(("words", "wrong"), [
+    (["refine", "{data}/particles.star", "--map", "{data}/initial.mrc", "--diameter", "1560"], "--diameter 1560"),
+    (["report", "{data}"], "without torchrun"),
+])
+def test_a_mistake_is_told_once(words, wrong, dataset, start, tmp_path):
+    out = ["--out", tmp_path / "run"] if words[0] == "refine" else []
+    status, said, errors = ended(start(2, [word.format(data=dataset) for word in words] + out))
+    assert status == [2, 2] and said == ["", ""]
+    assert re.fullmatch(rf"halfmap: error: [^\n]*{wrong}[^\n]*\n", "".join(errors))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("parts", [1, 3, 7])
+def test_shares_are_equal_stretches_of_the_files(parts, dataset):
+    table = read_star(dataset / "particles.star")
+    source = ParticleSource(table, 156.0)
+    some = torch.randperm(len(table), generator=torch.Generator().manual_seed(3))[:101]
+    shares = [source.share(some, part, parts) for part in range(parts)]
+    assert {len(share) for share in shares} <= {101 // parts, -(-101 // parts)}
+    joined = torch.cat(shares).numpy()
+    assert sorted(joined) == sorted(some.tolist())
+    place = table.stack_index[joined].astype(np.int64) * 1_000_000 + table.image_index[joined]
+    assert (np.diff(place) > 0).all()
+
+
+def test_a_process_alone_keeps_what_it_has():
+    alone, values = Ranks(), torch.arange(3.0)
+    alone.add_([values])
+    alone.hand_out_([values])
+    alone.wait()
+    assert values.tolist() == [0, 1, 2] and alone.told("word") == "word"
+    assert [rows.tolist() for rows in alone.rows(values, [3])] == [[0, 1, 2]]
