@@ -9,7 +9,8 @@ Bytes, for a box of n, padding p and the last shell L that is inserted (m = p (L
 
 The expectation step holds the maps of the state, H, the sums, and what a batch needs; a global search also the slices
 of its grid. The solve holds the sums, those of the half sets, their ratio H, two C, and the maps of the regulariser
-(REGULARISER, measured with synthetic sums). In files are all sums but those that are being made.
+(REGULARISER: of uniform and nonuniform measured with synthetic sums, of the others counted). In files are all sums but
+those that are being made.
 """
 
 from __future__ import annotations
