@@ -145,6 +145,29 @@ def test_the_batch_size_changes_little(brief, refine, dataset):
     assert gain[0] == pytest.approx(gain[1], rel=0.01)
 
 
+def test_gaussian_insertion_gives_the_same_molecule(brief, refine, dataset):
+    """The envelope of the kernel is divided out: grey scale and detail are those of trilinear insertion."""
+    other = refine(dataset, "--insertion", "gaussian")
+    assert other.status == 0, other.error
+    a, b = brief.map("half1_unfil.mrc"), other.map("half1_unfil.mrc")
+    assert np.vdot(a, b) / np.vdot(a, a) == pytest.approx(1.0, abs=0.1)
+    both = [done.agreement(dataset / "truth.mrc")[1:9] for done in (brief, other)]
+    assert np.abs(both[0] - both[1]).max() < 0.05
+
+
+def test_what_a_regulariser_chose_is_in_the_record(refine, dataset):
+    done = refine(dataset, "--regulariser", "sparse_smooth", "--ss-parameters", "local", "--ss-steps", 10)
+    assert done.status == 0, done.error
+    last = done.records[-1]["regulariser"]
+    assert last["strength"] == [[1, 1], [1, 1]]
+    for objective in last["objective"]:
+        assert len(objective) > 3 and objective == sorted(objective, reverse=True)
+    with mrcfile.open(done.out / "theta.mrc") as file:
+        assert 4 < float(np.median(file.data)) <= 30.1
+    text = (done.out / "report.html").read_text()
+    assert "aligned noise (FSC)" in text and "(not used in this run)" not in text
+
+
 def test_the_settings_file_repeats_the_run(brief, halfmap, tmp_path):
     again = halfmap(["refine", "--settings", brief.out / "settings.toml", "--out", tmp_path / "again"])
     assert again.status == 0 and same_bits(brief, again)
