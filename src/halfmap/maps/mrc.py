@@ -33,6 +33,7 @@ STACK_MODES = {"int8": 0, "float32": 2, "float16": 12}
 # A side of this many pixels is no image: it is a header in the other byte order, or not a header at all.
 LONGEST_SIDE = 65535
 MOST_SECTIONS = 1 << 26
+PIECE_BYTES = 1 << 22
 
 StackType = Literal["float32", "float16", "int8"]
 
@@ -89,12 +90,7 @@ def read_map(path: Path | str) -> MapFile:
             raise InputError(f"{path}: the map has {columns} x {rows} x {sections} voxels and is not a cube; "
                              f"pad or crop it to a cube")
         pixel_size = _cubic_pixel_size(header, path)
-        stream.read(header.offset - HEADER_BYTES)
-        expected = math.prod(header.shape) * header.dtype.itemsize
-        raw = stream.read(expected)
-    if len(raw) < expected:
-        raise InputError(f"{path}: truncated: {len(raw)} of {expected} bytes of the map are there; "
-                         f"copy it again")
+        raw = _values(stream, header, path)
     values = np.frombuffer(raw, header.dtype).reshape(header.shape)
     along = header.axes[::-1]
     values = values.transpose([along.index(axis) for axis in (3, 2, 1)])
@@ -216,6 +212,8 @@ def _opened(path: Path | str) -> Iterator[BinaryIO | gzip.GzipFile]:
     """The file's bytes as a stream, decompressed where its first two bytes say gzip; its faults as
     InputError."""
     try:
+        if Path(path).is_fifo():  # opening one waits for ever where nobody writes, and a map is read in two places
+            raise OSError("it is a pipe")
         with open(path, "rb") as plain:
             packed = plain.read(2) == b"\x1f\x8b"
             plain.seek(0)
@@ -224,6 +222,23 @@ def _opened(path: Path | str) -> Iterator[BinaryIO | gzip.GzipFile]:
         raise InputError(f"{path}: the compressed file is damaged ({error}); copy it again") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}; check the path") from error
+
+
+def _values(stream: BinaryIO | gzip.GzipFile, header: MrcHeader, path: Path | str) -> bytes | bytearray:
+    """The bytes of a map's values; memory is taken for what the file holds, whatever its header promises."""
+    expected = math.prod(header.shape) * header.dtype.itemsize
+    stream.seek(header.offset)
+    if isinstance(stream, gzip.GzipFile):
+        raw: bytes | bytearray = bytearray()
+        while len(raw) < expected and (piece := stream.read(min(PIECE_BYTES, expected - len(raw)))):
+            raw += piece
+        stream.read(1)  # the check sum stands at the end, and is looked at only there
+    else:
+        held = os.fstat(stream.fileno()).st_size - header.offset
+        raw = stream.read(max(0, min(expected, held)))
+    if len(raw) < expected:
+        raise InputError(f"{path}: truncated: {len(raw)} of {expected} bytes of the map are there; copy it again")
+    return raw
 
 
 def _parse_header(raw: bytes, path: Path | str) -> MrcHeader:

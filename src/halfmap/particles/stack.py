@@ -167,7 +167,7 @@ def looked_at(table: ParticleTable) -> Iterator[SeenStack]:
         box = table.optics[table.optics_index[row]].box
         if header.shape[1:] != (box, box):
             return SeenStack(row, path, header, _wrong_size(table, row, path, header))
-        held = (path.stat().st_size - header.offset) // header.image_bytes
+        held = max(0, path.stat().st_size - header.offset) // header.image_bytes
         if last[stack] < min(held, header.shape[0]):
             return SeenStack(row, path, header)
         users = np.flatnonzero(table.stack_index == stack)

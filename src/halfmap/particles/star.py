@@ -46,7 +46,7 @@ def read_star(path: Path | str, data_dir: Path | str | None = None) -> ParticleT
     particles = origins_in_angstrom(particles, pixel_size[optics_index])
     folders = [path.parent] + ([Path(data_dir)] if data_dir is not None else [])
     images = resolve_names(particles.text("rlnImageName"), folders, particles.at)
-    boxes = _boxes(optics, optics_index, images)
+    boxes = _boxes(optics, optics_index, images, particles)
     micrograph, names = _ids(particles, "rlnMicrographName")
     group, group_names = _ids(particles, "rlnGroupName", "rlnGroupNumber")
     rotations = None
@@ -102,12 +102,12 @@ def _particles_and_optics(path: Path, tables: Sequence[StarTable]) -> tuple[Star
     if len(held) > 1:
         held = [table for table in held if table.name == "particles"]
     if len(held) != 1:
-        listed = ", ".join(f"data_{table.name}" for table in tables[:6])
+        listed = ", ".join(f"data_{table.name[:60]}" for table in tables[:6])
         raise InputError(f"{path}: no particle table with a column rlnImageName (the file holds {listed}); "
                          f"give a particle STAR file, such as RELION's run_data.star")
     particles = held[0]
     if not len(particles):
-        raise InputError(f"{path}: table data_{particles.name} has no rows; give a file with particles")
+        raise InputError(f"{path}: table data_{particles.name[:60]} has no rows; give a file with particles")
     optics = [table for table in tables if table.name == "optics"]
     if not optics:
         return upgrade_table(particles)
@@ -140,13 +140,18 @@ def _optics_index(particles: StarTable, optics: StarTable) -> Integers:
     return np.array([rows[number] for number in member], np.int64)
 
 
-def _boxes(optics: StarTable, optics_index: Integers, images: ImageNames) -> list[int]:
+def _boxes(optics: StarTable, optics_index: Integers, images: ImageNames, particles: StarTable) -> list[int]:
     """The box of each optics group in pixels, from the table or else from the group's first stack."""
     if "rlnImageSize" in optics.columns:
         return [int(box) for box in optics.integers("rlnImageSize")]
     groups, rows = np.unique(optics_index, return_index=True)
-    boxes = {group: read_header(images.stacks[images.stack_index[row]]).shape[2]
-             for group, row in zip(groups.tolist(), rows.tolist(), strict=True)}
+    boxes: dict[int, int] = {}
+    for group, row in zip(groups.tolist(), rows.tolist(), strict=True):
+        try:
+            boxes[group] = read_header(images.stacks[images.stack_index[row]]).shape[2]
+        except InputError as error:
+            raise InputError(f"{particles.at(row)}: the box is to come from its stack, as data_optics has no "
+                             f"rlnImageSize: {error}") from error
     # A group without particles never meets an image; any box will do for it.
     return [boxes.get(group, next(iter(boxes.values()))) for group in range(len(optics))]
 

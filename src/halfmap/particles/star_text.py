@@ -37,12 +37,12 @@ class StarTable:
 
     def at(self, row: int) -> str:
         """Where a row (from 0) is, for a message: the file, the table and the row counted from 1."""
-        return f"{self.source}: table data_{self.name}, row {row + 1}"
+        return f"{self.source}: table data_{self.name[:60]}, row {row + 1}"
 
     def text(self, label: str) -> list[str]:
         """A column as it stands; InputError where it is missing."""
         if label not in self.columns:
-            raise InputError(f"{self.source}: table data_{self.name} has no column {label}; "
+            raise InputError(f"{self.source}: table data_{self.name[:60]} has no column {label}; "
                              f"add it, or give the file that has it")
         return self.columns[label]
 
@@ -54,7 +54,7 @@ class StarTable:
         values = np.fromiter(map(_number, column), np.float64, len(column))
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
-            raise InputError(f"{self.at(int(bad[0]))}: {label} is '{column[bad[0]]}', not a finite number; "
+            raise InputError(f"{self.at(int(bad[0]))}: {label} is '{column[bad[0]][:60]}', not a finite number; "
                              f"correct or remove the row")
         return values
 
@@ -63,7 +63,7 @@ class StarTable:
         values = self.numbers(label)
         bad = np.flatnonzero((values != np.rint(values)) | (np.abs(values) > 1e15))
         if len(bad):
-            raise InputError(f"{self.at(int(bad[0]))}: {label} is '{self.columns[label][bad[0]]}', "
+            raise InputError(f"{self.at(int(bad[0]))}: {label} is '{self.columns[label][bad[0]][:60]}', "
                              f"not a whole number; correct or remove the row")
         return values.astype(np.int64)
 
@@ -104,6 +104,10 @@ def read_tables(path: Path | str) -> list[StarTable]:
                              f"value nor a row of a table; correct the line")
     if not tables:
         raise InputError(f"{path}: holds no table; give a STAR file")
+    for table in tables:
+        if len({len(column) for column in table.columns.values()}) > 1:
+            raise InputError(f"{path}: table data_{table.name[:60]} has columns of different lengths, because a loop "
+                             f"and single values or another loop share it; give each a table of its own")
     return tables
 
 
@@ -157,7 +161,7 @@ def _read_loop(table: StarTable, lines: list[str], number: int) -> int:
         if words:
             if len(words) != width:
                 raise InputError(f"{table.source}: line {number}: {len(words)} values for the {width} "
-                                 f"columns of table data_{table.name}; correct or remove the line")
+                                 f"columns of table data_{table.name[:60]}; correct or remove the line")
             rows.append(words)
     for label, column in zip(labels, zip(*rows, strict=True), strict=False):
         table.columns[label] = list(column)
@@ -174,7 +178,7 @@ def _ends_loop(words: list[str], width: int) -> bool:
 
 def _add_label(table: StarTable, word: str, number: int) -> None:
     if word[1:] in table.columns:
-        raise InputError(f"{table.source}: line {number}: table data_{table.name} has the column {word[1:]} "
+        raise InputError(f"{table.source}: line {number}: table data_{table.name[:60]} has the column {word[1:61]} "
                          f"twice; remove one")
     table.columns[word[1:]] = []
 

@@ -24,7 +24,7 @@ def upgrade_table(table: StarTable) -> tuple[StarTable, StarTable]:
     missing = [label for label in MICROSCOPE if label not in table.columns]
     if missing:
         raise InputError(f"{table.source}: neither a table data_optics nor a column {missing[0]} in table "
-                         f"data_{table.name}; give the whole RELION 3.1 file, or add the column")
+                         f"data_{table.name[:60]}; give the whole RELION 3.1 file, or add the column")
     used = [label for label in (*MICROSCOPE, *OPTIONAL) if label in table.columns]
     pixel_size = _pixel_size(table)
     values = np.stack([*(table.numbers(label) for label in used), pixel_size], axis=1)
@@ -34,7 +34,7 @@ def upgrade_table(table: StarTable) -> tuple[StarTable, StarTable]:
     columns["rlnOpticsGroup"] = [str(number) for number in member]
     particles = StarTable(table.source, table.name or "particles", columns)
     # The text of the first row of each group, so that no digit changes.
-    first = [member.index(number) for number in groups.values()]
+    first = np.unique(member, return_index=True)[1].tolist()
     optics = {"rlnOpticsGroup": [str(number) for number in groups.values()],
               "rlnOpticsGroupName": [f"opticsGroup{number}" for number in groups.values()]}
     for label in used:
@@ -53,7 +53,8 @@ def origins_in_angstrom(table: StarTable, pixel_size: NDArray[np.float64]) -> St
         if label not in ORIGINS:
             columns[label] = column
         elif ORIGINS[label] not in table.columns:
-            columns[ORIGINS[label]] = format_column(table.numbers(label) * pixel_size)
+            with np.errstate(over="ignore"):  # an infinite origin is refused with its row
+                columns[ORIGINS[label]] = format_column(table.numbers(label) * pixel_size)
     return StarTable(table.source, table.name, columns)
 
 
@@ -66,9 +67,10 @@ def _pixel_size(table: StarTable) -> NDArray[np.float64]:
         if len(bad):
             raise InputError(f"{table.at(int(bad[0]))}: rlnMagnification is not positive; correct the row")
         # Nine digits, as written to the optics table, so that a group has one pixel size before and after.
-        exact = table.numbers("rlnDetectorPixelSize") * 1e4 / magnification
+        with np.errstate(over="ignore"):  # an infinite size is refused with the optics table
+            exact = table.numbers("rlnDetectorPixelSize") * 1e4 / magnification
         return np.array([float(f"{value:.9g}") for value in exact.tolist()])
     if "rlnPixelSize" in table.columns:
         return table.numbers("rlnPixelSize")
-    raise InputError(f"{table.source}: table data_{table.name} gives no pixel size; add "
+    raise InputError(f"{table.source}: table data_{table.name[:60]} gives no pixel size; add "
                      f"rlnDetectorPixelSize and rlnMagnification, or rlnPixelSize")
