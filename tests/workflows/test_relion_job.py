@@ -61,7 +61,7 @@ def test_a_mistake_is_one_line_and_marks_the_job_as_failed(words: list[str], sai
 
 
 def test_an_abort_keeps_what_was_done_and_continuing_the_job_finishes_it(project: Path) -> None:
-    words = [*USUAL, "--diameter", "156", "--max-iterations", "3"]
+    words = [*USUAL, "--diameter", "156", "--max-iterations", "9"]  # enough to be stopped among them
     running, checkpoint = job(project, *words), project / JOB / "checkpoint" / "state"
     while running.poll() is None and not checkpoint.exists():
         time.sleep(0.1)

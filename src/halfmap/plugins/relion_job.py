@@ -34,6 +34,7 @@ RESULTS = {
     "mask.mrc": ("7", "Mask3D.mrc.relion"),
 }
 OTHER_INPUTS = ("--in_mov", "--in_movies", "--in_mic", "--in_mics", "--in_coords")
+PATIENCE = 15.0  # seconds that a refinement gets to stop
 LOOK = 0.5  # seconds between looks at the refinement and for an abort
 INTERRUPTED = 130
 
@@ -123,11 +124,24 @@ def followed(command: list[str], out: Path) -> tuple[int, bool]:
         aborted = True
     finally:
         if child.poll() is None:
-            child.send_signal(signal.SIGINT)  # keeps what it has, for another day
-            child.wait()
+            _interrupt(child)  # keeps what it has, for another day
         signal.signal(signal.SIGTERM, ended)
         (out / ABORT_NOW).unlink(missing_ok=True)
+    aborted = aborted and child.returncode != 0  # one that came too late has stopped nothing
     return (INTERRUPTED if aborted else child.returncode), aborted
+
+
+def _interrupt(child: subprocess.Popen[bytes]) -> None:
+    """End a refinement as Ctrl-C does; a second one ends it at once where libraries have swallowed the first."""
+    for _ in range(2):
+        child.send_signal(signal.SIGINT)
+        try:
+            child.wait(PATIENCE)
+            return
+        except subprocess.TimeoutExpired:
+            continue
+    child.kill()
+    child.wait()
 
 
 def write_nodes(out: Path) -> None:
