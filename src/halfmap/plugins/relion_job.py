@@ -34,7 +34,7 @@ RESULTS = {
     "mask.mrc": ("7", "Mask3D.mrc.relion"),
 }
 OTHER_INPUTS = ("--in_mov", "--in_movies", "--in_mic", "--in_mics", "--in_coords")
-PATIENCE = 15.0  # seconds that a refinement gets to stop
+PATIENCE = 3.0  # seconds that a refinement gets to stop
 LOOK = 0.5  # seconds between looks at the refinement and for an abort
 INTERRUPTED = 130
 
