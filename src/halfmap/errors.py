@@ -12,11 +12,13 @@ class InputError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__("".join(map(_shown, message)))
+        super().__init__(in_a_line(message))
+
+
+def in_a_line(message: str) -> str:
+    """The message as it can be printed anywhere: single blanks for all white space, other characters escaped."""
+    return "".join(map(_shown, " ".join(message.split())))
 
 
 def _shown(character: str) -> str:
-    """A character as it can be printed anywhere."""
-    if character.isprintable():
-        return character
-    return " " if character.isspace() else character.encode("unicode_escape").decode("ascii")
+    return character if character.isprintable() else character.encode("unicode_escape").decode("ascii")

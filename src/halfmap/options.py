@@ -23,7 +23,7 @@ import shlex
 import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
 
 from halfmap.errors import InputError
 
@@ -32,6 +32,16 @@ Field = dataclasses.Field[Any]
 
 # A value in a word, where its field gives neither a word nor a unit.
 _WORDS: dict[type, str] = {int: "N", float: "X", str: "text", Path: "path"}
+
+
+class OptionParser(argparse.ArgumentParser):
+    """Options are never guessed from a prefix, and a wrong one is an InputError like any other."""
+
+    def __init__(self, **keywords: Any) -> None:
+        super().__init__(allow_abbrev=False, **keywords)
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see {self.prog} --help")
 
 
 def flag(field: Field) -> str:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from halfmap import __version__
 from halfmap.cli import compare, convert, deposit, half_maps, inspect, particle_sets, refine, reslog, simulate, tune
-from halfmap.cli.command import Command, Parser
+from halfmap.cli.command import Command
 from halfmap.errors import InputError
+from halfmap.options import OptionParser
 from halfmap.runtime import distributed
 from halfmap.runtime.interrupts import second_interrupt_ends
 
@@ -44,10 +45,10 @@ SHARED = ("refine", "resume")  # commands that several processes share
 
 def parser_for(command: str | None) -> argparse.ArgumentParser:
     """The whole parser, with the options of one command: the others' may need slow imports to be listed."""
-    parser = Parser(prog="halfmap", description="Refine a 3D map from single-particle cryo-EM images.",
-                     epilog="halfmap COMMAND --help lists a command's options.")
+    parser = OptionParser(prog="halfmap", description="Refine a 3D map from single-particle cryo-EM images.",
+                          epilog="halfmap COMMAND --help lists a command's options.")
     parser.add_argument("--version", action="version", version=f"halfmap {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=OptionParser)
     for name, entry in COMMANDS.items():
         chosen = commands.add_parser(name, help=entry.summary,
                                      description=entry.summary[0].upper() + entry.summary[1:] + ".")
@@ -78,7 +79,7 @@ def _run(words: list[str]) -> int:
         status = COMMANDS[arguments.command].run(arguments)
     except InputError as error:
         if distributed.speaks():
-            print("halfmap: error: " + " ".join(str(error).split()), file=sys.stderr)
+            print(f"halfmap: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         if distributed.speaks():

@@ -1,4 +1,4 @@
-"""What the commands share: the parser, and settings taken from it."""
+"""What the commands share: how one is declared, and settings taken from what was parsed."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from halfmap.errors import InputError
 from halfmap.options import Settings, build, read_toml
 from halfmap.settings.regularisers import RegulariserOptions
 
@@ -22,16 +21,6 @@ class Command:
     summary: str
     options: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int | None]
-
-
-class Parser(argparse.ArgumentParser):
-    """Options are never guessed from a prefix, and a wrong one is an InputError like any other."""
-
-    def __init__(self, **keywords: Any) -> None:
-        super().__init__(allow_abbrev=False, **keywords)
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; see {self.prog} --help")
 
 
 def settings_file(parser: argparse.ArgumentParser) -> None:

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from halfmap import __version__
-from halfmap.errors import InputError
-from halfmap.options import add_options, build, check_declared
-from halfmap.plugins.command import OptionParser, in_a_line, status_of
+from halfmap.errors import InputError, in_a_line
+from halfmap.options import OptionParser, add_options, build, check_declared
+from halfmap.plugins.command import status_of
 from halfmap.settings.regularisers import RegulariserOptions, check_options, regulariser_options
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _run(words: list[str]) -> int:
     try:
         said = reconstruct_call(call, settings)
     except Exception as error:  # RELION may show nothing of what half set 2 says
-        note(call, f"{PROGRAM}: error: {in_a_line(error)}")
+        note(call, f"{PROGRAM}: error: {in_a_line(str(error))}")
         raise
     crosses = RELION_SHARES if call.half else "all images together"
     note(call, f"{said}, {time.monotonic() - began:.1f} s; {crosses}")

@@ -20,7 +20,8 @@ from pathlib import Path
 
 from halfmap import __version__
 from halfmap.errors import InputError
-from halfmap.plugins.command import MISTAKE, OptionParser, in_a_line, status_of
+from halfmap.options import OptionParser
+from halfmap.plugins.command import MISTAKE, status_of
 
 PROGRAM = "halfmap-relion-job"
 SUCCESS, FAILURE, ABORTED = (f"RELION_JOB_EXIT_{how}" for how in ("SUCCESS", "FAILURE", "ABORTED"))
@@ -62,7 +63,7 @@ def _run(words: list[str]) -> int:
         if status == 0:
             write_nodes(out)
     except InputError as error:
-        print(f"{PROGRAM}: error: {in_a_line(error)}", file=sys.stderr, flush=True)
+        print(f"{PROGRAM}: error: {error}", file=sys.stderr, flush=True)
         status, aborted = MISTAKE, False
     (out / (ABORTED if aborted else FAILURE if status else SUCCESS)).touch()
     return status
