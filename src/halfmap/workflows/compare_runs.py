@@ -69,7 +69,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
     Raises InputError where a file is missing or damaged, or where the maps of two runs differ in box or pixel size.
     """
-    runs = [_read_run(folder, name) for folder, name in zip(folders, _names(folders), strict=True)]
+    runs = [_read_run(folder, name) for folder, name in zip(folders, names_apart(folders), strict=True)]
     first = runs[0]
     for run in runs[1:]:
         box, other = first.half1.shape[-1], run.half1.shape[-1]
@@ -80,7 +80,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     return runs
 
 
-def _names(folders: Sequence[Path]) -> list[str]:
+def names_apart(folders: Sequence[Path]) -> list[str]:
     """The last parts of the paths, as many as tell them apart."""
     for parts in range(1, max(len(folder.parts) for folder in folders)):
         names = ["/".join(folder.parts[-parts:]) for folder in folders]

@@ -31,6 +31,7 @@ from halfmap.validation.reslog import (
     needed,
     spread,
 )
+from halfmap.workflows.compare_runs import names_apart
 from halfmap.workflows.fixed_poses import FixedRun, read_fixed_run, subsets
 from halfmap.workflows.half_map_pair import read_half_maps
 from halfmap.workflows.outputs import made_folder
@@ -100,7 +101,7 @@ def reslog(
     else:
         runs = [read_fixed_run(run, settings.mask) for run in settings.runs]  # what is wrong with any is said first
         levels = [_levels(settings, run.folder, len(run.source.table)) for run in runs]
-        names = _names(settings.runs)
+        names = names_apart(settings.runs)
         found = [_fixed(settings, run, name, depth, console)
                  for run, name, depth in zip(runs, names, levels, strict=True)]
     summary = summarised(settings, found)
@@ -109,12 +110,6 @@ def reslog(
         report(summary=summary)
     _print(console, summary, settings.out)
     return summary
-
-
-def _names(folders: tuple[Path, ...]) -> list[str]:
-    """The folders' names, with their parents' where these are the same."""
-    alike = len({folder.name for folder in folders}) < len(folders)
-    return ["/".join(folder.parts[-2:]) if alike else folder.name for folder in folders]
 
 
 def _levels(settings: ManyResLogSettings, run: Path, total: int) -> int:
