@@ -285,6 +285,8 @@ def test_runs_that_cannot_be_compared_are_named_with_a_remedy(runs, halfmap, tmp
     bare.mkdir()
     broken = Path(shutil.copytree(runs["first"], tmp_path / "broken"))
     (broken / "settings.toml").write_text("regulariser = ")
+    damaged = Path(shutil.copytree(runs["first"], tmp_path / "damaged"))
+    (damaged / "iterations.jsonl").write_bytes(b'{"iteration": 1}\n{"iteration": 2, "search": "loc\xff')
     odd = tmp_path / "odd.mrc"
     write_map(odd, torch.from_numpy(molecule(box=40)).float(), PIXEL)
     first = runs["first"]
@@ -295,6 +297,7 @@ def test_runs_that_cannot_be_compared_are_named_with_a_remedy(runs, halfmap, tmp
         ([first, bare], "has no half1_unfil.mrc; give the folder of a refinement"),
         ([first, larger], f"box 40 of 4 A, but {first} has box 32 of 4 A; compare runs of the same images"),
         ([first, broken], "settings.toml: not a TOML file"),
+        ([first, damaged], "iterations.jsonl: line 2 is not the record of an iteration; mend or remove the line"),
         ([first, runs["better"], "--mask", tmp_path / "none.mrc"], "no such file"),
         ([first, runs["better"], "--truth", odd], "box 40"),
         ([first, runs["better"], "--volume", -3], "must be more than 0 A^3"),

@@ -191,6 +191,13 @@ def test_a_run_that_has_not_finished_is_refused(copied, tmp_path, capsys):
     assert "not finished" in said and str(copied) in said
 
 
+@pytest.mark.parametrize("damaged", ['{"iteration": 4, "search": "fin', "[4]"])
+def test_a_damaged_record_is_named_with_its_line(damaged, copied, tmp_path, capsys):
+    (copied / "iterations.jsonl").write_text('{"iteration": 3}\n\n' + damaged + "\n")
+    said = refused(["deposit", str(copied), str(tmp_path / "o")], capsys, tmp_path / "o")
+    assert f"{copied / 'iterations.jsonl'}: line 3 is not the record of an iteration" in said
+
+
 def test_a_sharpened_map_of_other_half_maps_is_refused(copied, tmp_path, capsys):
     noise = 0.2 * np.random.default_rng(1).standard_normal((BOX,) * 3)
     write_map(copied / "half2_unfil.mrc", torch.from_numpy(data(copied / "half2_unfil.mrc") + noise), PIXEL)

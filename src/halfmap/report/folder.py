@@ -1,6 +1,5 @@
 """Rebuilds the report from a run folder alone."""
 
-import json
 import re
 import tomllib
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from halfmap.particles.star import read_star
 from halfmap.report.page import write_report
 from halfmap.report.snapshot import Array, Snapshot, number, plain_value
 from halfmap.runtime.log import read_header
+from halfmap.workflows import outputs
 
 Read = TypeVar("Read")
 GIVEN = re.compile(r"(\w+) = ")
@@ -61,26 +61,13 @@ def report_from_run(run: Path, citing: str = "") -> Path:
     return write_report(run, snapshot)
 
 
-def read_records(path: Path) -> list[dict[str, Any]]:
+def read_records(path: Path) -> list[outputs.Record]:
     """Iteration records in order; the last one of each iteration counts (a resumed run repeats some).
 
     A last line cut short by a crash is left out. Raises InputError for a damaged line before that.
     """
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    kept: dict[float, dict[str, Any]] = {}
-    for row, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            if row == len(lines):
-                break
-            raise InputError(f"{path}: line {row} is not JSON ({error.msg}); remove the line") from error
-        if not isinstance(record, dict):
-            raise InputError(f"{path}: line {row} is not an iteration record; remove the line")
+    kept: dict[float, outputs.Record] = {}
+    for row, record in enumerate(outputs.read_records(path, cut_short=True), start=1):
         iteration = number(record, "iteration")
         kept[-row if iteration is None else iteration] = record
     return sorted(kept.values(), key=lambda record: number(record, "iteration") or 0.0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from halfmap.runtime.log import read_header
 from halfmap.settings import RefineSettings, table
 from halfmap.settings.regularisers import PREFIXES
 from halfmap.workflows.half_map_pair import require_same_grid
+from halfmap.workflows.outputs import Record, read_records
 
 # Settings that say where and how a run was done, not what was done.
 ELSEWHERE = ("out", "threads", "device", "batch", "keep_iterations", "data_dir")
@@ -40,7 +40,7 @@ class Run:
     theta: Tensor | None
     particles: ParticleTable | None
     settings: dict[str, tuple[str, str, str]]
-    records: list[dict[str, Any]]
+    records: list[Record]
     finished: bool
 
     @property
@@ -100,7 +100,7 @@ def _read_run(folder: Path, name: str) -> Run:
     return Run(
         name, folder, first.data, second.data, first.pixel_size, _theta(folder / "theta.mrc", first, paths[0]),
         read_star(star) if star.is_file() else None, _settings(folder / "settings.toml"),
-        _records(folder / "iterations.jsonl"), read_header(folder / "log.txt").finished,
+        read_records(folder / "iterations.jsonl"), read_header(folder / "log.txt").finished,
     )  # fmt: skip
 
 
@@ -126,15 +126,6 @@ def _settings(path: Path) -> dict[str, tuple[str, str, str]]:
     except InputError as error:
         raise InputError(f"{path}: {error}; give the folder of a refinement") from None
     return table(settings) | {name: (str(value), "", "") for name, value in values.items() if name not in known}
-
-
-def _records(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not one JSON object to the line ({error}); mend or remove it") from None
 
 
 def differing_settings(runs: Sequence[Run]) -> list[tuple[str, str, list[str]]]:

@@ -10,12 +10,10 @@ the data, not the method.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -36,6 +34,7 @@ from halfmap.validation.fsc import GOLD_STANDARD, crossing_shell
 from halfmap.validation.reslog import drawn
 from halfmap.workflows import em
 from halfmap.workflows.half_map_pair import HalfMaps, read_half_maps
+from halfmap.workflows.outputs import Record, read_records
 from halfmap.workflows.preflight import read_particles
 
 SPREADS = ("halfmapAngleSd", "halfmapShiftSd")  # of the best pose: degrees and A
@@ -84,13 +83,9 @@ class Subset:
     half2: Tensor
 
 
-def finished_records(run: Path) -> list[dict[str, Any]]:
+def finished_records(run: Path) -> list[Record]:
     """The records of a run that came to its end; InputError where one is damaged or the run did not."""
-    path = run / "iterations.jsonl"
-    try:
-        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as one record to the line ({error}); give a finished run") from None
+    records = read_records(run / "iterations.jsonl")
     if not records or records[-1].get("search") != "final":
         raise InputError(f"{run}: the refinement has not finished; wait for it, or run it again")
     return records

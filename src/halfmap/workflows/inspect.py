@@ -5,7 +5,6 @@ Nothing is refused that can be looked at: faults that would stop a refinement ar
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -37,6 +36,7 @@ from halfmap.settings.inspect import InspectSettings
 from halfmap.workflows.audit import leaks
 from halfmap.workflows.inspect_images import Looked, look
 from halfmap.workflows.memory_plan import MemoryPlan, checked, demand_of, planned
+from halfmap.workflows.outputs import read_records
 from halfmap.workflows.run_time import Task, estimated_seconds, measured_speed
 from halfmap.workflows.schedule import Schedule
 
@@ -245,8 +245,8 @@ def _run_folder(folder: Path, settings: InspectSettings) -> Inspection:
     asked = from_toml(folder / "settings.toml")
     facts = [("run", _status(folder)), ("settings", _asked(asked))]
     try:
-        records = [json.loads(line) for line in (folder / "iterations.jsonl").read_text("utf-8").splitlines() if line]
-    except (OSError, ValueError):
+        records = read_records(folder / "iterations.jsonl")
+    except InputError:
         records = []
     notes = []
     if records:

@@ -77,6 +77,33 @@ class RunFolder:
             stream.write(text.encode())
 
 
+def read_records(path: Path, cut_short: bool = False) -> list[Record]:
+    """What `RunFolder.write_records` wrote, in the order of the file; nothing where there is no such file.
+
+    cut_short: a last line that broke off is left out. Raises InputError, which names the line, for another damaged one.
+    """
+    if not path.is_file():
+        return []
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the run's folder") from None
+    records: list[Record] = []
+    for row, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line.decode())
+        except ValueError:
+            if cut_short and row == len(lines):
+                break
+            record = None
+        if not isinstance(record, dict):
+            raise InputError(f"{path}: line {row} is not the record of an iteration; mend or remove the line")
+        records.append(record)
+    return records
+
+
 def made_folder(path: Path) -> Path:
     """The folder, made if absent with those above it. Raises InputError where the file system refuses."""
     try:
