@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
+from torch import Tensor
 
 from halfmap.report import findings
 from halfmap.report.figures import (
@@ -144,36 +145,35 @@ def _resolution_axis(finest: float) -> Axis:
     return Axis(math.inf, finest, "resolution (Å)", "inverse", resolution_ticks(math.inf, finest))
 
 
-def power_chart(spectra: list[GroupSpectra]) -> Drawing:
-    """Mean power of an image's coefficients, white background 1, by resolution."""
+def _curves(
+    spectra: list[GroupSpectra], values: Callable[[GroupSpectra], Tensor], shown: Callable[[float], bool]
+) -> tuple[Axis, list[float], list[str], list[Series]]:
+    """Axis, positions and titles of the shells of the group that reaches furthest, and the values of every group there,
+    but for shell 0 and what is not to be shown."""
     finest = min(2 * group.pixel_size for group in spectra)
     longest = max(spectra, key=lambda group: len(group.power) / (group.box * group.pixel_size))
     positions, titles = _shells(longest, finest)
     length = longest.box * longest.pixel_size
     series = []
     for group, style in zip(spectra, STYLES, strict=False):
-        scale = group.box * group.pixel_size / length
-        at = np.arange(1, len(positions)) * scale
-        own = np.interp(at, np.arange(len(group.power)), group.power.numpy(), right=np.nan)
-        series.append(Series(group.name, [None, *(v if v > 0 else None for v in own.tolist())], style))
+        at = np.arange(1, len(positions)) * (group.box * group.pixel_size / length)
+        own = np.interp(at, np.arange(len(group.power)), values(group).numpy(), right=np.nan)
+        series.append(Series(group.name, [None, *(v if shown(v) else None for v in own.tolist())], style))
+    return _resolution_axis(finest), positions, titles, series
+
+
+def power_chart(spectra: list[GroupSpectra]) -> Drawing:
+    """Mean power of an image's coefficients, white background 1, by resolution."""
+    x, positions, titles, series = _curves(spectra, lambda group: group.power, lambda v: v > 0)
     y = value_axis([s.values for s in series], "mean power, white background 1", log=True)
-    axis = _resolution_axis(finest)
-    return draw(Chart("Power spectrum of the images", axis, y, positions, titles, series, size="tall"))
+    return draw(Chart("Power spectrum of the images", x, y, positions, titles, series, size="tall"))
 
 
 def contrast_chart(spectra: list[GroupSpectra]) -> Drawing:
     """Mean |CTF| of all images by resolution: what no image sees is missing from any map."""
-    finest = min(2 * group.pixel_size for group in spectra)
-    longest = max(spectra, key=lambda group: len(group.power) / (group.box * group.pixel_size))
-    positions, titles = _shells(longest, finest)
-    length = longest.box * longest.pixel_size
-    series = []
-    for group, style in zip(spectra, STYLES, strict=False):
-        at = np.arange(1, len(positions)) * group.box * group.pixel_size / length
-        own = np.interp(at, np.arange(len(group.power)), group.mean_ctf.numpy(), right=np.nan)
-        series.append(Series(group.name, [None, *(v if math.isfinite(v) else None for v in own.tolist())], style))
+    x, positions, titles, series = _curves(spectra, lambda group: group.mean_ctf, math.isfinite)
     y = Axis(0.0, 1.0, "mean |CTF|", "linear", linear_ticks(0, 1, 4))
-    return draw(Chart("Mean CTF of the images", _resolution_axis(finest), y, positions, titles, series))
+    return draw(Chart("Mean CTF of the images", x, y, positions, titles, series))
 
 
 def ring_chart(group: GroupSpectra) -> Drawing:
