@@ -167,8 +167,10 @@ class _Search:
         size = pair.difference.shape[0]
         self.finest = (highest, size)
         self.positions = Lattice.positions(self.box, spacing)
-        first, second = pair.maps(size) if method.form == "literal" else (None, None)
-        self.power = first.square() + second.square() if first is not None and second is not None else None
+        self.power: Tensor | None = None
+        if method.form == "literal":
+            first, second = pair.maps(size)
+            self.power = first.square() + second.square()
 
     def terms(self, cutoff: float) -> Tensor:
         """|h*m1 - m2|^2 + |h*m2 - m1|^2 - |m1|^2 - |m2|^2 on a grid that holds the cut-off.
