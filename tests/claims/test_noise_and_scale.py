@@ -44,12 +44,8 @@ class Microscope:
     def table(self) -> SimpleNamespace:
         return SimpleNamespace(optics=(self.optics,), defocus=self.defocus)
 
-    def batches(self, index: Tensor) -> list[tuple[int, np.ndarray]]:
-        return [(0, members.numpy()) for members in index.split(64)]
-
     def stream(self, index: Tensor) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
-        for _, rows in self.batches(index):
-            members = torch.from_numpy(rows)
+        for members in index.split(64):
             yield 0, members, self.images[members], torch.ones(len(members), dtype=torch.bool)
 
     def state(self, half: Tensor, groups: int = 1) -> State:

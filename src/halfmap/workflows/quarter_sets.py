@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,13 +26,10 @@ def turns(
     """The quarter sets (0, 1) that are made together, and their particles but those of the first ``done`` batches."""
     both = [((0, 1), members)] if not apart else [((q,), members[quarter_of[members] == q]) for q in (0, 1)]
     for quarters, chosen in both:
-        yield quarters, _remaining(source, chosen, done)
-        done = max(0, done - len(source.batches(chosen)))
-
-
-def _remaining(source: ParticleSource, members: Tensor, batches: int) -> Tensor:
-    """The members without the batches that are done; the others stay cut as they were."""
-    if not batches:
-        return members
-    rest = [rows for _, rows in source.batches(members)[batches:]]
-    return torch.from_numpy(np.concatenate(rest)) if rest else members[:0]
+        if not done:  # cutting into batches sorts all images
+            yield quarters, chosen
+            continue
+        batches = source.batches(chosen)
+        rest = [torch.from_numpy(rows) for _, rows in batches[done:]]  # cut as they were
+        done = max(0, done - len(batches))
+        yield quarters, torch.cat(rest) if rest else chosen[:0]
