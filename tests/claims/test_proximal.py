@@ -20,6 +20,7 @@ from halfmap.reconstruction.statistics import Backprojection
 from halfmap.regularisation.normal_equations import NormalEquations
 from halfmap.regularisation.proximal import Penalty, Problem, descend, soft_threshold
 from halfmap.regularisation.sparse_smooth import SparseSmooth
+from halfmap.regularisation.support import Support
 
 C1 = torch.eye(3, dtype=torch.float64)[None]
 
@@ -94,6 +95,34 @@ def test_the_data_term_is_the_one_that_full_transforms_of_the_padded_box_give(ti
     assert np.allclose(data.linear.numpy().reshape(-1), b, atol=1e-10 * np.abs(b).max())
     largest = np.linalg.eigvalsh(A)[-1]
     assert 0.9 * largest < data.largest_eigenvalue <= largest * (1 + 1e-9) <= data.largest_weight * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("low, high", [((0, 2, 3), (7, 6, 5)), ((1, 0, 2), (2, 7, 7)), ((2, 2, 2), (6, 6, 6))])
+def test_a_smaller_support_leaves_out_rows_and_columns_and_changes_nothing_else(tiny, low, high):
+    support = Support(7, low, high)
+    data = NormalEquations.of(tiny, support=support)
+    A, b = (a / data.mean_weight for a in dense(tiny))
+    kept = support.cut(torch.arange(7**3).reshape(7, 7, 7)).reshape(-1).numpy()
+    A, b = A[np.ix_(kept, kept)], b[kept]
+    x = noise(*support.shape, seed=2)
+    assert np.allclose(data.apply(x).numpy().reshape(-1), A @ x.numpy().reshape(-1), atol=1e-10 * np.abs(A).max())
+    assert np.allclose(data.linear.numpy().reshape(-1), b, atol=1e-10 * np.abs(b).max())
+    assert np.linalg.eigvalsh(A)[-1] <= data.largest_weight
+    whole = NormalEquations.of(tiny)
+    assert data.misfit(x) == pytest.approx(whole.misfit(support.within_box(x)))
+    assert (data.rms, data.noise, data.mean_weight) == (whole.rms, whole.noise, whole.mean_weight)
+
+
+@pytest.mark.parametrize("box, coarse", [(48, 48), (48, 32), (48, 30), (47, 47)])
+def test_the_support_holds_the_window_on_any_grid_and_little_more(box, coarse):
+    window = torch.zeros(box, box, box)
+    window[10:20, 5:44, 24:25] = 1
+    support, ratio = Support.of(window, coarse), coarse / box
+    for low, high, first, last in zip(support.low, support.high, (10, 5, 24), (19, 43, 24), strict=True):
+        first, last = ((i - box // 2) * ratio + coarse // 2 for i in (first, last))
+        assert 1 < first - low <= 3 and 1 < high - 1 - last <= 3
+    assert Support.of(None, coarse) == Support.of(0 * window, coarse) == Support.of(window + 1, coarse)
+    assert Support.of(window + 1, coarse).shape == (coarse, coarse, coarse)
 
 
 @pytest.mark.parametrize("spacing", [1.0, 1.6])

@@ -127,6 +127,21 @@ def test_a_coarser_grid_gives_nearly_the_same_map(blobs, random_poses):
 
 
 @pytest.mark.parametrize("mode", MODES)
+def test_what_is_not_kept_need_not_be_solved_for(blobs, random_poses, mode):
+    """Within the window the map is nearly that of the whole box, and no farther from the truth."""
+    halves, truth = half_sets(blobs, random_poses, 0.01, box=32, limit=12), blobs(32, width=1.5).map()
+    window, method = spherical_mask(32, 10.0, 3.0).double(), SparseSmooth(parameters=mode)
+    whole = method.solve(halves, window, {}).maps
+    within = method.solve(replace(halves, window=window), window, {}).maps
+    scale = float((whole[0] * truth).sum() / truth.square().sum())
+    for a, b in zip(within, whole, strict=True):
+        assert not a[0].any() and not a[:, :, -1].any()
+        assert float(((a - b) * window).norm() / (b * window).norm()) < 0.05
+        far_a, far_b = (float(((m / scale - truth) * window).norm()) for m in (a, b))
+        assert far_a < 1.02 * far_b
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_a_half_set_learns_of_the_other_only_what_the_mode_says(blobs, random_poses, mode):
     """To the bit: another set of images in the place of half set 2, and half set 1 gets the same map."""
     method, mask = SparseSmooth(alpha=0.05, beta=0.2, parameters=mode, steps=30), torch.ones(16, 16, 16)

@@ -6,9 +6,11 @@ without noise. So the sums say, up to a constant, that
 
     -log likelihood = 1/2 <x, A x> - <b, x>,   A = E crop IFFT weight FFT pad E,   b = E crop IFFT numerator,
 
-for a map of n^3 voxels, transforms on the padded grid. It is exact for the sums (the crop makes A a Toeplitz matrix)
-and keeps the map within its box, where a division by the weight fills the padded box and is cropped afterwards.
-Everything is divided by the mean weight, so that b, and whatever is weighed against it, is a density.
+for a map that is zero outside its support (support.py), which the crop keeps to; transforms on the padded grid. It is
+exact for the sums. A division by the weight, in contrast, fills the padded box and is cropped afterwards.
+The crop makes A a Toeplitz matrix: between two voxels stands what the weight's transform holds at their distance. So
+any grid that is twice the support along each axis gives the same A with weights made for it once, and a small support
+costs little. Everything is divided by the mean weight, so that b, and whatever is weighed against it, is a density.
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ from torch import Tensor
 
 from halfmap.fourier.gridding import insertion_envelope
 from halfmap.fourier.shells import half_volume_radius
-from halfmap.fourier.transform import from_half_volume
+from halfmap.fourier.transform import fft_size, from_half_volume
 from halfmap.reconstruction.statistics import Backprojection
+from halfmap.regularisation.support import Support
 
 _CHUNK = 1 << 22  # complex values transformed at a time: 32 MiB in complex64
 _POWER_STEPS = 8  # of the estimate of the largest eigenvalue
@@ -33,26 +36,27 @@ _POWER_STEPS = 8  # of the estimate of the largest eigenvalue
 class NormalEquations:
     """A and b of one set of sums, over the mean weight.
 
-    weight [c, k]: of the padded transform's columns along z with numbers ``columns`` [c] in [y, x]; linear [z, y, x]:
-    b, a density; envelope [x] along one axis; mean_weight: within the limit, in the units of the sums; rms: root mean
-    square of IFFT numerator over the *padded* box, over the mean weight (the density that the parameters of OPUS-SSRI
-    refer to; over the box alone it would be padding^(3/2) larger); noise: sd of the plain map's noise in a voxel, if
-    all weights were the mean.
+    weight [y, x >= 0, z]: of transforms on a grid of twice the support; linear [z, y, x]: b over the support, a
+    density; envelopes: along z, y and x; size: of the grid along x; mean_weight: within the limit, in the units of the
+    sums; rms: root mean square of IFFT numerator over the *padded* box, over the mean weight (the density that the
+    parameters of OPUS-SSRI refer to; over the box alone it would be padding^(3/2) larger); noise: sd of the plain map's
+    noise in a voxel, if all weights were the mean.
     """
 
     weight: Tensor
-    columns: Tensor
     linear: Tensor
-    envelope: Tensor
+    envelopes: tuple[Tensor, ...]
+    size: int
     mean_weight: float
     rms: float
     noise: float
 
     @staticmethod
-    def of(statistics: Backprojection, spacing: float = 1.0) -> NormalEquations:
+    def of(statistics: Backprojection, spacing: float = 1.0, support: Support | None = None) -> NormalEquations:
         """From finished statistics; weights beyond their limit count for nothing.
 
-        spacing: of the voxels, in those of the map that the images were inserted for (Backprojection.coarser).
+        spacing: of the voxels, in those of the map that the images were inserted for (Backprojection.coarser); support:
+        outside of which the map is zero, the whole box unless given.
         Raises ValueError for unfinished statistics, and for such without any weight.
         """
         if not statistics.folded:
@@ -69,13 +73,16 @@ class NormalEquations:
             raise ValueError("statistics without weight: no image was inserted")
         power = float(((sums[..., 0].double().square() + sums[..., 1].double().square()) * twice).sum())
         numerator = torch.view_as_complex(sums[..., :2].contiguous())
+        support = support or Support.whole(box)
         envelope = insertion_envelope(box, p, statistics.kernel).to(sums)
-        linear = _times(from_half_volume(numerator, p, box) / mean, envelope)
-        columns, weight = _columns(sums[..., 2] / mean, p * box)
+        envelopes = tuple(envelope[a:b] for a, b in zip(support.low, support.high, strict=True))
+        linear = _times(support.cut(from_half_volume(numerator, p, box)) / mean, envelopes)
+        sizes = tuple(fft_size(2 * n - 1) for n in support.shape)
+        weight = _on_grid(sums[..., 2] / mean, p * box, support.shape, sizes)
         rms = math.sqrt(power) / (p * box) ** 3 / mean
         # each of the map's coefficients gathers the weight of padding^3 points
         noise = math.sqrt(4 / 3 * math.pi * limit**3 / (p**3 * mean)) / (spacing * box) ** 3
-        return NormalEquations(weight, columns, linear, envelope, mean, rms, noise)
+        return NormalEquations(weight, linear, envelopes, sizes[2], mean, rms, noise)
 
     @cached_property
     def largest_eigenvalue(self) -> float:
@@ -93,19 +100,17 @@ class NormalEquations:
         return float(self.weight.max())
 
     def apply(self, x: Tensor) -> Tensor:
-        """A x [z, y, x]. Transforms run axis by axis over what is not zero, and over columns within the limit."""
-        n, size = x.shape[0], self.weight.shape[1]
-        half = size // 2 + 1
-        t = torch.fft.rfft(_times(x, self.envelope), n=size, dim=2)
-        t = torch.fft.fft(t, n=size, dim=1).permute(1, 2, 0).reshape(size * half, n)
-        out = torch.zeros_like(t)
-        step = max(1, _CHUNK // size)
-        for a in range(0, len(self.columns), step):
-            index = self.columns[a : a + step]
-            column = torch.fft.fft(t[index], n=size, dim=1) * self.weight[a : a + step]
-            out[index] = torch.fft.ifft(column, dim=1)[:, :n]
-        rows = torch.fft.ifft(out.reshape(size, half, n), dim=0)[:n].permute(2, 0, 1)
-        return _times(torch.fft.irfft(rows, n=size, dim=2)[..., :n], self.envelope)
+        """A x [z, y, x]. Transforms run axis by axis, along lines that are not all zero."""
+        depth, height, width = x.shape
+        tall, half, deep = self.weight.shape
+        t = torch.fft.rfft(_times(x, self.envelopes), n=self.size, dim=2)
+        t = torch.fft.fft(t, n=tall, dim=1).permute(1, 2, 0).contiguous()
+        step = max(1, _CHUNK // (half * deep))
+        for y in range(0, tall, step):
+            columns = torch.fft.fft(t[y : y + step], n=deep, dim=2).mul_(self.weight[y : y + step])
+            t[y : y + step] = torch.fft.ifft(columns, dim=2)[..., :depth]
+        rows = torch.fft.ifft(t, dim=0)[:height].permute(2, 0, 1)
+        return _times(torch.fft.irfft(rows, n=self.size, dim=2)[..., :width], self.envelopes)
 
     def misfit(self, x: Tensor) -> float:
         """Weighted square distance of a map from the sums, sum weight |FFT(E x) - numerator / weight|^2, less a
@@ -113,20 +118,46 @@ class NormalEquations:
         return float((x.double() * (self.apply(x) - 2 * self.linear).double()).sum())
 
 
-def _times(x: Tensor, envelope: Tensor) -> Tensor:
-    return x * (envelope[:, None, None] * envelope[:, None] * envelope)
+def _times(v: Tensor, envelopes: tuple[Tensor, ...]) -> Tensor:
+    z, y, x = envelopes
+    return v * (z[:, None, None] * y[:, None] * x)
 
 
-def _columns(weight: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Weight [z, y, x] of the half volume on the transform's grid: columns [c] along z that hold any, and [c, k]."""
+def _on_grid(weight: Tensor, padded: int, reach: tuple[int, ...], sizes: tuple[int, ...]) -> Tensor:
+    """Weight [y, x >= 0, z] on a grid of ``sizes`` [z, y, x] that acts on maps of ``reach`` voxels [z, y, x] as the
+    weight of a half volume [z, y, x] does on the padded grid.
+
+    Its transform is cut to the distances that occur within the map and transformed back. Both transforms together are
+    one product with a real matrix along each axis; a coefficient at x > 0 stands for its mate too.
+    """
     m = weight.shape[-1] - 1
-    reach = min(m, size // 2)
-    q = torch.arange(-reach, reach + 1, device=weight.device)
-    share = torch.where(2 * q.abs() == size, 0.5, 1.0).to(weight)  # one Nyquist coefficient where there are two here
-    inside = weight[m - reach : m + reach + 1, m - reach : m + reach + 1, : reach + 1] * share[:, None, None]
-    full = weight.new_zeros((size, 2 * reach + 1, reach + 1)).index_add_(0, q % size, inside)
-    grid = weight.new_zeros((size, size, size // 2 + 1))
-    grid[:, :, : reach + 1].index_add_(1, q % size, full * share[:, None])
-    flat = grid.permute(1, 2, 0).reshape(-1, size)
-    columns = torch.nonzero((flat > 0).any(dim=1))[:, 0]
-    return columns, flat[columns].contiguous()
+    r = min(m, padded // 2)
+    w = weight[m - r : m + r + 1, m - r : m + r + 1, : r + 1]
+    along_z, along_y, along_x = (
+        _dirichlet(padded, r, n, size).to(w) for n, size in zip(reach, sizes, strict=True))  # fmt: skip
+    half = sizes[2] // 2 + 1
+    mate = [(-torch.arange(size, device=w.device)) % size for size in sizes]
+    result = w.new_zeros((sizes[1], half, sizes[0]))
+    planes = max(1, _CHUNK // (2 * sizes[0] * sizes[1]))
+    for a in range(0, r + 1, planes):
+        chunk = w[:, :, a : a + planes].permute(2, 1, 0) @ along_z.T  # [x, y, z]
+        chunk = along_y @ chunk
+        here = along_x[:half, r + a : r + a + len(chunk)]
+        mates = along_x[:half, torch.arange(r - a, r - a - len(chunk), -1, device=w.device)]
+        if a == 0:
+            mates = torch.cat([torch.zeros_like(mates[:, :1]), mates[:, 1:]], dim=1)
+        for part, matrix in ((chunk, here), (chunk[:, mate[1]][:, :, mate[0]], mates)):
+            result += (matrix @ part.reshape(len(part), -1)).reshape(half, sizes[1], sizes[0]).transpose(0, 1)
+    return result
+
+
+def _dirichlet(padded: int, r: int, n: int, size: int) -> Tensor:
+    """Matrix [k, q = -r..r] that takes coefficients on a grid of ``padded`` points to such on one of ``size`` points,
+    keeping what their transform holds at distances of less than n; float64."""
+    q = torch.arange(-r, r + 1, dtype=torch.float64) / padded
+    angle = math.pi * (q - torch.arange(size, dtype=torch.float64)[:, None] / size)
+    below = torch.sin(angle)
+    whole = below.abs() < 1e-12
+    matrix = torch.where(whole, 2.0 * n - 1, torch.sin((2 * n - 1) * angle) / torch.where(whole, 1.0, below)) / padded
+    # an even grid has one Nyquist coefficient where there are two here
+    return matrix * torch.where(q.abs() == 0.5, 0.5, 1.0)

@@ -23,7 +23,8 @@ class HalfSets:
 
     halves[h]: finished statistics of the half sets; sums[h][q]: unfinished ones of their quarter sets, which add up to
     them; operators [o, 3, 3] of the point group; raw[h]: plain reconstructions [z, y, x] of the half sets, neither
-    regularised nor masked; curves: their FSC curves; pixel_size in angstrom.
+    regularised nor masked; curves: their FSC curves; pixel_size in angstrom; joined: the statistics share their low
+    resolution; window [z, y, x]: references will be cleared where it is 0.
     """
 
     halves: tuple[Backprojection, ...]
@@ -33,6 +34,7 @@ class HalfSets:
     curves: FscCurves
     pixel_size: float
     joined: bool = False
+    window: Tensor | None = None
 
     def plain(self, h: int) -> Tensor:
         """What half set h gives without regularisation: raw[h], or what the joined statistics do."""

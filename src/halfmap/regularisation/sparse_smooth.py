@@ -9,7 +9,8 @@ normal_equations.py the data term. Here is what the paper sets by hand or leaves
 - eps, "the level of density values corresponding to molecular content", is the level at which our own mask would be
   drawn on that half set's plain map (maps/masks.py, automatic_threshold).
 - mu, which smooths the norm of the gradient, is the sd of the plain map's noise: the sums tell it.
-- Wherever the sums end far below Nyquist the map is solved for on a coarser grid over the same extent.
+- Wherever the sums end far below Nyquist the map is solved for on a coarser grid over the same extent, and only in the
+  cuboid around the window that references are kept within (support.py).
 - The strength: ``fixed``; ``cross-validated``, which chooses a common factor for alpha and beta inside each half set,
   by how well the map of one quarter set predicts the sums of the other; ``published-code``, which does what the
   authors' program does and their paper does not mention: the other half set's sums choose, and that leaks; or
@@ -39,6 +40,7 @@ from halfmap.regularisation.nonuniform import NonUniform, local_resolution
 from halfmap.regularisation.normal_equations import NormalEquations
 from halfmap.regularisation.protocol import HalfSets, MapPair, Solution
 from halfmap.regularisation.proximal import Penalty, Problem, descend
+from halfmap.regularisation.support import Support
 
 STRENGTHS = (4.0, 2.0, 1.0, 0.5, 0.25, 0.125)  # factors of alpha and beta that cross-validation tries, warm
 PUBLISHED = tuple((1 / (1 + e), (1 - j / 5) / (1 + e)) for e in (0, 1) for j in range(5))  # alpha, beta: the program's
@@ -81,13 +83,14 @@ class SparseSmooth:
         [h], F of every step; ``strength`` [h], the factors of alpha and beta.
         """
         limit, box = halves.halves[0].limit, solving_box(halves.halves[0])
-        sums = tuple(half.coarser(limit, box) for half in halves.halves)
+        sums, support = tuple(half.coarser(limit, box) for half in halves.halves), Support.of(halves.window, box)
         solved, cutoffs = [], []
         for h in (0, 1):
             level = density_level(halves.plain(h), halves.pixel_size)
-            half = self._posed(sums[h], level, halves.halves[h].box / box, memory.get("maps", (None, None))[h])
+            spacing, previous = halves.halves[h].box / box, memory.get("maps", (None, None))[h]
+            half = self._posed(sums[h], support, level, spacing, previous)
             if self.parameters == "cross-validated":
-                quarters = [NormalEquations.of(halves.quarter(h, q, limit, box)) for q in (0, 1)]
+                quarters = [NormalEquations.of(halves.quarter(h, q, limit, box), support=support) for q in (0, 1)]
                 half = self._validated(half, quarters)
             elif self.parameters == "published-code":
                 half = self._along_published_path(half, sums[1 - h], halves.curves.unmasked)
@@ -102,12 +105,12 @@ class SparseSmooth:
         """The same for finished half maps: as sums, the weight of a shell is one over the power of its noise, which is
         half that of the half maps' difference. Where a strength is chosen, half maps choose it for each other."""
         maps = (pair.half1, pair.half2)
-        sums = sums_of_maps(*maps)
+        sums, support = sums_of_maps(*maps), Support.whole(len(pair.half1))
         solved, cutoffs = [], []
         if self.parameters == "local":
             cutoffs = [NonUniform().agreed(*maps, mask, pair.pixel_size)]
         for h in (0, 1):
-            half = self._posed(sums[h], density_level(maps[h], pair.pixel_size), 1.0, None)
+            half = self._posed(sums[h], support, density_level(maps[h], pair.pixel_size), 1.0, None)
             if self.parameters == "cross-validated":
                 half = self._validated(half, [NormalEquations.of(s) for s in sums])
             elif self.parameters == "published-code":
@@ -125,14 +128,17 @@ class SparseSmooth:
             inertia=self.gamma, eps=level, eps_gradient=self.eps_gradient * level, rounding=data.noise, spacing=spacing,
         )  # fmt: skip
 
-    def _posed(self, sums: Backprojection, level: float, spacing: float, previous: Tensor | None) -> _HalfSet:
+    def _posed(
+        self, sums: Backprojection, support: Support, level: float, spacing: float, previous: Tensor | None
+    ) -> _HalfSet:
         """The problem of one half set; without a previous map it begins with a map damped by the mean weight."""
-        data = NormalEquations.of(sums, spacing)
+        data = NormalEquations.of(sums, spacing, support)
         if previous is None:
-            start = reconstruct(sums, torch.full((sums.limit + 1,), data.mean_weight, dtype=torch.float64))
+            damped = torch.full((sums.limit + 1,), data.mean_weight, dtype=torch.float64)
+            start = support.cut(reconstruct(sums, damped))
         else:
-            start = previous = resample_volume(previous, sums.box).to(sums.sums)
-        return _HalfSet(Problem(data, self.penalty(data, level, spacing), previous), level, spacing, start)
+            start = previous = support.cut(resample_volume(previous, sums.box)).to(sums.sums)
+        return _HalfSet(Problem(data, self.penalty(data, level, spacing), previous), support, level, spacing, start)
 
     def _solved(self, half: _HalfSet) -> _HalfSet:
         """At the half set's own strength, unless a path has led to its map."""
@@ -162,7 +168,8 @@ class SparseSmooth:
         """The map of the program's ten settings, each begun where the last ended, that the other half set's sums fit
         best up to the last shell on which the half sets agree."""
         agreeing = torch.nonzero(curve[: other.limit + 1] > LAST_AGREEING)
-        judge = NormalEquations.of(other.coarser(max(int(agreeing[-1]) if len(agreeing) else 0, 2), other.box))
+        shell = max(int(agreeing[-1]) if len(agreeing) else 0, 2)
+        judge = NormalEquations.of(other.coarser(shell, other.box), support=half.support)
         x, best, chosen = half.map, math.inf, half
         for strength in PUBLISHED:
             found = descend(half.problem.times(*strength), x, self._path_steps, TOLERANCE)
@@ -178,10 +185,11 @@ class SparseSmooth:
 
 @dataclass(frozen=True)
 class _HalfSet:
-    """A half set's problem; eps and the spacing of its grid; the map [z, y, x] so far, the factors of alpha and beta,
-    and F of every step once it is solved."""
+    """A half set's problem and the support of its map; eps and the spacing of the grid; the map [z, y, x] so far, over
+    the support, the factors of alpha and beta, and F of every step once it is solved."""
 
     problem: Problem
+    support: Support
     level: float
     spacing: float
     map: Tensor
@@ -190,7 +198,7 @@ class _HalfSet:
 
     def with_local(self, local: Tensor) -> _HalfSet:
         """With a factor of both strengths at every voxel [z, y, x]."""
-        penalty = replace(self.problem.penalty, local=local.to(self.map))
+        penalty = replace(self.problem.penalty, local=self.support.cut(local).to(self.map))
         return replace(self, problem=replace(self.problem, penalty=penalty))
 
 
@@ -202,7 +210,7 @@ def strength_by_place(cutoff: Lattice, mask: Tensor, box: int) -> Tensor:
 
 
 def _solution(solved: list[_HalfSet], box: int, mask: Tensor, arrays: dict[str, Tensor]) -> Solution:
-    maps = tuple(resample_volume(half.map, box) for half in solved)
+    maps = tuple(resample_volume(half.support.within_box(half.map), box) for half in solved)
     chosen = {"objective": [half.objective for half in solved], "strength": [half.strength for half in solved]}
     memory = {"maps": tuple(m * mask.to(m) for m in maps)}
     return Solution(maps, (maps[0] + maps[1]) / 2, memory, arrays, chosen)

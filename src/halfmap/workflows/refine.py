@@ -225,12 +225,12 @@ def em_step(problem: Problem, state: State, plan: Plan, following: em.Following)
         halves = HalfSets.build(outcome.statistics, model.symmetry, model.pixel_size, curves)
         if settings.regulariser in WITHOUT_QUARTERS:
             halves, outcome = replace(halves, sums=()), replace(outcome, statistics=())
-        shared = halves
+        window = masks[0] if settings.flatten_solvent else problem.sphere(masks[0])
+        shared = replace(halves, window=window)
         if settings.join_halves is not None:
-            shared = halves.joined_below(problem.schedule.shell(settings.join_halves))
+            shared = shared.joined_below(problem.schedule.shell(settings.join_halves))
         solution = problem.regulariser.solve(shared, masks[0], state.memory)
     halves = replace(halves, halves=(), sums=())  # a step is kept while the next is made, sums would be twice there
-    window = masks[0] if settings.flatten_solvent else problem.sphere(masks[0])
     new = em.next_state(state, outcome, model, problem.source.table.pixel_size)
     new = replace(new, references=tuple(m * window for m in solution.maps), mask=masks[0], memory=solution.memory)
     watch.lap("solve")
