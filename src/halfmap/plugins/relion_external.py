@@ -217,7 +217,7 @@ def sparse_smooth(
     from halfmap.reconstruction.inverse import reconstruct
     from halfmap.regularisation.normal_equations import NormalEquations
     from halfmap.regularisation.proximal import Problem, descend
-    from halfmap.regularisation.sparse_smooth import TOLERANCE, density_level, solving_box
+    from halfmap.regularisation.sparse_smooth import ENOUGH, TOLERANCE, density_level, solving_box
 
     if not bool((sums.weight > 0).any()):
         raise InputError("RELION's sums are empty: this half set holds no images; look at its particles")
@@ -229,7 +229,7 @@ def sparse_smooth(
         start = reconstruct(coarser, torch.full((sums.limit + 1,), data.mean_weight, dtype=torch.float64))
     else:
         start = previous = resample_volume(previous, box)
-    found = descend(Problem(data, penalty, previous), start, method.steps, TOLERANCE)
+    found = descend(Problem(data, penalty, previous), start, method.steps, TOLERANCE, ENOUGH)
     return resample_volume(found.map, sums.box), f"{len(found.objective) - 1} steps"
 
 

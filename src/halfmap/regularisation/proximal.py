@@ -145,8 +145,9 @@ class Problem:
         return z
 
 
-def descend(problem: Problem, start: Tensor, steps: int, tolerance: float) -> Descent:
-    """Lower F from ``start`` by at most ``steps`` steps, until a step changes the map by less than ``tolerance`` of it.
+def descend(problem: Problem, start: Tensor, steps: int, tolerance: float, share: float = 0.0) -> Descent:
+    """Lower F from ``start`` by at most ``steps`` steps, until one changes the map by less than ``tolerance`` of it, or
+    lowers F by less than ``share`` of what all of them have.
 
     Steps are accelerated (Beck & Teboulle 2009, SIAM J. Imaging Sci. 2, 183) and restarted where that would raise F.
     Where a plain step raises F the estimate of the largest eigenvalue of A was too small; it grows, to the largest
@@ -173,8 +174,8 @@ def descend(problem: Problem, start: Tensor, steps: int, tolerance: float) -> De
             continue
         change = float((z - x).norm() / z.norm().clamp_min(torch.finfo(z.dtype).tiny))
         before, momentum = (x, applied), grown
-        x, applied, value = z, z_applied, z_value
+        gained, x, applied, value = value - z_value, z, z_applied, z_value
         objective.append(value)
-        if change < tolerance:
+        if change < tolerance or gained < share * (objective[0] - value):
             break
     return Descent(x, tuple(objective))

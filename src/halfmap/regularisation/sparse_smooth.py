@@ -46,6 +46,7 @@ STRENGTHS = (4.0, 2.0, 1.0, 0.5, 0.25, 0.125)  # factors of alpha and beta that 
 PUBLISHED = tuple((1 / (1 + e), (1 - j / 5) / (1 + e)) for e in (0, 1) for j in range(5))  # alpha, beta: the program's
 PATH_SHARE = 5  # of the inner steps is spent on each point of a path, which starts from its neighbour
 TOLERANCE = 1e-4  # relative change of the map by one step, below which it is solved
+ENOUGH = 3e-4  # of what F has gained: a step that gains less is the last, the next iteration goes on from its map
 MARGIN = 1.5  # of the coarser grid beyond the sums' limit: sparse maps hold finer detail than the sums
 LEVEL_LOWPASS = 15.0  # A, of the map on which the level is found: the mask's own
 EMPTY, QUIETEST = 1e-8, 1e-3  # of the noisiest shell: shells below hold nothing, and none weighs more than that
@@ -97,7 +98,7 @@ class SparseSmooth:
             elif self.parameters == "local":
                 cutoffs.append(NonUniform().validated_cutoff(halves, h, torch.fft.rfftn(halves.plain(h)), mask))
                 half = half.with_local(strength_by_place(cutoffs[h], mask, box))
-            solved.append(self._solved(half))
+            solved.append(self._solved(half, ENOUGH))
         arrays = local_resolution(cutoffs, halves.halves[0].box, halves.pixel_size)
         return _solution(solved, halves.halves[0].box, mask, arrays)
 
@@ -140,11 +141,11 @@ class SparseSmooth:
             start = previous = support.cut(resample_volume(previous, sums.box)).to(sums.sums)
         return _HalfSet(Problem(data, self.penalty(data, level, spacing), previous), support, level, spacing, start)
 
-    def _solved(self, half: _HalfSet) -> _HalfSet:
-        """At the half set's own strength, unless a path has led to its map."""
+    def _solved(self, half: _HalfSet, share: float = 0.0) -> _HalfSet:
+        """At the half set's own strength, unless a path has led to its map; share: see descend."""
         if half.objective:
             return half
-        found = descend(half.problem.times(*half.strength), half.map, self.steps, TOLERANCE)
+        found = descend(half.problem.times(*half.strength), half.map, self.steps, TOLERANCE, share)
         return replace(half, map=found.map, objective=found.objective)
 
     def _validated(self, half: _HalfSet, parts: list[NormalEquations]) -> _HalfSet:
