@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 _pool: ThreadPoolExecutor | None = None
 _count = 0
@@ -45,14 +45,21 @@ def for_ranges(work: Callable[[int, int], None], total: int, grain: int = 1) -> 
         work(0, total)
         return
     assert _pool is not None
-    futures = [_pool.submit(work, i, min(total, i + step)) for i in range(0, total, step)]
-    for future in futures:
-        future.result()
+    _awaited([_pool.submit(work, i, min(total, i + step)) for i in range(0, total, step)])
 
 
 def run_all(tasks: list[Callable[[], None]]) -> None:
     """Run independent tasks on the pool and wait for all of them."""
     thread_count()
     assert _pool is not None
-    for future in [_pool.submit(task) for task in tasks]:
-        future.result()
+    _awaited([_pool.submit(task) for task in tasks])
+
+
+def _awaited(futures: list[Future[None]]) -> None:
+    """Wait for all of them; after an exception, Ctrl-C too, what has not begun never will: the process can end."""
+    try:
+        for future in futures:
+            future.result()
+    finally:
+        for future in futures:
+            future.cancel()

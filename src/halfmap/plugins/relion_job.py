@@ -35,7 +35,6 @@ RESULTS = {
     "mask.mrc": ("7", "Mask3D.mrc.relion"),
 }
 OTHER_INPUTS = ("--in_mov", "--in_movies", "--in_mic", "--in_mics", "--in_coords")
-PATIENCE = 3.0  # seconds that a refinement gets to stop
 LOOK = 0.5  # seconds between looks at the refinement and for an abort
 INTERRUPTED = 130
 
@@ -115,7 +114,9 @@ def refinement(given: argparse.Namespace, refine_options: list[str]) -> list[str
 def followed(command: list[str], out: Path) -> tuple[int, bool]:
     """The exit status of a command, and whether it was aborted in RELION's interface or by a signal."""
     ended = signal.signal(signal.SIGTERM, signal.default_int_handler)  # queues end a job so
-    child = subprocess.Popen(command, start_new_session=True)  # Ctrl-C reaches it once, from here
+    # Ctrl-C reaches it once, from here, also where it is ignored here: RELION starts jobs in the background of a shell.
+    child = subprocess.Popen(command, start_new_session=True,
+                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     aborted = False
     try:
         while child.poll() is None and not aborted:
@@ -125,24 +126,12 @@ def followed(command: list[str], out: Path) -> tuple[int, bool]:
         aborted = True
     finally:
         if child.poll() is None:
-            _interrupt(child)  # keeps what it has, for another day
+            child.send_signal(signal.SIGINT)  # keeps what it has, for another day
+            child.wait()
         signal.signal(signal.SIGTERM, ended)
         (out / ABORT_NOW).unlink(missing_ok=True)
     aborted = aborted and child.returncode != 0  # one that came too late has stopped nothing
     return (INTERRUPTED if aborted else child.returncode), aborted
-
-
-def _interrupt(child: subprocess.Popen[bytes]) -> None:
-    """End a refinement as Ctrl-C does; a second one ends it at once where libraries have swallowed the first."""
-    for _ in range(2):
-        child.send_signal(signal.SIGINT)
-        try:
-            child.wait(PATIENCE)
-            return
-        except subprocess.TimeoutExpired:
-            continue
-    child.kill()
-    child.wait()
 
 
 def write_nodes(out: Path) -> None:

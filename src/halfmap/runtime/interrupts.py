@@ -11,13 +11,19 @@ from contextlib import contextmanager
 from types import FrameType
 
 SHOW_CURSOR = "\x1b[?25h"  # a progress bar hides it
+# Imports and compilers, which an exception leaves half done or with locks held, and what runs when objects die, where
+# Python drops exceptions.
+UNTOUCHED_MODULES = {"importlib", "_frozen_importlib", "llvmlite", "numba", "weakref", "_weakrefset"}
+UNTOUCHED_FUNCTIONS = {"__del__", "weakref_cb"}  # the latter of concurrent.futures
+AGAIN = 0.05  # seconds until an interrupt that came within one of these is tried again
 
 
 @contextmanager
 def second_interrupt_ends() -> Iterator[None]:
     """Within the block the first SIGINT raises KeyboardInterrupt, and the second one ends the process there and then.
 
-    The second may come while the first is still being dealt with, also after the block: files that were being written
+    The first waits for imports, compilers and finalisers that the main thread is in, which may be seconds. The second
+    may come while the first still waits or is being dealt with, also after the block: files that were being written
     then stay under their temporary names. Does nothing outside the main thread, or where SIGINT is ignored.
     """
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -27,15 +33,34 @@ def second_interrupt_ends() -> Iterator[None]:
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         nonlocal came
-        came = True
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        if sys.stdout.isatty():
-            os.write(sys.stdout.fileno(), SHOW_CURSOR.encode())
+        if not came:
+            came = True
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            if sys.stdout.isatty():
+                os.write(sys.stdout.fileno(), SHOW_CURSOR.encode())
+        if _untouched(frame):
+            # A clock, no thread: starting one takes locks, which the interrupted function may hold. Nor SIGINT again,
+            # which by now ends the process.
+            signal.signal(signal.SIGALRM, interrupt)
+            signal.setitimer(signal.ITIMER_REAL, AGAIN)
+            return
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGINT, interrupt)
     try:
         yield
     finally:
-        if not came:
+        if came:
+            signal.setitimer(signal.ITIMER_REAL, 0)  # a command that ended meanwhile is not interrupted
+        else:
             signal.signal(signal.SIGINT, before)
+
+
+def _untouched(frame: FrameType | None) -> bool:
+    """Whether an exception raised in this frame would be dropped, or break what it passes on its way out."""
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__")).partition(".")[0]
+        if module in UNTOUCHED_MODULES or frame.f_code.co_name in UNTOUCHED_FUNCTIONS:
+            return True
+        frame = frame.f_back
+    return False
