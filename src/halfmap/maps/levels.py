@@ -42,7 +42,7 @@ def contour_level(volume: Tensor, mask: Tensor | None = None) -> float:
     values = values.double().sort().values
     if len(values) < 2:
         return float(values[0])
-    lower = torch.arange(1, len(values), dtype=torch.float64)
+    lower = torch.arange(1, len(values), dtype=torch.float64, device=values.device)
     upper = len(values) - lower
     sums = values.cumsum(0)
     between = lower * upper * (sums[:-1] / lower - (sums[-1] - sums[:-1]) / upper).square()
@@ -55,4 +55,4 @@ def contour_level(volume: Tensor, mask: Tensor | None = None) -> float:
 
 
 def _inscribed(volume: Tensor) -> Tensor:
-    return spherical_mask(volume.shape[-1], volume.shape[-1] / 2, 0.0)
+    return spherical_mask(volume.shape[-1], volume.shape[-1] / 2, 0.0).to(volume.device)

@@ -13,8 +13,9 @@ def moved(v: Tensor, rotation: Tensor, shift: Tensor, pixel_size: float, order: 
     Splines of the given order between voxels (1: linear, for masks and values with steps); nothing (0) comes in from
     beyond the box. float32 [z,y,x].
     """
-    back = rotation.double().T.flip(0, 1)  # axes are stored z, y, x
+    back = rotation.double().cpu().T.flip(0, 1)  # axes are stored z, y, x
     centre = torch.full((3,), float(v.shape[-1] // 2), dtype=torch.float64)
-    offset = centre - back @ (centre + shift.double().flip(0) / pixel_size)
-    found = ndimage.affine_transform(v.double().numpy(), back.numpy(), offset.numpy(), order=order, mode="constant")
-    return torch.from_numpy(found).float()
+    offset = centre - back @ (centre + shift.double().cpu().flip(0) / pixel_size)
+    values = v.double().cpu().numpy()
+    found = ndimage.affine_transform(values, back.numpy(), offset.numpy(), order=order, mode="constant")
+    return torch.from_numpy(found).float().to(v.device)

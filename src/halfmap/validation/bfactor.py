@@ -126,7 +126,7 @@ class Sharpening:
         extent = box * pixel_size
         gain = (-0.25 * self.bfactor * (k / extent).square()).exp()
         if self.mtf is not None:
-            gain /= self.mtf
+            gain /= self.mtf.to(gain)
         if self.weight is not None:
             gain *= _between_shells(self.weight.to(gain), k)
         if self.lowpass is not None:

@@ -68,8 +68,9 @@ def local_fsc(half1: Tensor, half2: Tensor, points: Tensor, window: Window) -> T
     weights = window.weights().to(half1)
     padded = [torch.nn.functional.pad(v, (half, half) * 3) for v in (half1, half2)]
     order, members, counts = _by_shell(size)
+    order, members = order.to(half1.device), members.to(half1.device)
     batch = max(1, _BATCH_ELEMENTS // size**3)
-    curves = torch.ones((len(points), half + 1), dtype=torch.float64)
+    curves = torch.ones((len(points), half + 1), dtype=torch.float64, device=half1.device)
     for first in range(0, len(points), batch):
         some = points[first : first + batch].tolist()
         cut = [torch.stack([v[z : z + size, y : y + size, x : x + size] for z, y, x in some]) for v in padded]
@@ -106,9 +107,9 @@ def local_crossing(curves: Tensor, thresholds: Tensor) -> Tensor:
     That shell stands for itself and those before, by their mean weighted with their area, s^2. The last shell where a
     curve never falls below.
     """
-    area = torch.arange(1, COARSEST_SHELL + 1, dtype=curves.dtype).square()
+    area = torch.arange(1, COARSEST_SHELL + 1, dtype=curves.dtype, device=curves.device).square()
     start = curves[:, 1 : COARSEST_SHELL + 1] @ (area / area.sum())
-    above = torch.cat([start[:, None], curves[:, COARSEST_SHELL + 1 :]], dim=1) - thresholds[COARSEST_SHELL:]
+    above = torch.cat([start[:, None], curves[:, COARSEST_SHELL + 1 :]], dim=1) - thresholds.to(curves)[COARSEST_SHELL:]
     below = above < 0
     s = torch.where(below.any(dim=1), below.to(torch.uint8).argmax(dim=1), above.shape[1] - 1)
     before, after = (above.gather(1, i[:, None])[:, 0] for i in ((s - 1).clamp(min=0), s))
@@ -133,7 +134,7 @@ def local_resolution(half1: Tensor, half2: Tensor, mask: Tensor, window: Window,
     wanted = _lattice_cells(inside, low, step, shape)
     grid = torch.nonzero(wanted)
     points = (low + grid * step).clamp(max=mask.shape[-1] - 1)
-    curves = local_fsc(half1, half2, points, window)
+    curves = local_fsc(half1, half2, points, window).cpu()
     crossing = local_crossing(curves, window.thresholds(threshold))
     lattice = torch.zeros(shape)
     lattice[tuple(grid.T)] = (crossing / window.box).float()

@@ -38,11 +38,11 @@ def moved_map(cloud: Cloud, rotation: Tensor, shift: Tensor, box: int, pixel_siz
 
 def density_mask(expected: Tensor, pixel_size: float) -> Tensor:
     """A soft mask [z,y,x] close around the density of a noise-free map [z,y,x]."""
-    smooth = gaussian_lowpass(expected, pixel_size, MASK_LOWPASS)
+    smooth = gaussian_lowpass(expected, pixel_size, MASK_LOWPASS).cpu()
     level = MASK_LEVEL * float(np.quantile(smooth[smooth > 0.05 * smooth.max()].numpy(), 0.9))
     core = ndimage.binary_dilation((smooth > level).numpy(), iterations=max(1, int(MASK_GROWN / pixel_size)))
     distance = torch.from_numpy(ndimage.distance_transform_edt(~core)).float() * pixel_size
-    return 0.5 + 0.5 * torch.cos(torch.pi * (distance / MASK_EDGE).clamp(max=1.0))
+    return (0.5 + 0.5 * torch.cos(torch.pi * (distance / MASK_EDGE).clamp(max=1.0))).to(expected.device)
 
 
 def first_shell(box: int, pixel_size: float, coarsest: float = COARSEST) -> int:
@@ -95,7 +95,8 @@ def fitted_pose(found: Tensor, expected: Tensor, pixel_size: float) -> tuple[Ten
     simplex = np.vstack([np.zeros(6), np.diag([math.radians(STEP_DEGREES)] * 3 + [STEP_SHIFT] * 3)])
     best = optimize.minimize(misfit, np.zeros(6), method="Nelder-Mead",
                              options={"initial_simplex": simplex, "xatol": 1e-4, "fatol": 1e-8, "maxfev": 2000})
-    return _pose(best.x)
+    rotation, shift = _pose(best.x)
+    return rotation.to(found.device), shift.to(found.device)
 
 
 def coarse_correlation(found: Tensor, expected: Tensor, pixel_size: float) -> float:
@@ -112,7 +113,7 @@ def _coarse(
     spacing = FIT_RESOLUTION / 3
     size = 2 * math.ceil(0.5 * found.shape[-1] * pixel_size / spacing)
     smooth = (gaussian_lowpass(v, pixel_size, FIT_RESOLUTION) for v in (found, expected))
-    data, model = (resize_map(v, pixel_size, spacing, size).double().numpy() for v in smooth)
+    data, model = (resize_map(v, pixel_size, spacing, size).double().cpu().numpy() for v in smooth)
     return data, model, ndimage.binary_dilation(model > 0.1 * max(model.max(), 1e-30), iterations=2)
 
 

@@ -122,7 +122,7 @@ def common_shift(refined: Tensor, difference: Tensor, good: Tensor) -> Tensor:
     """The shift d[3] (A) of the refined map that best explains difference[b,2] = (refined - true) origins as
     (R' d)_xy, over the good[b] particles; components that no view can see stay 0."""
     if not bool(good.any()):
-        return torch.zeros(3, dtype=torch.float64)
+        return torch.zeros(3, dtype=torch.float64, device=refined.device)
     views = refined.double()[good, :2].reshape(-1, 3)
     return torch.linalg.pinv(views, rtol=1e-3) @ difference.double()[good].reshape(-1)
 
@@ -140,7 +140,7 @@ def _angle(trace: Tensor) -> Tensor:
 
 def _nearest_rotation(total: Tensor) -> Tensor:
     u, _, v = torch.linalg.svd(total)
-    sign = torch.ones(3, dtype=total.dtype)
+    sign = total.new_ones(3)
     sign[2] = torch.det(u @ v)
     return (u * sign) @ v
 

@@ -43,7 +43,8 @@ class RingSums:
     def __init__(self, shell: Tensor) -> None:
         """shell [k] of the coefficients, as a Band holds them."""
         self.shell, self.images = shell, 0
-        self.sums = torch.zeros(6, int(shell[-1]) + 1, dtype=torch.float64)  # 1, P, c, P^2, P c, c^2
+        # of 1, P, c, P^2, P c, c^2
+        self.sums = torch.zeros(6, int(shell[-1]) + 1, dtype=torch.float64, device=shell.device)
 
     def add(self, power: Tensor, contrast: Tensor) -> None:
         """Add images: power |y|^2 and contrast ctf^2, both [b, k]."""
@@ -62,7 +63,7 @@ class RingSums:
         scatter = (pp - p * p - signal.square() * varies).clamp_min(0)
         error = (scatter / (n * varies)).sqrt().clamp_min(torch.finfo(torch.float64).tiny)
         ratio = torch.where(self.sums[0] > 2, signal / error, 0.0)
-        ones = torch.ones(1, 1, RUN, dtype=torch.float64)
+        ones = ratio.new_ones(1, 1, RUN)
         total, count = (torch.nn.functional.conv1d(v[None, None], ones, padding=RUN // 2)[0, 0]
                         for v in (ratio, torch.ones_like(ratio)))
         return Rings(signal, noise, c, total / count.sqrt(), self.images)

@@ -10,7 +10,8 @@ import torch
 from halfmap.errors import InputError
 
 Result = TypeVar("Result")
-REFUSED = ("can't allocate memory", "not enough memory", "out of memory")  # what torch says on CPU and GPU
+# What torch says on CPU and GPU; the last one comes from cuBLAS and cuFFT.
+REFUSED = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
 
 
 def in_parts(work: Callable[[slice], Result], count: int) -> Iterator[Result]:

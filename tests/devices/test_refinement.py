@@ -1,0 +1,155 @@
+"""A refinement on the pretended accelerator gives to the bit what plain kernels give on the CPU, stopped or not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mrcfile
+import pytest
+import torch
+
+from halfmap.errors import InputError
+from halfmap.particles.model import write_pdb
+from halfmap.settings import RefineSettings, SimulateSettings
+from halfmap.settings.resume import ResumeSettings
+from halfmap.workflows import em, schedule
+from halfmap.workflows.demo_molecule import demo_molecule
+from halfmap.workflows.in_parts import memory_refused
+from halfmap.workflows.problem import available_on
+from halfmap.workflows.refine import refine
+from halfmap.workflows.resume import resume
+from halfmap.workflows.simulate import simulate
+
+MAPS = ("map.mrc", "half1_unfil.mrc", "half2_unfil.mrc", "mask.mrc")
+OPTIONS: dict[str, dict[str, Any]] = {
+    "usual": {"max_iterations": 4},
+    "global": {"search": "global", "regulariser": "nonuniform", "symmetry": "C2", "keep_iterations": True},
+    "local": {"search": "local", "posterior": "best", "regulariser": "sparse_smooth", "ss_parameters": "local",
+              "ss_steps": 3, "sums": "disk"},
+    "fixed": {"search": "fixed", "scale": "particle", "padding": 1, "flatten_solvent": False},
+    "many": {"insertion": "gaussian", "posterior": "modes", "scale": "none", "join_halves": 40.0, "mask": "mask.mrc",
+             "regulariser": "sidesplitter", "batch": 7},
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, and what its report was given in each iteration."""
+
+    out: Path
+    seen: list[dict[str, Any]]
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """The rows of iterations.jsonl, but for times."""
+        rows = [json.loads(line) for line in (self.out / "iterations.jsonl").read_text().splitlines()]
+        return [{k: v for k, v in row.items() if "seconds" not in k} for row in rows]
+
+    def same_as(self, other: Run) -> None:
+        """All results are the same to the bit."""
+        assert self.records == other.records
+        for name in MAPS:
+            with mrcfile.open(self.out / name) as mine, mrcfile.open(other.out / name) as its:
+                assert (mine.data == its.data).all(), name
+        assert (self.out / "particles.star").read_text() == (other.out / "particles.star").read_text()
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 particles of 24 pixels of 7 A, and a mask."""
+    folder = tmp_path_factory.mktemp("particles")
+    write_pdb(folder / "molecule.pdb", demo_molecule())
+    simulate(SimulateSettings(model=folder / "molecule.pdb", out=folder / "data", n=24, box=24, apix=7.0, snr=2.0,
+                              micrographs=3, seed=1))
+    with mrcfile.open(folder / "data/truth.mrc") as file:
+        mrcfile.write(folder / "data/mask.mrc", (file.data > 0.1 * file.data.max()).astype("f4"), voxel_size=7.0)
+    return folder / "data"
+
+
+@pytest.fixture
+def run(dataset: Path, tmp_path: Path) -> Callable[..., Run]:
+    """Refine in this process, two iterations unless told otherwise."""
+
+    def go(device: str, out: str, **options: Any) -> Run:
+        star = "particles_truth.star" if options.get("search") in ("local", "fixed") else "particles.star"
+        given = options | ({"mask": dataset / options["mask"]} if "mask" in options else {})
+        done = Run(tmp_path / out, [])
+        refine(RefineSettings(
+            particles=dataset / star, map=dataset / "initial.mrc", diameter=130.0, ini_high=40.0, out=done.out,
+            threads=1, device=device, **{"max_iterations": 2, **given},
+        ), lambda **fields: done.seen.append(fields))  # fmt: skip
+        return done
+    return go
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_refinement_gives_the_same_bits_on_both(run, accelerator, plain_kernels, monkeypatch, name):
+    if name == "usual":  # one iteration of every stage
+        monkeypatch.setattr(schedule, "BURN_IN_MOST", 1)
+        monkeypatch.setattr(schedule, "GLOBAL_MOST", 1)
+    if name == "many":  # as after a start that the images contradict
+        monkeypatch.setattr(schedule.Schedule, "poor_start", lambda self, history: True)
+    with plain_kernels():
+        expected = run("cpu", "cpu", **OPTIONS[name] | {"sums": "memory"})
+    with accelerator():
+        found = run("cuda", "gpu", **OPTIONS[name])
+    found.same_as(expected)
+    assert len(found.seen) == len(expected.seen) == len(found.records)
+    if name == "usual":
+        assert [row["search"] for row in found.records] == ["burn-in", "global", "local", "final"]
+    if name == "many":
+        assert "improved with all images" in found.records[0]["crosses"]
+    assert "8.0 GB available; sums in memory" in (found.out / "log.txt").read_text()
+
+
+class Died(BaseException):
+    """The end of a process, as far as the program can tell."""
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_a_run_that_died_goes_on_where_it_was_begun(run, accelerator, monkeypatch, device):
+    often = {"batch": 6, "checkpoint_minutes": 1e-6, "regulariser": "sparse_smooth", "ss_steps": 3}
+    tally, done = em._tally, []
+
+    def dying(*args: Any) -> None:
+        done.append(1)
+        if len(done) == 7:  # the first batch of the second half set of the second iteration
+            raise Died
+        tally(*args)
+
+    with accelerator():
+        whole = run("auto" if device == "cuda" else device, "whole", **often)
+        monkeypatch.setattr(em, "_tally", dying)
+        with pytest.raises(Died):
+            run(device, "stopped", **often)
+        monkeypatch.setattr(em, "_tally", tally)
+    stopped = Run(whole.out.parent / "stopped", [])
+    if device == "cuda" and not torch.cuda.is_available():
+        with pytest.raises(InputError, match="begun on a GPU"):
+            resume(ResumeSettings(run=stopped.out))
+    with accelerator():
+        resume(ResumeSettings(run=stopped.out))
+    assert "goes on after 12 of 24 particles" in (stopped.out / "log.txt").read_text()
+    stopped.same_as(whole)
+
+
+def test_memory_is_that_of_the_accelerator_or_what_the_user_allows(run, accelerator):
+    with accelerator(memory=3 * 10**9) as gpu:
+        assert available_on(gpu, None) == 3 * 10**9
+        assert available_on(gpu, 2.0) == 2 * 10**9
+        assert available_on(torch.device("cpu"), None) != 3 * 10**9
+    # too little for anything: fewer images at a time, and nothing goes to disk
+    with accelerator(memory=10**6):
+        done = run("cuda", "small", max_iterations=1, sums="disk")
+    assert "12 images at once" in (done.out / "log.txt").read_text()
+
+
+def test_a_gpu_that_refuses_memory_is_told_from_one_that_fails():
+    refusals = [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("cuFFT error: CUFFT_ALLOC_FAILED"),
+                RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")]
+    assert all(memory_refused(error) for error in refusals)
+    assert not memory_refused(RuntimeError("CUDA error: device-side assert triggered"))
