@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from halfmap.errors import InputError
-from halfmap.runtime.memory import available
+from halfmap.runtime.memory import allowance, available
 from halfmap.runtime.scratch import Scratch
 
 GB = 10**9
@@ -55,10 +55,12 @@ def test_no_limit_of_version_1_is_no_limit(machine, tmp_path):
     assert available(root=tmp_path) == pytest.approx(64 * GB, rel=1e-6)
 
 
-def test_the_users_limit_is_for_the_whole_process(machine, tmp_path):
-    assert available(12.0, root=tmp_path) == pytest.approx(7 * GB, rel=1e-6)
-    assert available(4.0, root=tmp_path) == 0
-    assert available(1000.0, root=tmp_path) == pytest.approx(64 * GB, rel=1e-6)
+def test_the_users_limit_is_for_all_that_the_processes_hold(machine, tmp_path):
+    """What a process holds already is no longer free, but it may keep it."""
+    assert allowance(12.0, root=tmp_path) == 12 * GB
+    assert allowance(12.0, processes=4, root=tmp_path) == 3 * GB
+    assert allowance(1000.0, root=tmp_path) == allowance(root=tmp_path) == pytest.approx(69 * GB, rel=1e-6)
+    assert allowance(processes=2, root=tmp_path) == pytest.approx(37 * GB, rel=1e-6)
 
 
 def test_values_in_a_file_are_the_same_and_can_be_changed(tmp_path):
