@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
     from halfmap.plugins.relion_sums import Call
     from halfmap.reconstruction.statistics import Backprojection
-    from halfmap.regularisation.sparse_smooth import SparseSmooth
 
 PROGRAM = "halfmap-relion"
 STAMP = "%Y-%m-%d %H:%M:%S"
@@ -161,9 +160,12 @@ def reconstruct_call(call: Call, settings: ExternalSettings) -> str:
     else:
         pixel_size = settings.pixel_size or call.pixel()
         method, previous = SparseSmooth(**regulariser_options(_options(settings))), call.previous()
-        found, told = sparse_smooth(method, sums, pixel_size, previous)
+        if not bool((sums.weight > 0).any()):
+            raise InputError("RELION's sums are empty: this half set holds no images; look at its particles")
+        found, objective = method.alone(sums, pixel_size, previous)
         since = "from no earlier map" if previous is None else f"from the map of iteration {call.iteration - 1}"
-        said = f"sparse_smooth alpha {method.alpha:g} beta {method.beta:g} gamma {method.gamma:g}, {told}, {since}"
+        said = (f"sparse_smooth alpha {method.alpha:g} beta {method.beta:g} gamma {method.gamma:g}, "
+                f"{len(objective) - 1} steps, {since}")
     write_map(call.result, found, pixel_size)
     return said
 
@@ -201,36 +203,6 @@ def relion_wiener(sums: Backprojection, call: Call) -> Tensor:
     x = torch.arange(box, dtype=torch.float64) - box // 2
     r = (x[:, None, None].square() + x[:, None].square() + x.square()).sqrt()
     return found / torch.sinc(r / (p * box)).square().to(found)
-
-
-def sparse_smooth(
-    method: SparseSmooth, sums: Backprojection, pixel_size: float, previous: Tensor | None
-) -> tuple[Tensor, str]:
-    """The map [z, y, x] that is sparse and smooth, from one set of sums, as the method does for each half set.
-
-    previous [z, y, x]: what it starts from and is pulled towards; None: a damped plain map, and no pull. Also says how
-    far the descent went. Raises InputError where the sums hold nothing.
-    """
-    import torch
-
-    from halfmap.fourier.transform import resample_volume
-    from halfmap.reconstruction.inverse import reconstruct
-    from halfmap.regularisation.normal_equations import NormalEquations
-    from halfmap.regularisation.proximal import Problem, descend
-    from halfmap.regularisation.sparse_smooth import ENOUGH, TOLERANCE, density_level, solving_box
-
-    if not bool((sums.weight > 0).any()):
-        raise InputError("RELION's sums are empty: this half set holds no images; look at its particles")
-    box = solving_box(sums)
-    coarser, spacing = sums.coarser(sums.limit, box), sums.box / box
-    data = NormalEquations.of(coarser, spacing)
-    penalty = method.penalty(data, density_level(reconstruct(sums), pixel_size), spacing)
-    if previous is None:
-        start = reconstruct(coarser, torch.full((sums.limit + 1,), data.mean_weight, dtype=torch.float64))
-    else:
-        start = previous = resample_volume(previous, box)
-    found = descend(Problem(data, penalty, previous), start, method.steps, TOLERANCE, ENOUGH)
-    return resample_volume(found.map, sums.box), f"{len(found.objective) - 1} steps"
 
 
 if __name__ == "__main__":

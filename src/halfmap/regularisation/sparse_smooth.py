@@ -122,6 +122,20 @@ class SparseSmooth:
         arrays = local_resolution(cutoffs, len(pair.half1), pair.pixel_size)
         return _solution(solved, len(pair.half1), mask, arrays)
 
+    def alone(
+        self, sums: Backprojection, pixel_size: float, previous: Tensor | None
+    ) -> tuple[Tensor, tuple[float, ...]]:
+        """The map [z, y, x] of one half set at the strengths as given, and F of every step; pixel_size in angstrom.
+
+        previous [z, y, x]: what it starts from and is pulled towards, zero outside the window that references are kept
+        within; None: it starts from a damped plain map, in the whole box.
+        """
+        box, level = solving_box(sums), density_level(reconstruct(sums), pixel_size)
+        support = Support.of(previous, box)
+        half = self._posed(sums.coarser(sums.limit, box), support, level, sums.box / box, previous)
+        solved = self._solved(half, ENOUGH)
+        return resample_volume(support.within_box(solved.map), sums.box), solved.objective
+
     def penalty(self, data: NormalEquations, level: float, spacing: float) -> Penalty:
         """The penalty in the units of the data; level: eps; spacing: of the voxels, in those of the full map."""
         return Penalty(
