@@ -25,8 +25,9 @@ def test_sums_are_counted_to_the_byte(box, padding):
     assert plan.expectation > 4 * plan.sums + reference.numel() * reference.element_size()
 
 
-def test_box_512_is_refined_in_16_gb_with_sums_on_disk():
-    plan = checked(planned(LARGE, 16 * 10**9))
+@pytest.mark.parametrize("regulariser", ["uniform", "nonuniform", "cutoff", "local-fsc", "sidesplitter"])
+def test_box_512_is_refined_in_16_gb_with_sums_on_disk(regulariser):
+    plan = checked(planned(replace(LARGE, regulariser=regulariser), 16 * 10**9))
     assert plan.on_disk and plan.peak < 16e9
     assert not planned(LARGE, 10**11).on_disk, "memory is quicker where there is enough"
 
@@ -47,6 +48,12 @@ def test_where_nothing_fits_it_is_said_what_would():
         checked(planned(LARGE, 16 * 10**9, "memory"))
     with pytest.raises(InputError, match="binned"):
         checked(planned(replace(LARGE, padding=1), 10**9))
+
+
+def test_a_run_that_goes_on_is_told_only_what_can_still_be_done():
+    with pytest.raises(InputError, match=r"even with sums on disk.*--max-memory") as refused:
+        checked(planned(LARGE, 12 * 10**9), begun=True)
+    assert "--padding" not in str(refused.value) and "--sums" not in str(refused.value)
 
 
 def test_work_is_halved_until_it_fits_and_keeps_its_order():

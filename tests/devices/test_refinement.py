@@ -14,6 +14,7 @@ import torch
 
 from halfmap.errors import InputError
 from halfmap.particles.model import write_pdb
+from halfmap.runtime.distributed import joined
 from halfmap.settings import RefineSettings, SimulateSettings
 from halfmap.settings.resume import ResumeSettings
 from halfmap.workflows import em, schedule
@@ -131,8 +132,16 @@ def test_a_run_that_died_goes_on_where_it_was_begun(run, accelerator, monkeypatc
     if device == "cuda" and not torch.cuda.is_available():
         with pytest.raises(InputError, match="begun on a GPU"):
             resume(ResumeSettings(run=stopped.out))
+    on_gpu: list[bool] = []
+
+    def joined_on(gpu: bool, how: Any) -> Any:
+        on_gpu.append(gpu)
+        return joined(gpu, how)
+
+    monkeypatch.setattr("halfmap.workflows.resume.joined", joined_on)
     with accelerator():
         resume(ResumeSettings(run=stopped.out))
+    assert on_gpu == [device == "cuda"]  # processes of a run on the CPU need no GPU each
     assert "goes on after 12 of 24 particles" in (stopped.out / "log.txt").read_text()
     stopped.same_as(whole)
 

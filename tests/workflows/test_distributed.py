@@ -132,6 +132,29 @@ def test_one_process_goes_on_with_what_two_began_and_they_with_what_it_kept_with
     assert len(rows(run)) == 3
 
 
+def test_processes_that_were_killed_within_an_iteration_go_on_where_each_of_them_stood(dataset, start, tmp_path):
+    """To the bits of processes that were never stopped: sums add in the same order."""
+    given = ["refine", dataset / "particles.star", "--map", dataset / "initial.mrc", *REFINE,
+             "--max-iterations", 2, "--batch", 20, "--checkpoint-minutes", 1e-6]
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    status, _, errors = ended(start(2, [*given, "--out", whole]))
+    assert status == [0, 0], errors
+    processes, until = start(2, [*given, "--out", run]), time.monotonic() + 200
+    kept = [run / "checkpoint" / f"sums_{rank}_of_2" for rank in (1, 2)]
+    while not all(path.exists() for path in kept) and time.monotonic() < until:
+        time.sleep(0.001)
+    for process in processes:
+        process.kill()
+    _, _, errors = ended(processes)
+    assert all(path.exists() for path in kept), errors
+    status, said, errors = ended(start(2, ["resume", run]))
+    assert status == [0, 0], errors
+    assert re.search(r"iteration 1 goes on after [1-9]\d* of", said[0])
+    for name in (*MAPS, "particles.star"):
+        assert (whole / name).read_bytes() == (run / name).read_bytes(), name
+    assert not (run / "checkpoint").exists()
+
+
 def rows(run: Path) -> list[str]:
     return (run / "iterations.jsonl").read_text().splitlines() if (run / "iterations.jsonl").exists() else []
 

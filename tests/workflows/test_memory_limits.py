@@ -1,9 +1,13 @@
 """A refinement within limits of memory: sums on disk, smaller batches, or a line that says what would fit."""
 
+import gc
+
 import numpy as np
 import pytest
+import torch
 
 from halfmap.workflows import em
+from halfmap.workflows import refine as refine_workflow
 
 
 def test_sums_on_disk_give_the_same_map_up_to_rounding(brief, refine, dataset, tmp_path):
@@ -20,6 +24,29 @@ def test_too_little_memory_is_said_before_anything_is_done(dataset, refine, tmp_
     done = refine(dataset, "--max-memory", 0.2, out=tmp_path / "run")
     assert done.status == 2 and "memory:" in done.error and "available" in done.error
     assert not (tmp_path / "run").exists()
+
+
+def test_no_map_of_an_iteration_is_left_in_the_next(refine, dataset, monkeypatch):
+    """Reference counts alone free them: what stands in a cycle waits for the garbage collector, which counts objects,
+    not bytes."""
+    counts, step = [], refine_workflow.em_step
+
+    def counted(problem, *others):
+        box = problem.model.box
+        maps = {t.untyped_storage().data_ptr() for t in gc.get_objects()
+                if type(t) is torch.Tensor and t.shape == (box,) * 3}
+        counts.append(len(maps))
+        return step(problem, *others)
+
+    monkeypatch.setattr(refine_workflow, "em_step", counted)
+    gc.collect()
+    gc.disable()
+    try:
+        done = refine(dataset, "--max-iterations", 4)
+    finally:
+        gc.enable()
+    assert done.status == 0, done.error
+    assert len(counts) == 4 and max(counts) <= min(counts) + 1
 
 
 def test_batches_that_memory_refuses_are_halved_and_nothing_is_counted_twice(brief, refine, dataset, monkeypatch):

@@ -291,6 +291,7 @@ def run(tmp_path: Path) -> Path:
     (tmp_path / "particles.star").write_text(STAR + "\n".join(rows) + "\n")
     with RunLog(tmp_path / "log.txt") as log:
         log.begin("9.8.7", "halfmap refine particles.star")
+        log.notice("memory: up to 3.14 GB of 5.5 GB available; sums in memory; 32 images at once")
     return tmp_path
 
 
@@ -301,6 +302,15 @@ def test_a_report_comes_from_the_run_folder_alone(run: Path) -> None:
                  "half map 2"):  # fmt: skip
         assert text in page.text
     assert sum(tag == "img" for tag, name, _ in page.attributes if name == "src") == 8
+
+
+def test_the_memory_plan_is_shown_that_of_the_last_session(run: Path) -> None:
+    assert "up to 3.14 GB of 5.5 GB available; sums in memory; 32 images at once" in Page(report_from_run(run)).text
+    with RunLog(run / "log.txt") as log:
+        log.begin("9.8.7", "halfmap resume")
+        log.notice("memory: up to 2.72 GB of 3 GB available; sums on disk (7 GB); 16 images at once")
+    page = Page(report_from_run(run)).text
+    assert "sums on disk (7 GB); 16 images" in page and "3.14 GB" not in page
 
 
 def test_a_resumed_run_counts_each_iteration_once(run: Path) -> None:

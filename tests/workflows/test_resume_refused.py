@@ -90,6 +90,11 @@ def test_input_that_changed_is_named(project, stopped, resume, refused):
     assert resume(run).status == 0
 
 
+def test_too_little_memory_is_said_before_anything_is_touched(stopped, refused):
+    said = refused(stopped(), "--max-memory", 0.1)
+    assert "memory:" in said and "0.1 GB are available" in said and "--padding" not in said
+
+
 def test_two_processes_never_work_in_one_run(stopped, resume, refused):
     run = stopped()
     with only_process(run / "checkpoint" / "lock", "test"):

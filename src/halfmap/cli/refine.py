@@ -59,7 +59,7 @@ def _reports(settings: RefineSettings, out: Path) -> Callable[..., Path]:
 
 def _resume_options(parser: argparse.ArgumentParser) -> None:
     add_options(parser, ResumeSettings)
-    parser.usage = "halfmap resume RUN [--threads N] [--data-dir folder]"
+    parser.usage = "halfmap resume RUN [--threads N] [--data-dir folder] [--max-memory GB] [--scratch folder]"
     parser.epilog = "All other settings are those that the run was begun with, and cannot be changed."
 
 

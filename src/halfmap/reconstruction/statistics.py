@@ -88,7 +88,7 @@ class Backprojection:
 
     def finished(self, operators: Tensor) -> Backprojection:
         """Fold Friedel mates on the plane x = 0, then sum over the point group ``operators`` [o, 3, 3]."""
-        return replace(self, sums=self.sums.clone()).finished_(operators)
+        return replace(self, sums=self.sums.clone()).put().finished_(operators)
 
     def finished_(self, operators: Tensor) -> Backprojection:
         """The same, but what was summed here is used up."""

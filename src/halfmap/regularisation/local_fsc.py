@@ -76,10 +76,11 @@ class LocalFsc:
         spacing = max(1.0, extent / PER_WINDOW)
         window = window_weights(Lattice.positions(box, spacing), box, box, CUBE * extent, "gaussian").to(maps)
         silent = SILENT * maps.square().mean()
-        threshold = LEAST_FSC[self.mode] if self.threshold is None else self.threshold
-        result = from_spectra(spectrum * _band(length, 0))
         kept_all = torch.ones_like(maps[0])  # whether all bands so far are kept
         bands = torch.ones_like(maps[0])  # how many
+        del maps  # of large ones each counts
+        threshold = LEAST_FSC[self.mode] if self.threshold is None else self.threshold
+        result = from_spectra(spectrum * _band(length, 0))
         for j in range(1, math.ceil(box / 2 / BAND) + 2):
             band = from_spectra(spectrum * _band(length, j))
             correlation = _local_correlation(band, window, silent)
@@ -90,7 +91,8 @@ class LocalFsc:
             kept = (correlation > threshold).to(correlation)
             kept_all *= kept
             bands += kept_all
-            result += band * (kept if self.mode == "tophat" else kept * _wiener(correlation))
+            result += band.mul_(kept if self.mode == "tophat" else kept * _wiener(correlation))
+            del band, correlation, kept
         return result, BAND * (bands - 0.5)
 
 

@@ -16,6 +16,7 @@ costs little. Everything is divided by the mean weight, so that b, and whatever 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -23,7 +24,6 @@ import torch
 from torch import Tensor
 
 from halfmap.fourier.gridding import insertion_envelope
-from halfmap.fourier.shells import half_volume_radius
 from halfmap.fourier.transform import fft_size, from_half_volume
 from halfmap.reconstruction.statistics import Backprojection
 from halfmap.regularisation.support import Support
@@ -62,23 +62,17 @@ class NormalEquations:
         if not statistics.folded:
             raise ValueError("statistics must be finished (folded) before they are inverted")
         p, box, limit = statistics.padding, statistics.box, statistics.limit
-        m = (statistics.sums.shape[0] - 1) // 2
-        radius = half_volume_radius(m).to(statistics.sums.device)
-        sums = statistics.sums * (radius <= p * (limit + 0.5) + 1.0)[..., None]
-        twice = torch.full((m + 1,), 2.0, dtype=torch.float64, device=sums.device)  # x > 0 stands for its mate too
-        twice[0] = 1.0
-        inside = (radius <= p * limit) * twice
-        mean = float((sums[..., 2] * inside).sum() / inside.sum())
+        mean, power = _mean_and_power(statistics)
         if mean <= 0:
             raise ValueError("statistics without weight: no image was inserted")
-        power = float(((sums[..., 0].double().square() + sums[..., 1].double().square()) * twice).sum())
-        numerator = torch.view_as_complex(sums[..., :2].contiguous())
         support = support or Support.whole(box)
-        envelope = insertion_envelope(box, p, statistics.kernel).to(sums)
+        envelope = insertion_envelope(box, p, statistics.kernel).to(statistics.sums)
         envelopes = tuple(envelope[a:b] for a, b in zip(support.low, support.high, strict=True))
+        numerator = torch.view_as_complex(_within_limit(statistics, slice(0, 2)))
         linear = _times(support.cut(from_half_volume(numerator, p, box)) / mean, envelopes)
+        del numerator  # half volumes are large
         sizes = tuple(fft_size(2 * n - 1) for n in support.shape)
-        weight = _on_grid(sums[..., 2] / mean, p * box, support.shape, sizes)
+        weight = _on_grid(_within_limit(statistics, slice(2, 3))[..., 0] / mean, p * box, support.shape, sizes)
         rms = math.sqrt(power) / (p * box) ** 3 / mean
         # each of the map's coefficients gathers the weight of padding^3 points
         noise = math.sqrt(4 / 3 * math.pi * limit**3 / (p**3 * mean)) / (spacing * box) ** 3
@@ -116,6 +110,40 @@ class NormalEquations:
         """Weighted square distance of a map from the sums, sum weight |FFT(E x) - numerator / weight|^2, less a
         constant that does not depend on the map; times the mean weight it adds over sets."""
         return float((x.double() * (self.apply(x) - 2 * self.linear).double()).sum())
+
+
+def _planes(statistics: Backprojection) -> Iterator[tuple[Tensor, Tensor]]:
+    """Plane by plane: sums [y, x, 3], and their distance [y, x] from the origin in padded pixels, float64. No array of
+    the whole half volume is made."""
+    m = (statistics.sums.shape[0] - 1) // 2
+    q = torch.arange(-m, m + 1, dtype=torch.float64, device=statistics.sums.device)
+    square = q[:, None].square() + q[m:].square()
+    for plane, z in zip(statistics.sums, q, strict=True):
+        yield plane, (square + z.square()).sqrt()
+
+
+def _mean_and_power(statistics: Backprojection) -> tuple[float, float]:
+    """Mean weight up to the limit, and summed power of the numerator, of both halves of the transform."""
+    p, limit = statistics.padding, statistics.limit
+    twice = torch.full(statistics.sums.shape[2:3], 2.0, dtype=torch.float64, device=statistics.sums.device)
+    twice[0] = 1.0  # x > 0 stands for its mate too
+    weight = count = power = 0.0
+    for plane, radius in _planes(statistics):
+        inside = (radius <= p * limit) * twice
+        weight += float((plane[..., 2] * inside).sum())
+        count += float(inside.sum())
+        within = (radius <= p * (limit + 0.5) + 1.0) * twice
+        power += float((plane[..., :2].double().square().sum(dim=-1) * within).sum())
+    return weight / count, power
+
+
+def _within_limit(statistics: Backprojection, which: slice) -> Tensor:
+    """Some of the sums [z, y, x, ..], zero beyond their limit."""
+    reach = statistics.padding * (statistics.limit + 0.5) + 1.0
+    result = torch.empty_like(statistics.sums[..., which], memory_format=torch.contiguous_format)
+    for out, (plane, radius) in zip(result, _planes(statistics), strict=True):
+        torch.mul(plane[..., which], (radius <= reach)[..., None], out=out)
+    return result
 
 
 def _times(v: Tensor, envelopes: tuple[Tensor, ...]) -> Tensor:

@@ -45,7 +45,10 @@ class HalfSets:
 
         Up to shell ``limit``, for a map of ``box`` voxels (Backprojection.coarser).
         """
-        return self.sums[h][q].coarser(limit, box).finished(self.operators)
+        part = self.sums[h][q].coarser(limit, box)
+        if part is self.sums[h][q]:
+            return part.finished(self.operators)
+        return part.put().finished_(self.operators)  # of a copy no other copy is made
 
     def quarter_difference(self, h: int, limit: int, box: int) -> Tensor:
         """Map [z, y, x] of the first less the second quarter set of half set h, as in ``quarter``.

@@ -70,15 +70,15 @@ class Sidesplitter:
         """
         box = pair.half1.shape[-1]
         inside = mask.to(pair.half1) > INSIDE * float(mask.max())
-        maps = torch.stack((pair.half1, pair.half2))
-        spectrum = spectra(maps)
+        spectrum = spectra(torch.stack((pair.half1, pair.half2)))
         crossing = crossing_shell(pair.curves.masked, LEAST_FSC)
         levels = ladder(spectrum, inside, LAST * box if crossing is None else crossing)
         split, cutoffs = selected(spectrum, levels, inside, self.mode == "density")
         if self.mode == "spectrum":
+            maps, mask = torch.stack((pair.half1, pair.half2)), mask.to(pair.half1)
             undone = bands_times(frequency_length(box).to(maps), levels, [1 / level.factor for level in levels])
-            restored = from_spectra(spectra(split) * undone) * mask.to(maps)
-            split = _with_power_of(restored, maps * mask.to(maps), pair.curves.masked, levels[-1].cutoff)
+            restored = from_spectra(spectra(split) * undone) * mask
+            split = _with_power_of(restored, maps * mask, pair.curves.masked, levels[-1].cutoff)
         theta = box * pair.pixel_size / cutoffs.mean(dim=0)
         return Solution((split[0], split[1]), split.mean(dim=0), arrays={"theta": theta})
 
@@ -134,11 +134,13 @@ def selected(spectrum: Tensor, levels: list[Level], inside: Tensor, original: bo
         gain = butterworth_gain(length, level.cutoff)
         low = from_spectra(normalised * gain)
         new = free & (low.square() > threshold(low[:, inside]))
-        if not bool(new.any()):
-            continue
-        maps = torch.where(new, from_spectra(spectrum * gain) if original else low, maps)
+        if original and bool(new.any()):
+            del low  # two maps less in memory
+            low = from_spectra(spectrum * gain)
+        torch.where(new, low, maps, out=maps)
         cutoffs[new] = level.cutoff
         free &= ~new
+        del low
     return maps, cutoffs
 
 

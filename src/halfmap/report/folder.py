@@ -56,6 +56,7 @@ def report_from_run(run: Path, citing: str = "") -> Path:
         started=header.started,
         version=header.version,
         command=header.command,
+        memory=header.memory,
         citing=citing,
     )
     return write_report(run, snapshot)

@@ -1,5 +1,6 @@
 """Writes RUN/report.html."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -69,7 +70,8 @@ def _contents(run: Path, snapshot: Snapshot) -> dict[str, Any]:
     cutoff = local_cutoff(snapshot.theta, snapshot.mask, pixel_size)
     return {
         "name": run.resolve().name,
-        "snapshot": snapshot,
+        "snapshot": _without_arrays(snapshot),
+        "filtered_locally": snapshot.theta is not None,
         "written": now(),
         "hero": hero,
         "tiles": tiles,
@@ -96,6 +98,13 @@ def _contents(run: Path, snapshot: Snapshot) -> dict[str, Any]:
         ),
         "latest": lambda key: findings.significant(number(last, key)),
     }
+
+
+def _without_arrays(snapshot: Snapshot) -> Snapshot:
+    """The rest of it: what a template is given stands in cycles of references afterwards, and a map among it would fill
+    memory until the garbage collector comes by."""
+    return replace(snapshot, map=None, half1=None, half2=None, mask=None, reference=None, theta=None, directions=None,
+                   weights=None)
 
 
 def now() -> str:

@@ -22,7 +22,7 @@ class Snapshot:
     reference of one half; mask: values in [0, 1]; theta: local cut-off of the regulariser in A [z,y,x], whose section
     is left out where there is none. directions: unit view directions [b,3], the third row of
     each particle's rotation matrix; weights [b], one per direction (all equal when None). citing: what to cite for each
-    regulariser, `method: paper, doi:...; method: ...`.
+    regulariser, `method: paper, doi:...; method: ...`. memory: how the run is to hold its data, in words.
     """
 
     records: Sequence[Record]
@@ -41,6 +41,7 @@ class Snapshot:
     version: str = ""
     command: str = ""
     citing: str = ""
+    memory: str = ""
 
 
 def number(record: Record, key: str) -> float | None:

@@ -121,21 +121,24 @@ class LogHeader:
     version: str = ""
     command: str = ""
     finished: bool = False
+    memory: str = ""
 
 
 def read_header(path: Path) -> LogHeader:
-    """Start and command of the first session, version of the last, and whether the last one finished."""
+    """Start and command of the first session; of the last, version, memory plan and whether it finished."""
     if not Path(path).is_file():
         return LogHeader()
     lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
     started = lines[0][: STAMP_LENGTH - 3] if lines else ""
-    version = command = ""
+    version = command = memory = ""
     finished = False
     for text in (line[STAMP_LENGTH + 2 :] for line in lines):
         if text.startswith("halfmap "):
             version, finished = text.removeprefix("halfmap "), False
         elif text.startswith("command: "):
             command = command or text.removeprefix("command: ")
+        elif text.startswith("memory: "):
+            memory = text.removeprefix("memory: ")
         elif text == "finished":
             finished = True
-    return LogHeader(started, version, command, finished)
+    return LogHeader(started, version, command, finished, memory)

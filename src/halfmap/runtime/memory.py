@@ -11,15 +11,21 @@ GIGABYTE = 10**9
 UNLIMITED = 1 << 60  # version 1 writes a huge number where there is no limit
 
 
-def available(limit: float | None = None, root: Path = Path("/")) -> int:
-    """Bytes that the process may still take; limit: of the user, for the whole process, in GB of 10^9 bytes.
+def allowance(limit: float | None = None, processes: int = 1, root: Path = Path("/")) -> int:
+    """Bytes that the process may hold in all, what it holds now among them, if it is one of ``processes`` alike on the
+    machine. limit: of the user for all of them, in GB of 10^9 bytes."""
+    most = available(root) // processes + resident(root)
+    return most if limit is None else min(most, int(limit * GIGABYTE) // processes)
 
-    root: where /proc and /sys are looked for. What files hold in the page cache counts as free: it is given back.
+
+def available(root: Path = Path("/")) -> int:
+    """Bytes that may still be taken. What files hold in the page cache counts as free: it is given back.
+
+    root: where /proc and /sys are looked for.
     """
     free = [_meminfo(root / "proc/meminfo"), *_groups(root)]
     known = [value for value in free if value is not None]
-    most = max(0, min(known)) if known else 8 * GIGABYTE
-    return most if limit is None else max(0, min(most, int(limit * GIGABYTE) - resident(root)))
+    return max(0, min(known)) if known else 8 * GIGABYTE
 
 
 def resident(root: Path = Path("/")) -> int:

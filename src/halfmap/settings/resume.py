@@ -24,6 +24,11 @@ class ResumeSettings:
     data_dir: Path | None = field(default=None, metadata={
         "help": "folder that the image paths start from, if the images were moved", "short": "folder",
         "none": "as before"})
+    max_memory: float | None = field(default=None, metadata={
+        "help": "memory that the run may take; where it does not fit as before, batches are smaller or sums go to disk",
+        "unit": "GB", "above": 0, "none": "as before"})
+    scratch: Path | None = field(default=None, metadata={
+        "help": "folder for sums on disk", "short": "folder", "none": "as before"})
 
 
 def validated_resume(settings: ResumeSettings) -> ResumeSettings:

@@ -1,8 +1,8 @@
 """RUN/checkpoint: what a refinement needs to go on after it was stopped, at any moment.
 
 `state` is rewritten after every iteration, when the results of the iteration are in their files; `sums` within an
-iteration that takes long, so that it goes on at the batch where it stood. Both appear whole or not at all. The folder
-goes away when the run is finished.
+iteration that takes long, so that it goes on at the batch where it stood: by every process, of its own images. Each
+appears whole or not at all. The folder goes away when the run is finished.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from halfmap.workflows.input_files import InputFile, Inputs
 from halfmap.workflows.outputs import Record, made_folder
 from halfmap.workflows.schedule import Progressed
 
+OF_PROCESSES = re.compile(r"sums(?:_\d+_of_(\d+))?")
 TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # what replaced_atomically leaves when it is killed
 
 
@@ -61,9 +62,10 @@ class Course:
 
 @dataclass(frozen=True)
 class _Sums:
-    """An expectation step under way, and the iteration whose state it started from."""
+    """An expectation step under way, and what it depends on: the iteration whose state it started from, the size of
+    batches (None: as usual), and whether quarter sets are made apart."""
 
-    iteration: int
+    under: tuple[int, int | None, bool]
     so_far: Expectation
 
 
@@ -74,10 +76,13 @@ RECORDS = (
 
 
 class Checkpoints:
-    """The checkpoints of the run in a folder. minutes: how often sums are saved within an iteration."""
+    """The checkpoints of the run in a folder. minutes: how often sums are saved within an iteration; process: which one
+    of how many this is."""
 
-    def __init__(self, run: Path, minutes: float, device: torch.device | str = "cpu") -> None:
-        self.run, self.folder, self.device = run, run / "checkpoint", device
+    def __init__(
+        self, run: Path, minutes: float, device: torch.device | str = "cpu", process: tuple[int, int] = (0, 1)
+    ) -> None:
+        self.run, self.folder, self.device, self.process = run, run / "checkpoint", device, process
         self.interval, self.saved = 60 * minutes, time.monotonic()
         self.fault = ""
 
@@ -101,6 +106,16 @@ class Checkpoints:
         """Whether there is something to go on from."""
         return (self.folder / "state").is_file()
 
+    @property
+    def within_iteration(self) -> bool:
+        """Whether there are sums of an iteration under way."""
+        return self._sums.is_file()
+
+    @property
+    def _sums(self) -> Path:
+        rank, world = self.process
+        return self.folder / ("sums" if world == 1 else f"sums_{rank + 1}_of_{world}")
+
     def save(self, course: Course) -> None:
         """Keep the state after an iteration. Its sums, which may be large, go first: the disk may be full."""
         self.drop_sums()
@@ -113,40 +128,54 @@ class Checkpoints:
         course, libraries = self._read("state")
         return course, libraries
 
-    def keep(self, iteration: int, so_far: Expectation) -> str:
-        """Save the sums of the iteration after ``iteration`` if it is time to. Returns what went wrong, once: the run
-        itself does not need them."""
+    def keep(self, under: tuple[int, int | None, bool], so_far: Expectation) -> str:
+        """Save an expectation step under way if it is time to; under: see _Sums. Returns what went wrong, once: the run
+        itself does not need it."""
         if self.fault or time.monotonic() - self.saved < self.interval:
             return ""
         try:
-            with replaced_atomically(self.folder / "sums") as stream:
-                checkpoint.dump(stream, _Sums(iteration, so_far))
+            with replaced_atomically(self._sums) as stream:
+                checkpoint.dump(stream, _Sums(under, so_far))
         except InputError as error:
             self.fault = str(error)
         self.saved = time.monotonic()
         return self.fault
 
-    def begun(self, iteration: int, place: Place | None = None) -> tuple[Expectation | None, str]:
-        """The sums of the iteration after ``iteration`` as far as they were saved, and why they cannot be used.
+    def begun(
+        self, under: tuple[int, int | None, bool], place: Place | None = None
+    ) -> tuple[Expectation | None, str]:
+        """An expectation step as far as it was saved, and why it cannot be gone on with.
 
-        place: where they are put (None: in memory).
+        place: where its sums are put (None: in memory).
         """
-        if not (self.folder / "sums").is_file():
-            return None, ""
+        if not self.within_iteration:
+            return None, self._of_others()
         try:
-            sums: _Sums = self._read("sums", place)[0]
+            sums: _Sums = self._read(self._sums.name, place)[0]
         except InputError as error:
             return None, str(error)
-        return (sums.so_far if sums.iteration == iteration else None), ""
+        return (sums.so_far if sums.under == under else None), ""
+
+    def _of_others(self) -> str:
+        """Says if sums were saved by another number of processes, which the first process then deletes."""
+        rank, world = self.process
+        saved = {path: OF_PROCESSES.fullmatch(path.name) for path in self.folder.glob("sums*")}
+        others = {path: int(name[1] or 1) for path, name in saved.items() if name and int(name[1] or 1) != world}
+        if rank or not others:
+            return ""
+        for path in others:
+            _delete(path)
+        count = max(others.values())
+        return f"what was kept of it is the work of {'one process' if count == 1 else f'{count} processes'}"
 
     def drop_sums(self) -> None:
-        """Forget the sums of an iteration that is over, or starts anew."""
-        _delete(self.folder / "sums")
+        """Forget this process's sums of an iteration that is over, or starts anew."""
+        _delete(self._sums)
 
     def remove(self) -> None:
         """The run is finished: there is nothing to go on with."""
-        for name in ("state", "sums", "lock"):
-            _delete(self.folder / name)
+        for path in (self.folder / "state", *self.folder.glob("sums*"), self.folder / "lock"):
+            _delete(path)
         with suppress(OSError):  # something else lies there
             self.folder.rmdir()
 

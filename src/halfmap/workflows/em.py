@@ -93,7 +93,7 @@ class Following:
 
     begun: Expectation | None = None
     advance: Callable[[int], None] = lambda n: None
-    keep: Callable[[Expectation], None] = lambda so_far: None
+    keep: Callable[[Expectation], object] = lambda so_far: None
     share: Callable[[Tensor], Tensor] = lambda members: members
 
 
@@ -140,6 +140,7 @@ def expectation_step(
                 following.keep(so_far)
                 watch.skip()
             so_far = _put(so_far, model)
+        del reference, search  # before the next one is made
     return so_far
 
 

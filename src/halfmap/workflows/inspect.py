@@ -30,7 +30,7 @@ from halfmap.particles.stack import SeenStack, looked_at
 from halfmap.particles.star import read_star
 from halfmap.particles.table import ParticleTable
 from halfmap.runtime.log import read_header as read_log
-from halfmap.runtime.memory import available
+from halfmap.runtime.memory import allowance
 from halfmap.settings import RefineSettings, from_toml
 from halfmap.settings.inspect import InspectSettings
 from halfmap.workflows.audit import leaks
@@ -212,11 +212,11 @@ def _cost(table: ParticleTable, diameter: float, settings: InspectSettings) -> t
     largest = int(np.argmax([one.box for one in table.optics]))
     images = table.optics[largest].box, min(len(table), source.batch_size(largest))
     padding, regulariser = settings.padding or 2, settings.regulariser or "uniform"
-    plan = planned(demand_of(schedule, padding, images, len(group) > 1, regulariser), available(settings.max_memory))
+    plan = planned(demand_of(schedule, padding, images, len(group) > 1, regulariser), allowance(settings.max_memory))
     threads = kernels.thread_count()
     seconds = estimated_seconds(Task(len(table), images[0], padding, schedule), measured_speed(threads))
     total = _duration(sum(seconds.values()))
-    words = [("memory", f"{plan.sentence().removeprefix('memory: ')} ({regulariser}, padding {padding})"),
+    words = [("memory", f"{plan.words()} ({regulariser}, padding {padding})"),
              ("time", f"about {total} on {threads} threads, an estimate: {_stages(seconds)}")]
     return plan, seconds, words
 

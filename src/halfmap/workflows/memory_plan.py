@@ -8,9 +8,10 @@ Bytes, for a box of n, padding p and the last shell L that is inserted (m = p (L
     columns of a transform C = 8 n (p n) (r + 1), and at most PIECES of 128 MB on their way
 
 The expectation step holds the maps of the state, H, the sums, and what a batch needs; a global search also the slices
-of its grid. The solve holds the sums, those of the half sets, their ratio H, two C, and the maps of the regulariser
-(REGULARISER: of uniform and nonuniform measured with synthetic sums, of the others counted). In files are all sums but
-those that are being made.
+of its grid. The solve holds the sums, those of the half sets, and at its worst one of three: sums that are inverted
+(their ratio H, C, half as much again, and the half maps so far), the transforms of the FSC, or the regulariser's arrays
+(REGULARISER); then the report. In files are all sums but those that are being made. `benchmarks/claims/memory.py`
+measures the solve.
 """
 
 from __future__ import annotations
@@ -26,16 +27,31 @@ from halfmap.workflows.schedule import Progressed, Schedule
 
 PROGRAM = 450_000_000  # libraries and compiled kernels
 STATE_MAPS = 3  # references and mask
-CURVE_MAPS = 12  # transforms of two half maps, masked and with random phases
-REGULARISER = {
-    "uniform": 5, "cutoff": 6, "nonuniform": 10, "local-fsc": 16, "sidesplitter": 14, "sparse_smooth": 14,
-}  # half maps and references among them
+RESULT_MAPS = 17  # of an iteration while its report is drawn, the isosurface among it
+CURVE_MAPS = 12  # half maps, mask, and transforms of half maps, masked and with random phases
 WITHOUT_QUARTERS = ("uniform", "cutoff", "local-fsc", "sidesplitter")
-COLUMNS, PIECES = 2, 4  # arrays of columns at a time, and of the pieces (of 2^24 values) that are transformed together
+PIECES = 4  # arrays of the pieces (of 2^24 values) that are transformed together
 PER_PIXEL, PER_COEFFICIENT = 48, 72  # bytes of an image in a batch: read ahead, masked, transformed; data, CTF, sums
 PER_SCORE = 20  # bytes of an orientation and image: two scores and shifts, and the best of them
 PER_SLICE = 16  # bytes of a coefficient of a grid's slices
 SPARE = 1.05  # what an allocator wastes
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a regulariser holds at most, half maps and mask among it: maps, and sums, while it works on maps; inverting:
+    maps while it inverts sums (0: it has none to invert, unless they were joined)."""
+
+    maps: int
+    inverting: int = 0
+    sums: int = 0
+
+
+JOINED = 5  # maps while sums that were joined are inverted
+REGULARISER = {
+    "uniform": Need(5, 5), "nonuniform": Need(18, 7), "cutoff": Need(5), "local-fsc": Need(19),
+    "sidesplitter": Need(22), "sparse_smooth": Need(14, 7, 2),
+}
 
 
 @dataclass(frozen=True)
@@ -59,7 +75,8 @@ class Demand:
 @dataclass(frozen=True)
 class MemoryPlan:
     """How a run is to hold its data. batch: images at once; on_disk: whether sums lie in files, one quarter set in
-    memory at a time; expectation, solve: peaks in bytes; sums: bytes of one quarter set; available: bytes."""
+    memory at a time; expectation, solve: peaks in bytes; sums: bytes of one quarter set; available: bytes that the
+    process may hold in all."""
 
     demand: Demand
     batch: int
@@ -80,9 +97,13 @@ class MemoryPlan:
         return 7 * self.sums if self.on_disk else 0
 
     def sentence(self) -> str:
-        """The plan in a line."""
+        """The plan as a line of the log."""
+        return f"memory: {self.words()}"
+
+    def words(self) -> str:
+        """The plan in words."""
         where = f"sums on disk ({gigabytes(self.scratch)} GB)" if self.on_disk else "sums in memory"
-        return (f"memory: up to {gigabytes(self.peak)} GB (search {gigabytes(self.expectation)}, solve "
+        return (f"up to {gigabytes(self.peak)} GB (search {gigabytes(self.expectation)}, solve "
                 f"{gigabytes(self.solve)}) of {gigabytes(self.available)} GB available; {where}; {self.batch} images "
                 "at once")
 
@@ -114,26 +135,27 @@ def usual_search(schedule: Schedule, stage: str) -> Sampling | None:
 def planned(demand: Demand, available: int, sums: str = "auto") -> MemoryPlan:
     """The quickest way that fits: everything in memory; a smaller batch; sums on disk. The last one, if none does.
 
-    sums: ``memory`` or ``disk`` leave no choice of where they lie.
+    available: bytes that the process may hold in all; sums: ``memory`` or ``disk`` leave no choice of where they lie.
     """
     places = {"memory": (False,), "disk": (True,)}.get(sums, (False, True))
     plans = [_plan(demand, available, on_disk, batch) for on_disk in places for batch in _batches(demand.batch)]
     return next((plan for plan in plans if plan.peak <= available), plans[-1])
 
 
-def checked(plan: MemoryPlan) -> MemoryPlan:
-    """The plan, if it fits. Raises InputError with what would."""
+def checked(plan: MemoryPlan, begun: bool = False) -> MemoryPlan:
+    """The plan, if it fits. Raises InputError with what would; begun: for a run that goes on, whose settings stay."""
     if plan.peak <= plan.available:
         return plan
     demand = plan.demand
     remedies = []
-    if not plan.on_disk and planned(demand, plan.available, "disk").peak <= plan.available:
+    if not begun and not plan.on_disk and planned(demand, plan.available, "disk").peak <= plan.available:
         remedies.append("--sums disk fits")
-    if demand.padding > 1:
+    if not begun and demand.padding > 1:
         smaller = planned(replace(demand, padding=1), plan.available)
         if smaller.peak <= plan.available:
             remedies.append(f"--padding 1 needs {gigabytes(smaller.peak)} GB")
-    remedies.append("particles binned to a smaller box need less, or take a machine with more memory")
+    remedies.append("end other programs, raise --max-memory, or go on on a machine with more memory" if begun else
+                    "particles binned to a smaller box need less, or take a machine with more memory")
     even = "even with sums on disk" if plan.on_disk else "with sums in memory"
     raise InputError(f"memory: a refinement at box {demand.box} with padding {demand.padding} needs "
                      f"{gigabytes(plan.peak)} GB {even}, and {gigabytes(plan.available)} GB are available; "
@@ -145,26 +167,47 @@ def _batches(most: int) -> list[int]:
     return [most // 2**i for i in range(8) if most // 2**i >= min(most, 8)]
 
 
-def _plan(demand: Demand, available: int, on_disk: bool, batch: int) -> MemoryPlan:
+def solve_stages(demand: Demand, on_disk: bool) -> dict[str, int]:
+    """Bytes that the stages of a solve hold at their worst, the program itself left out."""
+    sums, volume, transforming = _sums(demand), 4 * demand.box**3, _transforming(demand)
+    need = REGULARISER[demand.regulariser]
+    half_maps = max(volume + transforming, CURVE_MAPS * volume)
+    solving, inverting = need.maps * volume + need.sums * sums, need.inverting or JOINED * demand.joined
+    if inverting:
+        solving = max(solving, inverting * volume + transforming)
+    if on_disk:  # one set of sums is made at a time, and in a file before the next
+        added, kept, used = 2 if demand.joined else 1, 0, 0
+    else:
+        added = kept = 7 if demand.symmetric else 6
+        quarters = 0 if demand.regulariser in WITHOUT_QUARTERS else 6 if demand.symmetric else 4
+        used = quarters + 3
+    state = STATE_MAPS * volume
+    return {"sums added up": state + added * sums, "half maps": state + kept * sums + half_maps,
+            "regulariser": state + used * sums + solving, "results": state + RESULT_MAPS * volume}
+
+
+def _sums(demand: Demand) -> int:
+    """Bytes of one quarter set's sums."""
+    m = half_volume_extent(demand.padding, demand.limit)
+    return 12 * (2 * m + 1) ** 2 * (m + 1)
+
+
+def _transforming(demand: Demand) -> int:
+    """Bytes on the way between a map and its half volume, which is among them."""
     n, p = demand.box, demand.padding
     m = half_volume_extent(p, demand.limit)
-    points = (2 * m + 1) ** 2 * (m + 1)
-    half_volume, sums, volume = 8 * points, 12 * points, 4 * n**3
     row = p * n * (min(m, p * n // 2) + 1)
-    columns, pieces = 8 * n * row, PIECES * 8 * min(1 << 24, (2 * m + 1) * row)
+    return 2 * _sums(demand) // 3 + 12 * n * row + PIECES * 8 * min(1 << 24, (2 * m + 1) * row)
+
+
+def _plan(demand: Demand, available: int, on_disk: bool, batch: int) -> MemoryPlan:
+    sums = _sums(demand)
     k = int(0.5 * math.pi * (demand.image_box / 2) ** 2)
     image = PER_PIXEL * demand.image_box**2 + PER_COEFFICIENT * k + PER_SCORE * demand.rotations
     grid = PER_SLICE * demand.rotations * demand.grid_coefficients
-    state, kept = PROGRAM + STATE_MAPS * volume, (1 if on_disk else 4) * sums
     # The second reference of two is made when the sums of the first half set are there.
-    making = (0 if on_disk else 2) * sums + int(1.5 * columns) + pieces
-    expectation = state + half_volume + max(making, kept + batch * image + grid)
-    inverting = half_volume + max(COLUMNS * columns, columns + pieces)
-    working = max(CURVE_MAPS * volume, REGULARISER[demand.regulariser] * volume + inverting)
-    if on_disk:  # one set of sums is made at a time, and in a file before the next
-        solve = state + max((2 if demand.joined else 1) * sums, working)
-    else:
-        quarters = 0 if demand.regulariser in WITHOUT_QUARTERS else 4
-        build = sums * (7 if demand.symmetric else 6) + inverting
-        solve = state + max(build, (quarters + 3) * sums + working)
+    making = (0 if on_disk else 2) * sums + _transforming(demand)
+    working = 2 * sums // 3 + (1 if on_disk else 4) * sums + batch * image + grid
+    expectation = PROGRAM + STATE_MAPS * 4 * demand.box**3 + max(making, working)
+    solve = PROGRAM + max(solve_stages(demand, on_disk).values())
     return MemoryPlan(demand, batch, on_disk, int(SPARE * expectation), int(SPARE * solve), sums, available)

@@ -18,7 +18,7 @@ from halfmap.particles.table import ParticleTable
 from halfmap.regularisation.protocol import Regulariser
 from halfmap.regularisation.registry import regulariser_named
 from halfmap.runtime.distributed import ALONE, Ranks
-from halfmap.runtime.memory import GIGABYTE, available
+from halfmap.runtime.memory import GIGABYTE, allowance
 from halfmap.runtime.progress import Progress
 from halfmap.runtime.scratch import Scratch
 from halfmap.settings import RefineSettings
@@ -27,7 +27,7 @@ from halfmap.state import PoseTable, State
 from halfmap.workflows import em
 from halfmap.workflows.disk_space import check_disk
 from halfmap.workflows.grey_scale import on_grey_scale
-from halfmap.workflows.memory_plan import checked, demand_of, planned
+from halfmap.workflows.memory_plan import MemoryPlan, checked, demand_of, planned
 from halfmap.workflows.preflight import Inspected, inspect_images, read_particles, read_reference
 from halfmap.workflows.schedule import Schedule
 
@@ -36,7 +36,8 @@ MODES = 3  # pose modes kept of each particle
 
 @dataclass(frozen=True)
 class Problem:
-    """What stays the same during a refinement, and the processes that share the work."""
+    """What stays the same during a refinement, the processes that share the work, and how they hold it in memory, in
+    words."""
 
     settings: RefineSettings
     source: ParticleSource
@@ -45,6 +46,7 @@ class Problem:
     regulariser: Regulariser
     user_mask: Tensor | None
     ranks: Ranks = ALONE
+    memory: str = ""
 
     @property
     def grid(self) -> tuple[int, float]:
@@ -84,8 +86,11 @@ def prepared(
     start, box, pixel_size = read_reference(settings.map, table, settings.diameter)
     notes += [start.note] if start.note else []
     user_mask, regulariser = _masks_and_method(settings, table, notes)
-    settings = _within_limits(settings, table, _schedule(settings, (box, pixel_size), symmetry), device, notes,
-                              ranks.on_machine)
+    settings, memory = within_limits(settings, table, _schedule(settings, (box, pixel_size), symmetry), device,
+                                     ranks.on_machine)
+    if device.type == "cpu":
+        checked(memory)
+    notes += [memory.sentence(), *check_disk(settings, table, memory)]
     if settings.search in ("local", "fixed") and table.rotations is None:
         raise InputError(f"{settings.particles}: no angles (rlnAngleRot, rlnAngleTilt, rlnAnglePsi), which --search "
                          f"{settings.search} starts from; use --search auto")
@@ -95,7 +100,7 @@ def prepared(
     )
     notes += inspected.notes
     problem = _posed(settings, inspected.source, (box, pixel_size), (user_mask, regulariser), (device, symmetry))
-    problem = replace(problem, ranks=ranks)
+    problem = replace(problem, ranks=ranks, memory=memory.words())
     state = _initial_state(problem, start.map.to(device), inspected.power)
     plan = problem.schedule.next([], state.shift_sigma)
     assert plan is not None
@@ -104,12 +109,13 @@ def prepared(
     return problem, state, notes, inspected
 
 
-def _within_limits(
-    settings: RefineSettings, table: ParticleTable, schedule: Schedule, device: torch.device, notes: list[str],
-    processes: int = 1,
-) -> RefineSettings:
-    """The settings with what memory and disk ask for: where sums lie, and smaller batches. Adds the plan to the notes;
-    raises InputError where neither suffices."""
+def within_limits(
+    settings: RefineSettings, table: ParticleTable, schedule: Schedule, device: torch.device, processes: int = 1
+) -> tuple[RefineSettings, MemoryPlan]:
+    """The settings with what memory asks for, where sums lie and smaller batches, and the plan behind them.
+
+    Settings that an earlier plan made stay as they are while they fit.
+    """
     source = ParticleSource(table, settings.diameter, settings.batch)
     largest = max(range(len(table.optics)), key=lambda g: table.optics[g].box)
     usual = min(len(table), source.batch_size(largest))
@@ -118,37 +124,45 @@ def _within_limits(
     if settings.join_halves is not None:
         demand = replace(demand, joined=True)
     on_cpu = device.type == "cpu"
-    memory = available_on(device, settings.max_memory) // (processes if on_cpu else 1)
+    memory = available_on(device, settings.max_memory, processes)
     plan = planned(demand, memory, settings.sums if on_cpu else "memory")
-    notes.append(plan.sentence())
-    if on_cpu:
-        checked(plan)
-    notes += check_disk(settings, table, plan)
     return replace(settings, sums="disk" if plan.on_disk else settings.sums,
-                   batch=settings.batch if plan.batch == usual else plan.batch)
+                   batch=settings.batch if plan.batch == usual else plan.batch), plan
 
 
-def available_on(device: torch.device, limit: float | None) -> int:
-    """Bytes of memory that are free on the device; limit: of the user, in GB."""
+def available_on(device: torch.device, limit: float | None, processes: int = 1) -> int:
+    """Bytes of memory that this process may hold on the device, one of ``processes`` there; what it holds already is
+    among them. limit: of the user for all of them, in GB."""
     if device.type == "cpu":
-        return available(limit)
+        return allowance(limit, processes)
     free = int(torch.cuda.mem_get_info(device)[0])
     return free if limit is None else min(free, int(limit * GIGABYTE))
 
 
 def prepared_again(
-    settings: RefineSettings, rows: np.ndarray, state: State, grid: tuple[int, float], device: torch.device
+    settings: RefineSettings, rows: np.ndarray, state: State, grid: tuple[int, float],
+    where: tuple[torch.device, Ranks],
 ) -> Problem:
     """The same problem for a run that goes on from ``state``: its particles are the rows that it was begun with, in the
-    half sets that they had, and no image is looked at. grid: box and pixel size of the maps."""
+    half sets that they had, and no image is looked at. grid: box and pixel size of the maps.
+
+    Memory is planned anew, for where the run goes on. Raises InputError where there is too little.
+    """
+    device, ranks = where
     table = read_particles(
         settings.particles, settings.data_dir, settings.passthrough, settings.strip_prefix,
         resplit=settings.resplit, split_by=settings.split_by, seed=settings.seed,
     )  # fmt: skip
     table = replace(table.select(np.isin(table.rows, rows)), half=state.poses.half.numpy())
-    masks_and_method = _masks_and_method(settings, table, [])
+    masks_and_method, symmetry = _masks_and_method(settings, table, []), symmetry_group(settings.symmetry)
+    if settings.sums == "memory":  # it can no longer be asked for otherwise
+        settings = replace(settings, sums="auto")
+    settings, memory = within_limits(settings, table, _schedule(settings, grid, symmetry), device, ranks.on_machine)
+    if device.type == "cpu":
+        checked(memory, begun=True)
     source = ParticleSource(table, settings.diameter, settings.batch)
-    return _posed(settings, source, grid, masks_and_method, (device, symmetry_group(settings.symmetry)))
+    problem = _posed(settings, source, grid, masks_and_method, (device, symmetry))
+    return replace(problem, ranks=ranks, memory=memory.words())
 
 
 def device_named(name: str) -> torch.device:

@@ -42,6 +42,7 @@ from halfmap.workflows.shared_work import (
     seed_of,
     share_cores,
     tell_processes,
+    under_way,
     united,
 )
 
@@ -59,10 +60,10 @@ def refine(settings: RefineSettings, report: Report | None = None) -> State:
     with joined(gpu, partial(how_to_go_on, settings.out)) as ranks, Progress() as progress:
         share_cores(settings.threads, ranks)
         problem, state, notes, inspected = prepared(settings, progress, ranks)
-        checkpoints = Checkpoints(settings.out, settings.checkpoint_minutes)
+        checkpoints = Checkpoints(settings.out, settings.checkpoint_minutes, process=(ranks.rank, ranks.world))
         if not ranks.first:
             with checkpoints.resumable():
-                return assist(problem, state)
+                return assist(problem, state, checkpoints)
         table = problem.source.table
         origin = Origin(problem.settings, started, Path.cwd(), problem.device.type, table.rows, problem.grid,
                         Inputs.of(settings, table))
@@ -75,6 +76,7 @@ def refine(settings: RefineSettings, report: Report | None = None) -> State:
             for note in notes:
                 log.notice(note)
             course = Course(origin, state, warnings=list(log.warnings))
+            del state  # its maps would lie in memory to the end
             checkpoints.save(course)
             folder.write_text("settings.toml", to_toml(settings))
             with checkpoints.resumable():
@@ -129,7 +131,7 @@ def iterate(
             "regulariser": solution.chosen, "warnings": log.take_warnings()})
         _write(folder, problem, course, (step.halves, solution))
         if report is not None:
-            report(**_seen(course, step, solution))
+            report(**_seen(course, step, solution), memory=problem.memory)
         progress.finish_iteration(course.records[-1])
         log.line(f"iteration {course.state.iteration} {plan.stage}: {course.history[-1].resolution:.2f} A")
         course.warnings = []
@@ -145,11 +147,10 @@ def _followed(
 ) -> em.Following:
     """What follows the next expectation step: the progress bar, and a checkpoint that may hold the first part of it."""
     log, progress = tell
-    iteration = course.state.iteration
-    begun, fault = checkpoints.begun(iteration, problem.model.place)
-    if begun is not None and problem.ranks.world > 1:
-        begun, fault = None, "what was kept of it is the work of one process"
-    done, total = begun.images if begun is not None else 0, len(problem.source.table)
+    iteration, under, others = course.state.iteration, under_way(problem, course.state), problem.ranks.world
+    begun, fault = checkpoints.begun(under, problem.model.place)
+    total = len(problem.source.table)
+    done = min(total, begun.images * others) if begun is not None else 0  # all processes are about as far
     if fault:
         log.notice(f"iteration {iteration + 1} starts anew: {fault}")
     elif begun is not None:
@@ -159,13 +160,11 @@ def _followed(
     progress.start_iteration(iteration + 1, plan.stage, total, reached, band, done)
 
     def keep(so_far: em.Expectation) -> None:
-        fault = checkpoints.keep(iteration, so_far)
+        fault = checkpoints.keep(under, so_far)
         if fault:
             log.notice(f"if this run is stopped now, iteration {iteration + 1} starts anew: {fault}")
 
-    if problem.ranks.world > 1:  # all are about as far; what is kept within an iteration would be the work of one
-        return em.Following(advance=lambda n: progress.advance(n * problem.ranks.world))
-    return em.Following(begun, progress.advance, keep)
+    return em.Following(begun, lambda n: progress.advance(n * others), keep)
 
 
 def _judge(problem: Problem, course: Course, step: Step, log: RunLog) -> bool:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import chdir, nullcontext, suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,9 +20,9 @@ from halfmap.runtime.progress import Progress
 from halfmap.settings import RefineSettings, to_toml
 from halfmap.settings.resume import ResumeSettings
 from halfmap.state import State
-from halfmap.workflows.checkpoints import Checkpoints
+from halfmap.workflows.checkpoints import Checkpoints, Course
 from halfmap.workflows.outputs import RunFolder
-from halfmap.workflows.problem import device_named, prepared_again
+from halfmap.workflows.problem import Problem, device_named, prepared_again
 from halfmap.workflows.refine import Report, iterate
 from halfmap.workflows.shared_work import assist, how_to_go_on, share_cores
 
@@ -35,7 +36,8 @@ def resume(wanted: ResumeSettings, reports: Callable[[RefineSettings], Report] |
     checkpoints = Checkpoints(wanted.run, 1.0, device_named("auto"))
     if not checkpoints.exist:
         raise InputError(f"{wanted.run}: holds no checkpoint to go on from; refine anew with `halfmap refine`")
-    gpu = device_named("auto").type == "cuda"
+    # read twice where there is a GPU: what lies on it waits until the processes have shared out the GPUs
+    gpu = device_named("auto").type == "cuda" and Checkpoints(wanted.run, 1.0).load()[0].origin.device == "cuda"
     with (
         joined(gpu, partial(how_to_go_on, wanted.run)) as ranks,
         checkpoints.held() if ranks.first else nullcontext(),
@@ -44,19 +46,17 @@ def resume(wanted: ResumeSettings, reports: Callable[[RefineSettings], Report] |
         course, libraries = checkpoints.load()
         ranks.wait()  # all begin with the same
         origin = course.origin
-        settings = replace(origin.settings, out=wanted.run, data_dir=wanted.data_dir or origin.settings.data_dir)
-        if wanted.threads is not None:
-            settings = replace(settings, threads=wanted.threads)
-        checkpoints.interval = 60 * settings.checkpoint_minutes
+        settings = replace(origin.settings, out=wanted.run, **_given(wanted))
+        checkpoints.interval, checkpoints.process = 60 * settings.checkpoint_minutes, (ranks.rank, ranks.world)
         share_cores(settings.threads, ranks)
         with _in(origin.working_folder):
             origin.inputs.check_files()
-            problem = prepared_again(settings, origin.rows, course.state, origin.grid, _device(origin.device))
-            problem = replace(problem, ranks=ranks)
+            where = _device(origin.device), ranks
+            problem = prepared_again(settings, origin.rows, course.state, origin.grid, where)
             origin.inputs.check_particles(problem.source.table)
             if not ranks.first:
                 with checkpoints.resumable():
-                    return assist(problem, course.state, course.history)
+                    return assist(problem, course.state, checkpoints, course.history)
             checkpoints.clean()
             folder = RunFolder(settings.out, problem.model.pixel_size, settings.keep_iterations)
             if not (settings.out / "settings.toml").exists():
@@ -64,13 +64,36 @@ def resume(wanted: ResumeSettings, reports: Callable[[RefineSettings], Report] |
             with RunLog(settings.out / "log.txt", progress) as log:
                 log.begin(__version__, f"halfmap resume {wanted.run}")
                 log.notice(f"{wanted.run}: goes on after iteration {course.state.iteration}")
-                for note in _differences(libraries):
+                log.notice(f"memory: {problem.memory}")
+                for note in _differences(libraries) + _planned_otherwise(course, problem, checkpoints):
                     log.notice(note)
                 log.warnings = list(course.warnings)
                 report = reports(origin.settings) if reports is not None else None
                 with checkpoints.resumable():
                     iterate(problem, course, (folder, checkpoints), (log, progress), report)
     return course.state
+
+
+def _given(wanted: ResumeSettings) -> dict[str, Any]:
+    """What is chosen for the rest of the run, by the names of its settings."""
+    chosen = {f.name: getattr(wanted, f.name) for f in fields(wanted) if f.name != "run"}
+    return {name: value for name, value in chosen.items() if value is not None}
+
+
+def _planned_otherwise(course: Course, problem: Problem, checkpoints: Checkpoints) -> list[str]:
+    """Notes where memory asks for other batches or another place of the sums than so far: that is kept from now on.
+
+    Sums add in another order then, so those of an iteration under way cannot be gone on with.
+    """
+    before, now = course.origin.settings, problem.settings
+    changed = [words for words, other in ((f"{now.batch} images at once", now.batch != before.batch),
+                                          ("sums on disk", now.sums == "disk" != before.sums)) if other]
+    if not changed:
+        return []
+    again = f"; iteration {course.state.iteration + 1} starts anew" if checkpoints.within_iteration else ""
+    course.origin = replace(course.origin, settings=replace(before, batch=now.batch, sums=now.sums))
+    checkpoints.save(course)
+    return [f"from here on {', '.join(changed)}, as memory is short: the same up to rounding, not to the bit{again}"]
 
 
 def _in(folder: Path) -> chdir[Path] | nullcontext[None]:

@@ -23,6 +23,7 @@ from halfmap.runtime.distributed import Ranks
 from halfmap.runtime.log import RunLog
 from halfmap.state import PoseTable, State
 from halfmap.workflows import em
+from halfmap.workflows.checkpoints import Checkpoints
 from halfmap.workflows.problem import Problem
 from halfmap.workflows.schedule import Plan, Progressed
 
@@ -123,13 +124,22 @@ def handed_out(problem: Problem, state: State, latest: Progressed | None) -> tup
     return state, latest
 
 
-def assist(problem: Problem, state: State, history: Sequence[Progressed] = ()) -> State:
+def under_way(problem: Problem, state: State) -> tuple[int, int | None, bool]:
+    """What an expectation step depends on that is kept before it is over (see Checkpoints.keep)."""
+    return state.iteration, problem.settings.batch, problem.model.place is not None
+
+
+def assist(problem: Problem, state: State, checkpoints: Checkpoints, history: Sequence[Progressed] = ()) -> State:
     """What every process but the first does until the refinement is over; the result is the first one's."""
     problem.ranks.wait()  # until the folder of the run is there
     known = list(history)
     while (plan := problem.schedule.next(known, state.shift_sigma)) is not None:
-        mine = united(problem, expected(problem, state, plan, em.Following()))
+        under = under_way(problem, state)
+        begun, _ = checkpoints.begun(under, problem.model.place)
+        following = em.Following(begun, keep=partial(checkpoints.keep, under))
+        mine = united(problem, expected(problem, state, plan, following))
         state, latest = handed_out(problem, replace(state, poses=mine.poses), None)
+        checkpoints.drop_sums()
         assert latest is not None
         known.append(latest)
     return state
