@@ -31,12 +31,16 @@ def noise(*shape: int, seed: int) -> Tensor:
 
 @pytest.fixture
 def tiny(blobs, random_poses) -> Backprojection:
-    """Noisy sums of a box of 7."""
+    """Noisy sums of a box of 7, padded twice."""
+    return noisy_sums(blobs, random_poses, 2)
+
+
+def noisy_sums(blobs, random_poses, padding: int) -> Backprojection:
     band = Band.to_shell(7, 2)
     defocus, poses = torch.linspace(0.03, 0.1, 40, dtype=torch.float64), random_poses(40)
     c = torch.sin(defocus[:, None] * (band.kxy**2).sum(1) + 0.3)
     y = c * blobs(7, width=1.0).images(band.kxy, *poses) + torch.view_as_complex(noise(40, len(band), 2, seed=1)) * 0.5
-    statistics = Backprojection.zeros(7, 2, 2, torch.zeros((), dtype=torch.float64))
+    statistics = Backprojection.zeros(7, padding, 2, torch.zeros((), dtype=torch.float64))
     statistics.insert_(c * y, c**2, band.kxy.double(), band, (torch.arange(40), *poses, torch.ones(40)))
     return statistics.finished(C1)
 
@@ -97,9 +101,12 @@ def test_the_data_term_is_the_one_that_full_transforms_of_the_padded_box_give(ti
     assert 0.75 * largest < data.largest_eigenvalue <= largest * (1 + 1e-9) <= data.largest_weight * (1 + 1e-9)
 
 
+@pytest.mark.parametrize("padding", [1, 2])
 @pytest.mark.parametrize("low, high", [((0, 2, 3), (7, 6, 5)), ((1, 0, 2), (2, 7, 7)), ((2, 2, 2), (6, 6, 6))])
-def test_a_smaller_support_leaves_out_rows_and_columns_and_changes_nothing_else(tiny, low, high):
-    support = Support(7, low, high)
+def test_a_smaller_support_leaves_out_rows_and_columns_and_changes_nothing_else(
+    blobs, random_poses, low, high, padding
+):
+    tiny, support = noisy_sums(blobs, random_poses, padding), Support(7, low, high)
     data = NormalEquations.of(tiny, support=support)
     A, b = (a / data.mean_weight for a in dense(tiny))
     kept = support.cut(torch.arange(7**3).reshape(7, 7, 7)).reshape(-1).numpy()
