@@ -134,7 +134,7 @@ class SparseSmooth:
         support = Support.of(previous, box)
         half = self._posed(sums.coarser(sums.limit, box), support, level, sums.box / box, previous)
         solved = self._solved(half, ENOUGH)
-        return resample_volume(support.within_box(solved.map), sums.box), solved.objective
+        return solved.in_box(sums.box), solved.objective
 
     def penalty(self, data: NormalEquations, level: float, spacing: float) -> Penalty:
         """The penalty in the units of the data; level: eps; spacing: of the voxels, in those of the full map."""
@@ -211,6 +211,10 @@ class _HalfSet:
     strength: tuple[float, float] = (1.0, 1.0)
     objective: tuple[float, ...] = ()
 
+    def in_box(self, box: int) -> Tensor:
+        """Its map [z, y, x] in the whole box, on a grid of ``box`` voxels, zero outside the support."""
+        return resample_volume(self.support.within_box(self.map), box)
+
     def with_local(self, local: Tensor) -> _HalfSet:
         """With a factor of both strengths at every voxel [z, y, x]."""
         penalty = replace(self.problem.penalty, local=self.support.cut(local).to(self.map))
@@ -225,7 +229,7 @@ def strength_by_place(cutoff: Lattice, mask: Tensor, box: int) -> Tensor:
 
 
 def _solution(solved: list[_HalfSet], box: int, mask: Tensor, arrays: dict[str, Tensor]) -> Solution:
-    maps = tuple(resample_volume(half.support.within_box(half.map), box) for half in solved)
+    maps = tuple(half.in_box(box) for half in solved)
     chosen = {"objective": [half.objective for half in solved], "strength": [half.strength for half in solved]}
     memory = {"maps": tuple(m * mask.to(m) for m in maps)}
     return Solution(maps, (maps[0] + maps[1]) / 2, memory, arrays, chosen)

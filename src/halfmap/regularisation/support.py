@@ -44,10 +44,14 @@ class Support:
 
     def cut(self, v: Tensor) -> Tensor:
         """The part of v[z, y, x], of ``box`` voxels a side, that lies within; copied."""
-        return v[tuple(slice(a, b) for a, b in zip(self.low, self.high, strict=True))].clone()
+        return v[self._places].clone()
 
     def within_box(self, v: Tensor) -> Tensor:
         """v[z, y, x] of the support's shape in its place, zero around it."""
         whole = v.new_zeros((self.box,) * 3)
-        whole[tuple(slice(a, b) for a, b in zip(self.low, self.high, strict=True))] = v
+        whole[self._places] = v
         return whole
+
+    @property
+    def _places(self) -> tuple[slice, ...]:
+        return tuple(slice(a, b) for a, b in zip(self.low, self.high, strict=True))
