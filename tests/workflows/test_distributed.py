@@ -33,7 +33,9 @@ def start() -> Iterator[Callable[..., list[subprocess.Popen]]]:
     test."""
     begun: list[subprocess.Popen] = []
 
-    def run(count: int, words: Sequence[object], **names: str) -> list[subprocess.Popen]:
+    def run(
+        count: int, words: Sequence[object], program: Sequence[str] = ("-m", "halfmap"), **names: str
+    ) -> list[subprocess.Popen]:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -41,7 +43,7 @@ def start() -> Iterator[Callable[..., list[subprocess.Popen]]]:
             told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count,
                     "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             begun.append(subprocess.Popen(
-                [sys.executable, "-m", "halfmap", *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                [sys.executable, *program, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                 text=True, env=os.environ | {name: str(value) for name, value in told.items()} | names))
         return begun[-count:]
 
@@ -114,6 +116,24 @@ def test_when_a_process_dies_the_others_end_with_one_line_and_the_run_goes_on_wi
     tables = [starfile.read(run / "particles.star", always_dict=True)["particles"] for run in (refined.out, out)]
     assert list(tables[0].rlnImageName) == list(tables[1].rlnImageName)
     assert np.median(np.abs(tables[0].rlnAngleTilt - tables[1].rlnAngleTilt)) < 0.2
+
+
+def test_a_process_that_fails_while_its_thread_asks_after_the_others_ends_in_order(start):
+    """Python aborts a process that exits while another of its threads is in torch ("terminate called")."""
+    fails = """if True:
+        import sys, time
+        from halfmap.runtime import distributed
+        distributed.BEAT = 0.0  # the thread asks all the time
+        try:
+            with distributed.joined(False, lambda: ""):
+                time.sleep(0.2)
+                raise ValueError
+        except ValueError:
+            sys.exit(3)
+    """
+    for _ in range(2):
+        status, _, errors = ended(start(2, [fails], program=("-c",)))
+        assert status == [3, 3] and errors == ["", ""]
 
 
 def test_one_process_goes_on_with_what_two_began_and_they_with_what_it_kept_within_an_iteration(

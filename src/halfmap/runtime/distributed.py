@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 BEAT = 5.0  # seconds between two signs of life
 LOST = 60.0  # seconds without one after which a process counts as gone
+STORE_ANSWERS = timedelta(seconds=10)  # or counts as gone
 JOINING = timedelta(minutes=10)  # for all processes to find one another
 PATIENCE = timedelta(days=7)  # of a collective: what is gone is noticed otherwise
 SET_BY_TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -80,7 +81,7 @@ def _store() -> Any:
 
     stores: Any = dist  # which does not list what is made in C++
     served = stores.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False,
-                             timeout=timedelta(seconds=10), wait_for_workers=False)
+                             timeout=STORE_ANSWERS, wait_for_workers=False)
     return stores.PrefixStore(f"halfmap/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", served)
 
 
@@ -183,10 +184,13 @@ def joined(gpu: bool, advice: Callable[[], str]) -> Iterator[Ranks]:
         raise InputError(f"the {ranks.world} processes of this job cannot reach one another at "
                          f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} ({str(error).splitlines()[0]}); "
                          "start them with torchrun, and see --rdzv-endpoint for several machines") from error
-    stop = _watched(ranks, store, advice)
-    yield ranks
-    ranks.wait()  # a fault within the block comes past: the process ends, and its connections tell the others
-    stop()
+    watch = _watched(ranks, store, advice)
+    try:
+        yield ranks
+        ranks.wait()  # a fault within the block comes past: the process ends, and its connections tell the others
+    finally:
+        watch.end()  # a thread that Python finds in the store when it exits aborts the process
+    watch.let_go()
     dist.destroy_process_group()
 
 
@@ -201,8 +205,29 @@ def _reached() -> Iterator[None]:
         raise InputError(GONE) from error
 
 
-def _watched(ranks: Ranks, store: Any, advice: Callable[[], str]) -> Callable[[], None]:
-    """Start the thread that watches over the job; returns what ends it."""
+@dataclass(frozen=True)
+class _Watch:
+    """The thread that watches over the job, and the signals that it hears of."""
+
+    thread: threading.Thread
+    stopped: threading.Event
+    wake: int
+
+    def end(self) -> None:
+        """End the thread. A SIGTERM from now on does nothing: the process has come to its end, and to say of what."""
+        self.stopped.set()
+        os.write(self.wake, b"\0")
+        self.thread.join(2 * STORE_ANSWERS.total_seconds())
+
+    def let_go(self) -> None:
+        """Give the signals back, once there is no job any more."""
+        if threading.current_thread() is threading.main_thread():
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _watched(ranks: Ranks, store: Any, advice: Callable[[], str]) -> _Watch:
+    """Start the thread that watches over the job."""
     stopped, (read, write) = threading.Event(), os.pipe()
     os.set_blocking(write, False)
     if threading.current_thread() is threading.main_thread():
@@ -211,16 +236,7 @@ def _watched(ranks: Ranks, store: Any, advice: Callable[[], str]) -> Callable[[]
         signal.signal(signal.SIGTERM, lambda number, frame: None)
     thread = threading.Thread(target=_watch, args=(ranks, store, advice, (read, stopped)), name="job", daemon=True)
     thread.start()
-
-    def stop() -> None:
-        stopped.set()
-        os.write(write, b"\0")
-        thread.join()
-        if threading.current_thread() is threading.main_thread():
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-    return stop
+    return _Watch(thread, stopped, write)
 
 
 def _watch(ranks: Ranks, store: Any, advice: Callable[[], str], until: tuple[int, threading.Event]) -> None:
@@ -231,9 +247,11 @@ def _watch(ranks: Ranks, store: Any, advice: Callable[[], str], until: tuple[int
     read, stopped = until
     watched = range(1, ranks.world) if ranks.first else (0,)
     seen = dict.fromkeys(watched, (0, 0))  # signs of life, and how often in a row there was no new one
-    while not stopped.is_set():
+    while True:
         if select.select([read], [], [], BEAT)[0] and signal.SIGTERM in os.read(read, 64):
             _end(TOLD_TO_END, advice)
+        if stopped.is_set():
+            return
         try:
             store.add(f"beat {ranks.rank}", 1)
             beats = {other: store.add(f"beat {other}", 0) for other in watched}
