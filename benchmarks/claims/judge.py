@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +26,7 @@ from halfmap.particles.table import ParticleTable
 from halfmap.validation.fsc import fsc, resolution
 from halfmap.validation.model_map import COARSEST, crossing, density_mask, first_shell, moved_map
 from halfmap.validation.poses import PoseError, pose_error
+from halfmap.workflows.simulate import INTACT
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,10 @@ def rigid_part(model: Path, without: str = "", bfactor: float = 40.0, assembly: 
 def judge(refined: ParticleTable, half1: Path, half2: Path, truth: Truth) -> dict[str, Any]:
     """Errors of refined poses and maps; half1 and half2 are unfiltered half maps.
 
-    Resolutions in A; truth_* compare with the truth inside the rigid part: half map 1 and the mean of both.
+    Resolutions in A; truth_* compare with the truth inside the rigid part: half map 1 and the mean of both. Poses of
+    junk do not count.
     """
-    poses = pose_error(refined, truth.table, symmetry_group(truth.symmetry))
+    poses = pose_error(refined.select(intact(refined, truth.table)), truth.table, symmetry_group(truth.symmetry))
     found: dict[str, Any] = {f"pose_{key}": value for key, value in poses.items()}
     first, second = read_map(half1), read_map(half2)
     box, pixel_size = first.data.shape[-1], first.pixel_size
@@ -84,6 +87,16 @@ def judge(refined: ParticleTable, half1: Path, half2: Path, truth: Truth) -> dic
     for name, data in (("half1", first.data), ("mean", (first.data + second.data) / 2)):
         found |= against_map(data, expected, mask, pixel_size, f"truth_{name}")
     return found
+
+
+def intact(refined: ParticleTable, truth: ParticleTable) -> np.ndarray:
+    """Rows of the refined table whose images show the whole molecule: what `halfmap simulate` writes as class 1 into
+    the truth, or all of them where the truth has no classes."""
+    if "rlnClassNumber" not in truth.columns:
+        return np.arange(len(refined))
+    kinds = np.zeros(int(truth.image_index.max()) + 1, np.int64)
+    kinds[truth.image_index] = np.asarray(truth.columns["rlnClassNumber"], np.float64)
+    return np.flatnonzero(kinds[refined.image_index] == INTACT)
 
 
 def placed_map(cloud: Cloud, poses: PoseError, box: int, pixel_size: float) -> Tensor:

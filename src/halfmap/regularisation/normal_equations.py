@@ -112,6 +112,11 @@ class NormalEquations:
         return float((x.double() * (self.apply(x) - 2 * self.linear).double()).sum())
 
 
+def mean_weight(statistics: Backprojection) -> float:
+    """Of finished sums, within their limit."""
+    return _mean_and_power(statistics)[0]
+
+
 def _planes(statistics: Backprojection) -> Iterator[tuple[Tensor, Tensor]]:
     """Plane by plane: sums [y, x, 3], and their distance [y, x] from the origin in padded pixels, float64. No array of
     the whole half volume is made."""

@@ -37,7 +37,7 @@ from halfmap.reconstruction.inverse import reconstruct
 from halfmap.reconstruction.statistics import Backprojection
 from halfmap.regularisation.local_filter import Lattice
 from halfmap.regularisation.nonuniform import NonUniform, local_resolution
-from halfmap.regularisation.normal_equations import NormalEquations
+from halfmap.regularisation.normal_equations import NormalEquations, mean_weight
 from halfmap.regularisation.protocol import HalfSets, MapPair, Solution
 from halfmap.regularisation.proximal import Penalty, Problem, descend
 from halfmap.regularisation.support import Support
@@ -83,24 +83,11 @@ class SparseSmooth:
         on to. arrays: ``theta``, the mean local cut-off in angstrom, where it gives the strength. chosen: ``objective``
         [h], F of every step; ``strength`` [h], the factors of alpha and beta.
         """
-        limit, box = halves.halves[0].limit, solving_box(halves.halves[0])
-        sums, support = tuple(half.coarser(limit, box) for half in halves.halves), Support.of(halves.window, box)
-        solved, cutoffs = [], []
-        for h in (0, 1):
-            level = density_level(halves.plain(h), halves.pixel_size)
-            spacing, previous = halves.halves[h].box / box, memory.get("maps", (None, None))[h]
-            half = self._posed(sums[h], support, level, spacing, previous)
-            if self.parameters == "cross-validated":
-                quarters = [NormalEquations.of(halves.quarter(h, q, limit, box), support=support) for q in (0, 1)]
-                half = self._validated(half, quarters)
-            elif self.parameters == "published-code":
-                half = self._along_published_path(half, sums[1 - h], halves.curves.unmasked)
-            elif self.parameters == "local":
-                cutoffs.append(NonUniform().validated_cutoff(halves, h, torch.fft.rfftn(halves.plain(h)), mask))
-                half = half.with_local(strength_by_place(cutoffs[h], mask, box))
-            solved.append(self._solved(half, ENOUGH))
+        earlier = memory.get("maps", (None, None))
+        found = [self._of_half_set(halves, h, mask, earlier[h]) for h in (0, 1)]
+        cutoffs = [cutoff for _, cutoff in found if cutoff is not None]
         arrays = local_resolution(cutoffs, halves.halves[0].box, halves.pixel_size)
-        return _solution(solved, halves.halves[0].box, mask, arrays)
+        return _solution([solved for solved, _ in found], mask, arrays)
 
     def filter_pair(self, pair: MapPair, mask: Tensor) -> Solution:
         """The same for finished half maps: as sums, the weight of a shell is one over the power of its noise, which is
@@ -118,9 +105,8 @@ class SparseSmooth:
                 half = self._along_published_path(half, sums[1 - h], pair.curves.unmasked)
             elif self.parameters == "local":
                 half = half.with_local(strength_by_place(cutoffs[0], mask, len(maps[h])))
-            solved.append(self._solved(half))
-        arrays = local_resolution(cutoffs, len(pair.half1), pair.pixel_size)
-        return _solution(solved, len(pair.half1), mask, arrays)
+            solved.append(self._solved(half).in_box(len(maps[h])))
+        return _solution(solved, mask, local_resolution(cutoffs, len(pair.half1), pair.pixel_size))
 
     def alone(
         self, sums: Backprojection, pixel_size: float, previous: Tensor | None
@@ -133,8 +119,8 @@ class SparseSmooth:
         box, level = solving_box(sums), density_level(reconstruct(sums), pixel_size)
         support = Support.of(previous, box)
         half = self._posed(sums.coarser(sums.limit, box), support, level, sums.box / box, previous)
-        solved = self._solved(half, ENOUGH)
-        return solved.in_box(sums.box), solved.objective
+        solved = self._solved(half, ENOUGH).in_box(sums.box)
+        return solved.map, solved.objective
 
     def penalty(self, data: NormalEquations, level: float, spacing: float) -> Penalty:
         """The penalty in the units of the data; level: eps; spacing: of the voxels, in those of the full map."""
@@ -143,16 +129,39 @@ class SparseSmooth:
             inertia=self.gamma, eps=level, eps_gradient=self.eps_gradient * level, rounding=data.noise, spacing=spacing,
         )  # fmt: skip
 
+    def _of_half_set(
+        self, halves: HalfSets, h: int, mask: Tensor, previous: Tensor | None
+    ) -> tuple[_Solved, Lattice | None]:
+        """What is found for half set h, and the local cut-off if that gives the strength. Nothing else of the problem
+        is left in memory."""
+        whole = halves.halves[h]
+        limit, box = whole.limit, solving_box(whole)
+        support = Support.of(halves.window, box)
+        plain, cutoff = halves.plain(h), None
+        if self.parameters == "local":
+            cutoff = NonUniform().validated_cutoff(halves, h, torch.fft.rfftn(plain), mask)
+        level = density_level(plain, halves.pixel_size)
+        del plain
+        half = self._posed(whole.coarser(limit, box), support, level, whole.box / box, previous)
+        if cutoff is not None:
+            half = half.with_local(strength_by_place(cutoff, mask, box))
+        elif self.parameters == "cross-validated":
+            quarters = [NormalEquations.of(halves.quarter(h, q, limit, box), support=support) for q in (0, 1)]
+            half = self._validated(half, quarters)
+        elif self.parameters == "published-code":
+            half = self._along_published_path(half, halves.halves[1 - h].coarser(limit, box), halves.curves.unmasked)
+        return self._solved(half, ENOUGH).in_box(whole.box), cutoff
+
     def _posed(
         self, sums: Backprojection, support: Support, level: float, spacing: float, previous: Tensor | None
     ) -> _HalfSet:
         """The problem of one half set; without a previous map it begins with a map damped by the mean weight."""
-        data = NormalEquations.of(sums, spacing, support)
         if previous is None:
-            damped = torch.full((sums.limit + 1,), data.mean_weight, dtype=torch.float64)
+            damped = torch.full((sums.limit + 1,), mean_weight(sums), dtype=torch.float64)
             start = support.cut(reconstruct(sums, damped))
         else:
             start = previous = support.cut(resample_volume(previous, sums.box)).to(sums.sums)
+        data = NormalEquations.of(sums, spacing, support)
         return _HalfSet(Problem(data, self.penalty(data, level, spacing), previous), support, level, spacing, start)
 
     def _solved(self, half: _HalfSet, share: float = 0.0) -> _HalfSet:
@@ -211,14 +220,23 @@ class _HalfSet:
     strength: tuple[float, float] = (1.0, 1.0)
     objective: tuple[float, ...] = ()
 
-    def in_box(self, box: int) -> Tensor:
-        """Its map [z, y, x] in the whole box, on a grid of ``box`` voxels, zero outside the support."""
-        return resample_volume(self.support.within_box(self.map), box)
+    def in_box(self, box: int) -> _Solved:
+        """What was found, the map on a grid of ``box`` voxels, zero outside the support."""
+        return _Solved(resample_volume(self.support.within_box(self.map), box), self.strength, self.objective)
 
     def with_local(self, local: Tensor) -> _HalfSet:
         """With a factor of both strengths at every voxel [z, y, x]."""
         penalty = replace(self.problem.penalty, local=self.support.cut(local).to(self.map))
         return replace(self, problem=replace(self.problem, penalty=penalty))
+
+
+@dataclass(frozen=True)
+class _Solved:
+    """What is left of a half set's problem: the map [z, y, x] in the whole box, its strength, F of every step."""
+
+    map: Tensor
+    strength: tuple[float, float]
+    objective: tuple[float, ...]
 
 
 def strength_by_place(cutoff: Lattice, mask: Tensor, box: int) -> Tensor:
@@ -228,8 +246,8 @@ def strength_by_place(cutoff: Lattice, mask: Tensor, box: int) -> Tensor:
     return factor * (inside.sum() / (factor * inside).sum())
 
 
-def _solution(solved: list[_HalfSet], box: int, mask: Tensor, arrays: dict[str, Tensor]) -> Solution:
-    maps = tuple(half.in_box(box) for half in solved)
+def _solution(solved: list[_Solved], mask: Tensor, arrays: dict[str, Tensor]) -> Solution:
+    maps = tuple(half.map for half in solved)
     chosen = {"objective": [half.objective for half in solved], "strength": [half.strength for half in solved]}
     memory = {"maps": tuple(m * mask.to(m) for m in maps)}
     return Solution(maps, (maps[0] + maps[1]) / 2, memory, arrays, chosen)

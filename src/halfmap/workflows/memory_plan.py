@@ -58,7 +58,8 @@ REGULARISER = {
 class Demand:
     """What decides the memory of a refinement: grid, padding and last shell of the maps; side of the largest images and
     how many would be worked on at once; rotations of the finest orientation grid, and coefficients scored on it;
-    whether there is symmetry; the regulariser; whether low resolution is joined."""
+    whether there is symmetry; the regulariser; whether low resolution is joined; side of the cube that references are
+    kept within, in voxels (0: the whole box)."""
 
     box: int
     padding: int
@@ -70,6 +71,7 @@ class Demand:
     symmetric: bool
     regulariser: str
     joined: bool = False
+    kept: int = 0
 
 
 @dataclass(frozen=True)
