@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import time
+import tracemalloc
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import mrcfile
 import numpy as np
 import pytest
 
+from halfmap.errors import InputError
+
 Columns = Mapping[str, Sequence[object]]
+Attempt = Callable[..., Any]
+MOST_MEMORY, MOST_SECONDS = 30_000_000, 5  # bytes and CPU time of reading a damaged file, which has at most 400,000
 
 
 def loop(name: str, columns: Columns) -> str:
@@ -84,3 +92,26 @@ def star(project: Path, star_text: Callable[..., str], optics: Columns, particle
     path = project / "particles.star"
     path.write_text(star_text(optics=optics, particles=particles))
     return path
+
+
+@pytest.fixture(scope="session")
+def attempt() -> Attempt:
+    """Call a reader of files that may be damaged: gives what it gives, or None where it refuses in one short line that
+    holds one of ``names``. Either way at once, in little memory and without a warning."""
+    def call(reader: Callable[[], Any], *names: str) -> Any:
+        tracemalloc.start()
+        start = time.process_time()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                return reader()
+        except InputError as error:
+            text = str(error)
+            assert any(name in text for name in names) and text.isprintable() and len(text) < 1000, text[:2000]
+            return None
+        finally:
+            peak, seconds = tracemalloc.get_traced_memory()[1], time.process_time() - start
+            tracemalloc.stop()
+            assert peak < MOST_MEMORY and seconds < MOST_SECONDS, (peak, seconds)
+
+    return call

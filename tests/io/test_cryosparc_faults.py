@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import random
-import time
-import tracemalloc
-import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from hypothesis import strategies as st
 from halfmap.errors import InputError
 from halfmap.particles.cryosparc import read_cryosparc
 from halfmap.particles.star import read_star, write_star
+from halfmap.particles.table import ParticleTable
 
 FIELDS = [("uid", "<u8"), ("blob/path", "S8"), ("blob/idx", "<u4"), ("blob/shape", "<u4", (2,)),
           ("blob/psize_A", "<f4"), ("ctf/accel_kv", "<f4"), ("ctf/cs_mm", "<f4"), ("ctf/amp_contrast", "<f4"),
@@ -24,7 +24,6 @@ FIELDS = [("uid", "<u8"), ("blob/path", "S8"), ("blob/idx", "<u4"), ("blob/shape
           ("location/micrograph_path", "S8")]
 PIECES = [b"<u8", b">f4", b"|O", b"'S9'", b"(1000000000000,)", b"(2,)", b"-1", b"uid", b"[", b"}", b"'", b"\\x", b"1e9",
           b"\x00", b"\xff\xff\xff\x7f", b"\x80", b"('a', [('b', '<f4')])", b"99999999999999999999", b"True", b"\n"]
-MOST_MEMORY = 20_000_000  # bytes; the file has 5,000
 
 
 @pytest.fixture(scope="module")
@@ -44,24 +43,17 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def read_or_refuse(path: Path) -> None:
+def read_or_refuse(attempt: Callable[..., Any], path: Path) -> None:
     """Read; a table must go through a STAR file, an error must be one line, and both must be quick and small."""
-    tracemalloc.start()
-    start = time.monotonic()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            table = read_cryosparc(path)
-    except InputError as error:
-        assert "\n" not in str(error) and "\r" not in str(error)
-    else:
+    def read() -> tuple[ParticleTable, ParticleTable]:
+        table = read_cryosparc(path)
         write_star(path.with_suffix(".star"), table)
-        again = read_star(path.with_suffix(".star"))
+        return table, read_star(path.with_suffix(".star"))
+
+    found = attempt(read, path.name)
+    if found is not None:
+        table, again = found
         assert len(again) == len(table) and again.image_index.tolist() == table.image_index.tolist()
-    finally:
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-    assert peak < MOST_MEMORY and time.monotonic() - start < 5
 
 
 def _error(path: Path) -> str:
@@ -114,26 +106,26 @@ QUIET = [HealthCheck.function_scoped_fixture]
 @settings(max_examples=250, suppress_health_check=QUIET)
 @given(seed=st.integers(0, 2**32), edits=st.integers(1, 5))
 def test_any_damage_to_the_header_ends_in_a_table_or_an_input_error(
-    sound: Path, tmp_path: Path, seed: int, edits: int
+    attempt, sound: Path, tmp_path: Path, seed: int, edits: int
 ) -> None:
     chance, raw = random.Random(seed), sound.read_bytes()
     for _ in range(edits):
         at, length = chance.randrange(1100), chance.choice([0, 1, 1, 3, 20])
         raw = raw[:at] + chance.choice([b"", bytes([chance.randrange(256)]), *PIECES]) + raw[at + length :]
     (tmp_path / "p.cs").write_bytes(raw)
-    read_or_refuse(tmp_path / "p.cs")
+    read_or_refuse(attempt, tmp_path / "p.cs")
 
 
 @settings(max_examples=150, suppress_health_check=QUIET)
 @given(seed=st.integers(0, 2**32), edits=st.integers(1, 40))
 def test_any_damage_to_the_rows_ends_in_a_table_or_an_input_error(
-    sound: Path, tmp_path: Path, seed: int, edits: int
+    attempt, sound: Path, tmp_path: Path, seed: int, edits: int
 ) -> None:
     chance, raw = random.Random(seed), bytearray(sound.read_bytes())
     for _ in range(edits):
         raw[chance.randrange(900, len(raw))] = chance.randrange(256)
     (tmp_path / "p.cs").write_bytes(bytes(raw[: chance.choice([len(raw), len(raw), chance.randrange(len(raw))])]))
-    read_or_refuse(tmp_path / "p.cs")
+    read_or_refuse(attempt, tmp_path / "p.cs")
 
 
 @settings(max_examples=60, suppress_health_check=QUIET)
@@ -141,7 +133,7 @@ def test_any_damage_to_the_rows_ends_in_a_table_or_an_input_error(
        kind=st.sampled_from(["<f8", "S5", "<i2", "?", "<c8", "V3", "<M8[s]", "<U4", ">u8"]),
        shape=st.sampled_from([(), (1,), (2,), (3, 2), (0,)]))
 def test_fields_of_other_types_and_shapes_end_in_a_table_or_an_input_error(
-    sound: Path, tmp_path: Path, names: set[str], kind: str, shape: tuple[int, ...]
+    attempt, sound: Path, tmp_path: Path, names: set[str], kind: str, shape: tuple[int, ...]
 ) -> None:
     whole = np.load(sound)
     made = np.zeros(20, [(field[0], kind, shape) if field[0] in names else field for field in FIELDS])
@@ -149,7 +141,7 @@ def test_fields_of_other_types_and_shapes_end_in_a_table_or_an_input_error(
         made[name] = whole[name]
     with open(tmp_path / "p.cs", "wb") as stream:
         np.save(stream, made)
-    read_or_refuse(tmp_path / "p.cs")
+    read_or_refuse(attempt, tmp_path / "p.cs")
 
 
 @settings(max_examples=60, suppress_health_check=QUIET)

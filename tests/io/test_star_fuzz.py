@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import random
-import time
-import tracemalloc
-import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +15,7 @@ from hypothesis import strategies as st
 from halfmap.errors import InputError
 from halfmap.maps.mrc import write_stack
 from halfmap.particles.star import read_star, write_star
+from halfmap.particles.table import ParticleTable
 
 OPTICS = """
 # version 30001
@@ -80,7 +79,6 @@ TOKENS = [b"nan", b"inf", b"-inf", b"1e400", b"1e308", b"-1e308", b"5e-324", b"-
 LINES = [b"loop_", b"data_optics", b"data_particles", b"data_\xff", b"_rlnVoltage 300", b"_rlnDefocusU #3",
          b"_rlnImageSize 9", b"_rlnRandomSubset 1", b"# comment", b";", b"\"", b"300 300", b"\x00",
          b"\xff\xfe\x80", b"1 " * 20000, b"x" * 200000, b"'" * 30000, b"\"a 'b " * 5000, b"", b"   ", b"\r"]
-MOST_MEMORY = 30_000_000  # bytes; the longest file has 400,000
 Damage = Callable[[random.Random, bytes], bytes]
 
 
@@ -168,24 +166,17 @@ def damaged(seed: int, sound: int, edits: int) -> bytes:
     return raw
 
 
-def read_or_refuse(path: Path) -> bool:
+def read_or_refuse(attempt: Callable[..., Any], path: Path) -> bool:
     """Read; a table must go through a new file, an error must be one line with the file's name; gives which it was."""
-    tracemalloc.start()
-    start = time.monotonic()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            table = read_star(path)
-            write_star(path.with_name("again.star"), table)
-            again = read_star(path.with_name("again.star"))
-    except InputError as error:
-        text = str(error)
-        assert path.name in text and text.isprintable() and len(text) < 1000, text[:2000]
+    def read() -> tuple[ParticleTable, ParticleTable]:
+        table = read_star(path)
+        write_star(path.with_name("again.star"), table)
+        return table, read_star(path.with_name("again.star"))
+
+    found = attempt(read, path.name)
+    if found is None:
         return False
-    finally:
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert peak < MOST_MEMORY and time.monotonic() - start < 5, (peak, time.monotonic() - start)
+    table, again = found
     assert len(again) == len(table) > 0 and again.optics == table.optics
     assert again.image_index.tolist() == table.image_index.tolist()
     assert [path.resolve() for path in again.stacks] == [path.resolve() for path in table.stacks]
@@ -206,16 +197,18 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("sound", range(len(SOUND)))
-def test_the_undamaged_files_are_read_and_written(folder: Path, sound: int) -> None:
+def test_the_undamaged_files_are_read_and_written(attempt, folder: Path, sound: int) -> None:
     (folder / "p.star").write_text(SOUND[sound])
-    assert read_or_refuse(folder / "p.star")
+    assert read_or_refuse(attempt, folder / "p.star")
 
 
 @settings(max_examples=350, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32), sound=st.integers(0, len(SOUND) - 1), edits=st.integers(1, 4))
-def test_any_damaged_star_file_ends_in_a_table_or_one_line(folder: Path, seed: int, sound: int, edits: int) -> None:
+def test_any_damaged_star_file_ends_in_a_table_or_one_line(
+    attempt, folder: Path, seed: int, sound: int, edits: int
+) -> None:
     (folder / "p.star").write_bytes(damaged(seed, sound, edits))
-    read_or_refuse(folder / "p.star")
+    read_or_refuse(attempt, folder / "p.star")
 
 
 @pytest.mark.parametrize(("sound", "old", "new", "words"), [
@@ -230,11 +223,11 @@ def test_any_damaged_star_file_ends_in_a_table_or_one_line(folder: Path, seed: i
     (3, "50000 2", "1e-308 2", "rlnImagePixelSize is 'inf'"),
 ])
 def test_what_the_damage_once_brought_to_light_is_one_line(
-    folder: Path, sound: int, old: str, new: str, words: str
+    attempt, folder: Path, sound: int, old: str, new: str, words: str
 ) -> None:
     raw = SOUND[sound].replace(old, new, 1)
     (folder / "p.star").write_bytes(raw.encode("utf-8", "surrogateescape"))
-    assert not read_or_refuse(folder / "p.star")
+    assert not read_or_refuse(attempt, folder / "p.star")
     with pytest.raises(InputError, match=words):
         read_star(folder / "p.star")
 
