@@ -98,9 +98,11 @@ class SparseSmooth:
         if self.parameters == "local":
             cutoffs = [NonUniform().agreed(*maps, mask, pair.pixel_size)]
         for h in (0, 1):
-            half = self._posed(sums[h], support, density_level(maps[h], pair.pixel_size), 1.0, None)
+            level = density_level(maps[h], pair.pixel_size)
+            half = self._posed(sums[h], support, level, 1.0, None)
             if self.parameters == "cross-validated":
-                half = self._validated(half, [NormalEquations.of(s) for s in sums])
+                chosen = self._validated([NormalEquations.of(s) for s in sums], half.problem.data.mean_weight, level)
+                half = replace(half, strength=(chosen, chosen))
             elif self.parameters == "published-code":
                 half = self._along_published_path(half, sums[1 - h], pair.curves.unmasked)
             elif self.parameters == "local":
@@ -134,20 +136,21 @@ class SparseSmooth:
     ) -> tuple[_Solved, Lattice | None]:
         """What is found for half set h, and the local cut-off if that gives the strength. Nothing else of the problem
         is left in memory."""
-        whole = halves.halves[h]
+        whole, plain, cutoff, chosen = halves.halves[h], halves.plain(h), None, 1.0
         limit, box = whole.limit, solving_box(whole)
-        support = Support.of(halves.window, box)
-        plain, cutoff = halves.plain(h), None
+        spacing, support = whole.box / box, Support.of(halves.window, box)
         if self.parameters == "local":
             cutoff = NonUniform().validated_cutoff(halves, h, torch.fft.rfftn(plain), mask)
         level = density_level(plain, halves.pixel_size)
         del plain
-        half = self._posed(whole.coarser(limit, box), support, level, whole.box / box, previous)
+        sums = whole.coarser(limit, box)
+        if self.parameters == "cross-validated":  # before the problem itself takes memory
+            quarters = [NormalEquations.of(halves.quarter(h, q, limit, box), spacing, support) for q in (0, 1)]
+            chosen = self._validated(quarters, mean_weight(sums), level, spacing)
+            del quarters
+        half = replace(self._posed(sums, support, level, spacing, previous), strength=(chosen, chosen))
         if cutoff is not None:
             half = half.with_local(strength_by_place(cutoff, mask, box))
-        elif self.parameters == "cross-validated":
-            quarters = [NormalEquations.of(halves.quarter(h, q, limit, box), support=support) for q in (0, 1)]
-            half = self._validated(half, quarters)
         elif self.parameters == "published-code":
             half = self._along_published_path(half, halves.halves[1 - h].coarser(limit, box), halves.curves.unmasked)
         return self._solved(half, ENOUGH).in_box(whole.box), cutoff
@@ -162,7 +165,7 @@ class SparseSmooth:
         else:
             start = previous = support.cut(resample_volume(previous, sums.box)).to(sums.sums)
         data = NormalEquations.of(sums, spacing, support)
-        return _HalfSet(Problem(data, self.penalty(data, level, spacing), previous), support, level, spacing, start)
+        return _HalfSet(Problem(data, self.penalty(data, level, spacing), previous), support, start)
 
     def _solved(self, half: _HalfSet, share: float = 0.0) -> _HalfSet:
         """At the half set's own strength, unless a path has led to its map; share: see descend."""
@@ -171,8 +174,9 @@ class SparseSmooth:
         found = descend(half.problem.times(*half.strength), half.map, self.steps, TOLERANCE, share)
         return replace(half, map=found.map, objective=found.objective)
 
-    def _validated(self, half: _HalfSet, parts: list[NormalEquations]) -> _HalfSet:
-        """The half set with the strength at which the maps of two parts predict each other's sums best, both added up.
+    def _validated(self, parts: list[NormalEquations], weight: float, level: float, spacing: float = 1.0) -> float:
+        """The factor of both strengths at which the maps of two parts predict each other's sums best, both added up;
+        weight: the mean of the half set itself.
 
         Without the pull towards the previous map: that is a map of both parts, and would tell each of the other. What
         is carried over is the penalty itself, as a prior is, not its share of the mean weight: all images of the half
@@ -180,13 +184,12 @@ class SparseSmooth:
         """
         errors = [0.0] * len(STRENGTHS)
         for data, other in (parts, parts[::-1]):
-            problem, x = Problem(data, self.penalty(data, half.level, half.spacing)), torch.zeros_like(data.linear)
+            problem, x = Problem(data, self.penalty(data, level, spacing)), torch.zeros_like(data.linear)
             for i, factor in enumerate(STRENGTHS):
                 x = descend(problem.times(factor, factor), x, self._path_steps, TOLERANCE).map
                 errors[i] += other.misfit(x) * other.mean_weight
         best = STRENGTHS[errors.index(min(errors))]
-        best *= sum(part.mean_weight for part in parts) / len(parts) / half.problem.data.mean_weight
-        return replace(half, strength=(best, best))
+        return best * sum(part.mean_weight for part in parts) / len(parts) / weight
 
     def _along_published_path(self, half: _HalfSet, other: Backprojection, curve: Tensor) -> _HalfSet:
         """The map of the program's ten settings, each begun where the last ended, that the other half set's sums fit
@@ -209,13 +212,11 @@ class SparseSmooth:
 
 @dataclass(frozen=True)
 class _HalfSet:
-    """A half set's problem and the support of its map; eps and the spacing of the grid; the map [z, y, x] so far, over
-    the support, the factors of alpha and beta, and F of every step once it is solved."""
+    """A half set's problem and the support of its map; the map [z, y, x] so far, over the support, the factors of alpha
+    and beta, and F of every step once it is solved."""
 
     problem: Problem
     support: Support
-    level: float
-    spacing: float
     map: Tensor
     strength: tuple[float, float] = (1.0, 1.0)
     objective: tuple[float, ...] = ()
