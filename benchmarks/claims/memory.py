@@ -25,6 +25,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ from halfmap.regularisation.registry import regulariser_named
 from halfmap.runtime.memory import resident
 from halfmap.runtime.scratch import Scratch
 from halfmap.validation.fsc import FscCurves, corrected_fsc
-from halfmap.workflows.memory_plan import REGULARISER, STATE_MAPS, WITHOUT_QUARTERS, Demand, solve_stages
+from halfmap.workflows.memory_plan import STATE_MAPS, WITHOUT_QUARTERS, Demand, kept_within, needs_of, solve_stages
 
 NOISE = 0.1  # of the phantom's transform, in a quarter set
 DIAMETER = 0.7  # of the particle, in boxes
@@ -51,7 +52,10 @@ WARM = 32  # box of a first solve, which loads libraries and kernels
 OFTEN = 0.002  # seconds between two looks
 # Freed arrays go back to the system, as they do in a large box, and a solve that repeats itself is short.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "200000", "MALLOC_TRIM_THRESHOLD_": "200000"}
-OPTIONS = {"sparse_smooth": {"steps": 2}}
+METHODS: dict[str, dict[str, Any]] = {
+    "uniform": {}, "nonuniform": {}, "cutoff": {}, "local-fsc": {}, "sidesplitter": {},
+    **{f"sparse_smooth {mode}": {"steps": 2, "parameters": mode} for mode in
+       ("fixed", "local", "cross-validated", "published-code")}}
 STAGES = ("half maps", "regulariser")
 
 
@@ -63,9 +67,9 @@ def options() -> argparse.Namespace:
     parser.add_argument("--sums", default="disk", choices=("disk", "memory"))
     parser.add_argument("--symmetry", default="C1")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only", choices=tuple(REGULARISER), help="this regulariser alone")
+    parser.add_argument("--only", choices=tuple(METHODS), help="this regulariser alone")
     parser.add_argument("--scratch", type=Path, help="folder for sums on disk")
-    parser.add_argument("--measure", choices=tuple(REGULARISER), help=argparse.SUPPRESS)  # in a process of its own
+    parser.add_argument("--measure", choices=tuple(METHODS), help=argparse.SUPPRESS)  # in a process of its own
     parser.add_argument("--result", type=Path, default=RESULTS / "memory.json", metavar="FILE.json")
     return parser.parse_args()
 
@@ -114,8 +118,9 @@ def quarter_sets(box: int, padding: int, place: Place) -> tuple[tuple[Backprojec
     return tuple(tuple(quarter() for _ in range(2)) for _ in range(2))
 
 
-def solved(given: argparse.Namespace, box: int, name: str, watch: Watch, place: Place) -> None:
+def solved(given: argparse.Namespace, box: int, method: str, watch: Watch, place: Place) -> None:
     """What an iteration does from the sums on, as in halfmap.workflows.refine."""
+    name, options = method.split()[0], METHODS[method]
     quarters: Any = quarter_sets(box, given.padding, place)
     state = torch.zeros(STATE_MAPS, box, box, box).fill_(1.0)  # no page is there before it is written to
     masks = []
@@ -129,13 +134,14 @@ def solved(given: argparse.Namespace, box: int, name: str, watch: Watch, place: 
         with watch.during("half maps"):
             halves = HalfSets.build(quarters, symmetry_group(given.symmetry), 1.0, curves)
         if name in WITHOUT_QUARTERS:
-            halves = HalfSets(halves.halves, (), halves.operators, halves.raw, halves.curves, 1.0)
+            halves = replace(halves, sums=())
+        halves = replace(halves, window=masks[0])
         del quarters
-        method = regulariser_named(name, **OPTIONS.get(name, {}))
+        regulariser = regulariser_named(name, **options)
         with watch.during("regulariser"):
-            memory = method.solve(halves, masks[0], {}).memory
+            memory = regulariser.solve(halves, masks[0], {}).memory
             if memory:  # what it keeps from one iteration to the next
-                method.solve(halves, masks[0], memory)
+                regulariser.solve(halves, masks[0], memory)
     del state
 
 
@@ -166,7 +172,9 @@ def in_a_process(given: argparse.Namespace, name: str) -> dict[str, int]:
 def planned(given: argparse.Namespace, name: str) -> dict[str, int]:
     """Bytes that are planned for the same."""
     symmetric = len(symmetry_group(given.symmetry)) > 1
-    demand = Demand(given.box, given.padding, math.ceil(given.box / 2) - 1, given.box, 1, 0, 0, symmetric, name)
+    needs = needs_of(name.split()[0], METHODS[name].get("parameters", ""))
+    demand = Demand(given.box, given.padding, math.ceil(given.box / 2) - 1, given.box, 1, 0, 0, symmetric, needs,
+                    kept=kept_within(DIAMETER * given.box, 1.0, given.box))
     stages = solve_stages(demand, given.sums == "disk")
     return {stage: stages[stage] for stage in STAGES}
 
@@ -179,7 +187,7 @@ def main() -> int:
         return 0
     record = circumstances()
     rows = {}
-    for name in (given.only,) if given.only else tuple(REGULARISER):
+    for name in (given.only,) if given.only else tuple(METHODS):
         have, plan = in_a_process(given, name), planned(given, name)
         rows[name] = {stage: {"measured": have[stage], "planned": plan[stage]} for stage in STAGES}
         print(f"{name}: {rows[name]}", flush=True)

@@ -14,7 +14,7 @@ from halfmap.maps.masks import spherical_mask
 from halfmap.reconstruction.statistics import Backprojection
 from halfmap.regularisation.local_cutoff import CrossValidation, MapsToCompare, local_cutoff, local_error
 from halfmap.regularisation.local_filter import Butterworth, Lattice, locally_filtered
-from halfmap.regularisation.nonuniform import NonUniform, shared_noise_gain
+from halfmap.regularisation.nonuniform import NonUniform, agreement_within, shared_noise_gain
 from halfmap.regularisation.protocol import HalfSets
 from halfmap.validation.fsc import corrected_fsc, fsc
 
@@ -236,17 +236,20 @@ def half_sets(seed: int = 0) -> HalfSets:
 
 def test_nothing_passes_from_one_half_set_to_the_other():
     mask = spherical_mask(BOX, 26, 4)
-    method = NonUniform(aligned_noise="ignored")
+    method = NonUniform(aligned_noise="ignored", uneven_sampling="ignored")
     one, other = (method.solve(half_sets(seed), mask, {}) for seed in (0, 50))
     assert torch.equal(one.maps[0], other.maps[0])  # half 1 is the same in both, half 2 is not
     assert not torch.equal(one.maps[1], other.maps[1])
 
 
-def test_a_correction_for_aligned_noise_carries_the_fsc_across_and_nothing_else():
+@pytest.mark.parametrize("sampling", ["ignored", "corrected"])
+def test_corrections_carry_the_fsc_across_and_nothing_else(sampling, monkeypatch):
     first, second = half_sets(0), half_sets(50)
-    mask = spherical_mask(BOX, 26, 4)
-    one = NonUniform().solve(first, mask, {})
-    other = NonUniform().solve(replace(second, curves=first.curves), mask, {})
+    mask, method = spherical_mask(BOX, 26, 4), NonUniform(uneven_sampling=sampling)
+    curve = agreement_within(mask, [first.evened(h) for h in (0, 1)])
+    one = method.solve(first, mask, {})
+    monkeypatch.setattr("halfmap.regularisation.nonuniform.agreement_within", lambda *_: curve)
+    other = method.solve(replace(second, curves=first.curves), mask, {})
     assert torch.equal(one.maps[0], other.maps[0]) and not torch.equal(one.maps[1], other.maps[1])
 
 

@@ -245,11 +245,20 @@ def test_shell_means_and_division_are_what_numpy_gives_compiled_and_plain():
     radius = np.sqrt(q[:, None, None] ** 2 + q[:, None] ** 2 + q[m:] ** 2) / padding
     ridge = torch.rand(7, generator=torch.Generator().manual_seed(1)).double()
     floor = torch.linspace(0.9, 0.1, 7).double()
-    expected = sums[..., 2].numpy() + np.interp(radius, np.arange(7), ridge)
-    expected = np.maximum(expected, np.interp(radius, np.arange(7), floor))
+    share = torch.linspace(0.2, 1.5, 7).double()
+    weight, numerator = sums[..., 2].numpy(), torch.view_as_complex(sums[..., :2].contiguous()).numpy()
+    added, least, part = (np.interp(radius, np.arange(7), profile) for profile in (ridge, floor, share))
+    other = sums.flip(0)
+    both = weight + other[..., 2].numpy()
+    plain = numerator / np.maximum(weight, least) - numerator[::-1] / np.maximum(other[..., 2].numpy(), least)
+    plain[radius > 7] = 0  # a shell beyond the profiles
     for module in (kernels, kernels.reference):
         ratio = module.divided(sums, ridge, floor, padding)
-        assert np.allclose(ratio.numpy(), (sums[..., 0] + 1j * sums[..., 1]).numpy() / expected)
+        assert np.allclose(ratio.numpy(), numerator / np.maximum(weight + added, least))
+        ratio = module.divided(sums, ridge, floor, padding, share)
+        assert np.allclose(ratio.numpy(), numerator / np.maximum(weight + added, part * weight + least))
+        difference = module.ratio_difference(sums, other, floor, padding, m, False, (share, ridge))
+        assert np.allclose(difference.numpy(), plain * both / np.maximum(both, part * both + added))
         total, count = module.weight_by_shell(sums, padding, 6)
         for s in range(6):
             shell = np.rint(radius) == s

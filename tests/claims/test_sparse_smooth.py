@@ -18,6 +18,7 @@ from halfmap.maps.masks import spherical_mask
 from halfmap.reconstruction.inverse import reconstruct
 from halfmap.reconstruction.statistics import Backprojection
 from halfmap.regularisation.local_filter import Lattice
+from halfmap.regularisation.nonuniform import agreement_within
 from halfmap.regularisation.normal_equations import NormalEquations
 from halfmap.regularisation.protocol import HalfSets, MapPair, Solution
 from halfmap.regularisation.proximal import Problem, descend
@@ -141,22 +142,28 @@ def test_what_is_not_kept_need_not_be_solved_for(blobs, random_poses, mode):
     scale = float((whole[0] * truth).sum() / truth.square().sum())
     for a, b in zip(within, whole, strict=True):
         assert not a[0].any() and not a[:, :, -1].any()
-        # measured: 0.054 where one of ten settings is chosen, which may be another, and else 0.021
-        assert float(((a - b) * window).norm() / (b * window).norm()) < (0.1 if mode == "published-code" else 0.03)
+        # measured: 0.054 where one of ten settings is chosen, which may be another, 0.039 where the belt is held more
+        # firmly than the core, and else 0.021
+        most = {"published-code": 0.1, "local": 0.05}.get(mode, 0.03)
+        assert float(((a - b) * window).norm() / (b * window).norm()) < most
         far_a, far_b = (float(((m / scale - truth) * window).norm()) for m in (a, b))
         assert far_a < 1.02 * far_b
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_half_set_learns_of_the_other_only_what_the_mode_says(blobs, random_poses, mode):
-    """To the bit: another set of images in the place of half set 2, and half set 1 gets the same map."""
+def test_a_half_set_learns_of_the_other_only_what_the_mode_says(blobs, random_poses, mode, monkeypatch):
+    """To the bit: another set of images in the place of half set 2, and half set 1 gets the same map; with a local
+    strength this holds as long as the FSC is the same, which that mode says it uses."""
     method, mask = SparseSmooth(alpha=0.05, beta=0.2, parameters=mode, steps=30), torch.ones(16, 16, 16)
     halves = half_sets(blobs, random_poses, 0.3, box=16, limit=6, count=60, seed=1)
-    maps, strengths = [], []
+    maps, strengths, local = [], [], mode == "local"
+    if local:
+        curve = agreement_within(mask, [halves.evened(h) for h in (0, 1)])
+        monkeypatch.setattr("halfmap.regularisation.nonuniform.agreement_within", lambda *_: curve)
     for other in (half_sets(blobs, random_poses, signal, 16, 6, 60, seed=2) for signal in (0.0, 1.0)):
         mixed = replace(
             halves, halves=(halves.halves[0], other.halves[1]), sums=(halves.sums[0], other.sums[1]),
-            raw=(halves.raw[0], other.raw[1]), curves=other.curves,
+            raw=(halves.raw[0], other.raw[1]), curves=halves.curves if local else other.curves,
         )  # fmt: skip
         turned = replace(mixed, halves=mixed.halves[::-1], sums=mixed.sums[::-1], raw=mixed.raw[::-1])
         for h, kept in enumerate((mixed, turned)):
@@ -167,7 +174,7 @@ def test_a_half_set_learns_of_the_other_only_what_the_mode_says(blobs, random_po
     leaks = mode == "published-code"
     assert torch.equal(maps[0], maps[2]) != leaks
     assert (strengths[0] != strengths[2]) == leaks
-    assert ("leak" in method.crosses) == leaks
+    assert ("leak" in method.crosses) == leaks and ("directions" in method.crosses) == local
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -255,35 +255,42 @@ def weight_by_shell(sums: Tensor, padding: int, shells: int) -> tuple[Tensor, Te
     return total.sum(dim=0), count.sum(dim=0)
 
 
-def divided(sums: Tensor, ridge: Tensor, floor: Tensor, padding: int) -> Tensor:
-    """numerator / max(weight + ridge, floor), complex [z, y, x], from sums [z, y, x, 3] on the half volume.
+def divided(sums: Tensor, ridge: Tensor, floor: Tensor, padding: int, share: Tensor | None = None) -> Tensor:
+    """numerator / max(weight + ridge, share weight + floor), complex [z, y, x], from sums [z, y, x, 3] on the half
+    volume.
 
-    ridge[s], floor[s]: linear in the frequency between shells, constant beyond the last.
+    ridge[s], floor[s], share[s] (none: 0): linear in the frequency between shells, constant beyond the last.
     """
+    share = torch.zeros_like(floor) if share is None else share
     if sums.device.type != "cpu":
-        return reference.divided(sums, ridge, floor, padding)
+        return reference.divided(sums, ridge, floor, padding, share)
     from halfmap.kernels.numba_volume import divide_planes
 
     out = torch.empty((*sums.shape[:3], 2), dtype=sums.dtype)
     o, s = out.numpy(), sums.contiguous().numpy()
-    r, f = (profile.double().cpu().numpy() for profile in (ridge, floor))
-    for_ranges(lambda i, j: divide_planes(o, s, r, f, float(padding), i, j), len(sums))
+    r, f, part = (profile.double().cpu().numpy() for profile in (ridge, floor, share))
+    for_ranges(lambda i, j: divide_planes(o, s, r, f, part, float(padding), i, j), len(sums))
     return torch.view_as_complex(out)
 
 
-def ratio_difference(first: Tensor, second: Tensor, floor: Tensor, padding: int, extent: int, fold: bool) -> Tensor:
+def ratio_difference(
+    first: Tensor, second: Tensor, floor: Tensor, padding: int, extent: int, fold: bool,
+    evening: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
     """Difference of the two numerator / max(weight, floor), complex [z, y, x], from sums [z, y, x, 3] on half volumes.
 
-    The result reaches to padded coordinate ``extent`` and is zero more than a shell beyond floor[s]; fold: whether the
-    Friedel mates of the sums' plane x = 0 have still to be added.
+    evening: share[s] and even[s]; it is multiplied by w / max(w, share w + even), w both weights together. All profiles
+    are linear in the frequency between shells. The result reaches to padded coordinate ``extent`` and is zero more than
+    a shell beyond floor[s]; fold: whether the Friedel mates of the sums' plane x = 0 have still to be added.
     """
     if first.device.type != "cpu":
-        return reference.ratio_difference(first, second, floor, padding, extent, fold)
+        return reference.ratio_difference(first, second, floor, padding, extent, fold, evening)
     from halfmap.kernels.numba_volume import difference_planes
 
     side = 2 * extent + 1
     out = torch.empty((side, side, extent + 1, 2), dtype=first.dtype)
     o, a, b = out.numpy(), first.contiguous().numpy(), second.contiguous().numpy()
-    f = floor.double().cpu().numpy()
-    for_ranges(lambda i, j: difference_planes(o, a, b, f, float(padding), fold, i, j), side)
+    evening = evening or (torch.zeros_like(floor), torch.zeros_like(floor))
+    f, share, even = (profile.double().cpu().numpy() for profile in (floor, *evening))
+    for_ranges(lambda i, j: difference_planes(o, a, b, f, share, even, float(padding), fold, i, j), side)
     return torch.view_as_complex(out)

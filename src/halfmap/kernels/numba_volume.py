@@ -26,8 +26,8 @@ def weight_by_shell_planes(total, count, sums, padding, z0, z1):
 
 
 @njit(nogil=True, cache=True, fastmath=True)
-def divide_planes(out, sums, ridge, floor, padding, z0, z1):
-    """out[z, y, x, 2] = numerator / max(weight + ridge, floor); ridge[s] and floor[s] linear between shells."""
+def divide_planes(out, sums, ridge, floor, share, padding, z0, z1):
+    """out[z, y, x, 2] = numerator / max(weight + ridge, share weight + floor); all three linear between shells."""
     m = sums.shape[2] - 1
     last = len(floor) - 1
     inverse = 1.0 / padding
@@ -41,15 +41,18 @@ def divide_planes(out, sums, ridge, floor, padding, z0, z1):
                 f = r - low
                 added = ridge[low] * (1.0 - f) + ridge[high] * f
                 least = floor[low] * (1.0 - f) + floor[high] * f
-                below = max(sums[z, y, x, 2] + added, least, 1e-20)
+                part = share[low] * (1.0 - f) + share[high] * f
+                weight = np.float64(sums[z, y, x, 2])
+                below = max(weight + added, part * weight + least, 1e-20)
                 out[z, y, x, 0] = sums[z, y, x, 0] / below
                 out[z, y, x, 1] = sums[z, y, x, 1] / below
 
 
 @njit(nogil=True, cache=True, fastmath=True)
-def difference_planes(out, first, second, floor, padding, fold, z0, z1):
-    """out[z, y, x, 2] = difference of both numerator / max(weight, floor), up to one shell beyond floor; out may be
-    smaller than the sums, and fold adds the Friedel mates of their plane x = 0."""
+def difference_planes(out, first, second, floor, share, even, padding, fold, z0, z1):
+    """out[z, y, x, 2] = difference of both numerator / max(weight, floor), times w / max(w, share w + even) of both
+    weights' sum w, up to one shell beyond floor; out may be smaller than the sums, and fold adds the Friedel mates of
+    their plane x = 0."""
     m = out.shape[2] - 1
     off = first.shape[2] - 1 - m
     last = len(floor) - 1
@@ -64,8 +67,9 @@ def difference_planes(out, first, second, floor, padding, fold, z0, z1):
                     continue
                 r = min(np.sqrt(np.float64(plane + x * x)) * inverse, np.float64(last))
                 low = min(int(r), max(last - 1, 0))
-                least = floor[low] + (floor[min(low + 1, last)] - floor[low]) * (r - low)
-                real = imaginary = 0.0
+                high, f = min(low + 1, last), r - low
+                least = floor[low] + (floor[high] - floor[low]) * f
+                real = imaginary = total = 0.0
                 for sign, sums in ((1.0, first), (-1.0, second)):
                     a, b, w = sums[z + off, y + off, x]
                     if fold and x == 0:
@@ -74,5 +78,9 @@ def difference_planes(out, first, second, floor, padding, fold, z0, z1):
                     below = sign / max(w, least, 1e-20)
                     real += a * below
                     imaginary += b * below
-                out[z, y, x, 0] = real
-                out[z, y, x, 1] = imaginary
+                    total += w
+                blended = (share[low] + (share[high] - share[low]) * f) * total
+                blended += even[low] + (even[high] - even[low]) * f
+                gain = total / max(total, blended, 1e-20)
+                out[z, y, x, 0] = gain * real
+                out[z, y, x, 1] = gain * imaginary

@@ -277,20 +277,21 @@ def weight_by_shell(sums: Tensor, padding: int, shells: int) -> tuple[Tensor, Te
     return total[:shells], torch.bincount(shell, minlength=shells + 1)[:shells].double()
 
 
-def divided(sums: Tensor, ridge: Tensor, floor: Tensor, padding: int) -> Tensor:
+def divided(sums: Tensor, ridge: Tensor, floor: Tensor, padding: int, share: Tensor | None = None) -> Tensor:
     """See kernels.divided."""
-    radius = (_half_volume_radius(sums) / padding).clamp(max=len(floor) - 1)
-    low = radius.floor().long().clamp(max=max(0, len(floor) - 2))
-    high = (low + 1).clamp(max=len(floor) - 1)
-    fraction = radius - low
-    added, least = (p.to(radius)[low] * (1 - fraction) + p.to(radius)[high] * fraction for p in (ridge, floor))
-    below = torch.maximum(sums[..., 2] + added, least).clamp_min(1e-20).to(sums.dtype)
+    share = torch.zeros_like(floor) if share is None else share
+    added, least, part = _between_shells(sums, padding, ridge, floor, share)
+    weight = sums[..., 2]
+    below = torch.maximum(weight + added, part * weight + least).clamp_min(1e-20).to(sums.dtype)
     return torch.complex(sums[..., 0] / below, sums[..., 1] / below)
 
 
-def ratio_difference(first: Tensor, second: Tensor, floor: Tensor, padding: int, extent: int, fold: bool) -> Tensor:
+def ratio_difference(
+    first: Tensor, second: Tensor, floor: Tensor, padding: int, extent: int, fold: bool,
+    evening: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
     """See kernels.ratio_difference."""
-    ratios = []
+    ratios, parts = [], []
     for sums in (first, second):
         off = sums.shape[2] - 1 - extent
         part = sums[off : len(sums) - off, off : len(sums) - off, : extent + 1].clone()
@@ -299,7 +300,22 @@ def ratio_difference(first: Tensor, second: Tensor, floor: Tensor, padding: int,
             part[:, :, 0] = plane + plane.flip(0, 1) * plane.new_tensor([1.0, -1.0, 1.0])
         inside = _half_volume_radius(part) <= padding * len(floor)
         ratios.append(divided(part, torch.zeros_like(floor), floor, padding) * inside)
-    return ratios[0] - ratios[1]
+        parts.append(part)
+    difference = ratios[0] - ratios[1]
+    if evening is None:
+        return difference
+    weight = parts[0][..., 2] + parts[1][..., 2]
+    share, even = _between_shells(parts[0], padding, *evening)
+    return difference * (weight / torch.maximum(weight, share * weight + even).clamp_min(1e-20)).to(weight)
+
+
+def _between_shells(sums: Tensor, padding: int, *profiles: Tensor) -> list[Tensor]:
+    """Profiles [s] on the half volume [z, y, x] of these sums, linear between shells, float64."""
+    last = len(profiles[0]) - 1
+    radius = (_half_volume_radius(sums) / padding).clamp(max=last)
+    low = radius.floor().long().clamp(max=max(0, last - 1))
+    high, fraction = (low + 1).clamp(max=last), radius - low
+    return [p.to(radius)[low] * (1 - fraction) + p.to(radius)[high] * fraction for p in profiles]
 
 
 def _half_volume_radius(sums: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ _LEVEL = 0.15  # of the height of the molecule's density; a belt of detergent re
 _NOISE = 4.0  # standard deviations of the solvent that density has to exceed
 _VISIBLE = 8.0  # the same for the densest part: what falls short of it is no molecule
 _CORE_VOLUME = 1e4  # A^3: the density that this volume (8 kDa of protein) exceeds is the molecule's height
+EXTEND, SOFT = 6.0, 8.0  # A: how far a mask reaches beyond the density, and the width of its edge
 _FRAGMENT = 0.05  # of the largest component: smaller ones are noise
 
 
@@ -31,8 +32,8 @@ def solvent_mask(
     *,
     lowpass: float = 15.0,
     threshold: float | None = None,
-    extend: float = 6.0,
-    soft: float = 8.0,
+    extend: float = EXTEND,
+    soft: float = SOFT,
 ) -> Tensor:
     """Soft mask around the density of a map v[z,y,x]: float32 [z,y,x] in [0, 1]. All lengths in A.
 

@@ -12,6 +12,7 @@ number a shell, is all that passes from one half set to the other; with "ignored
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,8 +47,9 @@ class NonUniform:
     coarsest: float = 30.0
     finest: float | None = None
     aligned_noise: str = "corrected"
+    uneven_sampling: str = "corrected"
     name: str = "nonuniform"
-    crosses: str = "solvent mask, limit of alignment and share of aligned noise (FSC)"
+    crosses: str = "solvent mask, limit of alignment, share of aligned noise and weight of directions (FSC)"
 
     @property
     def filter(self) -> Butterworth:
@@ -71,26 +73,37 @@ class NonUniform:
         return torch.linspace(low, max(min(high, float(limit)), low + 1.0), self.candidates, dtype=torch.float64)
 
     def solve(self, halves: HalfSets, mask: Tensor, memory: dict[str, Any]) -> Solution:
-        """References: the raw map of each half set, filtered at the cut-offs that its own quarter sets choose."""
+        """References: the map of each half set, filtered at the cut-offs that its own quarter sets choose."""
         maps, chosen = [], []
-        for h in range(len(halves.halves)):
-            transform = torch.fft.rfftn(halves.plain(h))
-            cutoff = self.validated_cutoff(halves, h, transform, mask)
+        for transform, cutoff in self.validated(halves, mask):
             maps.append(filtered_transform(transform, cutoff, self.filter))
             chosen.append(cutoff)
         arrays = local_resolution(chosen, maps[0].shape[0], halves.pixel_size)
         return Solution(tuple(maps), (maps[0] + maps[1]) / 2, arrays=arrays)
 
-    def validated_cutoff(self, halves: HalfSets, h: int, transform: Tensor, mask: Tensor) -> Lattice:
-        """The cut-off at every place that the quarter sets of half set h choose; transform: rfftn of its plain map."""
+    def validated(self, halves: HalfSets, mask: Tensor) -> Iterator[tuple[Tensor, Lattice]]:
+        """Of each half set the transform (rfftn) of its map, and the cut-off at every place that its quarter sets
+        choose."""
+        evened, curve = self.uneven_sampling == "corrected", halves.curves.masked
+        maps = [halves.evened(h) if evened else halves.plain(h) for h in (0, 1)]
+        if evened and self.aligned_noise == "corrected":
+            curve = agreement_within(mask, maps)
+        for h in (0, 1):
+            transform, maps[h] = torch.fft.rfftn(maps[h]), maps[h][:0]
+            yield transform, self._cutoff(halves, h, transform, mask, curve)
+
+    def _cutoff(self, halves: HalfSets, h: int, transform: Tensor, mask: Tensor, curve: Tensor) -> Lattice:
+        """The cut-off that the quarter sets of half set h choose; transform: of its map; curve: FSC of the half
+        maps within the mask."""
         limit, box = self._coarser(halves)
-        difference = torch.fft.rfftn(halves.quarter_difference(h, limit, box))
+        evened = self.uneven_sampling == "corrected"
+        difference = torch.fft.rfftn(halves.quarter_difference(h, limit, box, evened))
         pair = MapsToCompare(transform, difference)
         inside = resample_volume(mask, box)
-        curve = fsc(*(m * inside for m in pair.maps(box)))
+        quarters = fsc(*(m * inside for m in pair.maps(box)))
         if self.aligned_noise == "corrected":
-            pair = replace(pair, noise_gain=shared_noise_gain(curve, halves.curves.masked))
-        cutoffs = self.cutoffs(curve, halves.halves[h].box * halves.pixel_size, limit)
+            pair = replace(pair, noise_gain=shared_noise_gain(quarters, curve))
+        cutoffs = self.cutoffs(quarters, halves.halves[h].box * halves.pixel_size, limit)
         return local_cutoff(pair, cutoffs, self.cross_validation)
 
     def _coarser(self, halves: HalfSets) -> tuple[int, int]:
@@ -114,6 +127,11 @@ class NonUniform:
         box = first.shape[0]
         cutoffs = self.cutoffs(fsc(first * mask, second * mask), box * pixel_size, (box - 1) // 2)
         return local_cutoff(MapsToCompare.of(first, second), cutoffs, self.cross_validation)
+
+
+def agreement_within(mask: Tensor, maps: Sequence[Tensor]) -> Tensor:
+    """FSC [s] of two half maps [z, y, x] inside a mask: all that is taken from both of them together."""
+    return fsc(maps[0] * mask, maps[1] * mask)
 
 
 def shared_noise_gain(quarters: Tensor, halves: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from halfmap.fourier.shells import half_volume_radius
-from halfmap.reconstruction.inverse import reconstruct, reconstructed_difference
+from halfmap.reconstruction.inverse import reconstruct, reconstruct_evened, reconstructed_difference
 from halfmap.reconstruction.statistics import Backprojection
 from halfmap.validation.fsc import FscCurves
 
@@ -40,6 +40,16 @@ class HalfSets:
         """What half set h gives without regularisation: raw[h], or what the joined statistics do."""
         return reconstruct(self.halves[h]) if self.joined else self.raw[h]
 
+    def evened(self, h: int) -> Tensor:
+        """What half set h gives where directions that few images show do not stand out by their noise."""
+        return reconstruct_evened(self.halves[h], self.agreement)
+
+    @property
+    def agreement(self) -> Tensor:
+        """The corrected FSC [s] of the half maps, 0 from where they stop agreeing."""
+        ratio = shell_ratio(self.curves.corrected, joined=False)
+        return ratio / (1 + ratio)
+
     def quarter(self, h: int, q: int, limit: int, box: int) -> Backprojection:
         """Finished statistics of quarter set q of half set h, on demand: not every method looks at quarters.
 
@@ -50,8 +60,9 @@ class HalfSets:
             return part.finished(self.operators)
         return part.put().finished_(self.operators)  # of a copy no other copy is made
 
-    def quarter_difference(self, h: int, limit: int, box: int) -> Tensor:
-        """Map [z, y, x] of the first less the second quarter set of half set h, as in ``quarter``.
+    def quarter_difference(self, h: int, limit: int, box: int, evened: bool = False) -> Tensor:
+        """Map [z, y, x] of the first less the second quarter set of half set h, as in ``quarter``; evened: as the half
+        set's map is by ``evened``, direction by direction.
 
         It holds nothing but noise, and for weights w1 and w2 that of (w1 m1 + w2 m2) / (w1 + w2), the half set's own
         map, is independent of it: with that map it says all that both quarter maps say, for half their transforms.
@@ -60,7 +71,7 @@ class HalfSets:
         if len(self.operators) > 1:
             first, second = (self.quarter(h, q, limit, self.halves[h].box) for q in (0, 1))
         weight = 0.5 * self.halves[h].shell_weight()[: limit + 2]
-        return reconstructed_difference(first, second, weight, box)
+        return reconstructed_difference(first, second, weight, box, self.agreement if evened else None)
 
     def joined_below(self, shell: int) -> HalfSets:
         """The same with both half sets' statistics averaged up to ``shell``: they then share that resolution.

@@ -83,11 +83,13 @@ class SparseSmooth:
         on to. arrays: ``theta``, the mean local cut-off in angstrom, where it gives the strength. chosen: ``objective``
         [h], F of every step; ``strength`` [h], the factors of alpha and beta.
         """
+        cutoffs: list[Lattice] = []
+        if self.parameters == "local":
+            cutoffs = [cutoff for _, cutoff in NonUniform().validated(halves, mask)]
+        local = [strength_by_place(cutoff, mask, solving_box(halves.halves[0])) for cutoff in cutoffs] or (1.0, 1.0)
         earlier = memory.get("maps", (None, None))
-        found = [self._of_half_set(halves, h, mask, earlier[h]) for h in (0, 1)]
-        cutoffs = [cutoff for _, cutoff in found if cutoff is not None]
-        arrays = local_resolution(cutoffs, halves.halves[0].box, halves.pixel_size)
-        return _solution([solved for solved, _ in found], mask, arrays)
+        solved = [self._of_half_set(halves, h, earlier[h], local[h]) for h in (0, 1)]
+        return _solution(solved, mask, local_resolution(cutoffs, halves.halves[0].box, halves.pixel_size))
 
     def filter_pair(self, pair: MapPair, mask: Tensor) -> Solution:
         """The same for finished half maps: as sums, the weight of a shell is one over the power of its noise, which is
@@ -104,7 +106,8 @@ class SparseSmooth:
                 chosen = self._validated([NormalEquations.of(s) for s in sums], half.problem.data.mean_weight, level)
                 half = replace(half, strength=(chosen, chosen))
             elif self.parameters == "published-code":
-                half = self._along_published_path(half, sums[1 - h], pair.curves.unmasked)
+                judge = published_judge(sums[1 - h], pair.curves.unmasked, support)
+                half = self._along_published_path(half, judge)
             elif self.parameters == "local":
                 half = half.with_local(strength_by_place(cutoffs[0], mask, len(maps[h])))
             solved.append(self._solved(half).in_box(len(maps[h])))
@@ -131,16 +134,12 @@ class SparseSmooth:
             inertia=self.gamma, eps=level, eps_gradient=self.eps_gradient * level, rounding=data.noise, spacing=spacing,
         )  # fmt: skip
 
-    def _of_half_set(
-        self, halves: HalfSets, h: int, mask: Tensor, previous: Tensor | None
-    ) -> tuple[_Solved, Lattice | None]:
-        """What is found for half set h, and the local cut-off if that gives the strength. Nothing else of the problem
-        is left in memory."""
-        whole, plain, cutoff, chosen = halves.halves[h], halves.plain(h), None, 1.0
+    def _of_half_set(self, halves: HalfSets, h: int, previous: Tensor | None, local: Tensor | float) -> _Solved:
+        """What is found for half set h; local: factor of both strengths at every place. Nothing else of the problem is
+        left in memory."""
+        whole, plain, chosen, judge = halves.halves[h], halves.plain(h), 1.0, None
         limit, box = whole.limit, solving_box(whole)
         spacing, support = whole.box / box, Support.of(halves.window, box)
-        if self.parameters == "local":
-            cutoff = NonUniform().validated_cutoff(halves, h, torch.fft.rfftn(plain), mask)
         level = density_level(plain, halves.pixel_size)
         del plain
         sums = whole.coarser(limit, box)
@@ -148,12 +147,14 @@ class SparseSmooth:
             quarters = [NormalEquations.of(halves.quarter(h, q, limit, box), spacing, support) for q in (0, 1)]
             chosen = self._validated(quarters, mean_weight(sums), level, spacing)
             del quarters
-        half = replace(self._posed(sums, support, level, spacing, previous), strength=(chosen, chosen))
-        if cutoff is not None:
-            half = half.with_local(strength_by_place(cutoff, mask, box))
         elif self.parameters == "published-code":
-            half = self._along_published_path(half, halves.halves[1 - h].coarser(limit, box), halves.curves.unmasked)
-        return self._solved(half, ENOUGH).in_box(whole.box), cutoff
+            judge = published_judge(halves.halves[1 - h].coarser(limit, box), halves.curves.unmasked, support)
+        half = replace(self._posed(sums, support, level, spacing, previous), strength=(chosen, chosen))
+        if isinstance(local, Tensor):
+            half = half.with_local(local)
+        elif judge is not None:
+            half = self._along_published_path(half, judge)
+        return self._solved(half, ENOUGH).in_box(whole.box)
 
     def _posed(
         self, sums: Backprojection, support: Support, level: float, spacing: float, previous: Tensor | None
@@ -191,12 +192,8 @@ class SparseSmooth:
         best = STRENGTHS[errors.index(min(errors))]
         return best * sum(part.mean_weight for part in parts) / len(parts) / weight
 
-    def _along_published_path(self, half: _HalfSet, other: Backprojection, curve: Tensor) -> _HalfSet:
-        """The map of the program's ten settings, each begun where the last ended, that the other half set's sums fit
-        best up to the last shell on which the half sets agree."""
-        agreeing = torch.nonzero(curve[: other.limit + 1] > LAST_AGREEING)
-        shell = max(int(agreeing[-1]) if len(agreeing) else 0, 2)
-        judge = NormalEquations.of(other.coarser(shell, other.box), support=half.support)
+    def _along_published_path(self, half: _HalfSet, judge: NormalEquations) -> _HalfSet:
+        """The map of the program's ten settings, each begun where the last ended, that the judge's sums fit best."""
         x, best, chosen = half.map, math.inf, half
         for strength in PUBLISHED:
             found = descend(half.problem.times(*strength), x, self._path_steps, TOLERANCE)
@@ -208,6 +205,14 @@ class SparseSmooth:
     @property
     def _path_steps(self) -> int:
         return max(1, self.steps // PATH_SHARE)
+
+
+def published_judge(other: Backprojection, curve: Tensor, support: Support) -> NormalEquations:
+    """What the authors' program chooses by: the other half set's sums up to the last shell on which the half sets,
+    with this FSC [s], agree."""
+    agreeing = torch.nonzero(curve[: other.limit + 1] > LAST_AGREEING)
+    shell = max(int(agreeing[-1]) if len(agreeing) else 0, 2)
+    return NormalEquations.of(other.coarser(shell, other.box), support=support)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_BEYOND = 2  # voxels around the window: no difference of neighbours is cut off where the map is kept
+BEYOND = 2  # voxels around the window: no difference of neighbours is cut off where the map is kept
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Support:
         ratio, centre, low, high = box / len(window), len(window) // 2, [], []
         for others in ((1, 2), (0, 2), (0, 1)):
             first, last = (int(i) for i in torch.nonzero(inside.amax(others))[[0, -1], 0])
-            low.append(max(0, int((first - centre) * ratio // 1) + box // 2 - _BEYOND))
-            high.append(min(box, -int((centre - last) * ratio // 1) + box // 2 + _BEYOND + 1))
+            low.append(max(0, int((first - centre) * ratio // 1) + box // 2 - BEYOND))
+            high.append(min(box, -int((centre - last) * ratio // 1) + box // 2 + BEYOND + 1))
         return Support(box, tuple(low), tuple(high))
 
     @property

@@ -49,6 +49,10 @@ class RegulariserOptions:
         "help": "noise that quarter maps share because they were aligned to one reference: taken for noise where the "
                 "FSC of the half maps shows it, or ignored as published",
         "choices": ("corrected", "ignored"), "group": _NONUNIFORM})
+    nu_uneven_sampling: str = field(default="corrected", metadata={
+        "help": "directions that few images show, whose noise is strong: toned down as a Wiener filter would before "
+                "cut-offs are chosen, or left as they are as published",
+        "choices": ("corrected", "ignored"), "group": _NONUNIFORM})
     nu_order: int = field(default=8, metadata={
         "help": "order of the Butterworth filter", "at_least": 1, "group": _NONUNIFORM})
     nu_amplitude: str = field(default="root", metadata={

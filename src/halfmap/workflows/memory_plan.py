@@ -22,6 +22,8 @@ from dataclasses import dataclass, replace
 from halfmap.errors import InputError
 from halfmap.expectation.search import Sampling
 from halfmap.fourier.transform import half_volume_extent
+from halfmap.maps.masks import EXTEND, SOFT
+from halfmap.regularisation.support import BEYOND
 from halfmap.runtime.memory import GIGABYTE
 from halfmap.workflows.schedule import Progressed, Schedule
 
@@ -34,23 +36,28 @@ PIECES = 4  # arrays of the pieces (of 2^24 values) that are transformed togethe
 PER_PIXEL, PER_COEFFICIENT = 48, 72  # bytes of an image in a batch: read ahead, masked, transformed; data, CTF, sums
 PER_SCORE = 20  # bytes of an orientation and image: two scores and shifts, and the best of them
 PER_SLICE = 16  # bytes of a coefficient of a grid's slices
+SPHERE_EDGE = 5.0  # voxels over which a reference's sphere falls to zero
 SPARE = 1.05  # what an allocator wastes
 
 
 @dataclass(frozen=True)
 class Need:
-    """What a regulariser holds at most, half maps and mask among it: maps, and sums, while it works on maps; inverting:
-    maps while it inverts sums (0: it has none to invert, unless they were joined)."""
+    """What a regulariser holds at most, half maps and mask among it: maps while it works on maps; inverting: maps while
+    it inverts sums (0: it has none to invert, unless they were joined). within, within_inverting: arrays of the cube
+    that references are kept within, beside BESIDE maps and while sums are inverted, for one that works there."""
 
     maps: int
     inverting: int = 0
-    sums: int = 0
+    within: int = 0
+    within_inverting: int = 0
 
 
+BESIDE = 6  # maps while a regulariser works within the cube
 JOINED = 5  # maps while sums that were joined are inverted
 REGULARISER = {
-    "uniform": Need(5, 5), "nonuniform": Need(18, 7), "cutoff": Need(5), "local-fsc": Need(19),
-    "sidesplitter": Need(22), "sparse_smooth": Need(14, 7, 2),
+    "uniform": Need(5, 5), "nonuniform": Need(20, 9), "cutoff": Need(5), "local-fsc": Need(19),
+    "sidesplitter": Need(22), "sparse_smooth": Need(20, 9, 30, 1),
+    "sparse_smooth, strength chosen": Need(6, 7, 35, 6),
 }
 
 
@@ -116,11 +123,25 @@ def gigabytes(count: float) -> str:
 
 
 def demand_of(schedule: Schedule, padding: int, images: tuple[int, int], symmetric: bool, regulariser: str) -> Demand:
-    """What this refinement asks for at its worst; images: side of the largest ones, and how many are read at once."""
+    """What this refinement asks for at its worst, with a mask of its own; images: side of the largest ones, and how
+    many are read at once."""
     search = usual_search(schedule, "global")
     rotations, k = (0, 0) if search is None or search.grid is None else (
         len(search.grid), int(0.5 * math.pi * search.grid_limit**2))
-    return Demand(schedule.box, padding, schedule.finest_insert, *images, rotations, k, symmetric, regulariser)
+    return Demand(schedule.box, padding, schedule.finest_insert, *images, rotations, k, symmetric, regulariser,
+                  kept=kept_within(schedule.diameter, schedule.pixel_size, schedule.box))
+
+
+def needs_of(regulariser: str, parameters: str = "") -> str:
+    """What a regulariser is called in REGULARISER; parameters: of sparse_smooth, how its strength is set."""
+    return f"{regulariser}, strength chosen" if parameters in ("cross-validated", "published-code") else regulariser
+
+
+def kept_within(diameter: float, pixel_size: float, box: int) -> int:
+    """Side in voxels of the cube around all that a reference is kept within: a solvent mask around density in the
+    sphere of this diameter (A), or that sphere itself."""
+    edge = max((EXTEND + SOFT) / pixel_size, SPHERE_EDGE)
+    return min(box, math.ceil(diameter / pixel_size + 2 * edge) + 2 * (BEYOND + 1))
 
 
 def usual_search(schedule: Schedule, stage: str) -> Sampling | None:
@@ -174,9 +195,12 @@ def solve_stages(demand: Demand, on_disk: bool) -> dict[str, int]:
     sums, volume, transforming = _sums(demand), 4 * demand.box**3, _transforming(demand)
     need = REGULARISER[demand.regulariser]
     half_maps = max(volume + transforming, CURVE_MAPS * volume)
-    solving, inverting = need.maps * volume + need.sums * sums, need.inverting or JOINED * demand.joined
+    cube = 4 * min(demand.kept or demand.box, demand.box) ** 3
+    solving, inverting = need.maps * volume, need.inverting or JOINED * demand.joined
+    if need.within:
+        solving = max(solving, BESIDE * volume + need.within * cube)
     if inverting:
-        solving = max(solving, inverting * volume + transforming)
+        solving = max(solving, inverting * volume + need.within_inverting * cube + transforming)
     if on_disk:  # one set of sums is made at a time, and in a file before the next
         added, kept, used = 2 if demand.joined else 1, 0, 0
     else:

@@ -27,7 +27,7 @@ from halfmap.state import PoseTable, State
 from halfmap.workflows import em
 from halfmap.workflows.disk_space import check_disk
 from halfmap.workflows.grey_scale import on_grey_scale
-from halfmap.workflows.memory_plan import MemoryPlan, checked, demand_of, planned
+from halfmap.workflows.memory_plan import SPHERE_EDGE, MemoryPlan, checked, demand_of, needs_of, planned
 from halfmap.workflows.preflight import Inspected, inspect_images, read_particles, read_reference
 from halfmap.workflows.schedule import Schedule
 
@@ -61,7 +61,8 @@ class Problem:
     def sphere(self, like: Tensor) -> Tensor:
         """A soft sphere [z, y, x] of the particle's diameter, where and as ``like`` is."""
         box, pixel_size = self.grid
-        return spherical_mask(box, min(self.settings.diameter / (2 * pixel_size), box / 2 - 5), 5.0).to(like)
+        radius = min(self.settings.diameter / (2 * pixel_size), box / 2 - SPHERE_EDGE)
+        return spherical_mask(box, radius, SPHERE_EDGE).to(like)
 
     def mask(self, half1: Tensor, half2: Tensor) -> Tensor:
         """The user's mask, or one drawn around the average of both half maps: it is the same for both."""
@@ -120,9 +121,10 @@ def within_limits(
     largest = max(range(len(table.optics)), key=lambda g: table.optics[g].box)
     usual = min(len(table), source.batch_size(largest))
     demand = demand_of(schedule, settings.padding, (table.optics[largest].box, usual), len(schedule.symmetry) > 1,
-                       settings.regulariser)
-    if settings.join_halves is not None:
-        demand = replace(demand, joined=True)
+                       needs_of(settings.regulariser, settings.ss_parameters))
+    demand = replace(demand, joined=settings.join_halves is not None)
+    if settings.mask is not None and settings.flatten_solvent:
+        demand = replace(demand, kept=0)  # a mask of the user's may be anywhere
     on_cpu = device.type == "cpu"
     memory = available_on(device, settings.max_memory, processes)
     plan = planned(demand, memory, settings.sums if on_cpu else "memory")
@@ -235,7 +237,7 @@ def _initial_state(problem: Problem, start: Tensor, power: tuple[Tensor, ...]) -
     """The starting map, low-passed and in a soft sphere, for both half sets; the noise is the images' own power."""
     settings, (box, pixel_size) = problem.settings, problem.grid
     table = problem.source.table
-    edge = min(5.0, box / 8)
+    edge = min(SPHERE_EDGE, box / 8)
     radius = min(settings.diameter / (2 * pixel_size), box / 2 - edge)
     sphere = spherical_mask(box, radius, edge).to(start)
     mask = problem.user_mask if problem.user_mask is not None else sphere
