@@ -7,7 +7,7 @@ A field's ``metadata`` may hold
 - ``group``: the heading it is listed under in the help;
 - ``aliases``: further spellings on the command line, kept out of the help; ``bare``: the value of the option
   given without one; ``positional``; ``advanced``: listed in a group of its own; ``short``: a word for the
-  value.
+  value; ``in_refinements``: it has an effect nowhere else, and a class with ``REFINES = False`` has no such option.
 
 Values are ``str``, ``int``, ``float``, ``bool`` or ``Path``, or ``None`` beside one of them.
 """
@@ -70,6 +70,8 @@ def add_options(parser: argparse.ArgumentParser, cls: type) -> None:
     groups = {title: parser.add_argument_group(title) for title in dict.fromkeys(titles)}
     for field in _fields(cls):
         about = field.metadata
+        if about.get("in_refinements") and not getattr(cls, "REFINES", True):
+            continue
         group = groups[about.get("group") or titles[bool(about.get("advanced"))]]
         text = _help(field)
         names = [flag(field)]

@@ -8,9 +8,11 @@ import torch
 
 from halfmap.errors import InputError
 from halfmap.fourier.transform import half_volume
+from halfmap.maps.masks import solvent_mask
 from halfmap.reconstruction.statistics import Backprojection
+from halfmap.regularisation.support import Support
 from halfmap.workflows.in_parts import in_parts
-from halfmap.workflows.memory_plan import Demand, checked, planned
+from halfmap.workflows.memory_plan import Demand, checked, kept_within, needs_of, planned
 
 LARGE = Demand(512, 2, 255, 512, 32, 147_456, 265, False, "uniform")
 
@@ -30,6 +32,31 @@ def test_box_512_is_refined_in_16_gb_with_sums_on_disk(regulariser):
     plan = checked(planned(replace(LARGE, regulariser=regulariser), 16 * 10**9))
     assert plan.on_disk and plan.peak < 16e9
     assert not planned(LARGE, 10**11).on_disk, "memory is quicker where there is enough"
+
+
+def test_so_it_is_with_a_sparse_and_smooth_map_of_a_particle_that_leaves_room_in_its_box():
+    large = replace(LARGE, regulariser="sparse_smooth", kept=kept_within(0.7 * 512, 1.0, 512))
+    assert checked(planned(large, 16 * 10**9)).on_disk
+    with pytest.raises(InputError, match=r"needs 2[0-9.]+ GB"):
+        checked(planned(replace(large, kept=0), 16 * 10**9))
+    chosen = replace(large, regulariser=needs_of("sparse_smooth", "cross-validated"))
+    assert planned(chosen, 10**12).solve > planned(large, 10**12).solve
+
+
+@pytest.mark.parametrize("pixel_size", [1.0, 4.0])
+def test_references_are_kept_within_the_cube_that_is_counted(pixel_size):
+    """Density at the very rim of the sphere, in noise; and nothing but noise, where the mask is the sphere."""
+    box, diameter = 64, 40 * pixel_size
+    q = torch.arange(box) - box // 2
+    for place in ((19, 0, 0), (0, -19, 0), (0, 0, 19), None):
+        v = 0.01 * torch.randn(box, box, box, generator=torch.Generator().manual_seed(0))
+        if place is not None:
+            z, y, x = place
+            v += 5.0 * ((q[:, None, None] - z).square() + (q[:, None] - y).square() + (q - x).square() < 30)
+        mask = solvent_mask(v, pixel_size, diameter)
+        side = kept_within(diameter, pixel_size, box)
+        assert max(Support.of(mask, box).shape) <= side <= box
+    assert kept_within(16 * pixel_size, pixel_size, box) < box
 
 
 def test_a_smaller_batch_comes_before_the_disk():

@@ -262,3 +262,13 @@ def test_nothing_is_written_over(halves: Path, halfmap: Callable[..., Any], tmp_
     again = halfmap([*words, "--regulariser", "uniform"])
     assert again.status == 2 and "holds a run already" in again.error
     assert {path.name: path.stat().st_mtime_ns for path in done.out.iterdir()} == before
+
+
+@pytest.mark.parametrize("option", ["--nu-aligned-noise", "--nu-uneven-sampling", "--ss-gamma"])
+def test_what_only_a_refinement_has_is_no_option_here(option: str, capsys) -> None:
+    for command, there in (("refine", True), ("regularise", False)):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        assert (f"{option} " in capsys.readouterr().out) == there
+    assert main(["regularise", "--half1", "a", "--out", "b", option, "corrected"]) == 2
+    assert option in capsys.readouterr().err

@@ -6,7 +6,7 @@ import dataclasses
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from halfmap import __version__
 from halfmap.errors import InputError
@@ -123,6 +123,7 @@ class RefineSettings(RegulariserOptions):
 class RegulariseSettings(RegulariserOptions):
     """Settings of ``halfmap regularise``."""
 
+    REFINES: ClassVar[bool] = False
     half1: Path = field(metadata={
         "help": "raw half map, unfiltered and unmasked", "short": "half1.mrc", "aliases": ("--i",)})
     out: Path = field(metadata={

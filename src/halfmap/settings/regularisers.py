@@ -48,11 +48,11 @@ class RegulariserOptions:
     nu_aligned_noise: str = field(default="corrected", metadata={
         "help": "noise that quarter maps share because they were aligned to one reference: taken for noise where the "
                 "FSC of the half maps shows it, or ignored as published",
-        "choices": ("corrected", "ignored"), "group": _NONUNIFORM})
+        "choices": ("corrected", "ignored"), "group": _NONUNIFORM, "in_refinements": True})
     nu_uneven_sampling: str = field(default="corrected", metadata={
         "help": "directions that few images show, whose noise is strong: toned down as a Wiener filter would before "
                 "cut-offs are chosen, or left as they are as published",
-        "choices": ("corrected", "ignored"), "group": _NONUNIFORM})
+        "choices": ("corrected", "ignored"), "group": _NONUNIFORM, "in_refinements": True})
     nu_order: int = field(default=8, metadata={
         "help": "order of the Butterworth filter", "at_least": 1, "group": _NONUNIFORM})
     nu_amplitude: str = field(default="root", metadata={
@@ -105,7 +105,7 @@ class RegulariserOptions:
         "group": _SPARSE_SMOOTH})
     ss_gamma: float = field(default=0.1, metadata={
         "help": "pull towards the last iteration's map; published range 0.05 to 0.2", "unit": "mean weight",
-        "at_least": 0, "group": _SPARSE_SMOOTH})
+        "at_least": 0, "group": _SPARSE_SMOOTH, "in_refinements": True})
     ss_eps_gradient: float = field(default=1.0, metadata={
         "help": "gradient above which smoothness is given up, over the level at which a mask would be drawn; published "
                 "range 1/3 to 2", "unit": "mask level", "above": 0, "group": _SPARSE_SMOOTH})

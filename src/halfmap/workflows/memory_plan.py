@@ -43,8 +43,8 @@ SPARE = 1.05  # what an allocator wastes
 @dataclass(frozen=True)
 class Need:
     """What a regulariser holds at most, half maps and mask among it: maps while it works on maps; inverting: maps while
-    it inverts sums (0: it has none to invert, unless they were joined). within, within_inverting: arrays of the cube
-    that references are kept within, beside BESIDE maps and while sums are inverted, for one that works there."""
+    it inverts sums (0: it has none to invert, unless they were joined). within, within_inverting: for one that works in
+    the cube that references are kept within, arrays of that cube at the same times, beside BESIDE maps."""
 
     maps: int
     inverting: int = 0
@@ -52,7 +52,7 @@ class Need:
     within_inverting: int = 0
 
 
-BESIDE = 6  # maps while a regulariser works within the cube
+BESIDE = 7  # maps while a regulariser works within the cube
 JOINED = 5  # maps while sums that were joined are inverted
 REGULARISER = {
     "uniform": Need(5, 5), "nonuniform": Need(20, 9), "cutoff": Need(5), "local-fsc": Need(19),
@@ -200,7 +200,8 @@ def solve_stages(demand: Demand, on_disk: bool) -> dict[str, int]:
     if need.within:
         solving = max(solving, BESIDE * volume + need.within * cube)
     if inverting:
-        solving = max(solving, inverting * volume + need.within_inverting * cube + transforming)
+        held = max(inverting * volume, BESIDE * volume + need.within_inverting * cube if need.within else 0)
+        solving = max(solving, held + transforming)
     if on_disk:  # one set of sums is made at a time, and in a file before the next
         added, kept, used = 2 if demand.joined else 1, 0, 0
     else:
