@@ -10,7 +10,7 @@ from torch import Tensor
 
 from halfmap.fourier.shells import frequency_length, half_volume_radius
 from halfmap.fourier.transform import half_volume, half_volume_extent
-from halfmap.reconstruction.inverse import reconstruct, reconstruct_evened, reconstructed_difference
+from halfmap.reconstruction.inverse import evening, reconstruct, reconstruct_evened, reconstructed_difference
 from halfmap.reconstruction.statistics import Backprojection
 
 BOX, LIMIT = 32, 14
@@ -42,17 +42,18 @@ def test_evened_directions_of_little_weight_are_what_a_wiener_filter_makes_of_th
 
     monkeypatch.setattr("halfmap.reconstruction.inverse.from_half_volume", keep)
     statistics = uneven_sums(0)[1]
-    reconstruct_evened(statistics, torch.full((LIMIT + 1,), agreement, dtype=torch.float64))
+    reconstruct_evened(statistics, evening(statistics, torch.full((LIMIT + 1,), agreement, dtype=torch.float64)))
     reconstruct(statistics)
     evened, plain = kept
-    mean = statistics.shell_weight()
+    mean, weight = statistics.shell_weight(), statistics.weight.double()
     radius = half_volume_radius(half_volume_extent(2, LIMIT)) / 2
     inside, low = (radius < LIMIT) & (radius > 1), statistics.weight < 0.5
     torch.testing.assert_close(evened[inside & ~low], plain[inside & ~low])
     rows = torch.nonzero(inside & low & (radius == radius.round()))  # between shells profiles are linear
     for z, y, x in rows[::29].tolist():
-        w, here = float(statistics.weight[z, y, x]), float(mean[int(radius[z, y, x])])
-        ridge = here * (1 - agreement) / agreement
+        w, here = float(weight[z, y, x]), float(mean[int(radius[z, y, x])])
+        noise = float((1 / weight[radius.round() == radius[z, y, x]]).mean())  # of the half maps, which the FSC knows
+        ridge = (1 - agreement) / (agreement * noise)
         wanted = plain[z, y, x] * (w / (w + ridge)) / (here / (here + ridge))
         assert abs(evened[z, y, x] - wanted) < 1e-9 * abs(wanted)
 
@@ -68,10 +69,10 @@ def test_an_evened_difference_is_the_noise_of_the_evened_map():
             parts[1] = replace(parts[1], sums=parts[1].sums * factor[..., None])
         weight = parts[0].shell_weight()
         both = replace(parts[0], sums=parts[0].sums + parts[1].sums)
-        fsc = torch.full((LIMIT + 1,), 0.4)
-        difference = reconstructed_difference(*parts, weight, BOX, fsc)
+        profiles = evening(both, torch.full((LIMIT + 1,), 0.4))
+        difference = reconstructed_difference(*parts, weight, BOX, profiles)
         assert noise or float(difference.abs().max()) < 1e-12
-        found.append((reconstruct_evened(both, fsc), difference))
+        found.append((reconstruct_evened(both, profiles), difference))
     transform = torch.fft.rfftn(found[1][0] - found[0][0]), torch.fft.rfftn(found[1][1] / 2)
     radius = frequency_length(BOX)
     kz, ky, kx = torch.meshgrid(torch.fft.fftfreq(BOX), torch.fft.fftfreq(BOX), torch.fft.rfftfreq(BOX), indexing="ij")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from halfmap.fourier.shells import frequency_length
+from halfmap.fourier.transform import half_volume
 from halfmap.maps.masks import spherical_mask
 from halfmap.reconstruction.statistics import Backprojection
 from halfmap.regularisation.local_cutoff import CrossValidation, MapsToCompare, local_cutoff, local_error
@@ -214,18 +215,31 @@ def test_one_cutoff_everywhere_is_the_plain_filter():
     assert (filtered - wanted).std() < 0.03 * wanted.std()  # grids end where the filter has fallen to a few per cent
 
 
-def flat_statistics(v: Tensor, limit: int) -> Backprojection:
-    """Sums as if every coefficient of the map had been measured once."""
-    from halfmap.fourier.transform import half_volume
+def directions(z: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """Weight of a coefficient at (z, y, x) where views are uneven: next to nothing near the axis z."""
+    return torch.where(z.abs() > (y.square() + x.square()).sqrt(), 0.02, 1.4)
 
+
+def flat_statistics(v: Tensor, limit: int, uneven: bool = False) -> Backprojection:
+    """Sums as if every coefficient of the map had been measured once, or as ``directions`` says."""
     transform = half_volume(v, 2, limit)
-    sums = torch.stack([transform.real, transform.imag, torch.ones_like(transform.real)], dim=-1)
+    weight = torch.ones_like(transform.real)
+    if uneven:
+        q = torch.arange(-(weight.shape[2] - 1), weight.shape[2])
+        weight *= directions(q[:, None, None], q[:, None], q[weight.shape[2] - 1 :])
+    sums = torch.stack([transform.real * weight, transform.imag * weight, weight], dim=-1)
     return Backprojection(sums.contiguous(), len(v), 2, limit, folded=True)
 
 
-def half_sets(seed: int = 0) -> HalfSets:
-    s = phantom(20, 8, noise=0.0)[0]
-    quarters = [[flat_statistics((s + white(20 + seed * h + 2 * h + q)).float(), 30) for q in (0, 1)] for h in (0, 1)]
+def half_sets(seed: int = 0, uneven: bool = False) -> HalfSets:
+    s, k = phantom(20, 8, noise=0.0)[0], torch.fft.fftfreq(BOX)
+    spread = directions(k[:, None, None], k[:, None], k[: BOX // 2 + 1]).rsqrt() if uneven else 1.0
+
+    def quarter(h: int, q: int) -> Backprojection:
+        noise = torch.fft.irfftn(torch.fft.rfftn(white(20 + seed * h + 2 * h + q)) * spread, s=(BOX,) * 3)
+        return flat_statistics((s + noise).float(), 30, uneven)
+
+    quarters = [[quarter(h, q) for q in (0, 1)] for h in (0, 1)]
 
     def curves(a: Tensor, b: Tensor):
         return corrected_fsc(a, b, spherical_mask(BOX, 26, 4), torch.Generator().manual_seed(0))
@@ -275,6 +289,20 @@ def test_signal_is_left_alone_by_the_correction():
     q = [s + white(seed) for seed in (34, 35, 36, 37)]
     halves = fsc(q[0] + q[1], q[2] + q[3])
     assert float((shared_noise_gain(fsc(q[0], q[1]), halves)[4:] - 1).mean()) < 0.02
+
+
+def test_directions_of_few_views_do_not_spoil_the_references():
+    """Well-seen directions lose nothing to the others' noise, the others gain, and even views are left alone."""
+    truth, mask, k = phantom(20, 8, noise=0.0)[0], spherical_mask(BOX, 26, 4), torch.fft.fftfreq(BOX)
+    well_seen = directions(k[:, None, None], k[:, None], k[: BOX // 2 + 1]) > 1
+    for sets, most in ((half_sets(uneven=True), 0.95), (half_sets(), 1.001)):
+        errors = []
+        for sampling in ("corrected", "ignored"):
+            error = (NonUniform(uneven_sampling=sampling).solve(sets, mask, {}).maps[0].double() - truth) * mask
+            power = torch.fft.rfftn(error).abs().square()
+            errors.append((float(power[well_seen].sum().sqrt()), float(power[~well_seen].sum().sqrt())))
+        (seen, unseen), (plain_seen, plain_unseen) = errors
+        assert seen < most * plain_seen and unseen < most * plain_unseen, errors
 
 
 def test_the_references_are_closer_to_the_truth_than_one_filter_for_all():

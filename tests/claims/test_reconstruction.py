@@ -259,10 +259,12 @@ def test_shell_means_and_division_are_what_numpy_gives_compiled_and_plain():
         assert np.allclose(ratio.numpy(), numerator / np.maximum(weight + added, part * weight + least))
         difference = module.ratio_difference(sums, other, floor, padding, m, False, (share, ridge))
         assert np.allclose(difference.numpy(), plain * both / np.maximum(both, part * both + added))
+        inverse = module.inverse_weight_by_shell(sums, floor[:6], padding)
         total, count = module.weight_by_shell(sums, padding, 6)
         for s in range(6):
             shell = np.rint(radius) == s
-            assert count[s] == shell.sum() and np.isclose(total[s], sums[..., 2].numpy()[shell].sum())
+            assert count[s] == shell.sum() and np.isclose(total[s], weight[shell].sum())
+            assert np.isclose(inverse[s], (1 / np.maximum(weight[shell], float(floor[s]))).sum())
 
 
 def test_coarser_statistics_give_the_same_map_on_a_coarser_grid(blobs, random_poses):

@@ -118,6 +118,8 @@ KERNELS = {
     "power_difference": lambda to: kernels.power_difference(to(complex_noise(6, 6, 6))),
     "add_kept_bands_": kept,
     "weight_by_shell": lambda to: kernels.weight_by_shell(to(half_sums()), 2, LIMIT + 1),
+    "inverse_weight_by_shell": lambda to: kernels.inverse_weight_by_shell(
+        to(half_sums()), to(gains(LIMIT + 1).double()), 2),
     "divided": lambda to: kernels.divided(to(half_sums()), gains(LIMIT + 1), to(gains(LIMIT + 1)), 2),
     "ratio_difference": lambda to: [
         kernels.ratio_difference(to(half_sums()), to(half_sums(1)), gains(LIMIT + 1), 2, M - 3, fold)

@@ -25,6 +25,7 @@ __all__ = [
     "divided",
     "filtered_pair",
     "insert_slices_",
+    "inverse_weight_by_shell",
     "power_difference",
     "project_slices",
     "ratio_difference",
@@ -253,6 +254,18 @@ def weight_by_shell(sums: Tensor, padding: int, shells: int) -> tuple[Tensor, Te
     t, c, s = total.numpy(), count.numpy(), sums.contiguous().numpy()
     for_ranges(lambda i, j: weight_by_shell_planes(t, c, s, padding, i, j), len(sums))
     return total.sum(dim=0), count.sum(dim=0)
+
+
+def inverse_weight_by_shell(sums: Tensor, floor: Tensor, padding: int) -> Tensor:
+    """Sum [s] of 1 / max(weight, floor[s]) over each shell of the half volume for which there is a floor."""
+    if sums.device.type != "cpu":
+        return reference.inverse_weight_by_shell(sums, floor, padding)
+    from halfmap.kernels.numba_volume import inverse_weight_by_shell_planes
+
+    total = torch.zeros((len(sums), len(floor)), dtype=torch.float64)
+    t, s, f = total.numpy(), sums.contiguous().numpy(), floor.double().cpu().numpy()
+    for_ranges(lambda i, j: inverse_weight_by_shell_planes(t, s, f, padding, i, j), len(sums))
+    return total.sum(dim=0)
 
 
 def divided(sums: Tensor, ridge: Tensor, floor: Tensor, padding: int, share: Tensor | None = None) -> Tensor:

@@ -26,6 +26,19 @@ def weight_by_shell_planes(total, count, sums, padding, z0, z1):
 
 
 @njit(nogil=True, cache=True, fastmath=True)
+def inverse_weight_by_shell_planes(total, sums, floor, padding, z0, z1):
+    """total[z, s]: sum of 1 / max(weight, floor[s]) over the points of shell s in plane z."""
+    m = sums.shape[2] - 1
+    for z in range(z0, z1):
+        for y in range(sums.shape[1]):
+            plane = (z - m) * (z - m) + (y - m) * (y - m)
+            for x in range(m + 1):
+                s = int(np.rint(np.sqrt(np.float64(plane + x * x)) / padding))
+                if s < len(floor):
+                    total[z, s] += 1.0 / max(np.float64(sums[z, y, x, 2]), floor[s], 1e-20)
+
+
+@njit(nogil=True, cache=True, fastmath=True)
 def divide_planes(out, sums, ridge, floor, share, padding, z0, z1):
     """out[z, y, x, 2] = numerator / max(weight + ridge, share weight + floor); all three linear between shells."""
     m = sums.shape[2] - 1

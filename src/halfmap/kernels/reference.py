@@ -277,6 +277,15 @@ def weight_by_shell(sums: Tensor, padding: int, shells: int) -> tuple[Tensor, Te
     return total[:shells], torch.bincount(shell, minlength=shells + 1)[:shells].double()
 
 
+def inverse_weight_by_shell(sums: Tensor, floor: Tensor, padding: int) -> Tensor:
+    """See kernels.inverse_weight_by_shell."""
+    shells = len(floor)
+    shell = (_half_volume_radius(sums) / padding).round().long().clamp(max=shells)
+    least = torch.cat([floor.double(), floor.new_ones(1, dtype=torch.float64)]).to(sums.device)[shell]
+    inverse = 1 / torch.maximum(sums[..., 2].double(), least).clamp_min(1e-20)
+    return torch.bincount(shell.flatten(), inverse.flatten(), shells + 1)[:shells]
+
+
 def divided(sums: Tensor, ridge: Tensor, floor: Tensor, padding: int, share: Tensor | None = None) -> Tensor:
     """See kernels.divided."""
     share = torch.zeros_like(floor) if share is None else share

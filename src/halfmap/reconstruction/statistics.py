@@ -122,3 +122,8 @@ class Backprojection:
         """Mean weight over each shell [s = 0..limit] (unpadded shells, float64)."""
         total, count = kernels.weight_by_shell(self.sums, self.padding, self.limit + 1)
         return total / count.clamp_min(1)
+
+    def harmonic_shell_weight(self, floor: Tensor) -> Tensor:
+        """Harmonic mean [s] of the weights over each shell, none of them counted below floor [s]."""
+        _, count = kernels.weight_by_shell(self.sums, self.padding, self.limit + 1)
+        return count / kernels.inverse_weight_by_shell(self.sums, floor, self.padding).clamp_min(1e-20)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from halfmap.fourier.shells import half_volume_radius
-from halfmap.reconstruction.inverse import reconstruct, reconstruct_evened, reconstructed_difference
+from halfmap.reconstruction.inverse import evening, reconstruct, reconstruct_evened, reconstructed_difference
 from halfmap.reconstruction.statistics import Backprojection
 from halfmap.validation.fsc import FscCurves
 
@@ -42,13 +42,12 @@ class HalfSets:
 
     def evened(self, h: int) -> Tensor:
         """What half set h gives where directions that few images show do not stand out by their noise."""
-        return reconstruct_evened(self.halves[h], self.agreement)
+        return reconstruct_evened(self.halves[h], self._evening(h))
 
-    @property
-    def agreement(self) -> Tensor:
-        """The corrected FSC [s] of the half maps, 0 from where they stop agreeing."""
+    def _evening(self, h: int) -> tuple[Tensor, Tensor]:
+        """How half set h is evened: by the corrected FSC of the half maps as far as they agree."""
         ratio = shell_ratio(self.curves.corrected, joined=False)
-        return ratio / (1 + ratio)
+        return evening(self.halves[h], ratio / (1 + ratio))
 
     def quarter(self, h: int, q: int, limit: int, box: int) -> Backprojection:
         """Finished statistics of quarter set q of half set h, on demand: not every method looks at quarters.
@@ -71,7 +70,7 @@ class HalfSets:
         if len(self.operators) > 1:
             first, second = (self.quarter(h, q, limit, self.halves[h].box) for q in (0, 1))
         weight = 0.5 * self.halves[h].shell_weight()[: limit + 2]
-        return reconstructed_difference(first, second, weight, box, self.agreement if evened else None)
+        return reconstructed_difference(first, second, weight, box, self._evening(h) if evened else None)
 
     def joined_below(self, shell: int) -> HalfSets:
         """The same with both half sets' statistics averaged up to ``shell``: they then share that resolution.
