@@ -31,6 +31,18 @@ PLACES = {
         exec("def place():\n lock.acquire()\n within()\n lock.release()", library)
         place = library["place"]
     """,
+    "a pool that starts a thread": """
+        from concurrent.futures import ThreadPoolExecutor
+        begin = threading.Thread.start
+        def start(thread):
+            begin(thread)
+            if threading.current_thread() is threading.main_thread():
+                within()
+        threading.Thread.start = start
+        pool = ThreadPoolExecutor(1)
+        def place():
+            pool.submit(int)
+    """,
     "an import": """
         class Finder:
             def find_spec(name, path=None, target=None):

@@ -165,7 +165,7 @@ def test_what_a_regulariser_chose_is_in_the_record(refine, dataset):
     with mrcfile.open(done.out / "theta.mrc") as file:
         assert 4 < float(np.median(file.data)) <= 30.1
     text = (done.out / "report.html").read_text()
-    assert "aligned noise (FSC)" in text and "(not used in this run)" not in text
+    assert "weight of directions (FSC)" in text and "(not used in this run)" not in text
 
 
 def test_the_settings_file_repeats_the_run(brief, halfmap, tmp_path):

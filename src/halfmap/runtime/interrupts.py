@@ -14,7 +14,9 @@ SHOW_CURSOR = "\x1b[?25h"  # a progress bar hides it
 # Imports and compilers, which an exception leaves half done or with locks held, and what runs when objects die, where
 # Python drops exceptions.
 UNTOUCHED_MODULES = {"importlib", "_frozen_importlib", "llvmlite", "numba", "weakref", "_weakrefset"}
-UNTOUCHED_FUNCTIONS = {"__del__", "weakref_cb"}  # the latter of concurrent.futures
+# The latter two of concurrent.futures: a thread that was started and is not listed yet is never told to end, and the
+# process would wait for it for ever.
+UNTOUCHED_FUNCTIONS = {"__del__", "weakref_cb", "submit"}
 AGAIN = 0.05  # seconds until an interrupt that came within one of these is tried again
 
 
