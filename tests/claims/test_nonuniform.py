@@ -260,7 +260,7 @@ def test_nothing_passes_from_one_half_set_to_the_other():
 def test_corrections_carry_the_fsc_across_and_nothing_else(sampling, monkeypatch):
     first, second = half_sets(0), half_sets(50)
     mask, method = spherical_mask(BOX, 26, 4), NonUniform(uneven_sampling=sampling)
-    curve = agreement_within(mask, [first.evened(h) for h in (0, 1)])
+    curve = agreement_within(mask, [first.evened(h, 30, BOX) for h in (0, 1)])
     one = method.solve(first, mask, {})
     monkeypatch.setattr("halfmap.regularisation.nonuniform.agreement_within", lambda *_: curve)
     other = method.solve(replace(second, curves=first.curves), mask, {})

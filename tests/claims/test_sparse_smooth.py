@@ -158,7 +158,7 @@ def test_a_half_set_learns_of_the_other_only_what_the_mode_says(blobs, random_po
     halves = half_sets(blobs, random_poses, 0.3, box=16, limit=6, count=60, seed=1)
     maps, strengths, local = [], [], mode == "local"
     if local:
-        curve = agreement_within(mask, [halves.evened(h) for h in (0, 1)])
+        curve = agreement_within(mask, [halves.evened(h, 6, 16) for h in (0, 1)])
         monkeypatch.setattr("halfmap.regularisation.nonuniform.agreement_within", lambda *_: curve)
     for other in (half_sets(blobs, random_poses, signal, 16, 6, 60, seed=2) for signal in (0.0, 1.0)):
         mixed = replace(

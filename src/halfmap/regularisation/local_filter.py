@@ -126,6 +126,15 @@ def filtered_transform(transform: Tensor, cutoff: Lattice, shape: Butterworth) -
     return torch.fft.irfftn(total, s=(box, box, box))
 
 
+def on_grid_of(box: int, transform: Tensor) -> Tensor:
+    """The rfftn of a map on a grid of ``box`` from that on a grid as coarse or coarser over the same extent."""
+    if transform.shape[0] == box:
+        return transform
+    total = transform.new_zeros((box, box, box // 2 + 1))
+    add_transform_(total, transform)
+    return total
+
+
 def add_transform_(total: Tensor, part: Tensor) -> None:
     """Add the rfftn of a map on a grid as coarse or coarser to that of a finer one over the same box, in place."""
     box, size = total.shape[0], part.shape[0]

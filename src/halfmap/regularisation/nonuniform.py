@@ -21,7 +21,7 @@ from torch import Tensor
 
 from halfmap.fourier.transform import coarser_box, resample_volume
 from halfmap.regularisation.local_cutoff import CrossValidation, MapsToCompare, local_cutoff
-from halfmap.regularisation.local_filter import Butterworth, Lattice, filtered_transform, locally_filtered
+from halfmap.regularisation.local_filter import Butterworth, Lattice, filtered_transform, locally_filtered, on_grid_of
 from halfmap.regularisation.protocol import HalfSets, MapPair, Solution
 from halfmap.validation.fsc import crossing_shell, fsc
 
@@ -84,12 +84,15 @@ class NonUniform:
     def validated(self, halves: HalfSets, mask: Tensor) -> Iterator[tuple[Tensor, Lattice]]:
         """Of each half set the transform (rfftn) of its map, and the cut-off at every place that its quarter sets
         choose."""
-        evened, curve = self.uneven_sampling == "corrected", halves.curves.masked
-        maps = [halves.evened(h) if evened else halves.plain(h) for h in (0, 1)]
-        if evened and self.aligned_noise == "corrected":
-            curve = agreement_within(mask, maps)
+        curve, (limit, box) = halves.curves.masked, self._coarser(halves)
+        if self.uneven_sampling == "corrected":
+            maps = [halves.evened(h, limit, box) for h in (0, 1)]
+            if self.aligned_noise == "corrected":
+                curve = agreement_within(resample_volume(mask, box), maps)
+        else:
+            maps = [halves.plain(h) for h in (0, 1)]
         for h in (0, 1):
-            transform, maps[h] = torch.fft.rfftn(maps[h]), maps[h][:0]
+            transform, maps[h] = on_grid_of(halves.halves[h].box, torch.fft.rfftn(maps[h])), maps[h][:0]
             yield transform, self._cutoff(halves, h, transform, mask, curve)
 
     def _cutoff(self, halves: HalfSets, h: int, transform: Tensor, mask: Tensor, curve: Tensor) -> Lattice:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import reduce
+from functools import cached_property, reduce
 from operator import add
 from typing import Any, Protocol
 
@@ -40,14 +40,16 @@ class HalfSets:
         """What half set h gives without regularisation: raw[h], or what the joined statistics do."""
         return reconstruct(self.halves[h]) if self.joined else self.raw[h]
 
-    def evened(self, h: int) -> Tensor:
-        """What half set h gives where directions that few images show do not stand out by their noise."""
-        return reconstruct_evened(self.halves[h], self._evening(h))
+    def evened(self, h: int, limit: int, box: int) -> Tensor:
+        """What half set h gives where directions that few images show do not stand out by their noise: up to shell
+        ``limit``, on a grid of ``box`` voxels (Backprojection.coarser)."""
+        return reconstruct_evened(self.halves[h].coarser(limit, box), self._evening[h])
 
-    def _evening(self, h: int) -> tuple[Tensor, Tensor]:
-        """How half set h is evened: by the corrected FSC of the half maps as far as they agree."""
+    @cached_property
+    def _evening(self) -> tuple[tuple[Tensor, Tensor], ...]:
+        """How each half set is evened: by the corrected FSC of the half maps as far as they agree."""
         ratio = shell_ratio(self.curves.corrected, joined=False)
-        return evening(self.halves[h], ratio / (1 + ratio))
+        return tuple(evening(half, ratio / (1 + ratio)) for half in self.halves)
 
     def quarter(self, h: int, q: int, limit: int, box: int) -> Backprojection:
         """Finished statistics of quarter set q of half set h, on demand: not every method looks at quarters.
@@ -70,7 +72,7 @@ class HalfSets:
         if len(self.operators) > 1:
             first, second = (self.quarter(h, q, limit, self.halves[h].box) for q in (0, 1))
         weight = 0.5 * self.halves[h].shell_weight()[: limit + 2]
-        return reconstructed_difference(first, second, weight, box, self._evening(h) if evened else None)
+        return reconstructed_difference(first, second, weight, box, self._evening[h] if evened else None)
 
     def joined_below(self, shell: int) -> HalfSets:
         """The same with both half sets' statistics averaged up to ``shell``: they then share that resolution.
