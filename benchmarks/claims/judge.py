@@ -25,7 +25,7 @@ from halfmap.particles.star import read_star
 from halfmap.particles.table import ParticleTable
 from halfmap.validation.fsc import fsc, resolution
 from halfmap.validation.model_map import COARSEST, crossing, density_mask, first_shell, moved_map
-from halfmap.validation.poses import PoseError, pose_error
+from halfmap.validation.poses import PoseError, matching_rows, pose_error
 from halfmap.workflows.simulate import INTACT
 
 
@@ -94,9 +94,8 @@ def intact(refined: ParticleTable, truth: ParticleTable) -> np.ndarray:
     the truth, or all of them where the truth has no classes."""
     if "rlnClassNumber" not in truth.columns:
         return np.arange(len(refined))
-    kinds = np.zeros(int(truth.image_index.max()) + 1, np.int64)
-    kinds[truth.image_index] = np.asarray(truth.columns["rlnClassNumber"], np.float64)
-    return np.flatnonzero(kinds[refined.image_index] == INTACT)
+    kinds = np.asarray(truth.columns["rlnClassNumber"], np.float64)
+    return np.flatnonzero(kinds[matching_rows(refined, truth).numpy()] == INTACT)
 
 
 def placed_map(cloud: Cloud, poses: PoseError, box: int, pixel_size: float) -> Tensor:

@@ -274,11 +274,11 @@ def divided(sums: Tensor, ridge: Tensor, floor: Tensor, padding: int, share: Ten
 
     ridge[s], floor[s], share[s] (none: 0): linear in the frequency between shells, constant beyond the last.
     """
-    share = torch.zeros_like(floor) if share is None else share
     if sums.device.type != "cpu":
         return reference.divided(sums, ridge, floor, padding, share)
     from halfmap.kernels.numba_volume import divide_planes
 
+    share = torch.zeros_like(floor) if share is None else share
     out = torch.empty((*sums.shape[:3], 2), dtype=sums.dtype)
     o, s = out.numpy(), sums.contiguous().numpy()
     r, f, part = (profile.double().cpu().numpy() for profile in (ridge, floor, share))

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from halfmap.maps.filters import gaussian_lowpass
 
+EXTEND, SOFT = 6.0, 8.0  # A: how far a mask reaches beyond the density, and the width of its edge
+SPHERE_EDGE = 5.0  # voxels over which the sphere around a reference falls to zero
 _LEVEL = 0.15  # of the height of the molecule's density; a belt of detergent reaches a third of it
 _NOISE = 4.0  # standard deviations of the solvent that density has to exceed
 _VISIBLE = 8.0  # the same for the densest part: what falls short of it is no molecule
 _CORE_VOLUME = 1e4  # A^3: the density that this volume (8 kDa of protein) exceeds is the molecule's height
-EXTEND, SOFT = 6.0, 8.0  # A: how far a mask reaches beyond the density, and the width of its edge
 _FRAGMENT = 0.05  # of the largest component: smaller ones are noise
 
 

@@ -40,11 +40,11 @@ def evening(statistics: Backprojection, fsc: Tensor) -> tuple[Tensor, Tensor]:
     agreeing."""
     if not statistics.folded:
         raise ValueError("statistics must be finished (folded) before they are inverted")
-    weight = statistics.shell_weight()
+    weight, harmonic = statistics.shell_weights(FLOOR)
     agreeing = torch.zeros_like(weight)
     known = min(len(weight), len(fsc))
     agreeing[:known] = fsc[:known].to(weight).clamp(0, 1)
-    measured, noise = agreeing * weight, (1 - agreeing) * statistics.harmonic_shell_weight(FLOOR * weight)
+    measured, noise = agreeing * weight, (1 - agreeing) * harmonic
     share = (measured / (measured + noise).clamp_min(1e-20)).clamp(max=1 - FLOOR)
     return share, (1 - share) * weight
 

@@ -120,10 +120,15 @@ class Backprojection:
 
     def shell_weight(self) -> Tensor:
         """Mean weight over each shell [s = 0..limit] (unpadded shells, float64)."""
-        total, count = kernels.weight_by_shell(self.sums, self.padding, self.limit + 1)
-        return total / count.clamp_min(1)
+        return self._mean_and_count()[0]
 
-    def harmonic_shell_weight(self, floor: Tensor) -> Tensor:
-        """Harmonic mean [s] of the weights over each shell, none of them counted below floor [s]."""
-        _, count = kernels.weight_by_shell(self.sums, self.padding, self.limit + 1)
-        return count / kernels.inverse_weight_by_shell(self.sums, floor, self.padding).clamp_min(1e-20)
+    def shell_weights(self, floor: float) -> tuple[Tensor, Tensor]:
+        """Arithmetic and harmonic mean [s] of the weights over each shell, in the latter none of them counted below
+        ``floor`` times the former."""
+        mean, count = self._mean_and_count()
+        inverse = kernels.inverse_weight_by_shell(self.sums, floor * mean, self.padding)
+        return mean, count / inverse.clamp_min(1e-20)
+
+    def _mean_and_count(self) -> tuple[Tensor, Tensor]:
+        total, count = kernels.weight_by_shell(self.sums, self.padding, self.limit + 1)
+        return total / count.clamp_min(1), count

@@ -84,25 +84,24 @@ class NonUniform:
     def validated(self, halves: HalfSets, mask: Tensor) -> Iterator[tuple[Tensor, Lattice]]:
         """Of each half set the transform (rfftn) of its map, and the cut-off at every place that its quarter sets
         choose."""
-        curve, (limit, box) = halves.curves.masked, self._coarser(halves)
+        limit, box = self._coarser(halves)
+        curve, inside = halves.curves.masked, resample_volume(mask, box)
         if self.uneven_sampling == "corrected":
             maps = [halves.evened(h, limit, box) for h in (0, 1)]
             if self.aligned_noise == "corrected":
-                curve = agreement_within(resample_volume(mask, box), maps)
+                curve = agreement_within(inside, maps)
         else:
             maps = [halves.plain(h) for h in (0, 1)]
         for h in (0, 1):
-            transform, maps[h] = on_grid_of(halves.halves[h].box, torch.fft.rfftn(maps[h])), maps[h][:0]
-            yield transform, self._cutoff(halves, h, transform, mask, curve)
+            transform = on_grid_of(halves.halves[h].box, torch.fft.rfftn(maps.pop(0)))
+            yield transform, self._cutoff(halves, h, transform, inside, curve)
 
-    def _cutoff(self, halves: HalfSets, h: int, transform: Tensor, mask: Tensor, curve: Tensor) -> Lattice:
-        """The cut-off that the quarter sets of half set h choose; transform: of its map; curve: FSC of the half
-        maps within the mask."""
+    def _cutoff(self, halves: HalfSets, h: int, transform: Tensor, inside: Tensor, curve: Tensor) -> Lattice:
+        """The cut-off that the quarter sets of half set h choose; transform: of its map; inside [z, y, x]: the mask on
+        the grid of their difference; curve: FSC of the half maps within it."""
         limit, box = self._coarser(halves)
         evened = self.uneven_sampling == "corrected"
-        difference = torch.fft.rfftn(halves.quarter_difference(h, limit, box, evened))
-        pair = MapsToCompare(transform, difference)
-        inside = resample_volume(mask, box)
+        pair = MapsToCompare(transform, torch.fft.rfftn(halves.quarter_difference(h, limit, box, evened)))
         quarters = fsc(*(m * inside for m in pair.maps(box)))
         if self.aligned_noise == "corrected":
             pair = replace(pair, noise_gain=shared_noise_gain(quarters, curve))

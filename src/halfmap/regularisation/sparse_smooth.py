@@ -103,8 +103,7 @@ class SparseSmooth:
             level = density_level(maps[h], pair.pixel_size)
             half = self._posed(sums[h], support, level, 1.0, None)
             if self.parameters == "cross-validated":
-                chosen = self._validated([NormalEquations.of(s) for s in sums], half.problem.data.mean_weight, level)
-                half = replace(half, strength=(chosen, chosen))
+                half = half.at(self._validated([NormalEquations.of(s) for s in sums], level))
             elif self.parameters == "published-code":
                 judge = published_judge(sums[1 - h], pair.curves.unmasked, support)
                 half = self._along_published_path(half, judge)
@@ -137,7 +136,7 @@ class SparseSmooth:
     def _of_half_set(self, halves: HalfSets, h: int, previous: Tensor | None, local: Tensor | float) -> _Solved:
         """What is found for half set h; local: factor of both strengths at every place. Nothing else of the problem is
         left in memory."""
-        whole, plain, chosen, judge = halves.halves[h], halves.plain(h), 1.0, None
+        whole, plain, chosen, judge = halves.halves[h], halves.plain(h), None, None
         limit, box = whole.limit, solving_box(whole)
         spacing, support = whole.box / box, Support.of(halves.window, box)
         level = density_level(plain, halves.pixel_size)
@@ -145,12 +144,14 @@ class SparseSmooth:
         sums = whole.coarser(limit, box)
         if self.parameters == "cross-validated":  # before the problem itself takes memory
             quarters = [NormalEquations.of(halves.quarter(h, q, limit, box), spacing, support) for q in (0, 1)]
-            chosen = self._validated(quarters, mean_weight(sums), level, spacing)
+            chosen = self._validated(quarters, level, spacing)
             del quarters
         elif self.parameters == "published-code":
             judge = published_judge(halves.halves[1 - h].coarser(limit, box), halves.curves.unmasked, support)
-        half = replace(self._posed(sums, support, level, spacing, previous), strength=(chosen, chosen))
-        if isinstance(local, Tensor):
+        half = self._posed(sums, support, level, spacing, previous)
+        if chosen is not None:
+            half = half.at(chosen)
+        elif isinstance(local, Tensor):
             half = half.with_local(local)
         elif judge is not None:
             half = self._along_published_path(half, judge)
@@ -175,13 +176,11 @@ class SparseSmooth:
         found = descend(half.problem.times(*half.strength), half.map, self.steps, TOLERANCE, share)
         return replace(half, map=found.map, objective=found.objective)
 
-    def _validated(self, parts: list[NormalEquations], weight: float, level: float, spacing: float = 1.0) -> float:
-        """The factor of both strengths at which the maps of two parts predict each other's sums best, both added up;
-        weight: the mean of the half set itself.
+    def _validated(self, parts: list[NormalEquations], level: float, spacing: float = 1.0) -> float:
+        """The factor of both strengths at which the maps of two parts predict each other's sums best, both added up,
+        times the parts' mean weight.
 
-        Without the pull towards the previous map: that is a map of both parts, and would tell each of the other. What
-        is carried over is the penalty itself, as a prior is, not its share of the mean weight: all images of the half
-        set weigh against it, where half of them did.
+        Without the pull towards the previous map: that is a map of both parts, and would tell each of the other.
         """
         errors = [0.0] * len(STRENGTHS)
         for data, other in (parts, parts[::-1]):
@@ -190,7 +189,7 @@ class SparseSmooth:
                 x = descend(problem.times(factor, factor), x, self._path_steps, TOLERANCE).map
                 errors[i] += other.misfit(x) * other.mean_weight
         best = STRENGTHS[errors.index(min(errors))]
-        return best * sum(part.mean_weight for part in parts) / len(parts) / weight
+        return best * sum(part.mean_weight for part in parts) / len(parts)
 
     def _along_published_path(self, half: _HalfSet, judge: NormalEquations) -> _HalfSet:
         """The map of the program's ten settings, each begun where the last ended, that the judge's sums fit best."""
@@ -229,6 +228,15 @@ class _HalfSet:
     def in_box(self, box: int) -> _Solved:
         """What was found, the map on a grid of ``box`` voxels, zero outside the support."""
         return _Solved(resample_volume(self.support.within_box(self.map), box), self.strength, self.objective)
+
+    def at(self, factor: float) -> _HalfSet:
+        """At a factor of both strengths times the mean weight of the sums that it was chosen with.
+
+        What is carried over is the penalty itself, as a prior is, not its share of the mean weight: all images of the
+        half set weigh against it, where half of them did.
+        """
+        own = factor / self.problem.data.mean_weight
+        return replace(self, strength=(own, own))
 
     def with_local(self, local: Tensor) -> _HalfSet:
         """With a factor of both strengths at every voxel [z, y, x]."""

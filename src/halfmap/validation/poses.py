@@ -38,7 +38,7 @@ def pose_error(refined: ParticleTable, truth: ParticleTable, group: Tensor) -> P
 
     Raises InputError where a table has no poses or a refined particle is not in the truth.
     """
-    left = pose_differences(refined, truth.select(_matching_rows(refined, truth)), group)
+    left = pose_differences(refined, truth.select(matching_rows(refined, truth)), group)
     return PoseError(
         particles=len(left.angles), median=float(left.angles.median()), p80=float(torch.quantile(left.angles, 0.8)),
         above10=left.above(10.0), shift_median=float(left.shifts.median()),
@@ -145,7 +145,7 @@ def _nearest_rotation(total: Tensor) -> Tensor:
     return (u * sign) @ v
 
 
-def _matching_rows(refined: ParticleTable, truth: ParticleTable) -> Tensor:
+def matching_rows(refined: ParticleTable, truth: ParticleTable) -> Tensor:
     """The row of truth for each row of refined. Stacks may have been copied: the image number and the stack's
     file name must agree, or the number alone where truth has one stack."""
     single = len(truth.stacks) == 1

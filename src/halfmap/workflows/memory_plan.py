@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from halfmap.errors import InputError
 from halfmap.expectation.search import Sampling
 from halfmap.fourier.transform import half_volume_extent
-from halfmap.maps.masks import EXTEND, SOFT
+from halfmap.maps.masks import EXTEND, SOFT, SPHERE_EDGE
 from halfmap.regularisation.support import BEYOND
 from halfmap.runtime.memory import GIGABYTE
 from halfmap.workflows.schedule import Progressed, Schedule
@@ -36,7 +36,6 @@ PIECES = 4  # arrays of the pieces (of 2^24 values) that are transformed togethe
 PER_PIXEL, PER_COEFFICIENT = 48, 72  # bytes of an image in a batch: read ahead, masked, transformed; data, CTF, sums
 PER_SCORE = 20  # bytes of an orientation and image: two scores and shifts, and the best of them
 PER_SLICE = 16  # bytes of a coefficient of a grid's slices
-SPHERE_EDGE = 5.0  # voxels over which a reference's sphere falls to zero
 SPARE = 1.05  # what an allocator wastes
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from halfmap.errors import InputError
 from halfmap.geometry.symmetry import symmetry_group
 from halfmap.maps.filters import lowpass
-from halfmap.maps.masks import solvent_mask, spherical_mask
+from halfmap.maps.masks import SPHERE_EDGE, solvent_mask, spherical_mask
 from halfmap.particles.source import ParticleSource
 from halfmap.particles.table import ParticleTable
 from halfmap.regularisation.protocol import Regulariser
@@ -27,7 +27,7 @@ from halfmap.state import PoseTable, State
 from halfmap.workflows import em
 from halfmap.workflows.disk_space import check_disk
 from halfmap.workflows.grey_scale import on_grey_scale
-from halfmap.workflows.memory_plan import SPHERE_EDGE, MemoryPlan, checked, demand_of, needs_of, planned
+from halfmap.workflows.memory_plan import MemoryPlan, checked, demand_of, needs_of, planned
 from halfmap.workflows.preflight import Inspected, inspect_images, read_particles, read_reference
 from halfmap.workflows.schedule import Schedule
 
