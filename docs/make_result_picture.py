@@ -17,7 +17,7 @@ from matplotlib import pyplot as plt
 
 from halfmap.maps.filters import lowpass
 from halfmap.maps.mrc import read_map
-from halfmap.report.volumes import fourier_resize
+from halfmap.report.pictures.slices import fourier_resize
 
 SHOWN = 0.88  # of the box's side, about its centre
 FINER = 6  # pixels drawn per voxel

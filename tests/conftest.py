@@ -9,3 +9,5 @@ from hypothesis import settings
 # Compiling a kernel on first use would break a deadline; a fixed seed makes a failure repeatable.
 settings.register_profile("halfmap", deadline=None, derandomize=True)
 settings.load_profile("halfmap")
+
+pytest_plugins = ("fixtures.specimens", "fixtures.projects", "fixtures.damaged_files")

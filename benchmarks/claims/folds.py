@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from halfmap.particles.model import Atoms
-from halfmap.workflows.demo_molecule import (
+from halfmap.simulation.demo_molecule import (
     ATOM_NAMES,
     LOOP_B,
     Helix,

@@ -23,10 +23,10 @@ from halfmap.maps.mrc import read_map
 from halfmap.particles.model import centred, read_model, scattering
 from halfmap.particles.star import read_star
 from halfmap.particles.table import ParticleTable
+from halfmap.simulation.simulate import INTACT
 from halfmap.validation.fsc import fsc, resolution
 from halfmap.validation.model_map import COARSEST, crossing, density_mask, first_shell, moved_map
 from halfmap.validation.poses import PoseError, matching_rows, pose_error
-from halfmap.workflows.simulate import INTACT
 
 
 @dataclass(frozen=True)

@@ -39,12 +39,12 @@ from halfmap.fourier.transform import half_volume
 from halfmap.geometry.symmetry import symmetry_group
 from halfmap.maps.masks import solvent_mask
 from halfmap.reconstruction.statistics import Backprojection, Place, in_memory, sums_put
+from halfmap.refinement.memory_plan import STATE_MAPS, WITHOUT_QUARTERS, Demand, kept_within, needs_of, solve_stages
 from halfmap.regularisation.protocol import HalfSets
 from halfmap.regularisation.registry import regulariser_named
 from halfmap.runtime.memory import resident
 from halfmap.runtime.scratch import Scratch
 from halfmap.validation.fsc import FscCurves, corrected_fsc
-from halfmap.workflows.memory_plan import STATE_MAPS, WITHOUT_QUARTERS, Demand, kept_within, needs_of, solve_stages
 
 NOISE = 0.1  # of the phantom's transform, in a quarter set
 DIAMETER = 0.7  # of the particle, in boxes
@@ -119,7 +119,7 @@ def quarter_sets(box: int, padding: int, place: Place) -> tuple[tuple[Backprojec
 
 
 def solved(given: argparse.Namespace, box: int, method: str, watch: Watch, place: Place) -> None:
-    """What an iteration does from the sums on, as in halfmap.workflows.refine."""
+    """What an iteration does from the sums on, as in halfmap.refinement.refine."""
     name, options = method.split()[0], METHODS[method]
     quarters: Any = quarter_sets(box, given.padding, place)
     state = torch.zeros(STATE_MAPS, box, box, box).fill_(1.0)  # no page is there before it is written to

@@ -36,7 +36,7 @@ from folds import (
 )
 
 from halfmap.particles.model import Atoms, write_pdb
-from halfmap.workflows.demo_molecule import Helix
+from halfmap.simulation.demo_molecule import Helix
 
 CORE_B, SOLUBLE_B, SWINGING_B = 20.0, 35.0, 50.0
 SWINGING = "F"

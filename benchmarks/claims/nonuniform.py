@@ -33,7 +33,7 @@ from subset import subset
 
 from halfmap.errors import InputError
 from halfmap.particles.star import read_star
-from halfmap.report.reslog_plot import Plotted, Point, write_reslog_svg
+from halfmap.report.pictures.reslog_plot import Plotted, Point, write_reslog_svg
 from halfmap.validation.reslog import Curve, mean_inverse_square, needed
 
 REGULARISERS = ("uniform=--regulariser uniform", "nonuniform=--regulariser nonuniform")

@@ -37,8 +37,8 @@ from judge import shown
 from subset import subset
 
 from halfmap.fourier.transform import half_volume_extent
-from halfmap.workflows.run_time import USUAL, Speed, Task, estimated_seconds, measured_speed
-from halfmap.workflows.schedule import Schedule
+from halfmap.refinement.run_time import USUAL, Speed, Task, estimated_seconds, measured_speed
+from halfmap.refinement.schedule import Schedule
 
 PADDING = 2
 POSE = 4 * (3 * (9 + 2 + 1) + 3)  # bytes of a particle's row

@@ -14,16 +14,16 @@ import torch
 
 from halfmap.errors import InputError
 from halfmap.particles.model import write_pdb
+from halfmap.refinement import em, schedule
+from halfmap.refinement.in_parts import memory_refused
+from halfmap.refinement.problem import available_on
+from halfmap.refinement.refine import refine
+from halfmap.refinement.resume import resume
 from halfmap.runtime.distributed import joined
 from halfmap.settings import RefineSettings, SimulateSettings
 from halfmap.settings.resume import ResumeSettings
-from halfmap.workflows import em, schedule
-from halfmap.workflows.demo_molecule import demo_molecule
-from halfmap.workflows.in_parts import memory_refused
-from halfmap.workflows.problem import available_on
-from halfmap.workflows.refine import refine
-from halfmap.workflows.resume import resume
-from halfmap.workflows.simulate import simulate
+from halfmap.simulation.demo_molecule import demo_molecule
+from halfmap.simulation.simulate import simulate
 
 MAPS = ("map.mrc", "half1_unfil.mrc", "half2_unfil.mrc", "mask.mrc")
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -138,7 +138,7 @@ def test_a_run_that_died_goes_on_where_it_was_begun(run, accelerator, monkeypatc
         on_gpu.append(gpu)
         return joined(gpu, how)
 
-    monkeypatch.setattr("halfmap.workflows.resume.joined", joined_on)
+    monkeypatch.setattr("halfmap.refinement.resume.joined", joined_on)
     with accelerator():
         resume(ResumeSettings(run=stopped.out))
     assert on_gpu == [device == "cuda"]  # processes of a run on the CPU need no GPU each

@@ -16,8 +16,8 @@ import pytest
 from halfmap.particles.model import write_pdb
 from halfmap.plugins.relion_external import main
 from halfmap.settings import SimulateSettings
-from halfmap.workflows.demo_molecule import demo_molecule
-from halfmap.workflows.simulate import simulate
+from halfmap.simulation.demo_molecule import demo_molecule
+from halfmap.simulation.simulate import simulate
 
 pytestmark = pytest.mark.skipif(
     shutil.which("relion_external_reconstruct") is None or shutil.which("relion_refine") is None,

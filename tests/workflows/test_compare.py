@@ -18,7 +18,7 @@ from scipy.spatial.transform import Rotation
 
 from halfmap.geometry.rotations import matrix_to_euler
 from halfmap.maps.mrc import write_map
-from halfmap.report import compared as page
+from halfmap.report.pages import compare as page
 
 BOX, PIXEL, COUNT = 32, 4.0, 300
 TURN, SHIFT = Rotation.from_rotvec(np.radians([6.0, -9.0, 4.0])), (5.0, -3.0, 4.0)

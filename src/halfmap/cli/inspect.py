@@ -23,7 +23,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
 def _inspect(arguments: argparse.Namespace) -> int:
     asked = build(InspectSettings, given(arguments, InspectSettings))
     settings = validated_inspect(asked)
-    from halfmap.report.inspected import InspectedPage, write_inspected_page
+    from halfmap.report.pages.inspect import InspectedPage, write_inspected_page
     from halfmap.workflows.inspect import run
 
     def report(**seen: Any) -> Path:

@@ -35,7 +35,7 @@ def _refine(arguments: argparse.Namespace) -> None:
 def _run(wanted: RefineSettings) -> None:
     """One refinement with its report."""
     settings = validated(wanted)
-    from halfmap.workflows.refine import refine
+    from halfmap.refinement.refine import refine
 
     refine(settings, report=_reports(settings, settings.out))
     print(f"Finished: {settings.out / 'report.html'}")
@@ -68,7 +68,7 @@ def _resume(arguments: argparse.Namespace) -> None:
     if finished(settings.run):
         print(f"{settings.run}: is finished; there is nothing to resume")
         return
-    from halfmap.workflows.resume import resume
+    from halfmap.refinement.resume import resume
 
     resume(settings, reports=lambda chosen: _reports(chosen, settings.run))
     print(f"Finished: {settings.run / 'report.html'}")

@@ -15,7 +15,7 @@ def _simulate_options(parser: argparse.ArgumentParser) -> None:
 
 def _simulate(arguments: argparse.Namespace) -> None:
     settings = build(SimulateSettings, given(arguments, SimulateSettings))
-    from halfmap.workflows.simulate import simulate
+    from halfmap.simulation.simulate import simulate
 
     simulate(settings)
 

@@ -25,7 +25,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> None:
     settings = validated_tune(build(TuneSsriSettings, given(arguments, TuneSsriSettings)))
     from halfmap.report import report_from_run
-    from halfmap.report.tune_ssri import TuneSsriPage, write_tune_ssri_page
+    from halfmap.report.pages.tune_ssri import TuneSsriPage, write_tune_ssri_page
     from halfmap.workflows.tune_ssri import tune_ssri
 
     out = settings.out

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.markup import escape
 
@@ -18,13 +17,12 @@ from halfmap.particles.star import read_star, write_star
 from halfmap.particles.table import ParticleTable
 from halfmap.settings import RefineSettings
 from halfmap.settings.particle_sets import AuditSettings, run_folder
-from halfmap.validation.halfset_audit import Audit, Finding, Images, Integers, audit
+from halfmap.validation.halfset_audit import Audit, Integers, audit
+from halfmap.validation.halfset_leaks import DIAMETER_PART, described, images_of, same_file
 
-DIAMETER_PART = 0.25  # of the diameter: two particles of one layer of ice are never as near
 BOX_PART = 0.125  # of the images' side, which is about twice the diameter
 SAMPLED = 1 << 16  # bytes at the start, the middle and the end of a stack that are compared
 HEADER = 1024  # bytes of an MRC header, whose labels may differ between copies
-COORDINATES = ("rlnCoordinateX", "rlnCoordinateY")
 
 
 def run(settings: AuditSettings) -> Audit:
@@ -39,50 +37,12 @@ def run(settings: AuditSettings) -> Audit:
     images = images_of(table, same)
     found = audit(images, distance)
     console = Console(highlight=False)
-    for line in _summary(table, found, distance, same) + [_line(table, finding) for finding in found.findings]:
+    for line in _summary(table, found, distance, same) + [described(table, finding) for finding in found.findings]:
         console.print(escape(line), soft_wrap=True)
     if settings.out is not None:
         write_star(settings.out, replace(table, half=found.half).select(found.keep))
         console.print(escape(_cleaned(found, settings.out)), soft_wrap=True)
     return found
-
-
-def leaks(table: ParticleTable, diameter: float) -> list[str]:
-    """What a refinement of this table should warn of, a sentence each; stacks are told apart by file, not content."""
-    found = audit(images_of(table, _same_file(table.stacks)), DIAMETER_PART * diameter)
-    return [f"{_line(table, finding)}; the FSC is too good, halfmap audit says more"
-            for finding in found.findings if finding.kind == "leak"]
-
-
-def images_of(table: ParticleTable, stacks: Integers) -> Images:
-    """The table as the audit sees it; stacks[i]: equal numbers for stacks that are the same."""
-    columns = table.columns
-    stack = stacks[table.stack_index]
-    position = None
-    if all(label in columns for label in (*COORDINATES, "rlnMicrographName")):
-        pixels = np.column_stack([_numbers(table, label) for label in COORDINATES])
-        # A refined particle lies where it was picked, less its origin.
-        position = pixels * _micrograph_pixel(table)[:, None] - table.origins.numpy()
-    tube = None
-    if "rlnHelicalTubeID" in columns:
-        tube = _numbers(table, "rlnHelicalTubeID").astype(np.int64)
-    most = int(table.image_index.max(initial=0)) + 1
-    return Images(stack * most + table.image_index, table.half, table.micrograph, position, tube, table.rotations)
-
-
-def _numbers(table: ParticleTable, label: str) -> NDArray[np.float64]:
-    try:
-        return np.array(table.columns[label], np.float64)
-    except ValueError as error:
-        raise InputError(f"{table.source}: {label} holds what is not a number ({error}); correct it") from None
-
-
-def _micrograph_pixel(table: ParticleTable) -> NDArray[np.float64]:
-    """Pixel size [b] in A of the micrographs that coordinates count in; that of the images where it is not given."""
-    for label in ("rlnMicrographOriginalPixelSize", "rlnMicrographPixelSize"):
-        if label in table.optics_columns:
-            return np.array(table.optics_columns[label], np.float64)[table.optics_index]
-    return table.pixel_size.numpy()
 
 
 def _usual_distance(particles: Path, table: ParticleTable) -> float:
@@ -95,23 +55,9 @@ def _usual_distance(particles: Path, table: ParticleTable) -> float:
     return BOX_PART * min(group.box * group.pixel_size for group in table.optics)
 
 
-def _same_file(stacks: Sequence[Path]) -> Integers:
-    """Equal numbers[i] for paths that lead to one file."""
-    known: dict[object, int] = {}
-    numbers = []
-    for path in stacks:
-        try:
-            found = path.stat()
-            key: object = (found.st_dev, found.st_ino)
-        except OSError:
-            key = path
-        numbers.append(known.setdefault(key, len(known)))
-    return np.array(numbers, np.int64)
-
-
 def _same_content(stacks: Sequence[Path]) -> Integers:
     """Equal numbers[i] for stacks of one size that agree at the start, in the middle and at the end."""
-    numbers = _same_file(stacks)
+    numbers = same_file(stacks)
     sizes: dict[int, list[int]] = {}
     for i, path in enumerate(stacks):
         if path.exists():
@@ -154,12 +100,6 @@ def _summary(table: ParticleTable, found: Audit, distance: float, same: Integers
     if "leak" in kinds:
         return [*lines, "LEAK: the half sets are not independent; FSC and resolution of their maps are too good."]
     return [*lines, "DUPLICATES: not between the half sets, but a new division would put them there."]
-
-
-def _line(table: ParticleTable, finding: Finding) -> str:
-    rows = ", ".join(str(table.rows[i] + 1) for i in finding.rows)
-    more = " .." if finding.count > len(finding.rows) else ""
-    return f"{finding.kind}: {finding.text}" + (f" (rows {rows}{more})" if rows else "")
 
 
 def _cleaned(found: Audit, out: Path) -> str:

@@ -16,11 +16,11 @@ from halfmap.maps.mrc import MapFile, read_map
 from halfmap.options import build
 from halfmap.particles.star import read_star
 from halfmap.particles.table import ParticleTable
+from halfmap.refinement.outputs import Record, read_records
 from halfmap.runtime.log import read_header
 from halfmap.settings import RefineSettings, table
 from halfmap.settings.regularisers import PREFIXES
 from halfmap.workflows.half_map_pair import require_same_grid
-from halfmap.workflows.outputs import Record, read_records
 
 # Settings that say where and how a run was done, not what was done.
 ELSEWHERE = ("out", "threads", "device", "batch", "keep_iterations", "data_dir")

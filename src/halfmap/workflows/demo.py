@@ -21,10 +21,10 @@ from halfmap.particles.model import centred, read_model, scattering, write_pdb
 from halfmap.particles.star import read_star
 from halfmap.regularisation.registry import REGULARISERS
 from halfmap.settings import RefineSettings, SimulateSettings
+from halfmap.simulation.demo_molecule import demo_molecule
+from halfmap.simulation.simulate import simulate
 from halfmap.validation.fsc import fsc, resolution
 from halfmap.validation.poses import PoseError, pose_error
-from halfmap.workflows.demo_molecule import demo_molecule
-from halfmap.workflows.simulate import simulate
 
 COMPARED = ("uniform", "nonuniform")
 BELT_CONTRAST = 1.0  # a belt as dense as protein, as head groups are: worth a local regulariser
@@ -54,13 +54,13 @@ def demo(out: Path, quick: bool = False, run: Callable[[RefineSettings], object]
     print pose errors and map-to-truth resolutions. `quick` makes do with half of the images, with less noise and
     coarser pixels.
 
-    `run` carries out one refinement (default: `halfmap.workflows.refine.refine`). Raises InputError where
+    `run` carries out one refinement (default: `halfmap.refinement.refine.refine`). Raises InputError where
     `out` holds something already.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"--out {out}: is there already and not empty; name a new folder")
     if run is None:
-        from halfmap.workflows.refine import refine
+        from halfmap.refinement.refine import refine
 
         run = refine
     settings = demo_settings(out, quick)

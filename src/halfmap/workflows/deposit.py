@@ -22,13 +22,13 @@ from halfmap.errors import InputError
 from halfmap.maps.levels import CUBIC_ANGSTROM_PER_DALTON, contour_level
 from halfmap.maps.mrc import MapFile, read_map, replaced_atomically, write_map
 from halfmap.particles.star import read_star
+from halfmap.refinement.outputs import made_folder
 from halfmap.runtime.log import read_header
 from halfmap.settings.deposit import MAPS, DepositSettings, deposit_command
 from halfmap.settings.regularisers import RegulariserOptions
 from halfmap.validation.fsc import GOLD_STANDARD, write_fsc_xml
 from halfmap.workflows.fixed_poses import finished_records
 from halfmap.workflows.half_map_pair import HalfMaps, read_half_maps, require_same_grid
-from halfmap.workflows.outputs import made_folder
 
 RECALIBRATION = 0.15  # largest change of the pixel size that a calibration explains
 SAME = 0.002  # of two FSC curves of the same half maps, the shell-wise difference that rounding leaves

@@ -28,14 +28,14 @@ from halfmap.particles.source import ParticleSource
 from halfmap.particles.table import ParticleTable
 from halfmap.reconstruction.inverse import reconstruct
 from halfmap.reconstruction.statistics import Backprojection
+from halfmap.refinement import em
+from halfmap.refinement.outputs import Record, read_records
+from halfmap.refinement.preflight import read_particles
+from halfmap.refinement.state import PoseTable, State
 from halfmap.settings import from_toml
-from halfmap.state import PoseTable, State
 from halfmap.validation.fsc import GOLD_STANDARD, crossing_shell
 from halfmap.validation.reslog import drawn
-from halfmap.workflows import em
 from halfmap.workflows.half_map_pair import HalfMaps, read_half_maps
-from halfmap.workflows.outputs import Record, read_records
-from halfmap.workflows.preflight import read_particles
 
 SPREADS = ("halfmapAngleSd", "halfmapShiftSd")  # of the best pose: degrees and A
 REACH, MARGIN = 1.15, 4  # shells back-projected: beyond the last one that the run's own half maps agree on

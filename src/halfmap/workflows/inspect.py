@@ -29,16 +29,16 @@ from halfmap.particles.source import ParticleSource
 from halfmap.particles.stack import SeenStack, looked_at
 from halfmap.particles.star import read_star
 from halfmap.particles.table import ParticleTable
+from halfmap.refinement.memory_plan import MemoryPlan, checked, demand_of, planned
+from halfmap.refinement.outputs import read_records
+from halfmap.refinement.run_time import Task, estimated_seconds, measured_speed
+from halfmap.refinement.schedule import Schedule
 from halfmap.runtime.log import read_header as read_log
 from halfmap.runtime.memory import allowance
 from halfmap.settings import RefineSettings, from_toml
 from halfmap.settings.inspect import InspectSettings
-from halfmap.workflows.audit import leaks
+from halfmap.validation.halfset_leaks import leaks
 from halfmap.workflows.inspect_images import Looked, look
-from halfmap.workflows.memory_plan import MemoryPlan, checked, demand_of, planned
-from halfmap.workflows.outputs import read_records
-from halfmap.workflows.run_time import Task, estimated_seconds, measured_speed
-from halfmap.workflows.schedule import Schedule
 
 Report = Callable[..., Any]
 STACKS_NAMED = 5

@@ -15,15 +15,15 @@ import torch
 from halfmap.errors import InputError
 from halfmap.particles.star import read_star, write_star
 from halfmap.particles.table import ParticleTable
+from halfmap.refinement.outputs import made_folder
+from halfmap.refinement.preflight import read_particles
+from halfmap.refinement.refine import refine
+from halfmap.refinement.resume import resume
 from halfmap.settings import RefineSettings, from_toml, validated
 from halfmap.settings.regularisers import PREFIXES, RegulariserOptions
 from halfmap.settings.resume import ResumeSettings, finished
 from halfmap.validation.reslog import drawn
 from halfmap.workflows.fixed_poses import finished_records, random_orders
-from halfmap.workflows.outputs import made_folder
-from halfmap.workflows.preflight import read_particles
-from halfmap.workflows.refine import refine
-from halfmap.workflows.resume import resume
 
 STAR = "particles.star"
 

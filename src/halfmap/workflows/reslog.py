@@ -18,6 +18,7 @@ from rich.table import Table
 from halfmap import kernels
 from halfmap.errors import InputError
 from halfmap.maps.mrc import replaced_atomically
+from halfmap.refinement.outputs import made_folder
 from halfmap.settings.reslog import ManyResLogSettings, reslog_command
 from halfmap.validation.fsc import GOLD_STANDARD, FscCurves, corrected_fsc, crossing_shell
 from halfmap.validation.reslog import (
@@ -34,7 +35,6 @@ from halfmap.validation.reslog import (
 from halfmap.workflows.compare_runs import names_apart
 from halfmap.workflows.fixed_poses import FixedRun, read_fixed_run, subsets
 from halfmap.workflows.half_map_pair import read_half_maps
-from halfmap.workflows.outputs import made_folder
 from halfmap.workflows.refined_subsets import places, read_refined_run, refined
 
 MEASURES = ("unmasked", "corrected")

@@ -1,0 +1,129 @@
+"""The grey scale of a starting map: any map will do, in whatever units it was written.
+
+From images of known pose the scale follows by least squares; without poses, by the profile likelihood of each image's
+best reference. Images of different optics differ in contrast, as each is measured in units of its own noise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from halfmap import kernels
+from halfmap.errors import InputError
+from halfmap.expectation.score import shift_phases
+from halfmap.expectation.search import GlobalSearch, Reference
+from halfmap.fourier.transform import half_volume
+from halfmap.imaging.forward import BandImages, ImagingGeometry
+from halfmap.particles.source import ParticleSource
+from halfmap.refinement import em
+from halfmap.refinement.schedule import Plan
+from halfmap.refinement.state import State
+from halfmap.runtime.distributed import ALONE, Ranks
+
+SAMPLE = 400  # images looked at
+INVERTED = 1.5  # the negative of the map explains the images this much better than the map: its contrast is inverted
+SIGNIFICANT = 5.0  # standard errors by which a correlation at known poses must be negative to be called so
+SPREAD = 5.0  # factor within which the contrast of optics groups may differ
+
+
+@dataclass
+class Fit:
+    """Sums over images of <image, reference> and <reference, reference>, whitened, for each optics group [g]."""
+
+    cross: Tensor
+    norm: Tensor
+
+    @property
+    def error(self) -> float:
+        """Standard error of the sum of cross: white noise has a real part of variance 1/2."""
+        return float((0.5 * self.norm.sum()).sqrt())
+
+    @property
+    def scale(self) -> float:
+        """The maximum-likelihood factor of the reference; where nothing correlates, what chance alone would give."""
+        return max(float(self.cross.sum()), self.error) / float(self.norm.sum().clamp_min(1e-30))
+
+    @property
+    def gain(self) -> float:
+        """What the reference so scaled adds to the log-likelihood; zero if the factor had to be negative."""
+        return float(self.cross.sum().clamp_min(0) ** 2 / self.norm.sum().clamp_min(1e-30))
+
+    def contrast(self) -> Tensor:
+        """The scale of each optics group [g] relative to all, 1 where there is nothing to tell."""
+        relative = self.cross / self.norm.clamp_min(1e-30) / self.scale
+        known = (self.norm > 0) & (self.cross > 0)
+        return torch.where(known, relative.clamp(1 / SPREAD, SPREAD), 1.0)
+
+
+def on_grey_scale(
+    path: Path, state: State, source: ParticleSource, model: em.ImagingModel, plan: Plan, ranks: Ranks = ALONE
+) -> tuple[State, float]:
+    """The state with its references on the grey scale of the images, and the factor that brought them there.
+
+    path: the map's, for messages; plan: of the first iteration. Scale groups start at the contrast of their optics
+    group, where contrast is estimated at all. Raises InputError where the contrast of map and images is opposite.
+    """
+    fit = fitted(state, source, model, plan, ranks)
+    if not float(fit.norm.sum()) > 0:
+        raise InputError(f"{path}: nothing is left of the map inside mask and diameter; is it centred?")
+    if plan.sampling.search == "global":
+        negative = replace(state, references=tuple(-r for r in state.references))
+        inverted = fit.gain * INVERTED < fitted(negative, source, model, plan, ranks).gain
+    else:
+        inverted = float(fit.cross.sum()) < -SIGNIFICANT * fit.error
+    if inverted:
+        known = "" if plan.sampling.search == "global" else ", or do the poses belong to another map"
+        raise InputError(f"{path}: its negative explains the images better; is its contrast inverted{known} "
+                         "(protein must be bright in map and images)?")
+    scale = state.scale
+    if model.update_scale:
+        scale = scale.clone()
+        scale[model.scale_group] = fit.contrast()[torch.from_numpy(source.table.optics_index)].to(scale)
+    return replace(state, references=tuple(r * fit.scale for r in state.references), scale=scale), fit.scale
+
+
+def fitted(state: State, source: ParticleSource, model: em.ImagingModel, plan: Plan, ranks: Ranks = ALONE) -> Fit:
+    """Fit the first reference to a sample of the images, of which each process takes its share."""
+    index = torch.arange(0, len(source.table), max(1, len(source.table) // SAMPLE))
+    reference = Reference(half_volume(state.references[0], model.padding, plan.insert_limit), model.padding)
+    searching = plan.sampling.search == "global"
+    fit = Fit(*torch.zeros(2, len(source.table.optics), dtype=torch.float64))
+    geometries: dict[int, ImagingGeometry] = {}
+    grids: dict[int, GlobalSearch] = {}
+    for group, members, images, _ in source.stream(source.share(index, ranks.rank, ranks.world)):
+        if group not in geometries:
+            optics = source.table.optics[group]
+            geometry = ImagingGeometry.build(optics, model.box, model.pixel_size, plan.insert_limit)
+            geometries[group] = geometry.to(reference.volume.device)
+        offsets = state.poses.shifts[members, 0].round().long()
+        batch, _ = em.band_batch(state, source, model, geometries[group], (group, members, images, offsets))
+        if searching and group not in grids:
+            grids[group] = GlobalSearch(reference, batch, plan.sampling)
+        if searching:
+            cross, norm = grids[group].grey_scale(batch)
+        else:
+            rotations, shifts = state.poses.rotations[members, 0], state.poses.shifts[members, 0] - offsets
+            cross, norm = _at_poses(reference, batch, (rotations.double(), shifts.double()), plan.sampling.limit)
+        fit.cross[group] += cross
+        fit.norm[group] += norm
+    ranks.add_([fit.cross, fit.norm])
+    return fit
+
+
+def _at_poses(
+    reference: Reference, images: BandImages, poses: tuple[Tensor, Tensor], limit: int
+) -> tuple[float, float]:
+    """Sums (cross, norm) at rotations [b, 3, 3] and shifts [b, 2] up to a shell of the reference."""
+    device = reference.volume.device
+    rotations, shifts = (values.to(device) for values in poses)
+    k = images.geometry.count(limit)
+    y, c = images.whitened(limit)
+    band = images.geometry.band
+    slices = kernels.project_slices(reference.volume, images.geometry.coords[:k] * reference.padding, rotations)
+    seen, expected = y * shift_phases(band.kxy[:k], shifts, band.box), c * slices
+    cross = (seen.real * expected.real + seen.imag * expected.imag).double().sum()
+    return float(cross), float((expected.real**2 + expected.imag**2).double().sum())

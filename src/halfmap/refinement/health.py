@@ -1,0 +1,64 @@
+"""Signs that a refinement is not what it seems: a start that contradicts the images, poses that were lost.
+
+A high half-map FSC at low resolution and a confident posterior do not show that poses are right: from a wrong start
+both half sets can fall into the same wrong answer. What shows it: half maps that disagree below the resolution of their
+common start, a likelihood that keeps rising long after a good start would have settled, an FSC with a long weak tail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from halfmap.refinement.schedule import Progressed
+from halfmap.validation.fsc import FscCurves, resolution
+
+DISAGREEING = 0.5  # FSC of the half maps at the resolution of their common start
+LONG_TAIL = 1.6  # ratio of the resolutions at FSC 0.5 and 0.143
+STUCK_AFTER = 5  # iterations
+
+
+def half_sets_disagree(curves: FscCurves, start_shell: int) -> bool:
+    """Whether the half maps differ at resolutions that their common starting map already had."""
+    lowest = max(2, start_shell // 2)
+    return float(curves.unmasked[lowest : start_shell + 1].min()) < DISAGREEING
+
+
+def findings(
+    history: Sequence[Progressed],
+    curves: FscCurves,
+    start: float,
+    start_shell: int,
+    grid: tuple[int, float],
+    poor_start: bool = False,
+) -> list[str]:
+    """One sentence for each sign of trouble in the latest iteration; grid = (box, pixel size)."""
+    found = []
+    climbed = [h.gain for h in history if h.stage == "burn-in"]
+    settled = len(climbed) < len(history)
+    if settled and half_sets_disagree(curves, start_shell):
+        found.append(
+            f"the half maps disagree (FSC below {DISAGREEING}) at resolutions coarser than {start:g} A, which they "
+            "started with: most poses are probably wrong. Start from a map that shows everything the images show, "
+            "detergent or lipid included (an ab initio map of these particles)"
+        )
+    if poor_start:
+        found.append(
+            f"the images contradict the starting map ({100 * history[-1].surprised:.0f} % of the particles changed "
+            "their orientation for sure after the first iteration): is a belt or domain missing from it, or is it "
+            f"another particle? It is now improved with all images at {start:g} A, so the half sets share what is "
+            "coarser than that; check the result"
+        )
+    last = history[-1]
+    if len(history) >= STUCK_AFTER and last.resolution > 0.9 * start:
+        found.append(
+            f"after {len(history)} iterations the half maps agree to {last.resolution:.1f} A only, no better than the "
+            f"{start:g} A of the start: the poses are not being found"
+        )
+    # inside the particle's sphere: solvent noise alone stretches the unmasked curve
+    at_half, at_end = (resolution(curves.spherical, *grid, threshold=t) for t in (0.5, 0.143))
+    if settled and last.stage in ("local", "final") and at_half > LONG_TAIL * at_end:
+        found.append(
+            f"the FSC falls to 0.5 at {at_half:.1f} A but to 0.143 only at {at_end:.1f} A: such a long tail "
+            "means that many poses are wrong, or that most of the density is disordered"
+        )
+    return found

@@ -1,0 +1,239 @@
+"""What a refinement will hold in memory at its worst, known before it begins, and how to make it fit.
+
+Bytes, for a box of n, padding p and the last shell L that is inserted (m = p (L + 1) + 2, r = min(m, p n / 2)):
+
+    map                    V = 4 n^3
+    half volume            H = 8 (2m + 1)^2 (m + 1)         a reference's transform, or the ratio of sums
+    sums                   A = 12 (2m + 1)^2 (m + 1)        of one quarter set
+    columns of a transform C = 8 n (p n) (r + 1), and at most PIECES of 128 MB on their way
+
+The expectation step holds the maps of the state, H, the sums, and what a batch needs; a global search also the slices
+of its grid. The solve holds the sums, those of the half sets, and at its worst one of three: sums that are inverted
+(their ratio H, C, half as much again, and the half maps so far), the transforms of the FSC, or the regulariser's arrays
+(REGULARISER); then the report. In files are all sums but those that are being made. `benchmarks/claims/memory.py`
+measures the solve.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from halfmap.errors import InputError
+from halfmap.expectation.search import Sampling
+from halfmap.fourier.transform import half_volume_extent
+from halfmap.maps.masks import EXTEND, SOFT, SPHERE_EDGE
+from halfmap.refinement.schedule import Progressed, Schedule
+from halfmap.regularisation.support import BEYOND
+from halfmap.runtime.memory import GIGABYTE
+
+PROGRAM = 450_000_000  # libraries and compiled kernels
+STATE_MAPS = 3  # references and mask
+RESULT_MAPS = 17  # of an iteration while its report is drawn, the isosurface among it
+CURVE_MAPS = 12  # half maps, mask, and transforms of half maps, masked and with random phases
+WITHOUT_QUARTERS = ("uniform", "cutoff", "local-fsc", "sidesplitter")
+PIECES = 4  # arrays of the pieces (of 2^24 values) that are transformed together
+PER_PIXEL, PER_COEFFICIENT = 48, 72  # bytes of an image in a batch: read ahead, masked, transformed; data, CTF, sums
+PER_SCORE = 20  # bytes of an orientation and image: two scores and shifts, and the best of them
+PER_SLICE = 16  # bytes of a coefficient of a grid's slices
+SPARE = 1.05  # what an allocator wastes
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a regulariser holds at most, half maps and mask among it: maps while it works on maps; inverting: maps while
+    it inverts sums (0: it has none to invert, unless they were joined). within, within_inverting: for one that works in
+    the cube that references are kept within, arrays of that cube at the same times, beside BESIDE maps."""
+
+    maps: int
+    inverting: int = 0
+    within: int = 0
+    within_inverting: int = 0
+
+
+BESIDE = 7  # maps while a regulariser works within the cube
+JOINED = 5  # maps while sums that were joined are inverted
+REGULARISER = {
+    "uniform": Need(5, 5), "nonuniform": Need(20, 9), "cutoff": Need(5), "local-fsc": Need(19),
+    "sidesplitter": Need(22), "sparse_smooth": Need(20, 9, 30, 1),
+    "sparse_smooth, strength chosen": Need(6, 7, 35, 6),
+}
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What decides the memory of a refinement: grid, padding and last shell of the maps; side of the largest images and
+    how many would be worked on at once; rotations of the finest orientation grid, and coefficients scored on it;
+    whether there is symmetry; the regulariser; whether low resolution is joined; side of the cube that references are
+    kept within, in voxels (0: the whole box)."""
+
+    box: int
+    padding: int
+    limit: int
+    image_box: int
+    batch: int
+    rotations: int
+    grid_coefficients: int
+    symmetric: bool
+    regulariser: str
+    joined: bool = False
+    kept: int = 0
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """How a run is to hold its data. batch: images at once; on_disk: whether sums lie in files, one quarter set in
+    memory at a time; expectation, solve: peaks in bytes; sums: bytes of one quarter set; available: bytes that the
+    process may hold in all."""
+
+    demand: Demand
+    batch: int
+    on_disk: bool
+    expectation: int
+    solve: int
+    sums: int
+    available: int
+
+    @property
+    def peak(self) -> int:
+        """The most memory in bytes at any time."""
+        return max(self.expectation, self.solve)
+
+    @property
+    def scratch(self) -> int:
+        """Bytes of sums in files: four quarter sets, two half sets and both together."""
+        return 7 * self.sums if self.on_disk else 0
+
+    def sentence(self) -> str:
+        """The plan as a line of the log."""
+        return f"memory: {self.words()}"
+
+    def words(self) -> str:
+        """The plan in words."""
+        where = f"sums on disk ({gigabytes(self.scratch)} GB)" if self.on_disk else "sums in memory"
+        return (f"up to {gigabytes(self.peak)} GB (search {gigabytes(self.expectation)}, solve "
+                f"{gigabytes(self.solve)}) of {gigabytes(self.available)} GB available; {where}; {self.batch} images "
+                "at once")
+
+
+def gigabytes(count: float) -> str:
+    """Bytes as a number of GB."""
+    return f"{count / GIGABYTE:.1f}" if count >= 0.1 * GIGABYTE else f"{count / GIGABYTE:.2f}"
+
+
+def demand_of(schedule: Schedule, padding: int, images: tuple[int, int], symmetric: bool, regulariser: str) -> Demand:
+    """What this refinement asks for at its worst, with a mask of its own; images: side of the largest ones, and how
+    many are read at once."""
+    search = usual_search(schedule, "global")
+    rotations, k = (0, 0) if search is None or search.grid is None else (
+        len(search.grid), int(0.5 * math.pi * search.grid_limit**2))
+    return Demand(schedule.box, padding, schedule.finest_insert, *images, rotations, k, symmetric, regulariser,
+                  kept=kept_within(schedule.diameter, schedule.pixel_size, schedule.box))
+
+
+def needs_of(regulariser: str, parameters: str = "") -> str:
+    """What a regulariser is called in REGULARISER; parameters: of sparse_smooth, how its strength is set."""
+    return f"{regulariser}, strength chosen" if parameters in ("cross-validated", "published-code") else regulariser
+
+
+def kept_within(diameter: float, pixel_size: float, box: int) -> int:
+    """Side in voxels of the cube around all that a reference is kept within: a solvent mask around density in the
+    sphere of this diameter (A), or that sphere itself."""
+    edge = max((EXTEND + SOFT) / pixel_size, SPHERE_EDGE)
+    return min(box, math.ceil(diameter / pixel_size + 2 * edge) + 2 * (BEYOND + 1))
+
+
+def usual_search(schedule: Schedule, stage: str) -> Sampling | None:
+    """What an iteration of this stage searches, once burn-in is over for a global one; None for other stages, and where
+    the schedule has no such stage."""
+    if stage not in ("burn-in", "global") or schedule.search not in ("auto", "global"):
+        return None
+    settled = Progressed("burn-in", 4, 4, schedule.start, 1.0, 0.0, 1.0, 1.0)
+    past = [] if stage == "burn-in" else 3 * [settled]
+    plan = replace(schedule, max_iterations=40).next(past, 5 * schedule.pixel_size)
+    return None if plan is None else plan.sampling
+
+
+def planned(demand: Demand, available: int, sums: str = "auto") -> MemoryPlan:
+    """The quickest way that fits: everything in memory; a smaller batch; sums on disk. The last one, if none does.
+
+    available: bytes that the process may hold in all; sums: ``memory`` or ``disk`` leave no choice of where they lie.
+    """
+    places = {"memory": (False,), "disk": (True,)}.get(sums, (False, True))
+    plans = [_plan(demand, available, on_disk, batch) for on_disk in places for batch in _batches(demand.batch)]
+    return next((plan for plan in plans if plan.peak <= available), plans[-1])
+
+
+def checked(plan: MemoryPlan, begun: bool = False) -> MemoryPlan:
+    """The plan, if it fits. Raises InputError with what would; begun: for a run that goes on, whose settings stay."""
+    if plan.peak <= plan.available:
+        return plan
+    demand = plan.demand
+    remedies = []
+    if not begun and not plan.on_disk and planned(demand, plan.available, "disk").peak <= plan.available:
+        remedies.append("--sums disk fits")
+    if not begun and demand.padding > 1:
+        smaller = planned(replace(demand, padding=1), plan.available)
+        if smaller.peak <= plan.available:
+            remedies.append(f"--padding 1 needs {gigabytes(smaller.peak)} GB")
+    remedies.append("end other programs, raise --max-memory, or go on on a machine with more memory" if begun else
+                    "particles binned to a smaller box need less, or take a machine with more memory")
+    even = "even with sums on disk" if plan.on_disk else "with sums in memory"
+    raise InputError(f"memory: a refinement at box {demand.box} with padding {demand.padding} needs "
+                     f"{gigabytes(plan.peak)} GB {even}, and {gigabytes(plan.available)} GB are available; "
+                     f"{'; '.join(remedies)}")
+
+
+def _batches(most: int) -> list[int]:
+    """Sizes of a batch worth trying."""
+    return [most // 2**i for i in range(8) if most // 2**i >= min(most, 8)]
+
+
+def solve_stages(demand: Demand, on_disk: bool) -> dict[str, int]:
+    """Bytes that the stages of a solve hold at their worst, the program itself left out."""
+    sums, volume, transforming = _sums(demand), 4 * demand.box**3, _transforming(demand)
+    need = REGULARISER[demand.regulariser]
+    half_maps = max(volume + transforming, CURVE_MAPS * volume)
+    cube = 4 * min(demand.kept or demand.box, demand.box) ** 3
+    solving, inverting = need.maps * volume, need.inverting or JOINED * demand.joined
+    if need.within:
+        solving = max(solving, BESIDE * volume + need.within * cube)
+    if inverting:
+        held = max(inverting * volume, BESIDE * volume + need.within_inverting * cube if need.within else 0)
+        solving = max(solving, held + transforming)
+    if on_disk:  # one set of sums is made at a time, and in a file before the next
+        added, kept, used = 2 if demand.joined else 1, 0, 0
+    else:
+        added = kept = 7 if demand.symmetric else 6
+        quarters = 0 if demand.regulariser in WITHOUT_QUARTERS else 6 if demand.symmetric else 4
+        used = quarters + 3
+    state = STATE_MAPS * volume
+    return {"sums added up": state + added * sums, "half maps": state + kept * sums + half_maps,
+            "regulariser": state + used * sums + solving, "results": state + RESULT_MAPS * volume}
+
+
+def _sums(demand: Demand) -> int:
+    """Bytes of one quarter set's sums."""
+    m = half_volume_extent(demand.padding, demand.limit)
+    return 12 * (2 * m + 1) ** 2 * (m + 1)
+
+
+def _transforming(demand: Demand) -> int:
+    """Bytes on the way between a map and its half volume, which is among them."""
+    n, p = demand.box, demand.padding
+    m = half_volume_extent(p, demand.limit)
+    row = p * n * (min(m, p * n // 2) + 1)
+    return 2 * _sums(demand) // 3 + 12 * n * row + PIECES * 8 * min(1 << 24, (2 * m + 1) * row)
+
+
+def _plan(demand: Demand, available: int, on_disk: bool, batch: int) -> MemoryPlan:
+    sums = _sums(demand)
+    k = int(0.5 * math.pi * (demand.image_box / 2) ** 2)
+    image = PER_PIXEL * demand.image_box**2 + PER_COEFFICIENT * k + PER_SCORE * demand.rotations
+    grid = PER_SLICE * demand.rotations * demand.grid_coefficients
+    # The second reference of two is made when the sums of the first half set are there.
+    making = (0 if on_disk else 2) * sums + _transforming(demand)
+    working = 2 * sums // 3 + (1 if on_disk else 4) * sums + batch * image + grid
+    expectation = PROGRAM + STATE_MAPS * 4 * demand.box**3 + max(making, working)
+    solve = PROGRAM + max(solve_stages(demand, on_disk).values())
+    return MemoryPlan(demand, batch, on_disk, int(SPARE * expectation), int(SPARE * solve), sums, available)

@@ -1,0 +1,212 @@
+"""Everything that is looked at before long work starts: files, sizes, images, half sets, the starting map and mask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from halfmap.errors import InputError
+from halfmap.fourier.band import Band, band_limit
+from halfmap.fourier.transform import crop_volume, image_fft, pad_volume
+from halfmap.maps.mrc import read_map
+from halfmap.particles.cryosparc import read_cryosparc
+from halfmap.particles.cryosparc_file import SUFFIXES
+from halfmap.particles.outliers import ABSURD, DOUBTFUL, TRAITS, Odd, odd_ones, traits
+from halfmap.particles.sanity import header_notes, table_notes
+from halfmap.particles.source import ParticleSource
+from halfmap.particles.stack import check_stacks, looked_at
+from halfmap.particles.star import read_star
+from halfmap.particles.table import ParticleTable, assign_halves
+from halfmap.runtime.distributed import ALONE, Ranks
+from halfmap.validation.halfset_leaks import leaks
+
+PIXEL_TOLERANCE = 1e-3  # relative; RELION's 1.05 against 1.06 after a rounded header is an error here
+MASK_TOLERANCE = 0.1  # overshoot of a resampled mask beyond 0 and 1
+REJECTED_MOST = 0.1  # share of faulty images beyond which something is wrong with the data, not with an image
+FEWEST = 8  # particles in a half set
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """Sound particles and what their images are like.
+
+    source; rejected: the faulty particles, why in the column halfmapRejected, or None; power[g]: mean power of whole
+    images by shell [0..box//2]; leaks: what the half sets share that they must not, a sentence each; notes: what is
+    worth a look.
+    """
+
+    source: ParticleSource
+    rejected: ParticleTable | None
+    power: tuple[Tensor, ...]
+    leaks: list[str]
+    notes: list[str] = field(default_factory=list)
+
+
+def read_particles(
+    star: Path, data_dir: Path | None, passthrough: Path | None = None, strip_prefix: str | None = None, *,
+    resplit: bool, split_by: str, seed: int,
+) -> ParticleTable:  # fmt: skip
+    """The particle table with half sets: those of the file if they are a real split, else drawn from ``seed``.
+
+    ``star`` may be a cryoSPARC file too, by its suffix; passthrough and strip_prefix belong to such a one. Raises
+    InputError for a file that cannot be used, a stack that is missing, short or of another size, and for too few
+    particles.
+    """
+    if star.suffix.lower() in SUFFIXES:
+        table = read_cryosparc(star, data_dir, passthrough, strip_prefix)
+    else:
+        table = read_star(star, data_dir)
+    check_stacks(table)
+    if table.half is None or resplit:
+        table = assign_halves(table, seed, "micrograph" if split_by == "micrograph" else "particle")
+    assert table.half is not None
+    smallest = int(np.bincount(table.half, minlength=2).min())
+    if smallest < FEWEST:
+        raise InputError(
+            f"{star}: a half set of {smallest} particles is too small to refine (at least {FEWEST} are needed); "
+            "give more particles, or divide them anew with --resplit"
+        )
+    return table
+
+
+def inspect_images(
+    table: ParticleTable, diameter: float, batch: int, advance: Callable[[int], None] = lambda n: None,
+    ranks: Ranks = ALONE,
+) -> Inspected:
+    """Read every image once, in one of the processes: set faulty ones aside and measure the power spectra.
+
+    Faulty are NaN, Inf, a constant background, and images beyond all measure unlike the others of their stack; those
+    that merely stand out are counted, and what is odd in the table and in the headers of its stacks is noted. Raises
+    InputError, naming the first, where more than a tenth are faulty.
+    """
+    source = ParticleSource(table, diameter, batch)
+    mine = source.share(torch.arange(len(table)), ranks.rank, ranks.world)
+    sound, seen = np.zeros(len(table), dtype=bool), torch.zeros(len(table), 3, dtype=torch.float64)
+    bands = {g: Band.to_shell(group.box, band_limit(group.box)) for g, group in enumerate(table.optics)}
+    spectra: list[Tensor] = []
+    for group, index, raw, images, fine in source.stream_with_raw(mine):
+        sound[index.numpy()] = fine.numpy()
+        seen[index] = traits(raw, images)
+        spectra.append(_power(bands[group], images[fine]))
+        advance(len(index))
+    fine = torch.from_numpy(sound).double()
+    ranks.add_([fine, seen])
+    sound = fine.numpy() > 0
+    odd = odd_ones(table, seen, sound)
+    absurd = odd.deviation > ABSURD
+    batches = source.batches(mine)
+    for place, (group, members) in enumerate(batches):
+        if absurd[members].any():  # one image may outweigh all others
+            (_, _, images, _), = source.stream(torch.from_numpy(members))
+            spectra[place] = _power(bands[group], images[torch.from_numpy(sound[members] & ~absurd[members])])
+    power = _mean_power(table, bands, [(group, int((sound & ~absurd)[members].sum())) for group, members in batches],
+                        spectra, ranks)
+    why = np.where(sound, np.where(absurd, "outlier", ""), np.where(seen.isfinite().all(dim=1), "constant", "NaN"))
+    rejected, kept = _set_aside(table, why)
+    notes = table_notes(table) + header_notes(table, looked_at(table)) + _doubtful(table, odd)
+    return Inspected(ParticleSource(kept, diameter, batch), rejected, power, leaks(kept, diameter), notes)
+
+
+def _power(band: Band, images: Tensor) -> Tensor:
+    """Summed power of images [b, y, x] by shell [s], float64."""
+    if not len(images):  # all of a batch may be faulty, and a transform of nothing is an error
+        return band.shell_sum(torch.zeros(len(band), dtype=torch.float64))
+    values = band.gather(image_fft(images))
+    return band.shell_sum((values.real**2 + values.imag**2).double().sum(dim=0))
+
+
+def _mean_power(
+    table: ParticleTable, bands: dict[int, Band], counted: list[tuple[int, int]], spectra: list[Tensor], ranks: Ranks
+) -> tuple[Tensor, ...]:
+    """Mean power of each optics group by shell [0..box//2]; counted: group and images of each summed spectrum."""
+    power = [torch.zeros(group.box // 2 + 1, dtype=torch.float64) for group in table.optics]
+    images_of = torch.zeros(len(table.optics), dtype=torch.float64)
+    for (group, count), shells in zip(counted, spectra, strict=True):
+        power[group][: len(shells)] += shells
+        images_of[group] += count
+    ranks.add_([*power, images_of])
+    for group, band in bands.items():
+        ones = band.shell_sum(torch.ones(len(band), dtype=torch.float64)).clamp_min(1)
+        mean = power[group][: len(ones)] / (ones * max(1, int(images_of[group])))
+        mean[0] = mean[1]
+        power[group] = torch.cat([mean, mean[-1:].repeat(len(power[group]) - len(mean))])
+    return tuple(power)
+
+
+def _set_aside(table: ParticleTable, why: np.ndarray) -> tuple[ParticleTable | None, ParticleTable]:
+    """The particles with a reason to be rejected (None if there are none), and the others."""
+    faulty = np.flatnonzero(why != "")
+    if not len(faulty):
+        return None, table
+    if len(faulty) > REJECTED_MOST * len(table):
+        named = ", ".join(_image_name(table, int(i)) for i in faulty[:3])
+        raise InputError(
+            f"{table.source}: {len(faulty)} of {len(table)} images hold NaN, Inf or a constant background, or are "
+            f"outliers (first: {named}); check how the stack was written"
+        )
+    rejected = table.select(faulty)
+    rejected = replace(rejected, columns=rejected.columns | {"halfmapRejected": why[faulty].tolist()})
+    return rejected, table.select(np.flatnonzero(why == ""))
+
+
+def _doubtful(table: ParticleTable, odd: Odd) -> list[str]:
+    """A note on images that stand out but are kept, the worst named."""
+    doubtful = np.flatnonzero((odd.deviation > DOUBTFUL) & (odd.deviation <= ABSURD))
+    if not len(doubtful):
+        return []
+    worst = doubtful[np.argsort(-odd.deviation[doubtful], kind="stable")[:3]]
+    named = ", ".join(f"{_image_name(table, int(i))} ({TRAITS[odd.trait[i]]})" for i in worst)
+    return [f"{len(doubtful)} of {len(table)} images stand out from their stack by more than {DOUBTFUL:g} robust "
+            f"standard deviations and are kept; the farthest: {named}"]
+
+
+def _image_name(table: ParticleTable, index: int) -> str:
+    return f"{table.image_index[index] + 1}@{table.stacks[table.stack_index[index]].name}"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A map [z, y, x] on the grid of the refinement, with a note where it was changed to fit."""
+
+    map: Tensor
+    note: str = ""
+
+
+def read_reference(
+    path: Path, table: ParticleTable, diameter: float, what: str = "map"
+) -> tuple[Reference, int, float]:
+    """The starting map (or mask) on the grid of the largest optics group: (reference, box, pixel size).
+
+    The particles are the authority. A map of another box is padded or cropped, and the note says so; raises
+    InputError where the pixel size differs by more than 0.1 % or the particle does not fit the box.
+    """
+    largest = int(np.bincount(table.optics_index, minlength=len(table.optics)).argmax())
+    optics = table.optics[largest]
+    read = read_map(path)
+    if abs(read.pixel_size / optics.pixel_size - 1) > PIXEL_TOLERANCE:
+        raise InputError(
+            f"{path}: pixel size {read.pixel_size:.4f} A, but the particles ({optics.name} of {table.source.name}) "
+            f"have {optics.pixel_size:.4f} A; resample the {what} or correct its header"
+        )
+    if diameter > optics.box * optics.pixel_size:
+        raise InputError(
+            f"--diameter {diameter:g}: larger than the images ({optics.box} px of {optics.pixel_size:g} A, "
+            f"{optics.box * optics.pixel_size:.0f} A); give the diameter of the particle"
+        )
+    box = read.data.shape[-1]
+    data, note = read.data, ""
+    if box != optics.box:
+        data = pad_volume(data, optics.box) if box < optics.box else crop_volume(data, optics.box)
+        verb = "padded" if box < optics.box else "cropped"
+        note = f"{path.name}: box {box} {verb} to the particles' {optics.box}"
+    low, high = float(data.min()), float(data.max())
+    if low == high and (what == "map" or low == 0):
+        raise InputError(f"{path}: the {what} is {low:g} everywhere; give one with density")
+    if what != "map" and (low < -MASK_TOLERANCE or high > 1 + MASK_TOLERANCE):
+        raise InputError(f"{path}: the {what} has values from {low:g} to {high:g}; it must be 1 inside and 0 outside")
+    return Reference(data, note), optics.box, optics.pixel_size

@@ -1,0 +1,130 @@
+"""What is said about an iteration: to the schedule in a few figures, to iterations.jsonl and the report in full."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from halfmap.geometry.rotations import angular_distance
+from halfmap.refinement.outputs import Record
+from halfmap.refinement.schedule import Plan, Progressed
+from halfmap.refinement.state import State
+from halfmap.regularisation.protocol import HalfSets
+from halfmap.validation.fsc import crossing_shell, mask_verdict, resolution
+
+WEIGHTY = 0.02  # posterior weight from which a mode counts as known
+FAR = 10.0  # degrees; a particle that moves less has not jumped, however fine the grid
+
+# Measured on all images together, so known to both half sets whatever the regulariser does.
+ALWAYS_CROSSES = "noise spectra, grey scale, shift spread"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One iteration as it ran: its plan, the states around it, what it left and what it cost.
+
+    pixel_size [b]: of each particle's image, angstrom; seconds: wall time by stage; cpu: seconds of processor time.
+    """
+
+    plan: Plan
+    before: State
+    after: State
+    halves: HalfSets
+    pixel_size: Tensor
+    seconds: dict[str, float]
+    cpu: float
+
+    @property
+    def grid(self) -> tuple[int, float]:
+        """Box and pixel size of the maps."""
+        return self.halves.raw[0].shape[-1], self.halves.pixel_size
+
+
+def progressed(step: Step) -> Progressed:
+    """What the schedule needs to know."""
+    box, pixel_size = step.grid
+    curves, poses = step.halves.curves, step.after.poses
+    last = step.plan.insert_limit  # nothing was back-projected beyond
+    agreed = max(int(crossing_shell(curve[: last + 1], 0.143) or last) for curve in (curves.unmasked, curves.corrected))
+    angle, _ = _changes(step)
+    far = max(2.0 * math.degrees(step.plan.sampling.grid_step), FAR)
+    jumped = _from_nearest_mode(step) > far
+    sure = step.after.poses.weight[:, 0] > 0.5
+    return Progressed(
+        step.plan.stage, step.plan.sampling.limit, agreed, resolution(curves.unmasked, box, pixel_size),
+        float(poses.gain.mean()), float(jumped.double().mean()), float(angle.median()),
+        float(poses.angle_sd.median()), float((jumped & sure).double().mean()),
+    )  # fmt: skip
+
+
+def record(step: Step, latest: Progressed, groups: list[str], crosses: str) -> Record:
+    """The iteration as one JSON object; ``groups``: names of the optics groups, ``crosses``: see `what_crosses`."""
+    box, pixel_size = step.grid
+    curves, state = step.halves.curves, step.after
+    poses = state.poses
+    angle, shift = _changes(step)
+    known = bool(step.before.poses.known.any())
+    return {
+        "iteration": state.iteration, "search": step.plan.stage,
+        "band_A": box * pixel_size / step.plan.sampling.limit,
+        "inserted_A": box * pixel_size / step.plan.insert_limit,
+        "resolution_A": resolution(curves.unmasked, box, pixel_size),
+        "resolution_05_A": resolution(curves.unmasked, box, pixel_size, 0.5),
+        "resolution_corrected_A": resolution(curves.corrected, box, pixel_size),
+        "fsc": curves.unmasked.tolist(), "fsc_spherical": curves.spherical.tolist(),
+        "fsc_masked": curves.masked.tolist(), "fsc_randomised": curves.randomised.tolist(),
+        "fsc_corrected": curves.corrected.tolist(),
+        "angle_change_deg": float(angle.median()) if known else None,
+        "shift_change_A": float(shift.median()) if known else None,
+        "surprised": latest.surprised if known else None, "jumped": latest.jumped if known else None,
+        "max_posterior": float(poses.weight[:, 0].mean()), "precision_deg": float(poses.angle_sd.median()),
+        "shift_sigma_A": state.shift_sigma,
+        "gain": float(poses.gain.mean()),
+        "gain_halves": [float(poses.gain[poses.half == h].mean()) for h in (0, 1)],
+        "scale": float(state.scale.std() / state.scale.mean()) if len(state.scale) > 1 else 0.0,
+        "sigma2": [s.tolist() for s in state.sigma2], "sigma2_name": groups,
+        "seconds": step.seconds, "cpu_seconds": step.cpu,
+        "particles": len(poses), "box": box, "pixel_size": pixel_size,
+        "mask_verdict": mask_verdict(curves, box, pixel_size), "warnings": [], "crosses": crosses,
+    }  # fmt: skip
+
+
+def what_crosses(regulariser: str, start: float, poor: bool, joined: float | None) -> str:
+    """Everything that the half sets have in common, as a list in words.
+
+    regulariser: what its method says; start: resolution (angstrom) of the starting map; poor: whether that map was
+    improved with all images; joined: resolution up to which half maps are joined in every iteration.
+    """
+    parts = [f"starting map to {start:g} A" + (" (improved with all images)" if poor else "")]
+    parts += [regulariser, ALWAYS_CROSSES]
+    if joined:
+        parts.append(f"all that is coarser than {joined:g} A (joined)")
+    return ", ".join(parts)
+
+
+def _from_nearest_mode(step: Step) -> Tensor:
+    """Angle in degrees [b] from each new best pose to the nearest mode known before; 180 where nothing was known.
+
+    A particle that wavers between two equally likely poses has not jumped.
+    """
+    before, now = step.before.poses, step.after.poses.rotations[:, 0].double()
+    operators = step.halves.operators.cpu()
+    angles = [
+        torch.where(weight > WEIGHTY, angular_distance(mode.double(), now, operators), 180.0)
+        for mode, weight in zip(before.rotations.unbind(1), before.weight.unbind(1), strict=True)
+    ]
+    return torch.stack(angles).amin(dim=0)
+
+
+def _changes(step: Step) -> tuple[Tensor, Tensor]:
+    """How far each particle moved: degrees modulo the symmetry (180 where it was unknown), and angstrom."""
+    before, after = step.before.poses, step.after.poses
+    angle = angular_distance(
+        before.rotations[:, 0].double(), after.rotations[:, 0].double(), step.halves.operators.cpu()
+    )
+    angle = torch.where(before.known, angle, 180.0)
+    shift = (after.shifts[:, 0] - before.shifts[:, 0]).norm(dim=1) * step.pixel_size
+    return angle, shift

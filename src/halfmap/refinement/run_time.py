@@ -1,0 +1,166 @@
+"""How long a refinement will take on this machine: an estimate from the kernels' speed, measured in a few seconds.
+
+A usual run is taken for granted (USUAL): so many iterations of each stage, local ones aligned to two thirds of the
+Nyquist frequency. With N images, K coefficients up to the shell that is aligned to, K' up to that which is inserted,
+
+    time of an iteration = N (f + m p K + m q K' + g)  +  solve,
+
+f: reading, two transforms and the CTF of an image; p: polishing a start, per coefficient; q: inserting a sample, per
+coefficient; m: modes, and ten sigma points in each (SAMPLES); g: the exhaustive grid, 4 R T k operations for R
+rotations, T shifts and k coefficients (two products, real and imaginary). Solving takes about 60 transforms of the
+padded map, n log n each. f, p, q and the speed of products are measured on one thread and on data larger than the
+cache, in seconds of the processor, the least of a few trials, and divided by the threads times their usual efficiency:
+other work on the machine is not in the estimate.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from halfmap import kernels
+from halfmap.expectation.priors import ShiftPrior
+from halfmap.expectation.score import ReferenceSlices, score_grid
+from halfmap.expectation.search import Reference, Sampling, polish
+from halfmap.fourier.transform import half_volume_extent
+from halfmap.geometry.rotations import random_rotations
+from halfmap.imaging.ctf import Defocus
+from halfmap.imaging.forward import ImagingGeometry, band_images
+from halfmap.imaging.optics import OpticsGroup
+from halfmap.particles.preprocess import soft_circle
+from halfmap.refinement.memory_plan import usual_search
+from halfmap.refinement.schedule import Schedule
+
+USUAL = {"burn-in": 5, "global": 2, "local": 6, "final": 1}
+BAND = 2 / 3  # of the Nyquist frequency, aligned to in local iterations
+MODES, SAMPLES = 1.3, 10
+STEPS = 8  # Gauss-Newton steps of a start at most
+TAKEN = 5  # of which so many are needed
+TRANSFORMS = 60  # of the padded map in one solve
+EFFICIENCY = 0.85
+TRIALS, TRIAL_SECONDS = 12, 0.4
+TRIAL_BOX, TRIAL_SHELL, TRIAL_IMAGES, PADDING = 128, 56, 24, 2
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds: per pixel read and transformed, per coefficient of a step of a start, per coefficient of an inserted
+    sample, per multiply-add of the grid's products, and per point and doubling of a transform."""
+
+    pixel: float
+    step: float
+    sample: float
+    product: float
+    transform: float
+
+
+@dataclass(frozen=True)
+class Task:
+    """A refinement as far as its time depends on it; padding of the reference and the schedule it would follow."""
+
+    images: int
+    image_box: int
+    padding: int
+    schedule: Schedule
+
+
+def measured_speed(threads: int) -> Speed:
+    """The speed of so many threads of this machine."""
+    before = kernels.thread_count(), torch.get_num_threads()
+    kernels.set_threads(1)
+    torch.set_num_threads(1)
+    try:
+        single = _measured()
+    finally:
+        kernels.set_threads(before[0])
+        torch.set_num_threads(before[1])
+    return Speed(*(seconds / max(1.0, EFFICIENCY * threads) for seconds in dataclasses.astuple(single)))
+
+
+def _measured() -> Speed:
+    """Time the kernels on noise; each once before it is timed, so that what is compiled or planned then is left out."""
+    optics = OpticsGroup("trial", 300.0, 2.7, 0.1, 1.0, TRIAL_BOX)
+    geometry = ImagingGeometry.build(optics, TRIAL_BOX, 1.0, TRIAL_SHELL)
+    generator = torch.Generator().manual_seed(0)
+    m = half_volume_extent(PADDING, TRIAL_SHELL)
+    size = (2 * m + 1, 2 * m + 1, m + 1)
+    volume = torch.view_as_complex(torch.randn((*size, 2), generator=generator))
+    raw = torch.randn(TRIAL_IMAGES, TRIAL_BOX, TRIAL_BOX, generator=generator)
+    zero = torch.zeros(TRIAL_IMAGES, dtype=torch.float64)
+    defocus = Defocus(zero + 1e4, zero + 1e4, zero, zero, zero, zero + 1)
+    noise = (torch.full((TRIAL_BOX // 2 + 1,), float(TRIAL_BOX**2)), torch.ones(TRIAL_IMAGES))
+    mask = soft_circle(TRIAL_BOX, TRIAL_BOX / 2 - 6)
+    batch = band_images(raw, mask, geometry, defocus, noise)
+    rotations, shifts = random_rotations(TRIAL_IMAGES, generator), torch.zeros(TRIAL_IMAGES, 2, dtype=torch.float64)
+    starts = (torch.arange(TRIAL_IMAGES), rotations, shifts)
+    reference, k = Reference(volume, PADDING), len(geometry.band)
+    values, weights = batch.sums()
+    sums = torch.zeros((*size, 3))
+    samples = (starts[0], rotations, shifts, torch.ones(TRIAL_IMAGES))
+    y, c = batch.whitened(12)
+    few = ReferenceSlices.build(volume, geometry.coords[: y.shape[1]], PADDING, random_rotations(1024, generator))
+    phases = torch.ones(20, y.shape[1], dtype=torch.complex64)
+    grid = 4 * len(y) * 20 * 1024 * y.shape[1]
+    points = 96**3
+    steps = TRIAL_IMAGES * k * STEPS
+    return Speed(
+        _timed(lambda: band_images(raw, mask, geometry, defocus, noise)) / raw.numel(),
+        _timed(lambda: polish(reference, batch, starts, ShiftPrior(1.0), TRIAL_SHELL, STEPS)) / steps,
+        _timed(lambda: kernels.insert_slices_(sums, values, weights, geometry.coords * PADDING, geometry.band.kxy,
+                                              TRIAL_BOX, samples)) / (TRIAL_IMAGES * k),
+        _timed(lambda: score_grid(y, c, few, phases, torch.zeros(20))) / grid,
+        _timed(lambda: torch.fft.rfftn(volume.real[:96, :96, :96])) / (points * math.log2(points)),
+    )  # fmt: skip
+
+
+def _timed(work: Callable[[], object]) -> float:
+    """Processor seconds of the fastest of up to TRIALS runs, as far as they fit in TRIAL_SECONDS."""
+    work()
+    found: list[float] = []
+    while len(found) < TRIALS and sum(found) < TRIAL_SECONDS:
+        began = time.process_time()
+        work()
+        found.append(time.process_time() - began)
+    return min(found)
+
+
+def estimated_seconds(task: Task, speed: Speed) -> dict[str, float]:
+    """Seconds of all iterations of each stage of USUAL; what does not occur in the schedule's search is left out."""
+    schedule, finest = task.schedule, task.schedule.finest_insert
+    band = min(schedule.finest, int(BAND * finest))
+    padded = (task.padding * schedule.box) ** 3
+    found: dict[str, float] = {}
+    for stage in _stages(schedule.search):
+        search = usual_search(schedule, stage)
+        limit = band if search is None else search.limit
+        insert = finest if stage == "final" else min(finest, int(1.3 * limit) + 1)
+        seconds = task.image_box**2 * speed.pixel + MODES * _coefficients(limit) * TAKEN * speed.step
+        seconds += MODES * SAMPLES * _coefficients(insert) * speed.sample
+        if search is not None:
+            seconds += _grid_seconds(search, speed)
+        solving = TRANSFORMS * padded * (insert / finest) ** 2 * math.log2(padded) * speed.transform
+        found[stage] = USUAL[stage] * (task.images * seconds + solving)
+    return found
+
+
+def _grid_seconds(sampling: Sampling, speed: Speed) -> float:
+    """The exhaustive search of one image, and polishing what it finds at the grid's resolution."""
+    assert sampling.grid is not None and sampling.shifts is not None
+    k = _coefficients(sampling.grid_limit)
+    products = 4 * len(sampling.grid) * len(sampling.shifts) * k
+    return products * speed.product + sampling.candidates * k * 3 * speed.step
+
+
+def _stages(search: str) -> list[str]:
+    """The stages that a run of this kind goes through."""
+    return {"fixed": ["final"], "local": ["local", "final"]}.get(search, list(USUAL))
+
+
+def _coefficients(limit: int) -> float:
+    """Coefficients of half a disc."""
+    return 0.5 * math.pi * limit**2

@@ -1,0 +1,150 @@
+"""One refinement by several processes: each deals with its share of the images, the first does everything else.
+
+In every iteration each process runs the expectation step on its own particles. What that leaves is added up in the
+first process, the only one that makes maps, decides and writes; it hands out the references and the few numbers that
+the next step needs. So all do the same whatever machine they run on, and the memory and time for maps is spent once.
+The others know the poses of their own particles only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from halfmap import kernels
+from halfmap.kernels.threads import available_cores
+from halfmap.particles.source import ParticleSource
+from halfmap.refinement import em
+from halfmap.refinement.checkpoints import Checkpoints
+from halfmap.refinement.problem import Problem
+from halfmap.refinement.schedule import Plan, Progressed
+from halfmap.refinement.state import PoseTable, State
+from halfmap.runtime.distributed import Ranks
+from halfmap.runtime.log import RunLog
+
+ROW = tuple(f.name for f in fields(PoseTable) if f.name != "half")  # what is found for a particle
+
+
+def share_cores(wanted: int, ranks: Ranks) -> None:
+    """Set the threads of this process: as many as wanted, or (0) an equal part of the machine's cores."""
+    _set_threads(wanted or max(1, available_cores() // ranks.on_machine))
+
+
+def tell_processes(problem: Problem, log: RunLog) -> None:
+    """Wait for all processes, and note how many there are."""
+    ranks = problem.ranks
+    if ranks.world > 1:
+        log.notice(f"{ranks.world} processes, {ranks.on_machine} on the machine of the first; threads of a process: "
+                   f"{kernels.thread_count()}")
+    ranks.wait()
+
+
+def how_to_go_on(run: Path) -> str:
+    """What to do when the processes of a run are gone."""
+    return f"Then go on with: halfmap resume {run}" if (run / "checkpoint" / "state").exists() else ""
+
+
+def expected(problem: Problem, state: State, plan: Plan, following: em.Following) -> em.Expectation:
+    """The expectation step on this process's share of the particles."""
+    ranks = problem.ranks
+    if ranks.world > 1:
+        mine = partial(problem.source.share, part=ranks.rank, parts=ranks.world)
+        following = replace(following, share=mine)
+    return em.expectation_step(
+        state, problem.source, problem.model, plan.sampling, (plan.insert_limit, plan.posterior),
+        seed_of(problem, state), following,
+    )  # fmt: skip
+
+
+def seed_of(problem: Problem, state: State) -> int:
+    """What is random in the iteration after ``state`` is drawn from this."""
+    return problem.settings.seed * 100_003 + state.iteration
+
+
+def united(problem: Problem, mine: em.Expectation) -> em.Expectation:
+    """In the first process: what the expectation step leaves in all of them together. In the others: nothing of use.
+
+    Sums add up in place, one quarter set after another, so no copy of them is made. (Adding up in the first process
+    alone is no quicker by gloo.) That one has the others' cores, which wait for it, until `handed_out`.
+    """
+    ranks = problem.ranks
+    if ranks.world == 1:
+        return mine
+    tally = mine.tally
+    small = [*tally.noise, *tally.count, tally.cross, tally.norm, torch.tensor([mine.cost[1]], dtype=torch.float64)]
+    together = torch.cat([values.flatten() for values in small])
+    ranks.add_([q.sums for quarters in mine.statistics for q in quarters] + [together])
+    for values, total in zip(small, together.split([len(values) for values in small]), strict=True):
+        values.copy_(total)
+    poses = _every_pose(mine.poses, problem.source, ranks)
+    if not ranks.first:
+        return replace(mine, statistics=())
+    _set_threads(kernels.thread_count() * ranks.on_machine)
+    return replace(mine, poses=poses, cost=(mine.cost[0], float(small[-1])))
+
+
+def _every_pose(poses: PoseTable, source: ParticleSource, ranks: Ranks) -> PoseTable:
+    """The table with the rows that other processes found, in the first process."""
+    members = [torch.nonzero(poses.half == half)[:, 0] for half in (0, 1)]
+    shares = [torch.cat([source.share(m, part, ranks.world) for m in members]) for part in range(ranks.world)]
+    mine = shares[ranks.rank]
+    columns: list[Tensor] = [getattr(poses, name) for name in ROW]
+    widths = [column[0].numel() for column in columns]
+    packed = torch.cat([c[mine].reshape(len(mine), width) for c, width in zip(columns, widths, strict=True)], dim=1)
+    for rows, found in zip(shares, ranks.rows(packed, [len(rows) for rows in shares]), strict=ranks.first):
+        for column, values in zip(columns, found.split(widths, dim=1), strict=True):
+            column[rows] = values.reshape(len(rows), *column.shape[1:])
+    return poses
+
+
+def handed_out(problem: Problem, state: State, latest: Progressed | None) -> tuple[State, Progressed | None]:
+    """The state, as far as the next expectation step needs it, and the latest iteration, as the first process has them.
+
+    Poses, mask and the regulariser's memory stay what each process has.
+    """
+    ranks = problem.ranks
+    if ranks.world == 1:
+        return state, latest
+    if ranks.first:
+        _set_threads(max(1, kernels.thread_count() // ranks.on_machine))
+    iteration, shift_sigma, latest = ranks.told((state.iteration, state.shift_sigma, latest))
+    given = [torch.clone(values, memory_format=torch.contiguous_format)
+             for values in (*state.references, *state.sigma2, state.scale)]
+    ranks.hand_out_(given)
+    halves = len(state.references)
+    state = replace(
+        state, iteration=iteration, shift_sigma=shift_sigma, references=tuple(given[:halves]),
+        sigma2=tuple(given[halves:-1]), scale=given[-1],
+    )  # fmt: skip
+    return state, latest
+
+
+def under_way(problem: Problem, state: State) -> tuple[int, int | None, bool]:
+    """What an expectation step depends on that is kept before it is over (see Checkpoints.keep)."""
+    return state.iteration, problem.settings.batch, problem.model.place is not None
+
+
+def assist(problem: Problem, state: State, checkpoints: Checkpoints, history: Sequence[Progressed] = ()) -> State:
+    """What every process but the first does until the refinement is over; the result is the first one's."""
+    problem.ranks.wait()  # until the folder of the run is there
+    known = list(history)
+    while (plan := problem.schedule.next(known, state.shift_sigma)) is not None:
+        under = under_way(problem, state)
+        begun, _ = checkpoints.begun(under, problem.model.place)
+        following = em.Following(begun, keep=partial(checkpoints.keep, under))
+        mine = united(problem, expected(problem, state, plan, following))
+        state, latest = handed_out(problem, replace(state, poses=mine.poses), None)
+        checkpoints.drop_sums()
+        assert latest is not None
+        known.append(latest)
+    return state
+
+
+def _set_threads(count: int) -> None:
+    kernels.set_threads(count)
+    torch.set_num_threads(kernels.thread_count())

@@ -1,0 +1,239 @@
+"""What the page says in words: headline figures, warnings, checks of the curves, the table of iterations."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from halfmap.report.pages.snapshot import Snapshot
+from halfmap.report.pictures.curves import crossing
+from halfmap.report.record_values import Record, clean_values, curve, number, total_seconds
+from halfmap.validation.fsc import QUOTE_CORRECTED
+
+# What a reader should know of things that cross, by a word that names them.
+CROSSES = {
+    "joined": "Joined shells agree because they are joined; only finer ones are a test.",
+    "improved with all images": "Agreement up to the start's resolution is no test: that map holds all images.",
+    "local filter": "A filter chosen from both halves: read the half-map FSC with care.",
+}
+GOLD_STANDARD = "Figures by shell and an outline, no detail: the usual gold standard."
+# Said of nearly every masked FSC: shown beside the curves, not among the warnings.
+ORDINARY = (QUOTE_CORRECTED,)
+UNEVEN = 0.2  # relative difference of the gain between half sets that is worth a warning
+UNITS = {"A": "Å", "deg": "°"}
+SEARCHES = {
+    "burn-in": "all orientations at the start's resolution",
+    "global": "all orientations",
+    "local": "around each particle's last pose",
+    "final": "map to the last shell",
+}
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One headline figure."""
+
+    label: str
+    value: str
+    unit: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Warned:
+    """A warning and where it comes from."""
+
+    text: str
+    where: str
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A row of the settings table."""
+
+    name: str
+    value: str
+    unit: str
+    meaning: str
+
+
+def duration(seconds: float | None) -> tuple[str, str]:
+    """A time as (figure, unit): 42 s, 5.3 min, 2 h 14 min."""
+    if seconds is None:
+        return "–", ""
+    if seconds < 100:
+        return f"{seconds:.0f}" if seconds >= 10 else f"{seconds:.1f}", "s"
+    if seconds < 5400:
+        return f"{seconds / 60:.1f}", "min"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d}", "min"
+
+
+def figure(value: float | None, digits: int = 2) -> str:
+    """A number with fixed decimals, an en dash where there is none, a true minus sign."""
+    return "–" if value is None else f"{value:.{digits}f}".replace("-", "\u2212")
+
+
+def significant(value: float | None, digits: int = 3) -> str:
+    """A number to so many significant digits, without exponents for ordinary sizes."""
+    if value is None:
+        return "–"
+    if value and not 1e-4 <= abs(value) < 1e7:
+        return f"{value:.{digits - 1}e}"
+    places = max(0, digits - 1 - math.floor(math.log10(abs(value)))) if value else 0
+    return f"{value:.{places}f}".replace("-", "\u2212")
+
+
+def grouped(value: float | None) -> str:
+    """A count with thin spaces between thousands."""
+    return "–" if value is None else f"{int(value):,}".replace(",", "\u2009")
+
+
+def headline(snapshot: Snapshot) -> tuple[Tile, list[Tile]]:
+    """The resolution, and the smaller tiles beside it."""
+    last: Record = snapshot.records[-1] if snapshot.records else {}
+    final = last.get("search") == "final"
+    corrected = crossing(last, curve(last, "fsc_corrected"), 0.143) if final else None
+    note = "unmasked half maps, FSC 0.143"
+    hero = Tile("Resolution", figure(number(last, "resolution_A")), "Å", note)
+    half = number(last, "resolution_05_A")
+    box, pixel = number(last, "box"), number(last, "pixel_size")
+    geometry = f"{box:.0f} px of {pixel:.4g} Å" if box and pixel else ""
+    search, band = str(last.get("search") or "–"), number(last, "band_A")
+    reach = f", aligned to {band:.1f} Å" if band else ""
+    walls = [total_seconds(record) for record in snapshot.records]
+    cpus = [number(record, "cpu_seconds") for record in snapshot.records]
+    wall = sum(value or 0.0 for value in walls) if any(walls) else None
+    cpu = sum(value or 0.0 for value in cpus) if any(cpus) else None
+    wall_text, cpu_text = duration(wall), duration(cpu)
+    crosses = str(last.get("crosses") or "not recorded")
+    tiles = [
+        Tile("At FSC 0.5", figure(half), "Å", "unmasked half maps"),
+        Tile("Masked, corrected", figure(corrected), "Å" if corrected else "", _corrected_note(final, corrected)),
+        Tile("Particles", grouped(number(last, "particles")), "", geometry),
+        Tile("Iterations", grouped(number(last, "iteration")), "", f"{snapshot.symmetry} symmetry"),
+        Tile("Stage", search, "", SEARCHES.get(search, "") + reach),
+        Tile("Wall time", *wall_text, f"CPU time {' '.join(cpu_text).strip()}"),
+        Tile("Crosses between halves", crosses, "", _crosses_note(crosses)),
+    ]
+    return hero, tiles
+
+
+def _corrected_note(final: bool, corrected: float | None) -> str:
+    if not final:
+        return "measured in the final pass"
+    return "FSC 0.143, phase-randomised" if corrected else "never below FSC 0.143: limited by the pixel size"
+
+
+def _crosses_note(crosses: str) -> str:
+    notes = [note for word, note in CROSSES.items() if word in crosses]
+    return " ".join(notes) if notes else "" if crosses == "not recorded" else GOLD_STANDARD
+
+
+def warnings(records: Sequence[Record]) -> list[Warned]:
+    """Warnings of all iterations, each once with the iterations that raised it, newest first."""
+    seen: dict[str, list[int]] = {}
+    for i, record in enumerate(records):
+        raised = record.get("warnings")
+        texts = [raised] if isinstance(raised, str) else raised
+        for text in texts if isinstance(texts, list | tuple) else []:
+            seen.setdefault(str(text), []).append(int(number(record, "iteration") or i + 1))
+    newest = sorted(seen.items(), key=lambda item: -item[1][-1])
+    return [Warned(text, _iterations(numbers)) for text, numbers in newest]
+
+
+def _iterations(numbers: list[int]) -> str:
+    if len(numbers) == 1:
+        return f"iteration {numbers[0]}"
+    if numbers[-1] - numbers[0] == len(numbers) - 1:
+        return f"iterations {numbers[0]} to {numbers[-1]}"
+    return f"{len(numbers)} iterations, last {numbers[-1]}"
+
+
+def curve_checks(record: Record) -> list[Warned]:
+    """What the run read from its final curves and compared between its half sets; ordinary findings are left out."""
+    return [Warned(sentence(text), "FSC") for text in verdict(record) if text not in ORDINARY] + _uneven_halves(record)
+
+
+def verdict(record: Record) -> list[str]:
+    """The run's reading of the FSC curves, of the final pass alone: earlier maps end where the search does."""
+    found = record.get("mask_verdict")
+    if record.get("search") != "final" or not isinstance(found, list | tuple):
+        return []
+    return [str(text) for text in found]
+
+
+def sentence(text: str) -> str:
+    """A finding with a capital and a full stop."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+
+
+def _uneven_halves(record: Record) -> list[Warned]:
+    gains = [value for value in clean_values(record.get("gain_halves")) if value is not None]
+    if len(gains) != 2 or min(gains) > (1 - UNEVEN) * max(gains):
+        return []
+    text = f"The half sets differ: the model explains {figure(gains[0], 1)} nats per image of one and "
+    return [Warned(text + f"{figure(gains[1], 1)} of the other; one may have lost its poses.", "half sets")]
+
+
+TABLE: tuple[tuple[str, str, Callable[[Record], str]], ...] = (
+    ("it.", "", lambda r: grouped(number(r, "iteration")) + (" !" if r.get("warnings") else "")),
+    ("stage", "", lambda r: str(r.get("search") or "–")),
+    ("aligned to", "Å", lambda r: figure(number(r, "band_A"))),
+    ("FSC 0.143", "Å", lambda r: figure(number(r, "resolution_A"))),
+    ("FSC 0.5", "Å", lambda r: figure(number(r, "resolution_05_A"))),
+    ("angle change", "°", lambda r: significant(number(r, "angle_change_deg"))),
+    ("shift change", "Å", lambda r: significant(number(r, "shift_change_A"))),
+    ("jumped", "%", lambda r: _percent(number(r, "jumped"))),
+    ("best mode", "", lambda r: figure(number(r, "max_posterior"), 3)),
+    ("precision", "°", lambda r: significant(number(r, "precision_deg"))),
+    ("gain", "nats", lambda r: significant(number(r, "gain"))),
+    ("scale", "", lambda r: significant(number(r, "scale"))),
+    ("wall", "s", lambda r: figure(total_seconds(r), 1)),
+    ("CPU", "s", lambda r: figure(number(r, "cpu_seconds"), 1)),
+)
+
+
+def _percent(share: float | None) -> str:
+    return figure(None if share is None else 100 * share, 1)
+
+
+def iteration_rows(records: Sequence[Record]) -> list[list[str]]:
+    """The table of iterations, newest first."""
+    return [[write(record) for _, _, write in TABLE] for record in reversed(records)]
+
+
+def setting_rows(settings: Mapping[str, Any]) -> list[Setting]:
+    """Settings as table rows: plain values, (value, unit, meaning) triples, or tables of either."""
+    rows: list[Setting] = []
+    for name, entry in settings.items():
+        if isinstance(entry, Mapping):
+            inner = setting_rows({f"{name}.{key}": value for key, value in entry.items()})
+            rows.extend(inner)
+        elif isinstance(entry, tuple) and len(entry) == 3:
+            value, unit, meaning = entry
+            written = UNITS.get(str(unit), str(unit or ""))
+            rows.append(Setting(str(name), _written(value), written, str(meaning or "")))
+        else:
+            rows.append(Setting(str(name), _written(entry), "", ""))
+    return rows
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None or value == "":
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(_written(item) for item in value)
+    return str(value)
+
+
+def regulariser_name(settings: Mapping[str, Any]) -> str:
+    """Name of the regulariser in the settings, wherever it stands; empty when not recorded."""
+    for row in setting_rows(settings):
+        if row.name.split(".")[-1] in ("regulariser", "name") and "regulariser" in row.name:
+            return row.value
+    return ""

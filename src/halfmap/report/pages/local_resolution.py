@@ -1,0 +1,123 @@
+"""The picture page of `halfmap local-resolution`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from halfmap.report.pages import findings
+from halfmap.report.pages.findings import ORDINARY, Tile, Warned, figure
+from halfmap.report.pages.methods import LOCAL_RESOLUTION, RANDOMISED, THRESHOLD
+from halfmap.report.pages.page import now, write_page
+from halfmap.report.pictures import curves
+from halfmap.report.pictures.chimerax import Scene, level_of, palette, write_chimerax
+from halfmap.report.pictures.local_cutoff import RESOLUTION, LocalCutoff, local_cutoff
+from halfmap.report.pictures.png import png_uri
+from halfmap.report.pictures.slices import VIEWS, Picture, central, crop, grey_levels, outline, scale_bar, window_around
+from halfmap.report.pictures.viewer import viewer
+from halfmap.report.record_values import Array, Record, number, plain_value
+
+MANY_COARSEST = 0.2  # of the mask without a measurable resolution: the mask or the window deserves a look
+
+
+@dataclass(frozen=True)
+class LocalResolutionPage:
+    """What the page is drawn from.
+
+    record: grid, resolutions and FSC curves by the names that they have in an iteration's record; summary: the content
+    of local_resolution.json; verdict: sentences about the curves; resolution: local resolution in A [z,y,x]; mean: the
+    average of the half maps, filtered for the eye [z,y,x]; mask [z,y,x]. settings, version and command as in
+    `Snapshot`.
+    """
+
+    record: Record
+    summary: Mapping[str, Any]
+    resolution: Array
+    mean: Array
+    mask: Array
+    verdict: Sequence[str] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    version: str = ""
+    command: str = ""
+
+
+def write_local_resolution_page(folder: Path, shown: LocalResolutionPage) -> Path:
+    """Write FOLDER/local_resolution.html, complete in itself, and return its path."""
+    pixel_size = number(shown.record, "pixel_size")
+    cutoff = local_cutoff(shown.resolution, shown.mask, pixel_size, RESOLUTION)
+    window = window_around(shown.mask, shown.mask.shape[0])
+    bar_percent, bar_label = scale_bar(window, pixel_size)
+    hero, tiles = _headline(shown, cutoff)
+    drawn = viewer(shown.mean, shown.mask, pixel_size, shown.resolution, cutoff)
+    contents = {
+        "name": folder.resolve().name, "shown": shown, "written": now(), "hero": hero, "tiles": tiles,
+        "checks": _checks(shown), "readings": [text for text in shown.verdict if text in ORDINARY],
+        "fsc": curves.fsc_chart([shown.record]), "rows": _rows(shown, cutoff), "bar_percent": bar_percent,
+        "bar_label": bar_label, "cutoff": cutoff, "surface_view": drawn,
+        "settings": findings.setting_rows(shown.settings), "chimerax": palette(cutoff),
+        "script": _script(folder, shown, cutoff), "methods": _methods(shown),
+        "citations": [LOCAL_RESOLUTION, THRESHOLD, RANDOMISED],
+    }  # fmt: skip
+    return write_page(folder, "local_resolution.html", contents, "local_resolution.html")
+
+
+def _rows(shown: LocalResolutionPage, cutoff: LocalCutoff | None) -> list[list[Picture]]:
+    """The three central slices of the map, and below them those in colour."""
+    window = window_around(shown.mask, shown.mask.shape[0])
+    grey = grey_levels([crop(central(shown.mean, axis), window) for _, _, axis in VIEWS])
+    first = [Picture("average of the half maps", f"{plane} slice", png_uri(pixels),
+                     outline(central(shown.mask, axis), window), plane[0], plane[1])
+             for (plane, _, axis), pixels in zip(VIEWS, grey, strict=True)]
+    return [first, cutoff.slices] if cutoff else [first]
+
+
+def _headline(shown: LocalResolutionPage, cutoff: LocalCutoff | None) -> tuple[Tile, list[Tile]]:
+    summary = shown.summary
+    hero = Tile("Median local resolution", figure(cutoff.median if cutoff else None), "Å",
+                f"inside the mask, local FSC {summary['threshold']:g}")
+    overall = summary["global_resolution_A"]
+    tiles = [Tile("Nine tenths between", f"{cutoff.coarsest:.1f} and {cutoff.finest:.1f}", "Å", "of the volume inside "
+                  "the mask")] if cutoff else []
+    tiles += [
+        Tile("Whole map", figure(overall["corrected"]), "Å", "masked, corrected, FSC 0.143"),
+        Tile("Unmasked", figure(overall["unmasked"]), "Å", "FSC 0.143"),
+        Tile("Not measurable", f"{100 * summary['share_at_coarsest']:.1f}", "%",
+             f"of the mask: set to {summary['coarsest_A']:.1f} Å, as everything outside"),
+        Tile("Window", f"{summary['window_A']:.1f}", "Å", f"wide at half its height, every {summary['step_A']:.1f} Å: "
+             f"{findings.grouped(summary['windows'])} windows"),
+    ]  # fmt: skip
+    return hero, tiles
+
+
+def _script(folder: Path, shown: LocalResolutionPage, cutoff: LocalCutoff | None) -> str:
+    """Writes the ChimeraX script that colours the sharpened map of the run, its map or the first half map, and returns
+    its name; empty where there is none of them."""
+    given = {name: Path(str(path)) for name in ("run", "half1") if (path := plain_value(shown.settings, name))}
+    run = given.get("run")
+    maps = [run / "postprocess" / "map_sharpened.mrc", run / "map.mrc"] if run else []
+    found = next((path for path in [*maps, *([given["half1"]] if "half1" in given else [])] if path.is_file()), None)
+    if found is None or cutoff is None:
+        return ""
+    mask = folder / "mask.mrc"
+    scene = Scene(found, level_of(found, mask), folder / "local_resolution.mrc", palette(cutoff), [mask])
+    return write_chimerax(folder / "local_resolution.cxc", scene).name
+
+
+def _checks(shown: LocalResolutionPage) -> list[Warned]:
+    checks = [Warned(findings.sentence(text), "FSC") for text in shown.verdict if text not in ORDINARY]
+    share = shown.summary["share_at_coarsest"]
+    if share > MANY_COARSEST:
+        checks.append(Warned(
+            f"The half maps agree on nothing in {100 * share:.0f} % of the mask: it holds solvent or disordered parts, "
+            "or the window is too small for their resolution; try a larger --window.", "mask"))
+    return checks
+
+
+def _methods(shown: LocalResolutionPage) -> str:
+    summary, name = shown.summary, f"Halfmap {shown.version}".strip()
+    return (
+        f"Local resolution was measured with {name} as the FSC of the unfiltered half maps in soft spherical windows "
+        f"{summary['window_A']:.1f} Å wide at half maximum (Cardone et al. 2013), at {summary['windows']} places "
+        f"{summary['step_A']:.1f} Å apart, read where it falls below {summary['threshold']:g}; correlations within two "
+        "standard deviations of those of noise do not count."
+    )

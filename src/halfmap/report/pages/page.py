@@ -1,0 +1,37 @@
+"""One page: a template filled in, written whole or not at all."""
+
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from halfmap.maps.mrc import replaced_atomically
+from halfmap.report.pages import findings
+
+TEMPLATES = Path(__file__).parents[1] / "templates"
+
+
+def write_page(folder: Path, template: str, contents: dict[str, Any], name: str = "report.html") -> Path:
+    """Write FOLDER/NAME from one of the templates, in a single step."""
+    target = folder / name
+    text = _environment().get_template(template).render(**contents)
+    with replaced_atomically(target) as waiting:
+        waiting.write(text.encode("utf-8"))
+    return target
+
+
+@lru_cache(maxsize=1)
+def _environment() -> jinja2.Environment:
+    folder = jinja2.FileSystemLoader(TEMPLATES)
+    environment = jinja2.Environment(
+        loader=folder, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.globals["grouped"] = findings.grouped  # macros of other files see nothing else
+    return environment
+
+
+def now() -> str:
+    """The time of writing, for the page's head."""
+    return datetime.now(UTC).astimezone().strftime("%Y-%m-%d %H:%M")

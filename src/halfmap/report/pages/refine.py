@@ -1,0 +1,108 @@
+"""The page of a refinement, RUN/report.html."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from halfmap.report.pages import findings
+from halfmap.report.pages.findings import TABLE, Warned
+from halfmap.report.pages.gallery import gallery
+from halfmap.report.pages.methods import citations, methods_text
+from halfmap.report.pages.page import now, write_page
+from halfmap.report.pages.snapshot import Snapshot
+from halfmap.report.pictures import curves
+from halfmap.report.pictures.chimerax import Scene, palette, write_chimerax
+from halfmap.report.pictures.local_cutoff import LocalCutoff, local_cutoff
+from halfmap.report.pictures.sphere import Sphere, view_sphere
+from halfmap.report.pictures.viewer import Viewer, viewer
+from halfmap.report.record_values import number
+
+THIN_COVERAGE = 0.2
+
+
+def write_report(run: Path, snapshot: Snapshot) -> Path:
+    """Write RUN/report.html from the snapshot, and RUN/map.cxc once it is finished; returns the page's path.
+
+    The file is complete in itself (style, script and pictures inside, nothing fetched) and replaces the old
+    one in a single step, so that a browser never sees half a page. Raises InputError where the folder
+    refuses it.
+    """
+    run = Path(run)
+    contents = _contents(run, snapshot)
+    drawn, cutoff = contents["surface_view"], contents["cutoff"]
+    if drawn is not None and (run / "map.mrc").is_file():
+        hidden = [run / name for name in ("half1_unfil.mrc", "half2_unfil.mrc", "mask.mrc")]
+        write_chimerax(run / "map.cxc", Scene(run / "map.mrc", drawn.level, run / "theta.mrc", palette(cutoff), hidden))
+    return write_page(run, "refine.html", contents)
+
+
+def _contents(run: Path, snapshot: Snapshot) -> dict[str, Any]:
+    """Everything the template shows. A part that cannot be drawn is None."""
+    records = snapshot.records
+    last = records[-1] if records else {}
+    hero, tiles = findings.headline(snapshot)
+    noise, groups = curves.noise_chart(last)
+    sphere = _sphere(snapshot)
+    checks = findings.curve_checks(last) + _coverage_check(sphere)
+    pixel_size = number(last, "pixel_size")
+    cutoff = local_cutoff(snapshot.theta, snapshot.mask, pixel_size)
+    return {
+        "name": run.resolve().name,
+        "snapshot": _without_arrays(snapshot),
+        "filtered_locally": snapshot.theta is not None,
+        "written": now(),
+        "hero": hero,
+        "tiles": tiles,
+        "warnings": findings.warnings(records),
+        "checks": checks,
+        "readings": [text for text in findings.verdict(last) if text in findings.ORDINARY],
+        "fsc": curves.fsc_chart(records) if records else None,
+        "resolution": curves.resolution_chart(records) if records else None,
+        "poses": curves.pose_charts(records) if records else [],
+        "posterior": curves.posterior_charts(records) if records else [],
+        "gallery": gallery(snapshot, pixel_size),
+        "surface_view": _surface(snapshot, pixel_size, cutoff),
+        "cutoff": cutoff,
+        "sphere": sphere,
+        "noise": noise,
+        "noise_groups": groups,
+        "time": curves.time_chart(records) if records else None,
+        "columns": [(name, unit) for name, unit, _ in TABLE],
+        "rows": findings.iteration_rows(records),
+        "settings": findings.setting_rows(snapshot.settings),
+        "methods": methods_text(snapshot),
+        "citations": citations(
+            snapshot.settings, snapshot.version, snapshot.citing, bool(last.get("fsc_randomised"))
+        ),
+        "latest": lambda key: findings.significant(number(last, key)),
+    }
+
+
+def _without_arrays(snapshot: Snapshot) -> Snapshot:
+    """The rest of it: what a template is given stands in cycles of references afterwards, and a map among it would fill
+    memory until the garbage collector comes by."""
+    return replace(snapshot, map=None, half1=None, half2=None, mask=None, reference=None, theta=None, directions=None,
+                   weights=None)
+
+
+def _sphere(snapshot: Snapshot) -> Sphere | None:
+    if snapshot.directions is None:
+        return None
+    directions = np.asarray(snapshot.directions)
+    return view_sphere(directions, snapshot.weights, snapshot.symmetry)
+
+
+def _surface(snapshot: Snapshot, pixel_size: float | None, cutoff: LocalCutoff | None) -> Viewer | None:
+    """The surface of a finished map: while a run goes on, drawing it after every iteration would hold it up."""
+    if not snapshot.finished:
+        return None
+    return viewer(snapshot.map, snapshot.mask, pixel_size, snapshot.theta, cutoff)
+
+
+def _coverage_check(sphere: Sphere | None) -> list[Warned]:
+    if sphere is None or sphere.coverage >= THIN_COVERAGE:
+        return []
+    text = f"Preferred orientation: Fourier space is sampled at {sphere.coverage:.2f} of uniform around "
+    return [Warned(text + f"{sphere.coverage_at}; the map is blurred along it.", "views")]

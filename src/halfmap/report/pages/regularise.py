@@ -1,0 +1,101 @@
+"""The picture page of `halfmap regularise`: two half maps before and after a regulariser."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from halfmap.report.pages import findings
+from halfmap.report.pages.findings import ORDINARY, Tile, Warned, figure, regulariser_name
+from halfmap.report.pages.methods import citations, filtering_text
+from halfmap.report.pages.page import now, write_page
+from halfmap.report.pictures import curves
+from halfmap.report.pictures.local_cutoff import LocalCutoff, local_cutoff
+from halfmap.report.pictures.png import png_uri
+from halfmap.report.pictures.slices import VIEWS, Picture, central, crop, grey_levels, outline, scale_bar, window_around
+from halfmap.report.record_values import Array, Record, curve, number
+
+
+@dataclass(frozen=True)
+class FilteredPair:
+    """What the page is drawn from.
+
+    record: grid, resolutions and FSC curves by the names that they have in an iteration's record; verdict: sentences
+    about the curves; raw, map [z,y,x]: average of the half maps as given, and filtered; mask [z,y,x]; theta: local
+    cut-off in A [z,y,x], or None. crosses: what the method carries across in a refinement; note: what holds here
+    instead. settings, version, command and citing as in `Snapshot`.
+    """
+
+    record: Record
+    raw: Array
+    map: Array
+    mask: Array
+    theta: Array | None = None
+    crosses: str = ""
+    note: str = ""
+    verdict: Sequence[str] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    version: str = ""
+    command: str = ""
+    citing: str = ""
+
+
+def write_filtered_report(folder: Path, shown: FilteredPair) -> Path:
+    """Write FOLDER/report.html, complete in itself, and return its path; InputError where the folder refuses it."""
+    pixel_size = number(shown.record, "pixel_size")
+    cutoff = local_cutoff(shown.theta, shown.mask, pixel_size)
+    window = window_around(shown.mask, shown.mask.shape[0])
+    bar_percent, bar_label = scale_bar(window, pixel_size)
+    hero, tiles = _headline(shown, cutoff)
+    contents = {
+        "name": folder.resolve().name,
+        "shown": shown,
+        "written": now(),
+        "hero": hero,
+        "tiles": tiles,
+        "checks": [Warned(findings.sentence(text), "FSC") for text in shown.verdict if text not in ORDINARY],
+        "readings": [text for text in shown.verdict if text in ORDINARY],
+        "fsc": curves.fsc_chart([shown.record]),
+        "rows": _rows(shown, cutoff),
+        "bar_percent": bar_percent,
+        "bar_label": bar_label,
+        "cutoff": cutoff,
+        "settings": findings.setting_rows(shown.settings),
+        "methods": filtering_text(shown.record, shown.settings, shown.version, shown.citing),
+        "citations": citations(shown.settings, shown.version, shown.citing, True),
+    }
+    return write_page(folder, "regularise.html", contents)
+
+
+def _rows(shown: FilteredPair, cutoff: LocalCutoff | None) -> list[list[Picture]]:
+    """Of every central slice the raw average, the filtered one and, if there is one, the local cut-off."""
+    window = window_around(shown.mask, shown.mask.shape[0])
+    pairs = [[crop(central(volume, axis), window) for volume in (shown.raw, shown.map)] for _, _, axis in VIEWS]
+    # One scale of grey for a map's three slices; noise makes the raw map's range the wider one.
+    raw, filtered = (grey_levels([pair[i] for pair in pairs]) for i in range(2))
+    rows = []
+    for view, (plane, _, axis) in enumerate(VIEWS):
+        edge = outline(central(shown.mask, axis), window)
+        row = [Picture(title, f"{plane} slice", png_uri(grey[view]), edge, plane[0], plane[1])
+               for title, grey in (("raw average", raw), ("filtered", filtered))]
+        rows.append(row + ([cutoff.slices[view]] if cutoff else []))
+    return rows
+
+
+def _headline(shown: FilteredPair, cutoff: LocalCutoff | None) -> tuple[Tile, list[Tile]]:
+    record = shown.record
+    hero = Tile("Resolution", figure(number(record, "resolution_A")), "Å", "unmasked half maps, FSC 0.143")
+    corrected = curves.crossing(record, curve(record, "fsc_corrected"), 0.143)
+    box, pixel = number(record, "box"), number(record, "pixel_size")
+    tiles = [
+        Tile("At FSC 0.5", figure(number(record, "resolution_05_A")), "Å", "unmasked half maps"),
+        Tile("Masked, corrected", figure(corrected), "Å" if corrected else "", "FSC 0.143, phase-randomised"),
+        Tile("Regulariser", regulariser_name(shown.settings) or "not recorded", "", "used as a filter"),
+        Tile("Box", f"{box:.0f}" if box else "–", "px", f"of {pixel:.4g} Å" if pixel else ""),
+    ]
+    if cutoff:
+        span = f"nine tenths between {cutoff.coarsest:.1f} and {cutoff.finest:.1f} Å"
+        tiles.append(Tile("Local cut-off", f"{cutoff.median:.1f}", "Å", f"median inside the mask; {span}"))
+    note = shown.note[:1].upper() + shown.note[1:] + "." if shown.note else ""
+    tiles.append(Tile("Crosses between halves in refinement", shown.crosses, "", note))
+    return hero, tiles

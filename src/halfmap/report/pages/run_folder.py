@@ -1,0 +1,122 @@
+"""Rebuilds the report from a run folder alone."""
+
+import re
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halfmap.errors import InputError
+from halfmap.maps.mrc import read_map
+from halfmap.particles.star import read_star
+from halfmap.refinement import outputs
+from halfmap.report.pages.refine import write_report
+from halfmap.report.pages.snapshot import Snapshot
+from halfmap.report.record_values import Array, number, plain_value
+from halfmap.runtime.log import read_header
+
+Read = TypeVar("Read")
+GIVEN = re.compile(r"(\w+) = ")
+UNSET = re.compile(r"# (\w+) = +# (.+)")
+UNIT = re.compile(r" \[([^\]]+)\]")
+
+
+def report_from_run(run: Path, citing: str = "") -> Path:
+    """Write RUN/report.html from iterations.jsonl, settings.toml, the maps, particles.star and log.txt.
+
+    citing: as in `Snapshot`. Of a map or STAR file that is missing or cannot be read, the section says so. Raises
+    InputError when the folder is not that of a refinement, or settings.toml or a line of iterations.jsonl before the
+    last is damaged.
+    """
+    run = Path(run)
+    if not run.is_dir():
+        raise InputError(f"{run}: no such folder; give the folder that `halfmap refine --out` wrote")
+    if not any((run / name).is_file() for name in ("iterations.jsonl", "settings.toml")):
+        raise InputError(f"{run}: has neither iterations.jsonl nor settings.toml; give the folder of a run")
+    records = read_records(run / "iterations.jsonl")
+    settings = read_settings(run / "settings.toml")
+    if "half1" in settings:
+        raise InputError(f"{run}: holds what `halfmap regularise` wrote, and its report needs the half maps it came "
+                         "from; run that command again, with --settings and a new --out")
+    header = read_header(run / "log.txt")
+    finished = header.finished or bool(records and records[-1].get("search") == "final")
+    snapshot = Snapshot(
+        records=records,
+        settings=settings,
+        map=_map(run / "map.mrc"),
+        half1=_map(run / "half1_unfil.mrc"),
+        half2=_map(run / "half2_unfil.mrc"),
+        mask=_map(run / "mask.mrc"),
+        theta=_map(run / "theta.mrc"),
+        directions=_directions(run / "particles.star"),
+        symmetry=str(plain_value(settings, "symmetry") or "C1"),
+        finished=finished,
+        started=header.started,
+        version=header.version,
+        command=header.command,
+        memory=header.memory,
+        citing=citing,
+    )
+    return write_report(run, snapshot)
+
+
+def read_records(path: Path) -> list[outputs.Record]:
+    """Iteration records in order; the last one of each iteration counts (a resumed run repeats some).
+
+    A last line cut short by a crash is left out. Raises InputError for a damaged line before that.
+    """
+    kept: dict[float, outputs.Record] = {}
+    for row, record in enumerate(outputs.read_records(path, cut_short=True), start=1):
+        iteration = number(record, "iteration")
+        kept[-row if iteration is None else iteration] = record
+    return sorted(kept.values(), key=lambda record: number(record, "iteration") or 0.0)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Settings as name -> (value, unit, meaning), the latter two from the comment above each line.
+
+    A setting without a value stands in the file as a comment, `# name =   # what holds instead`, and is read
+    as that text. Raises InputError for a file that is not TOML.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: {error}; mend the file or remove it") from error
+    settings: dict[str, Any] = {}
+    remark = ""
+    for line in text.splitlines():
+        unset, given = UNSET.match(line), GIVEN.match(line)
+        name = unset[1] if unset else given[1] if given else ""
+        if name and (unset or name in values):
+            unit = UNIT.search(remark)
+            value = unset[2] if unset else values[name]
+            settings[name] = (value, unit[1] if unit and not unset else "", UNIT.sub("", remark))
+        remark = line[2:] if line.startswith("# ") and not name else ""
+    return {**settings, **{name: value for name, value in values.items() if name not in settings}}
+
+
+def _map(path: Path) -> Array | None:
+    found = _optional(read_map, path)
+    return None if found is None else found.data.numpy()
+
+
+def _directions(path: Path) -> NDArray[np.float64] | None:
+    """View directions [b,3], the third rows of the rotations (conventions: section 1 of the design)."""
+    table = _optional(read_star, path)
+    return None if table is None or table.rotations is None else np.asarray(table.rotations)[:, 2, :]
+
+
+def _optional(read: Callable[[Path], Read], path: Path) -> Read | None:
+    """The file read, or None where it is missing or damaged: the section then says what it lacks."""
+    if not path.is_file():
+        return None
+    try:
+        return read(path)
+    except InputError:
+        return None

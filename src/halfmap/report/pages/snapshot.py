@@ -1,0 +1,39 @@
+"""What the report of a refinement is drawn from: iteration records and the arrays of the latest iteration."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from halfmap.report.record_values import Array, Record
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A run as it stands. Every array may be None: its section then says that it is missing.
+
+    records: iteration records, oldest first (one JSON object per line of RUN/iterations.jsonl).
+    settings: name -> value, or name -> (value, unit, one-line meaning).
+    map: the joined regularised map [z,y,x]; half1, half2: raw half maps; reference: the regularised
+    reference of one half; mask: values in [0, 1]; theta: local cut-off of the regulariser in A [z,y,x], whose section
+    is left out where there is none. directions: unit view directions [b,3], the third row of
+    each particle's rotation matrix; weights [b], one per direction (all equal when None). citing: what to cite for each
+    regulariser, `method: paper, doi:...; method: ...`. memory: how the run is to hold its data, in words.
+    """
+
+    records: Sequence[Record]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    map: Array | None = None
+    half1: Array | None = None
+    half2: Array | None = None
+    mask: Array | None = None
+    reference: Array | None = None
+    theta: Array | None = None
+    directions: Array | None = None
+    weights: Array | None = None
+    symmetry: str = "C1"
+    finished: bool = False
+    started: str = ""
+    version: str = ""
+    command: str = ""
+    citing: str = ""
+    memory: str = ""

@@ -1,0 +1,1 @@
+"""What pages show: charts, surfaces, slices, spheres of views."""

@@ -1,0 +1,235 @@
+"""The charts of a run: Fourier shell correlation, progress by iteration, noise spectra, time."""
+
+import math
+from collections.abc import Sequence
+
+from halfmap.report.pictures.charts import (
+    Axis,
+    Chart,
+    Drawing,
+    Guide,
+    Series,
+    Values,
+    draw,
+    linear_ticks,
+    resolution_ticks,
+    value_axis,
+)
+from halfmap.report.record_values import Record, clean_values, curve, number, seconds_by_stage, total_seconds
+
+FSC_CURVES = (
+    ("fsc", "unmasked", "c1"),
+    ("fsc_spherical", "spherical mask", "c2"),
+    ("fsc_masked", "masked", "c3"),
+    ("fsc_randomised", "masked, phases randomised", "c4 dashed"),
+    ("fsc_corrected", "masked, corrected", "c5"),
+)
+EARLIER_CURVES = 24
+NAMED_GROUPS = 8
+STAGE_STYLES = {"read": "c1", "search": "c3", "insert": "c2", "solve": "c5", "other": "c8"}
+
+
+def shell_resolution(record: Record, shell: int) -> float | None:
+    """Resolution in A of a shell (cycles per box); None for shell 0 or without box and pixel size."""
+    box, pixel = number(record, "box"), number(record, "pixel_size")
+    return box * pixel / shell if box and pixel and shell > 0 else None
+
+
+def crossing(record: Record, values: Values, threshold: float) -> float | None:
+    """Resolution in A where the curve first falls below the threshold, linear between shells, or None."""
+    previous: float | None = None
+    for shell, value in enumerate(values):
+        if value is None or shell == 0:
+            continue
+        if value < threshold:
+            if previous is None:
+                return shell_resolution(record, shell)
+            exact = shell - (threshold - value) / (previous - value)
+            box, pixel = number(record, "box"), number(record, "pixel_size")
+            return box * pixel / exact if box and pixel else None
+        previous = value
+    return None
+
+
+def _shell_axis(record: Record, shells: int) -> tuple[Axis, list[float], list[str]]:
+    """Resolution axis from shell 0 to Nyquist, with the position and title of every shell."""
+    box, pixel = number(record, "box"), number(record, "pixel_size")
+    nyquist_shell = box / 2 if box else max(shells - 1, 1)
+    finest = 2 * pixel if pixel else 1.0 / nyquist_shell
+    ticks = resolution_ticks(math.inf, finest) if pixel else ()
+    axis = Axis(math.inf, finest, "resolution (Å)" if pixel else "shell", "inverse", ticks)
+    titles = []
+    for shell in range(shells):
+        resolution = shell_resolution(record, shell)
+        titles.append(f"{resolution:.2f} Å · shell {shell}" if resolution else f"shell {shell}")
+    return axis, [shell / nyquist_shell for shell in range(shells)], titles
+
+
+def fsc_chart(records: Sequence[Record]) -> Drawing | None:
+    """All five curves of the latest iteration, unmasked curves of earlier ones faintly behind."""
+    record = records[-1]
+    found = [(name, style, _measured(record, key)) for key, name, style in FSC_CURVES]
+    series = [Series(name, values, style) for name, style, values in found if values]
+    if not series:
+        return None
+    shells = max(len(s.values) for s in series)
+    axis, positions, titles = _shell_axis(record, shells)
+    earlier = [_measured(old, "fsc") for old in records[:-1] if number(old, "box") == number(record, "box")]
+    points = []
+    for key, level in (("resolution_A", 0.143), ("resolution_05_A", 0.5)):
+        resolution = number(record, key)
+        if resolution and number(record, "pixel_size"):
+            points.append((resolution, level, f"{resolution:.2f} Å", "c1"))
+    guides = [Guide(0.143, "0.143"), Guide(0.5, "0.5")]
+    band = number(record, "band_A")
+    if band and number(record, "pixel_size"):
+        guides.append(Guide(band, f"aligned to {band:.1f} Å", upright=True))
+    low = min((v for s in series for v in s.values if v is not None), default=0.0)
+    lowest = min(-0.05, max(low - 0.03, -0.3))
+    y = Axis(lowest, 1.03, "Fourier shell correlation", "linear", linear_ticks(0, 1, 5))
+    chart = Chart(
+        "Fourier shell correlation between half maps", axis, y, positions, titles, series,
+        faint=[values for values in earlier[-EARLIER_CURVES:] if values], guides=guides, points=points,
+        size="tall",
+    )  # fmt: skip
+    return draw(chart)
+
+
+def _measured(record: Record, key: str) -> list[float | None]:
+    """The curve as far as images were back-projected: beyond that shell the half maps hold no data."""
+    values, limit = curve(record, key), number(record, "inserted_A")
+    box, pixel = number(record, "box"), number(record, "pixel_size")
+    return values[: round(box * pixel / limit) + 1] if limit and box and pixel else values
+
+
+def _iteration_axis(records: Sequence[Record]) -> tuple[Axis, list[float], list[str]]:
+    numbers = [_iteration(record, i) for i, record in enumerate(records)]
+    lo, hi = numbers[0] - 0.5, numbers[-1] + 0.5
+    step = max(1, math.ceil((hi - lo) / 10))
+    ticks = tuple((float(n), str(n)) for n in numbers if n % step == 0 or len(numbers) == 1)
+    axis = Axis(lo, hi, "iteration", "linear", ticks)
+    searches = [str(record.get("search") or "?") for record in records]
+    titles = [f"iteration {n} · {search}" for n, search in zip(numbers, searches, strict=True)]
+    return axis, [axis.fraction(n) for n in numbers], titles
+
+
+def _iteration(record: Record, index: int) -> int:
+    value = number(record, "iteration")
+    return index + 1 if value is None else int(value)
+
+
+def _stages(records: Sequence[Record]) -> list[tuple[float, float, str]]:
+    """Stretches of iterations with the same kind of search, as fractions of the iteration axis."""
+    stretches: list[tuple[float, float, str]] = []
+    for i, record in enumerate(records):
+        name, start, end = str(record.get("search") or ""), i / len(records), (i + 1) / len(records)
+        if stretches and stretches[-1][2] == name:
+            stretches[-1] = (stretches[-1][0], end, name)
+        else:
+            stretches.append((start, end, name))
+    return stretches
+
+
+def resolution_chart(records: Sequence[Record]) -> Drawing | None:
+    """Resolution at both thresholds and the alignment limit, by iteration; finer is higher."""
+    wanted = (
+        ("resolution_A", "FSC 0.143", "c1"),
+        ("resolution_05_A", "FSC 0.5", "c2"),
+        ("band_A", "used for alignment", "c8 dashed"),
+    )
+    series = [Series(name, [number(r, key) for r in records], style, "Å") for key, name, style in wanted]
+    series = [s for s in series if any(s.values)]
+    values = [value for s in series for value in s.values if value]
+    if not values:
+        return None
+    coarse, fine = 1 / max(values), 1 / min(values)
+    margin = 0.12 * (fine - coarse) or 0.2 * fine
+    lo, hi = 1 / max(coarse - margin, 0.6 * coarse), 1 / (fine + margin)
+    axis, positions, titles = _iteration_axis(records)
+    y = Axis(lo, hi, "resolution (Å)", "inverse", resolution_ticks(lo, hi, 0.13))
+    chart = Chart(
+        "Resolution", axis, y, positions, titles, series, stages=_stages(records), dots=True, size="tall"
+    )
+    return draw(chart)
+
+
+def _progress_chart(
+    records: Sequence[Record], key: str, title: str, unit: str, style: str, log: bool = False
+) -> Drawing | None:
+    values = [number(record, key) for record in records]
+    if all(value is None for value in values):
+        return None
+    axis, positions, titles = _iteration_axis(records)
+    # A logarithmic axis cannot hold 0: an iteration in which nothing moved leaves a gap in the line.
+    shown = [None if log and value is not None and value <= 0 else value for value in values]
+    y = value_axis([shown], {"°": "degrees", "": title}.get(unit, unit), log=log)
+    series = [Series(title, shown, style, unit if unit != "nats per particle" else "nats")]
+    chart = Chart(title, axis, y, positions, titles, series, stages=_stages(records), dots=len(records) <= 60)
+    return draw(chart)
+
+
+def pose_charts(records: Sequence[Record]) -> list[tuple[str, str, Drawing | None]]:
+    """(title, record field, chart) of the pose changes, the medians on logarithmic axes."""
+    return [
+        ("Angle change, median", "angle_change_deg",
+         _progress_chart(records, "angle_change_deg", "angle change", "°", "c1", log=True)),
+        ("Shift change, median", "shift_change_A",
+         _progress_chart(records, "shift_change_A", "shift change", "Å", "c2", log=True)),
+        ("Jumped to another pose", "jumped", _progress_chart(records, "jumped", "share of particles", "", "c4")),
+    ]  # fmt: skip
+
+
+def posterior_charts(records: Sequence[Record]) -> list[tuple[str, str, Drawing | None]]:
+    """(title, record field, chart) of what the posterior says about the poses."""
+    wanted = (
+        ("Weight of the best mode, mean", "max_posterior", "weight", "", "c3"),
+        ("Pose precision, median", "precision_deg", "precision", "°", "c5"),
+        ("Gain over the null, mean", "gain", "gain", "nats per particle", "c2"),
+    )
+    return [
+        (title, key, _progress_chart(records, key, name, unit, style))
+        for title, key, name, unit, style in wanted
+    ]
+
+
+def noise_chart(record: Record) -> tuple[Drawing | None, int]:
+    """Noise power by shell for each optics group, and how many groups there are. Groups past 8 are faint."""
+    spectra = record.get("sigma2")
+    if not isinstance(spectra, Sequence) or isinstance(spectra, str):
+        return None, 0
+    groups = [clean_values(group) for group in spectra]
+    # Shell 0 and shells beyond the band hold no estimate: zero there, which a logarithmic axis cannot show.
+    groups = [[None if value is None or value <= 0 else value for value in group] for group in groups]
+    groups = [[None, *group[1:]] for group in groups if any(group)]
+    if not groups:
+        return None, 0
+    recorded = record.get("sigma2_name")
+    names = [str(name) for name in recorded] if isinstance(recorded, Sequence) else []
+    names += [f"group {i + 1}" for i in range(len(names), len(groups))]
+    axis, positions, titles = _shell_axis(record, max(len(group) for group in groups))
+    named = zip(names, groups[:NAMED_GROUPS], strict=False)
+    series = [Series(name, values, f"c{i + 1}") for i, (name, values) in enumerate(named)]
+    y = value_axis(groups, "noise power σ² (square image units)", log=True)
+    chart = Chart("Noise power", axis, y, positions, titles, series, faint=groups[NAMED_GROUPS:])
+    return draw(chart), len(groups)
+
+
+def time_chart(records: Sequence[Record]) -> Drawing | None:
+    """Wall time by iteration, stacked by stage; what the stages leave of the total is `other`."""
+    stages = [seconds_by_stage(record) for record in records]
+    totals = [total_seconds(record) for record in records]
+    for times, total in zip(stages, totals, strict=True):
+        rest = (total or 0.0) - sum(times.values())
+        if rest > 0.005 * (total or 0.0):
+            times["other"] = times.get("other", 0.0) + rest
+    names = [name for name in STAGE_STYLES if any(name in times for times in stages)]
+    names += sorted({name for times in stages for name in times} - set(names))
+    if not names:
+        return None
+    axis, positions, titles = _iteration_axis(records)
+    spare = iter(("c4", "c6", "c7") * len(names))
+    styles = {name: STAGE_STYLES.get(name) or next(spare) for name in names}
+    series = [Series(name, [times.get(name) for times in stages], styles[name], "s") for name in names]
+    highest = max(sum(times.values()) for times in stages) or 1.0
+    y = Axis(0.0, 1.08 * highest, "wall time (s)", "linear", linear_ticks(0, 1.08 * highest, 4))
+    return draw(Chart("Wall time", axis, y, positions, titles, series, stacked=True))

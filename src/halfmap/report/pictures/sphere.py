@@ -1,0 +1,208 @@
+"""Where the particles are seen from: equal-area cells on the sphere, drawn in the Mollweide projection."""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halfmap.errors import InputError
+from halfmap.geometry.symmetry import symmetry_group
+from halfmap.report.record_values import Array
+
+Float = NDArray[np.float64]
+MOST_VIEWS = 200_000
+LEVELS = 9
+COVERAGE_WIDTH = math.radians(10.0)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Equal-area cells in rings of constant tilt: ring edges [ring+1] (radians) and cells per ring [ring]."""
+
+    edges: Float
+    counts: NDArray[np.int64]
+
+    @property
+    def first(self) -> NDArray[np.int64]:
+        """Index of the first cell of each ring, and the number of cells at the end."""
+        return np.concatenate([[0], np.cumsum(self.counts)])
+
+    def locate(self, directions: Float) -> NDArray[np.int64]:
+        """Cell of each unit vector [b,3]."""
+        tilt = np.arccos(np.clip(directions[:, 2], -1, 1))
+        ring = np.clip(np.searchsorted(self.edges, tilt, side="right") - 1, 0, len(self.counts) - 1)
+        turn = np.mod(np.arctan2(directions[:, 1], directions[:, 0]) / (2 * np.pi), 1.0)
+        place = (turn * self.counts[ring]).astype(np.int64)
+        return self.first[ring] + np.minimum(place, self.counts[ring] - 1)
+
+
+@lru_cache(maxsize=4)
+def equal_area_cells(rings: int) -> Cells:
+    """Nearly square cells of exactly equal area.
+
+    The number of cells in a ring follows its circumference; the ring edges are then moved so that a ring's
+    share of the area, (cos edge - cos next edge) / 2, equals its share of the cells.
+    """
+    middle = (np.arange(rings) + 0.5) * np.pi / rings
+    counts = np.maximum(np.round(2 * rings * np.sin(middle)), 3).astype(np.int64)
+    share = np.concatenate([[0], np.cumsum(counts)]) / counts.sum()
+    return Cells(np.arccos(np.clip(1 - 2 * share, -1, 1)), counts)
+
+
+def mollweide(longitude: Float, latitude: Float) -> tuple[Float, Float]:
+    """Mollweide equal-area projection of angles in radians to x in [-2, 2], y in [-1, 1].
+
+    Newton iteration for 2 theta + sin 2 theta = pi sin latitude (Snyder 1987, Map projections, p. 251).
+    """
+    theta = np.array(latitude, dtype=float)
+    inner = np.abs(latitude) < np.pi / 2 - 1e-6
+    for _ in range(12):
+        slope = np.where(inner, 2 + 2 * np.cos(2 * theta), 1)
+        step = (2 * theta + np.sin(2 * theta) - np.pi * np.sin(latitude)) / slope
+        theta = np.where(inner, theta - step, theta)
+    return 2 / np.pi * longitude * np.cos(theta), np.sin(theta)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell for drawing: SVG path, density level 0..8, read-out."""
+
+    path: str
+    level: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Sphere:
+    """The drawn distribution and what to say about it."""
+
+    cells: list[Cell]
+    graticule: str
+    top: float  # density of the highest level, in multiples of uniform
+    busiest: float
+    busiest_at: str
+    empty_percent: float
+    empty_by_chance_percent: float
+    coverage: float  # Fourier coverage of the worst direction, 1 for uniform views
+    coverage_at: str
+    views: int
+    copies: int
+
+
+def view_sphere(directions: Array, weights: Array | None, symmetry: str) -> Sphere | None:
+    """Density of the view directions [b,3] over the sphere, spread over the symmetry's equivalent views."""
+    views = np.asarray(directions, dtype=np.float64).reshape(-1, 3)
+    length = np.linalg.norm(views, axis=1)
+    usable = np.isfinite(length) & (length > 0)
+    share = np.ones(len(views)) if weights is None else np.asarray(weights, dtype=np.float64).reshape(-1)
+    views, share = views[usable] / length[usable, None], share[usable]
+    if not len(views) or share.sum() <= 0:
+        return None
+    operations = _operations(symmetry)
+    stride = max(1, len(views) * len(operations) // MOST_VIEWS)
+    spread = np.einsum("bi,gij->bgj", views[::stride], operations).reshape(-1, 3)
+    mass = np.repeat(share[::stride], len(operations))
+    rings = int(np.clip(math.sqrt(len(spread) / 10), 8, 24))
+    cells = equal_area_cells(rings)
+    total = int(cells.counts.sum())
+    density = np.bincount(cells.locate(spread), mass, total) * total / mass.sum()
+    coverage, worst = fourier_coverage(spread, mass)
+    busiest = _centres(cells)[int(density.argmax())]
+    top = max(2.0, min(float(np.percentile(density, 99)), 8.0))
+    return Sphere(
+        cells=_draw_cells(cells, density, top), graticule=_graticule(), top=top,
+        busiest=float(density.max()), busiest_at=_angles(busiest),
+        empty_percent=float(100 * np.mean(density == 0)),
+        empty_by_chance_percent=100 * math.exp(-len(spread) / total),
+        coverage=coverage, coverage_at=_angles(worst), views=len(views), copies=len(operations),
+    )  # fmt: skip
+
+
+def _operations(symmetry: str) -> Float:
+    """Rotations [g,3,3] of the point group; the identity alone when the name is not known."""
+    try:
+        group = symmetry_group(symmetry)
+    except InputError:
+        return np.eye(3)[None]
+    return np.asarray(group, dtype=np.float64)
+
+
+def fourier_coverage(views: Float, mass: Float) -> tuple[float, Float]:
+    """Lowest sampling of Fourier space over all directions [3], relative to uniform views, and where it is.
+
+    A view's central slice passes within w of direction u where |view . u| < sin w; for uniform views that is
+    a share sin w of them. Directions are cells of the upper half (a slice through u passes through -u too).
+    """
+    grid = _centres(equal_area_cells(20))
+    grid = grid[grid[:, 2] >= 0]
+    stride = max(1, len(views) // 20_000)
+    some, weight = views[::stride], mass[::stride]
+    near = np.abs(some @ grid.T) < math.sin(COVERAGE_WIDTH)
+    relative = weight @ near / (weight.sum() * math.sin(COVERAGE_WIDTH))
+    worst = int(relative.argmin())
+    return float(relative[worst]), grid[worst]
+
+
+def _centres(cells: Cells) -> Float:
+    """Unit vectors [cell,3] at the centres of the cells."""
+    ring = np.repeat(np.arange(len(cells.counts)), cells.counts)
+    place = np.arange(int(cells.counts.sum())) - cells.first[ring]
+    turn = 2 * np.pi * (place + 0.5) / cells.counts[ring]
+    tilt = (cells.edges[ring] + cells.edges[ring + 1]) / 2
+    return np.stack([np.sin(tilt) * np.cos(turn), np.sin(tilt) * np.sin(turn), np.cos(tilt)], axis=1)
+
+
+def _angles(direction: Float) -> str:
+    rot = math.degrees(math.atan2(direction[1], direction[0]))
+    tilt = math.degrees(math.acos(float(np.clip(direction[2], -1, 1))))
+    return f"rot {rot:.0f}°, tilt {tilt:.0f}°".replace("-", "\u2212")
+
+
+def _draw_cells(cells: Cells, density: Float, top: float) -> list[Cell]:
+    """Outlines in a 400 x 200 box; the rot angle runs from -180 on the left to 180 on the right."""
+    drawn: list[Cell] = []
+    centres = _centres(cells)
+    ring = np.repeat(np.arange(len(cells.counts)), cells.counts)
+    for i, value in enumerate(density):
+        start = (i - cells.first[ring[i]]) / cells.counts[ring[i]]
+        end = start + 1 / cells.counts[ring[i]]
+        for left, right in _unwrap(start, end):
+            # Enough points along the curved sides; the map's rim bends most at the poles.
+            steps = 8 if ring[i] in (0, len(cells.counts) - 1) else 3
+            side = np.pi / 2 - np.linspace(cells.edges[ring[i]], cells.edges[ring[i] + 1], steps)
+            across = np.linspace(left, right, 3)
+            sides = [np.full(steps - 2, right), np.full(steps - 2, left)]
+            turns = np.concatenate([across, sides[0], across[::-1], sides[1]])
+            latitude = np.concatenate([[side[0]] * 3, side[1:-1], [side[-1]] * 3, side[-2:0:-1]])
+            x, y = mollweide(2 * np.pi * turns, latitude)
+            points = "L".join(f"{200 + 100 * a:.1f} {100 - 100 * b:.1f}" for a, b in zip(x, y, strict=True))
+            level = 0 if value == 0 else 1 + min(int((LEVELS - 1) * value / top), LEVELS - 2)
+            drawn.append(Cell(f"M{points}Z", level, f"{_angles(centres[i])} · {value:.2f} × uniform"))
+    return drawn
+
+
+def _unwrap(start: float, end: float) -> list[tuple[float, float]]:
+    """A stretch of turns in [0, 1] as stretches in [-0.5, 0.5], cut where the map of the sphere is cut."""
+    if end <= 0.5 + 1e-9:
+        return [(start, end)]
+    if start >= 0.5 - 1e-9:
+        return [(start - 1, end - 1)]
+    return [(start, 0.5), (-0.5, end - 1)]
+
+
+def _graticule() -> str:
+    """Meridians every 60 degrees and parallels every 30, in the same 400 x 200 box."""
+    paths: list[str] = []
+    latitudes = np.linspace(-np.pi / 2, np.pi / 2, 41)
+    for longitude in np.radians([-120, -60, 0, 60, 120]):
+        paths.append(_polyline(*mollweide(np.full_like(latitudes, longitude), latitudes)))
+    for latitude in np.radians([-60, -30, 0, 30, 60]):
+        ends = np.array([-np.pi, np.pi])
+        paths.append(_polyline(*mollweide(ends, np.full(2, latitude))))
+    return "".join(paths)
+
+
+def _polyline(x: Float, y: Float) -> str:
+    return "M" + "L".join(f"{200 + 100 * a:.1f} {100 - 100 * b:.1f}" for a, b in zip(x, y, strict=True))

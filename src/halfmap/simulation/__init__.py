@@ -1,0 +1,1 @@
+"""Particle images of a known molecule at known poses."""

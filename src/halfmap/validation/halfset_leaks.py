@@ -1,0 +1,74 @@
+"""A particle table as the audit of half sets sees it, and the leaks that a refinement of it warns of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halfmap.errors import InputError
+from halfmap.particles.table import ParticleTable
+from halfmap.validation.halfset_audit import Finding, Images, Integers, audit
+
+DIAMETER_PART = 0.25  # of the diameter: two particles of one layer of ice are never as near
+COORDINATES = ("rlnCoordinateX", "rlnCoordinateY")
+
+
+def leaks(table: ParticleTable, diameter: float) -> list[str]:
+    """What a refinement of this table should warn of, a sentence each; stacks are told apart by file, not content."""
+    found = audit(images_of(table, same_file(table.stacks)), DIAMETER_PART * diameter)
+    return [f"{described(table, finding)}; the FSC is too good, halfmap audit says more"
+            for finding in found.findings if finding.kind == "leak"]
+
+
+def images_of(table: ParticleTable, stacks: Integers) -> Images:
+    """The table as the audit sees it; stacks[i]: equal numbers for stacks that are the same."""
+    columns = table.columns
+    stack = stacks[table.stack_index]
+    position = None
+    if all(label in columns for label in (*COORDINATES, "rlnMicrographName")):
+        pixels = np.column_stack([_numbers(table, label) for label in COORDINATES])
+        # A refined particle lies where it was picked, less its origin.
+        position = pixels * _micrograph_pixel(table)[:, None] - table.origins.numpy()
+    tube = None
+    if "rlnHelicalTubeID" in columns:
+        tube = _numbers(table, "rlnHelicalTubeID").astype(np.int64)
+    most = int(table.image_index.max(initial=0)) + 1
+    return Images(stack * most + table.image_index, table.half, table.micrograph, position, tube, table.rotations)
+
+
+def _numbers(table: ParticleTable, label: str) -> NDArray[np.float64]:
+    try:
+        return np.array(table.columns[label], np.float64)
+    except ValueError as error:
+        raise InputError(f"{table.source}: {label} holds what is not a number ({error}); correct it") from None
+
+
+def _micrograph_pixel(table: ParticleTable) -> NDArray[np.float64]:
+    """Pixel size [b] in A of the micrographs that coordinates count in; that of the images where it is not given."""
+    for label in ("rlnMicrographOriginalPixelSize", "rlnMicrographPixelSize"):
+        if label in table.optics_columns:
+            return np.array(table.optics_columns[label], np.float64)[table.optics_index]
+    return table.pixel_size.numpy()
+
+
+def same_file(stacks: Sequence[Path]) -> Integers:
+    """Equal numbers[i] for paths that lead to one file."""
+    known: dict[object, int] = {}
+    numbers = []
+    for path in stacks:
+        try:
+            found = path.stat()
+            key: object = (found.st_dev, found.st_ino)
+        except OSError:
+            key = path
+        numbers.append(known.setdefault(key, len(known)))
+    return np.array(numbers, np.int64)
+
+
+def described(table: ParticleTable, finding: Finding) -> str:
+    rows = ", ".join(str(table.rows[i] + 1) for i in finding.rows)
+    more = " .." if finding.count > len(finding.rows) else ""
+    return f"{finding.kind}: {finding.text}" + (f" (rows {rows}{more})" if rows else "")

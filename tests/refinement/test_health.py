@@ -1,0 +1,82 @@
+"""Warnings come where something is wrong, and nowhere else."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from halfmap.refinement.health import findings, half_sets_disagree
+from halfmap.refinement.schedule import Progressed
+from halfmap.validation.fsc import FscCurves
+
+GRID = (64, 3.0)
+START = 30.0
+START_SHELL = 6
+
+
+def curves(falls_at: float, width: float = 2.0, low: float = 1.0) -> FscCurves:
+    """An FSC that falls from `low` to zero around a shell."""
+    s = torch.arange(33, dtype=torch.float64)
+    curve = low * torch.sigmoid((falls_at - s) / width)
+    curve[0] = 1.0
+    return FscCurves(curve, curve, curve, curve * 0, curve, 20)
+
+
+def history(*stages: str, resolution: float = 8.0) -> list[Progressed]:
+    return [Progressed(stage, 6, 20, resolution, 100.0, 0.0, 0.5, 2.0) for stage in stages]
+
+
+WELL = history("burn-in", "burn-in", "burn-in", "global", "global", "local", "final")
+
+
+@pytest.mark.parametrize("length", range(1, len(WELL) + 1))
+def test_a_refinement_that_goes_well_is_left_in_peace(length):
+    assert findings(WELL[:length], curves(22), START, START_SHELL, GRID) == []
+
+
+def test_half_maps_that_differ_where_their_start_was_the_same_are_told():
+    broken = curves(3, 1.0)
+    assert half_sets_disagree(broken, START_SHELL) and not half_sets_disagree(curves(22), START_SHELL)
+    said = findings(WELL[:5], broken, START, START_SHELL, GRID)
+    assert any("half maps disagree" in text and "30 A" in text for text in said)
+    assert not any("disagree" in text for text in findings(WELL[:3], broken, START, START_SHELL, GRID))  # burn-in
+
+
+def test_a_poor_start_is_told_once_in_the_iteration_that_shows_it():
+    jumping = [WELL[0], replace(WELL[1], surprised=0.42), WELL[2], WELL[3]]
+    told = [findings(jumping[:n], curves(22), START, START_SHELL, GRID, poor_start=n == 2) for n in range(1, 5)]
+    assert [len(said) for said in told] == [0, 1, 0, 0]
+    assert "42 %" in told[1][0] and "contradict the starting map" in told[1][0]
+
+
+def test_a_resolution_that_never_leaves_the_start_is_told():
+    stuck = history(*["burn-in"] * 6, resolution=28.0)
+    assert not findings(stuck[:4], curves(22), START, START_SHELL, GRID)
+    said = findings(stuck, curves(22), START, START_SHELL, GRID)
+    assert len(said) == 1 and "28.0 A" in said[0] and "6 iterations" in said[0]
+    assert not findings(history(*["burn-in"] * 6, resolution=20.0), curves(22), START, START_SHELL, GRID)
+
+
+def test_a_long_weak_tail_of_the_fsc_is_told():
+    # 0.5 is crossed at shell 10 (19 A), 0.143 at 24 (8 A)
+    tail = curves(10, 7.8)
+    said = findings(WELL, tail, START, START_SHELL, GRID)
+    assert any("long tail" in text for text in said)
+    assert not any("long tail" in text for text in findings(WELL[:5], tail, START, START_SHELL, GRID))  # still global
+
+
+def test_each_finding_is_one_plain_sentence_or_two_without_a_line_break():
+    bad = history(*["burn-in"] * 3, "global", "local", "final", resolution=29.0)
+    said = findings(bad, curves(3, 1.0), START, START_SHELL, GRID, poor_start=True)
+    assert len(said) >= 2
+    assert all("\n" not in text and text[0].islower() for text in said)
+
+
+def test_a_start_that_lacks_the_belt_is_noticed_and_one_with_it_is_not(simulated, refine):
+    """Detergent as dense as a head-group shell, and a start made from the protein alone."""
+    with_belt = simulated(micelle=True, micelle_contrast=2.2, n=150, apix=4.4)
+    said = refine(with_belt, "--max-iterations", 3, diameter=170.0).said
+    assert "contradict the starting map" not in said and "disagree" not in said
+    # truth.mrc is the protein alone
+    said = refine(with_belt, "--max-iterations", 3, start="truth.mrc", diameter=170.0).said
+    assert "WARNING: the images contradict the starting map" in said
