@@ -53,7 +53,7 @@ def _fields(settings: object) -> tuple[Field, ...]:
     return dataclasses.fields(settings)  # type: ignore[arg-type]
 
 
-def value_types(cls: type) -> dict[str, type]:
+def _value_types(cls: type) -> dict[str, type]:
     """The plain type of each field, ``None`` beside it left out."""
     plain = {}
     for name, hint in get_type_hints(cls).items():
@@ -64,7 +64,7 @@ def value_types(cls: type) -> dict[str, type]:
 
 def add_options(parser: argparse.ArgumentParser, cls: type) -> None:
     """Give the parser one option for each field; what the user leaves out stays out of the namespace."""
-    kinds = value_types(cls)
+    kinds = _value_types(cls)
     titles = ["settings", "settings with a good default"]
     titles += [f.metadata["group"] for f in _fields(cls) if "group" in f.metadata]
     groups = {title: parser.add_argument_group(title) for title in dict.fromkeys(titles)}
@@ -201,7 +201,7 @@ def read_toml(cls: type, path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a TOML file ({error})") from None
-    kinds = value_types(cls)
+    kinds = _value_types(cls)
     values = {}
     for key, value in found.items():
         if key not in kinds:

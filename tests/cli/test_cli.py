@@ -14,8 +14,9 @@ import halfmap
 from halfmap.cli import COMMANDS, main, parser_for
 from halfmap.cli.relion import RELION_ALWAYS, RELION_NOTES
 from halfmap.errors import InputError
-from halfmap.options import flag
-from halfmap.settings import RefineSettings, from_toml, table, to_toml, validated
+from halfmap.options import flag, table
+from halfmap.settings.commands import to_toml
+from halfmap.settings.refine import RefineSettings, from_toml, validated
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {"torch", "numpy", "scipy", "numba", "mrcfile", "gemmi", "rich", "jinja2"}

@@ -20,8 +20,9 @@ from halfmap.refinement.problem import available_on
 from halfmap.refinement.refine import refine
 from halfmap.refinement.resume import resume
 from halfmap.runtime.distributed import joined
-from halfmap.settings import RefineSettings, SimulateSettings
+from halfmap.settings.refine import RefineSettings
 from halfmap.settings.resume import ResumeSettings
+from halfmap.settings.simulate import SimulateSettings
 from halfmap.simulation.demo_molecule import demo_molecule
 from halfmap.simulation.simulate import simulate
 

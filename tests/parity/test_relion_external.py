@@ -15,7 +15,7 @@ import pytest
 
 from halfmap.particles.model import write_pdb
 from halfmap.plugins.relion_external import main
-from halfmap.settings import SimulateSettings
+from halfmap.settings.simulate import SimulateSettings
 from halfmap.simulation.demo_molecule import demo_molecule
 from halfmap.simulation.simulate import simulate
 

@@ -15,7 +15,7 @@ import pytest
 import starfile
 
 from halfmap.regularisation.registry import REGULARISERS
-from halfmap.settings import from_toml
+from halfmap.settings.refine import from_toml
 from halfmap.validation.halfmaps import null_band
 
 MAPS = ("map.mrc", "half1_unfil.mrc", "half2_unfil.mrc", "mask.mrc")

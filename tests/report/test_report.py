@@ -16,9 +16,10 @@ import torch
 
 from halfmap.errors import InputError
 from halfmap.maps.mrc import write_map
-from halfmap.report import Snapshot, report_from_run, write_report
 from halfmap.report.pages.gallery import gallery
-from halfmap.report.pages.run_folder import read_records, read_settings
+from halfmap.report.pages.refine import write_report
+from halfmap.report.pages.run_folder import read_records, read_settings, report_from_run
+from halfmap.report.pages.snapshot import Snapshot
 from halfmap.report.pictures.curves import crossing, fsc_chart
 from halfmap.runtime.log import RunLog
 

@@ -17,7 +17,8 @@ import pytest
 import torch
 
 from halfmap.maps.mrc import write_map
-from halfmap.report import Snapshot, write_report
+from halfmap.report.pages.refine import write_report
+from halfmap.report.pages.snapshot import Snapshot
 from halfmap.report.pictures.chimerax import Scene, palette, write_chimerax
 from halfmap.report.pictures.local_cutoff import local_cutoff
 from halfmap.report.pictures.viewer import Viewer, viewer

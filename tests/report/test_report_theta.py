@@ -19,7 +19,9 @@ from halfmap.cli import main
 from halfmap.maps.mrc import write_map
 from halfmap.regularisation.protocol import HalfSets, Solution
 from halfmap.regularisation.wiener import Uniform
-from halfmap.report import Snapshot, report_from_run, write_report
+from halfmap.report.pages.refine import write_report
+from halfmap.report.pages.run_folder import report_from_run
+from halfmap.report.pages.snapshot import Snapshot
 from halfmap.report.pictures.charts import SCALE
 from halfmap.report.pictures.colours import coloured, css_colour, scale_colours
 from halfmap.report.pictures.local_cutoff import local_cutoff

@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 from halfmap.errors import InputError
 from halfmap.imaging.density import project
 from halfmap.particles.model import read_model, write_pdb
-from halfmap.settings import SimulateSettings
+from halfmap.settings.simulate import SimulateSettings
 from halfmap.simulation.demo_molecule import demo_molecule
 from halfmap.simulation.simulate import draw_particles, noise_images, signal_images, simulate
 from halfmap.simulation.specimen import BeltShape, Specimen, prepare

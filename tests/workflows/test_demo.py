@@ -15,7 +15,7 @@ from halfmap.maps.mrc import read_map, write_map
 from halfmap.particles.model import centred, read_model, scattering
 from halfmap.particles.star import read_star, write_star
 from halfmap.particles.table import with_poses
-from halfmap.settings import RefineSettings
+from halfmap.settings.refine import RefineSettings
 from halfmap.workflows.demo import against_truth, demo, demo_settings
 
 FRAME = rotation_vector_to_matrix(torch.tensor([[0.5, -0.8, 1.1]]))[0]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from halfmap.particles.star import read_star
-from halfmap.settings import from_toml
+from halfmap.settings.refine import from_toml
 from halfmap.workflows import refined_subsets
 from halfmap.workflows.tune_ssri import Trial, searched
 

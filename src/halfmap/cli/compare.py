@@ -8,8 +8,7 @@ from typing import Any
 
 from halfmap import __version__
 from halfmap.cli.command import Command, given
-from halfmap.options import add_options, build
-from halfmap.settings import table
+from halfmap.options import add_options, build, table
 from halfmap.settings.compare import CompareSettings, validated_compare
 
 
@@ -23,7 +22,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
 
 def _compare(arguments: argparse.Namespace) -> None:
     runs, settings = validated_compare(arguments.runs, build(CompareSettings, given(arguments, CompareSettings)))
-    from halfmap.report import ComparedRuns, write_compare_report
+    from halfmap.report.pages.compare import ComparedRuns, write_compare_report
     from halfmap.workflows.compare import compare
 
     out = settings.out

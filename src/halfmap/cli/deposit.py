@@ -18,7 +18,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     settings = validated_deposit(build(DepositSettings, given(arguments, DepositSettings)))
-    from halfmap.report import write_deposit_pictures
+    from halfmap.report.pages.deposit import write_deposit_pictures
     from halfmap.workflows.deposit import deposit
 
     def pictures(**seen: Any) -> list[Path]:

@@ -8,8 +8,7 @@ from typing import Any
 
 from halfmap import __version__
 from halfmap.cli.command import Command, chosen, citing, given, settings_file
-from halfmap.options import add_options, build
-from halfmap.settings import RegulariseSettings, command_line, table, validated_pair
+from halfmap.options import add_options, build, table
 from halfmap.settings.analysis import (
     LocalResolutionSettings,
     ModelFscSettings,
@@ -17,7 +16,9 @@ from halfmap.settings.analysis import (
     validated_model_fsc,
     validation_command,
 )
+from halfmap.settings.commands import command_line
 from halfmap.settings.postprocess import PostprocessSettings, postprocess_command, validated_postprocess
+from halfmap.settings.regularise import RegulariseSettings, validated_pair
 
 
 def _regularise_options(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +30,7 @@ def _regularise_options(parser: argparse.ArgumentParser) -> None:
 
 def _regularise(arguments: argparse.Namespace) -> None:
     settings = validated_pair(chosen(arguments, RegulariseSettings))
-    from halfmap.report import FilteredPair, write_filtered_report
+    from halfmap.report.pages.regularise import FilteredPair, write_filtered_report
     from halfmap.workflows.regularise import regularise
 
     def report(**seen: Any) -> Path:
@@ -54,7 +55,7 @@ def _postprocess_options(parser: argparse.ArgumentParser) -> None:
 
 def _postprocess(arguments: argparse.Namespace) -> None:
     settings = validated_postprocess(build(PostprocessSettings, given(arguments, PostprocessSettings)))
-    from halfmap.report import PostprocessedMaps, write_postprocess_report
+    from halfmap.report.pages.postprocess import PostprocessedMaps, write_postprocess_report
     from halfmap.workflows.postprocess import postprocess
 
     out = settings.out
@@ -94,7 +95,7 @@ def _local_resolution_options(parser: argparse.ArgumentParser) -> None:
 
 def _local_resolution(arguments: argparse.Namespace) -> None:
     settings = validated_local_resolution(build(LocalResolutionSettings, given(arguments, LocalResolutionSettings)))
-    from halfmap.report import LocalResolutionPage, write_local_resolution_page
+    from halfmap.report.pages.local_resolution import LocalResolutionPage, write_local_resolution_page
     from halfmap.workflows.local_resolution import run
 
     out = settings.out

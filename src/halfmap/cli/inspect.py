@@ -8,8 +8,7 @@ from typing import Any
 
 from halfmap import __version__
 from halfmap.cli.command import Command, given
-from halfmap.options import add_options, build
-from halfmap.settings import table
+from halfmap.options import add_options, build, table
 from halfmap.settings.inspect import InspectSettings, inspect_command, validated_inspect
 
 

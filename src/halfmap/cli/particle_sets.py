@@ -8,8 +8,7 @@ from typing import Any
 
 from halfmap import __version__
 from halfmap.cli.command import Command, given
-from halfmap.options import add_options, build
-from halfmap.settings import table
+from halfmap.options import add_options, build, table
 from halfmap.settings.particle_sets import (
     AuditSettings,
     OrientationsSettings,
@@ -28,7 +27,7 @@ def _orientations_options(parser: argparse.ArgumentParser) -> None:
 def _orientations(arguments: argparse.Namespace) -> None:
     asked = build(OrientationsSettings, given(arguments, OrientationsSettings))
     settings = validated_orientations(asked)
-    from halfmap.report import OrientationsPage, write_orientations_page
+    from halfmap.report.pages.orientations import OrientationsPage, write_orientations_page
     from halfmap.workflows.orientations import run
 
     out = settings.out

@@ -10,8 +10,9 @@ from typing import Any
 from halfmap import __version__
 from halfmap.cli.command import Command, chosen, citing, given, settings_file
 from halfmap.cli.relion import RELION_ALWAYS, RELION_NOTES, Note
-from halfmap.options import add_options, build
-from halfmap.settings import RefineSettings, command_line, table, validated
+from halfmap.options import add_options, build, table
+from halfmap.settings.commands import command_line
+from halfmap.settings.refine import RefineSettings, validated
 from halfmap.settings.resume import ResumeSettings, finished, validated_resume
 
 
@@ -43,7 +44,8 @@ def _run(wanted: RefineSettings) -> None:
 
 def _reports(settings: RefineSettings, out: Path) -> Callable[..., Path]:
     """What writes the report of a refinement with these settings into a folder."""
-    from halfmap.report import Snapshot, write_report
+    from halfmap.report.pages.refine import write_report
+    from halfmap.report.pages.snapshot import Snapshot
 
     told: dict[str, Any] = {
         "settings": table(settings), "symmetry": settings.symmetry, "version": __version__,
@@ -91,7 +93,7 @@ def _report_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from halfmap.report import report_from_run
+    from halfmap.report.pages.run_folder import report_from_run
 
     print(report_from_run(arguments.run, citing()))
 

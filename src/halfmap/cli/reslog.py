@@ -32,8 +32,8 @@ def _run(arguments: argparse.Namespace) -> None:
     values = given(arguments, ManyResLogSettings)
     values |= {name: tuple(values[name]) for name in ("runs", "regularisers") if name in values}
     settings = validated_reslog(build(ManyResLogSettings, values))
-    from halfmap.report import report_from_run
     from halfmap.report.pages.reslog import ResLogPage, write_reslog_page
+    from halfmap.report.pages.run_folder import report_from_run
     from halfmap.workflows.reslog import reslog
 
     out = settings.out

@@ -6,7 +6,7 @@ import argparse
 
 from halfmap.cli.command import Command, given
 from halfmap.options import add_options, build
-from halfmap.settings import SimulateSettings
+from halfmap.settings.simulate import SimulateSettings
 
 
 def _simulate_options(parser: argparse.ArgumentParser) -> None:

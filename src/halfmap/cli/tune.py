@@ -24,7 +24,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     settings = validated_tune(build(TuneSsriSettings, given(arguments, TuneSsriSettings)))
-    from halfmap.report import report_from_run
+    from halfmap.report.pages.run_folder import report_from_run
     from halfmap.report.pages.tune_ssri import TuneSsriPage, write_tune_ssri_page
     from halfmap.workflows.tune_ssri import tune_ssri
 

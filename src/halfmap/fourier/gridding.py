@@ -26,7 +26,7 @@ def trilinear_envelope(box: int, padding: int, dtype: torch.dtype = torch.float6
     return torch.sinc(offset / (padding * box)).square().to(dtype)
 
 
-def gaussian_envelope(box: int, padding: int, dtype: torch.dtype = torch.float64) -> Tensor:
+def _gaussian_envelope(box: int, padding: int, dtype: torch.dtype = torch.float64) -> Tensor:
     """The same for insertion with a Gaussian exp(-d^2 / 2), d in padded pixels, onto the three nearest grid points.
 
     Samples fall anywhere between grid points, so a point gathers them from a width of three padded pixels. At the edge
@@ -41,7 +41,7 @@ def gaussian_envelope(box: int, padding: int, dtype: torch.dtype = torch.float64
 
 def insertion_envelope(box: int, padding: int, kernel: str) -> Tensor:
     """Envelope [x] of sums inserted with ``trilinear`` or ``gaussian`` weights, float64."""
-    return gaussian_envelope(box, padding) if kernel == "gaussian" else trilinear_envelope(box, padding)
+    return _gaussian_envelope(box, padding) if kernel == "gaussian" else trilinear_envelope(box, padding)
 
 
 def divide_envelope(v: Tensor, padding: int, kernel: str = "trilinear") -> Tensor:

@@ -90,7 +90,7 @@ def insert_gaussians_(
             accumulator.view(-1, 3).index_add_(0, index.reshape(-1), (w[..., None] * triple).reshape(-1, 3).to(q))
 
 
-def slice_jacobian(volume: Tensor, coords: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor]:
+def _slice_jacobian(volume: Tensor, coords: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor]:
     """Slices [j, k] and their derivative [j, 3, k] to the left perturbation w of R <- exp([w]x) R."""
     real = volume.real.dtype
     rot = rotations.to(real)
@@ -121,7 +121,7 @@ def pose_objective(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gain [j], gradient [j, 5] and Gauss-Newton precision [j, 5, 5] (float64) of images y[j, k], c[j, k] at a pose."""
     rotations, shifts = pose
-    value, slope = slice_jacobian(volume, coords, rotations)
+    value, slope = _slice_jacobian(volume, coords, rotations)
     turn = 2 * math.pi / box
     freq = turn * kxy.to(shifts.dtype)
     phase = torch.polar(torch.ones((), dtype=shifts.dtype, device=shifts.device), shifts @ freq.T).to(y.dtype)
@@ -140,7 +140,7 @@ def pose_objective(
     return gain, gradient, hessian
 
 
-def rotation_exponential(w: Tensor) -> Tensor:
+def _rotation_exponential(w: Tensor) -> Tensor:
     """exp([w]x) for rotation vectors w[j, 3]."""
     zero = torch.zeros_like(w[:, 0])
     rows = [zero, -w[:, 2], w[:, 1], w[:, 2], zero, -w[:, 0], -w[:, 1], w[:, 0], zero]
@@ -175,7 +175,7 @@ def refine_poses(
             active &= 0.5 * (step * gradient).sum(1) >= tolerance
             if not bool(active.any()):
                 break
-            trial = (rotation_exponential(step[:, :3]) @ rot, shift + step[:, 3:])
+            trial = (_rotation_exponential(step[:, :3]) @ rot, shift + step[:, 3:])
             new_value, new_gradient, new_hessian = objective(trial)
             better = active & (new_value > value)
             rot = torch.where(better[:, None, None], trial[0], rot)

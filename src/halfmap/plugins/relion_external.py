@@ -97,12 +97,12 @@ def _run(words: list[str]) -> int:
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     add_options(parser, ExternalSettings)
     parsed: argparse.Namespace = parser.parse_args(words)
-    settings = validated_external(build(ExternalSettings, vars(parsed)))
+    settings = _validated_external(build(ExternalSettings, vars(parsed)))
     from halfmap.plugins.relion_sums import read_call
 
     call, began = read_call(settings.star), time.monotonic()
     try:
-        said = reconstruct_call(call, settings)
+        said = _reconstruct_call(call, settings)
     except Exception as error:  # RELION may show nothing of what half set 2 says
         note(call, f"{PROGRAM}: error: {in_a_line(str(error))}")
         raise
@@ -112,7 +112,7 @@ def _run(words: list[str]) -> int:
     return 0
 
 
-def validated_external(settings: ExternalSettings) -> ExternalSettings:
+def _validated_external(settings: ExternalSettings) -> ExternalSettings:
     """The same settings, if they can work. Raises InputError with the reason why a method cannot run here."""
     check_declared(settings)
     name = settings.regulariser
@@ -142,7 +142,7 @@ def note(call: Call, text: str) -> None:
         raise InputError(f"{call.log}: cannot be written: {error.strerror or error}") from error
 
 
-def reconstruct_call(call: Call, settings: ExternalSettings) -> str:
+def _reconstruct_call(call: Call, settings: ExternalSettings) -> str:
     """Write the map that a call asks for; says what was done. Raises InputError, and then writes nothing."""
     import torch
 
@@ -156,7 +156,7 @@ def reconstruct_call(call: Call, settings: ExternalSettings) -> str:
     sums = read_sums(call)
     if settings.regulariser == "uniform":
         # the map's header is RELION's business
-        found, said, pixel_size = relion_wiener(sums, call), "uniform", settings.pixel_size or call.pixel_size or 1.0
+        found, said, pixel_size = _relion_wiener(sums, call), "uniform", settings.pixel_size or call.pixel_size or 1.0
     else:
         pixel_size = settings.pixel_size or call.pixel()
         method, previous = SparseSmooth(**regulariser_options(_options(settings))), call.previous()
@@ -170,7 +170,7 @@ def reconstruct_call(call: Call, settings: ExternalSettings) -> str:
     return said
 
 
-def relion_wiener(sums: Backprojection, call: Call) -> Tensor:
+def _relion_wiener(sums: Backprojection, call: Call) -> Tensor:
     """RELION's map [z, y, x] with 1/tau2 added to the weight and no density weights (--skip_gridding).
 
     Scheres (2012) J. Struct. Biol. 180, 519. Weights are at least a thousandth of their mean over the shell [q, q + 1);

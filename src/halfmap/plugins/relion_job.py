@@ -58,9 +58,9 @@ def _run(words: list[str]) -> int:
         raise InputError(f"--o {out}: cannot be written: {error.strerror}; choose another folder") from None
     try:
         command = refinement(given, refine_options)
-        status, aborted = followed(command, out)
+        status, aborted = _followed(command, out)
         if status == 0:
-            write_nodes(out)
+            _write_nodes(out)
     except InputError as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr, flush=True)
         status, aborted = MISTAKE, False
@@ -111,7 +111,7 @@ def refinement(given: argparse.Namespace, refine_options: list[str]) -> list[str
             *refine_options]
 
 
-def followed(command: list[str], out: Path) -> tuple[int, bool]:
+def _followed(command: list[str], out: Path) -> tuple[int, bool]:
     """The exit status of a command, and whether it was aborted in RELION's interface or by a signal."""
     ended = signal.signal(signal.SIGTERM, signal.default_int_handler)  # queues end a job so
     # Ctrl-C reaches it once, from here, also where it is ignored here: RELION starts jobs in the background of a shell.
@@ -134,7 +134,7 @@ def followed(command: list[str], out: Path) -> tuple[int, bool]:
     return (INTERRUPTED if aborted else child.returncode), aborted
 
 
-def write_nodes(out: Path) -> None:
+def _write_nodes(out: Path) -> None:
     """RELION_OUTPUT_NODES.star: what other jobs may take from this one, by paths from the project folder."""
     from halfmap.particles.star_text import write_tables
 

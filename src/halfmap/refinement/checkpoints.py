@@ -28,7 +28,7 @@ from halfmap.refinement.schedule import Progressed
 from halfmap.refinement.state import PoseTable, State
 from halfmap.runtime import checkpoint
 from halfmap.runtime.lock import only_process
-from halfmap.settings import RefineSettings
+from halfmap.settings.refine import RefineSettings
 
 OF_PROCESSES = re.compile(r"sums(?:_\d+_of_(\d+))?")
 TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # what replaced_atomically leaves when it is killed

@@ -8,7 +8,7 @@ from pathlib import Path
 from halfmap.errors import InputError
 from halfmap.particles.table import ParticleTable
 from halfmap.refinement.memory_plan import MemoryPlan, gigabytes
-from halfmap.settings import RefineSettings
+from halfmap.settings.refine import RefineSettings
 
 RESULT_MAPS = 6  # both half maps, map, mask, local cut-off, and one while it takes the place of the last
 KEPT_MAPS = 3  # of an iteration that is kept
@@ -24,13 +24,13 @@ def check_disk(settings: RefineSettings, table: ParticleTable, plan: MemoryPlan)
     results = (RESULT_MAPS + STATE_MAPS) * volume + 3 * row * len(table) + PAGE
     if settings.keep_iterations:
         results += settings.max_iterations * (KEPT_MAPS * volume + row * len(table))
-    free = free_space(settings.out)
+    free = _free_space(settings.out)
     if results > free:
         raise InputError(f"--out {settings.out}: the run will write up to {gigabytes(results)} GB, and "
                          f"{gigabytes(free)} GB are free there; make room, or name a folder on another disk")
     scratch = settings.scratch or settings.out
     shared = existing(scratch).stat().st_dev == existing(settings.out).stat().st_dev
-    room = max(0, free_space(scratch) - (results if shared else 0))
+    room = max(0, _free_space(scratch) - (results if shared else 0))
     if plan.scratch > room:
         raise InputError(f"{scratch}: the sums of the map need {gigabytes(plan.scratch)} GB on disk, and "
                          f"{gigabytes(room)} GB are free there; name a folder on another disk with --scratch, or take "
@@ -41,7 +41,7 @@ def check_disk(settings: RefineSettings, table: ParticleTable, plan: MemoryPlan)
     return []
 
 
-def free_space(folder: Path) -> int:
+def _free_space(folder: Path) -> int:
     """Free bytes where the folder is, or will be."""
     return shutil.disk_usage(existing(folder)).free
 

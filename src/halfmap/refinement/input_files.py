@@ -12,7 +12,7 @@ import numpy as np
 
 from halfmap.errors import InputError
 from halfmap.particles.table import ParticleTable
-from halfmap.settings import RefineSettings
+from halfmap.settings.refine import RefineSettings
 
 END = 1 << 12  # bytes looked at of either end of an image stack
 READERS = 8  # files looked at together: on a network disk each one is a wait

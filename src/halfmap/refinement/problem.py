@@ -28,7 +28,7 @@ from halfmap.runtime.distributed import ALONE, Ranks
 from halfmap.runtime.memory import GIGABYTE, allowance
 from halfmap.runtime.progress import Progress
 from halfmap.runtime.scratch import Scratch
-from halfmap.settings import RefineSettings
+from halfmap.settings.refine import RefineSettings
 from halfmap.settings.regularisers import regulariser_options
 
 MODES = 3  # pose modes kept of each particle

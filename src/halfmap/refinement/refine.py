@@ -43,7 +43,8 @@ from halfmap.runtime.distributed import joined
 from halfmap.runtime.log import RunLog
 from halfmap.runtime.progress import Progress
 from halfmap.runtime.stopwatch import Cost, Stopwatch
-from halfmap.settings import RefineSettings, command_line, to_toml
+from halfmap.settings.commands import command_line, to_toml
+from halfmap.settings.refine import RefineSettings
 from halfmap.validation.fsc import corrected_fsc
 
 Report = Callable[..., Any]

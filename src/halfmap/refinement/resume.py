@@ -23,7 +23,8 @@ from halfmap.runtime.checkpoint import library_versions
 from halfmap.runtime.distributed import joined
 from halfmap.runtime.log import RunLog
 from halfmap.runtime.progress import Progress
-from halfmap.settings import RefineSettings, to_toml
+from halfmap.settings.commands import to_toml
+from halfmap.settings.refine import RefineSettings
 from halfmap.settings.resume import ResumeSettings
 
 

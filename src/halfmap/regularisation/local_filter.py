@@ -121,7 +121,7 @@ def filtered_transform(transform: Tensor, cutoff: Lattice, shape: Butterworth) -
             if i + 1 == len(bands) and first + i + 1 < len(nodes):  # the next band belongs to another grid
                 pair.imag.zero_()
             kernels.add_kept_bands_(part, place, pair, first + i)
-        add_transform_(total, torch.fft.rfftn(part))
+        _add_transform_(total, torch.fft.rfftn(part))
         last = first
     return torch.fft.irfftn(total, s=(box, box, box))
 
@@ -131,11 +131,11 @@ def on_grid_of(box: int, transform: Tensor) -> Tensor:
     if transform.shape[0] == box:
         return transform
     total = transform.new_zeros((box, box, box // 2 + 1))
-    add_transform_(total, transform)
+    _add_transform_(total, transform)
     return total
 
 
-def add_transform_(total: Tensor, part: Tensor) -> None:
+def _add_transform_(total: Tensor, part: Tensor) -> None:
     """Add the rfftn of a map on a grid as coarse or coarser to that of a finer one over the same box, in place."""
     box, size = total.shape[0], part.shape[0]
     if box == size:

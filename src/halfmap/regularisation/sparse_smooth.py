@@ -105,7 +105,7 @@ class SparseSmooth:
             if self.parameters == "cross-validated":
                 half = half.at(self._validated([NormalEquations.of(s) for s in sums], level))
             elif self.parameters == "published-code":
-                judge = published_judge(sums[1 - h], pair.curves.unmasked, support)
+                judge = _published_judge(sums[1 - h], pair.curves.unmasked, support)
                 half = self._along_published_path(half, judge)
             elif self.parameters == "local":
                 half = half.with_local(strength_by_place(cutoffs[0], mask, len(maps[h])))
@@ -147,7 +147,7 @@ class SparseSmooth:
             chosen = self._validated(quarters, level, spacing)
             del quarters
         elif self.parameters == "published-code":
-            judge = published_judge(halves.halves[1 - h].coarser(limit, box), halves.curves.unmasked, support)
+            judge = _published_judge(halves.halves[1 - h].coarser(limit, box), halves.curves.unmasked, support)
         half = self._posed(sums, support, level, spacing, previous)
         if chosen is not None:
             half = half.at(chosen)
@@ -206,7 +206,7 @@ class SparseSmooth:
         return max(1, self.steps // PATH_SHARE)
 
 
-def published_judge(other: Backprojection, curve: Tensor, support: Support) -> NormalEquations:
+def _published_judge(other: Backprojection, curve: Tensor, support: Support) -> NormalEquations:
     """What the authors' program chooses by: the other half set's sums up to the last shell on which the half sets,
     with this FSC [s], agree."""
     agreeing = torch.nonzero(curve[: other.limit + 1] > LAST_AGREEING)

@@ -33,7 +33,7 @@ def resident(root: Path = Path("/")) -> int:
     return _status(root / "proc/self/status", "RssAnon")
 
 
-def peak_resident(root: Path = Path("/")) -> int:
+def _peak_resident(root: Path = Path("/")) -> int:
     """The most memory in bytes that the process held so far, mapped files included."""
     return _status(root / "proc/self/status", "VmHWM")
 

@@ -77,7 +77,7 @@ class Progress:
         if self._lines % REPEAT_HEADER == 0:
             self._print("".join(name.rjust(width) for name, width in COLUMNS), "dim")
         self._lines += 1
-        self._print(record_line(record))
+        self._print(_record_line(record))
 
     def notice(self, text: str) -> None:
         """Print a message above the bar."""
@@ -123,7 +123,7 @@ def _finite(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def record_line(record: Mapping[str, Any]) -> str:
+def _record_line(record: Mapping[str, Any]) -> str:
     """One line for an iteration record: iteration, search, band, resolutions, angle change, Pmax, seconds."""
     times = record.get("seconds")
     total = times.get("total") if isinstance(times, Mapping) else None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from halfmap.errors import InputError
 from halfmap.options import check_declared, to_command
-from halfmap.settings import absolute_paths, check_new_folder, check_readable
+from halfmap.settings.checks import absolute_paths, check_new_folder, check_readable
 
 # What a folder must hold to be compared.
 NEEDED = ("half1_unfil.mrc", "half2_unfil.mrc", "settings.toml")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from halfmap.errors import InputError
 from halfmap.options import check_declared
-from halfmap.settings import absolute_paths, check_cryosparc_only, check_readable
+from halfmap.settings.checks import absolute_paths, check_cryosparc_only, check_readable
 
 KINDS = {".star": "a RELION STAR file", ".cs": "a cryoSPARC dataset", ".csg": "a cryoSPARC dataset"}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from halfmap.errors import InputError
-from halfmap.settings import absolute_paths, other_half
+from halfmap.settings.checks import absolute_paths, other_half
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from halfmap.errors import InputError
 from halfmap.options import check_declared, to_command
-from halfmap.settings import absolute_paths, check_cryosparc_only, check_new_folder, check_readable
+from halfmap.settings.checks import absolute_paths, check_cryosparc_only, check_new_folder, check_readable
 from halfmap.settings.regularisers import REGULARISERS
 
 PAGE = "inspect.html"

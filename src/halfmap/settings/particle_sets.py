@@ -9,7 +9,7 @@ from typing import Any
 
 from halfmap.errors import InputError
 from halfmap.options import check_declared, to_command
-from halfmap.settings import absolute_paths, check_new_folder, check_readable, check_two_maps, other_half
+from halfmap.settings.checks import absolute_paths, check_new_folder, check_readable, check_two_maps, other_half
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from halfmap.errors import InputError
 from halfmap.options import check_declared, to_command
-from halfmap.settings import check_new_folder, check_readable, check_two_maps
+from halfmap.settings.checks import check_new_folder, check_readable, check_two_maps
 from halfmap.settings.half_maps import HalfMapSettings, half_map_paths
 
 

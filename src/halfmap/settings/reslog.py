@@ -9,7 +9,7 @@ from pathlib import Path
 
 from halfmap.errors import InputError
 from halfmap.options import check_declared, table, to_command
-from halfmap.settings import absolute_paths, check_new_folder, check_readable
+from halfmap.settings.checks import absolute_paths, check_new_folder, check_readable
 from halfmap.settings.regularisers import REGULARISERS
 
 RUN_FILES = ("settings.toml", "iterations.jsonl", "particles.star", "mask.mrc", "half1_unfil.mrc", "half2_unfil.mrc")

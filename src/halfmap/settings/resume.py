@@ -9,7 +9,7 @@ from pathlib import Path
 
 from halfmap.errors import InputError
 from halfmap.options import check_declared
-from halfmap.settings import absolute_paths
+from halfmap.settings.checks import absolute_paths
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from halfmap.errors import InputError
 from halfmap.options import check_declared
-from halfmap.settings import absolute_paths, check_new_folder, check_readable
+from halfmap.settings.checks import absolute_paths, check_new_folder, check_readable
 from halfmap.settings.reslog import check_run
 
 # Parameter of sparse_smooth, in the order of the search -> the option that lists values to try.

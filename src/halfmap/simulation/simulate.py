@@ -32,7 +32,7 @@ from halfmap.options import check_declared
 from halfmap.particles.model import Atoms, read_model
 from halfmap.particles.star import write_star
 from halfmap.particles.table import ParticleTable, with_poses
-from halfmap.settings import SimulateSettings
+from halfmap.settings.simulate import SimulateSettings
 from halfmap.simulation.specimen import BeltShape, Specimen, prepare
 
 BATCH = 64  # images made at once
@@ -124,7 +124,7 @@ def signal_images(settings: SimulateSettings, specimen: Specimen, draw: Draw, in
     if not any(scenes):
         return torch.zeros(len(index), settings.box, settings.box)
     images = project(scenes, settings.box, settings.apix, oversampling_for([specimen.rigid], settings.apix))
-    return through_microscope(images, optics_of(settings), draw.defocus[index])
+    return _through_microscope(images, _optics_of(settings), draw.defocus[index])
 
 
 def _scene(settings: SimulateSettings, specimen: Specimen, draw: Draw, i: int) -> list[Placed]:
@@ -136,7 +136,7 @@ def _scene(settings: SimulateSettings, specimen: Specimen, draw: Draw, i: int) -
     return place(draw.rotations[i], draw.shifts[i], random)
 
 
-def through_microscope(images: Tensor, optics: OpticsGroup, defocus: Defocus) -> Tensor:
+def _through_microscope(images: Tensor, optics: OpticsGroup, defocus: Defocus) -> Tensor:
     """Images [b,y,x] times the CTF, on a grid padded to twice the box with zeros and cropped again."""
     box, size = images.shape[-1], 2 * images.shape[-1]
     before = size // 2 - box // 2
@@ -181,7 +181,7 @@ def _map_of(settings: SimulateSettings, clouds: list[Cloud]) -> Tensor:
     return density_map(clouds, settings.box, settings.apix, oversampling_for(clouds[:1], settings.apix))
 
 
-def optics_of(settings: SimulateSettings) -> OpticsGroup:
+def _optics_of(settings: SimulateSettings) -> OpticsGroup:
     """The one optics group of the images."""
     return OpticsGroup("opticsGroup1", settings.voltage, settings.cs, settings.amplitude_contrast,
                        settings.apix, settings.box)
@@ -207,7 +207,7 @@ def _check(settings: SimulateSettings) -> None:
                          f"{settings.defocus_max:g} um; swap them")
     if settings.junk >= 1:
         raise InputError(f"--junk {settings.junk:g}: must be less than 1; for noise alone use --noise-only")
-    optics_of(settings)
+    _optics_of(settings)
 
 
 def _check_specimen(settings: SimulateSettings, specimen: Specimen) -> None:
@@ -238,7 +238,7 @@ def _table(settings: SimulateSettings, draw: Draw, stack: Path) -> ParticleTable
         "rlnDefocusAngle": np.degrees(draw.defocus.angle.numpy()),
         "rlnOpticsGroup": np.ones(n, dtype=np.int64)}
     zeros = np.zeros(n, dtype=np.int64)
-    return ParticleTable(columns=columns, optics=(optics_of(settings),), optics_index=zeros, stacks=(stack,),
+    return ParticleTable(columns=columns, optics=(_optics_of(settings),), optics_index=zeros, stacks=(stack,),
                          stack_index=zeros, image_index=np.arange(n), defocus=draw.defocus, rotations=None,
                          origins=torch.zeros(n, 2, dtype=torch.float64), half=None,
                          micrograph=draw.micrograph.numpy(), source=settings.out / "particles.star")

@@ -15,8 +15,8 @@ from halfmap.errors import InputError
 from halfmap.options import read_toml
 from halfmap.particles.star import read_star, write_star
 from halfmap.particles.table import ParticleTable
-from halfmap.settings import RefineSettings
 from halfmap.settings.particle_sets import AuditSettings, run_folder
+from halfmap.settings.refine import RefineSettings
 from halfmap.validation.halfset_audit import Audit, Integers, audit
 from halfmap.validation.halfset_leaks import DIAMETER_PART, described, images_of, same_file
 

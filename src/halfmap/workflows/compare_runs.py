@@ -13,12 +13,12 @@ from torch import Tensor
 
 from halfmap.errors import InputError
 from halfmap.maps.mrc import MapFile, read_map
-from halfmap.options import build
+from halfmap.options import build, table
 from halfmap.particles.star import read_star
 from halfmap.particles.table import ParticleTable
 from halfmap.refinement.outputs import Record, read_records
 from halfmap.runtime.log import read_header
-from halfmap.settings import RefineSettings, table
+from halfmap.settings.refine import RefineSettings
 from halfmap.settings.regularisers import PREFIXES
 from halfmap.workflows.half_map_pair import require_same_grid
 

@@ -28,7 +28,7 @@ def run_summary(found: Measured, own_level: float, ends: tuple[float, float]) ->
     """One run as plain JSON values; own_level: grey value of its surface; ends: those of the histograms. A resolution
     is null if never crossed."""
     run, pair, fit = found.run, found.pair, found.fit
-    inside = inside_mask(found)
+    inside = _inside_mask(found)
     return {
         "name": run.name, "folder": str(run.folder), "finished": run.finished,
         "regulariser": run.setting("regulariser"), "symmetry": run.setting("symmetry"),
@@ -42,7 +42,7 @@ def run_summary(found: Measured, own_level: float, ends: tuple[float, float]) ->
         "local_cutoff_A": None if found.theta is None else _percentiles(found.theta[inside]),
         "surface_level": own_level,
         "moved": found.frame.apart, "frame_deg": found.frame.angle, "frame_A": float(found.frame.shift.norm()),
-        "poses": None if found.against is None else pose_summary(found.against, ends),
+        "poses": None if found.against is None else _pose_summary(found.against, ends),
         "fsc": {name: getattr(pair.curves, name).tolist() for name in CURVES},
         "fsc_truth": None if found.truth is None else found.truth.tolist(),
     }  # fmt: skip
@@ -53,12 +53,12 @@ def _percentiles(values: Tensor) -> dict[str, float]:
     return dict(zip(map(str, PERCENTILES), found, strict=True))
 
 
-def inside_mask(found: Measured) -> Tensor:
+def _inside_mask(found: Measured) -> Tensor:
     """Where [z,y,x] the run's mask, in the first run's frame, is above one half."""
     return found.frame.to_first(found.pair.mask, found.pair.pixel_size, 1) > 0.5
 
 
-def pose_summary(against: Against, ends: tuple[float, float]) -> dict[str, Any]:
+def _pose_summary(against: Against, ends: tuple[float, float]) -> dict[str, Any]:
     """Poses of a run beside the first's: medians, shares, and histograms of what differs up to these ends."""
     left = against.differences
     return {

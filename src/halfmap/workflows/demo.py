@@ -20,7 +20,8 @@ from halfmap.maps.mrc import read_map
 from halfmap.particles.model import centred, read_model, scattering, write_pdb
 from halfmap.particles.star import read_star
 from halfmap.regularisation.registry import REGULARISERS
-from halfmap.settings import RefineSettings, SimulateSettings
+from halfmap.settings.refine import RefineSettings
+from halfmap.settings.simulate import SimulateSettings
 from halfmap.simulation.demo_molecule import demo_molecule
 from halfmap.simulation.simulate import simulate
 from halfmap.validation.fsc import fsc, resolution

@@ -32,7 +32,7 @@ from halfmap.refinement import em
 from halfmap.refinement.outputs import Record, read_records
 from halfmap.refinement.preflight import read_particles
 from halfmap.refinement.state import PoseTable, State
-from halfmap.settings import from_toml
+from halfmap.settings.refine import from_toml
 from halfmap.validation.fsc import GOLD_STANDARD, crossing_shell
 from halfmap.validation.reslog import drawn
 from halfmap.workflows.half_map_pair import HalfMaps, read_half_maps

@@ -35,8 +35,8 @@ from halfmap.refinement.run_time import Task, estimated_seconds, measured_speed
 from halfmap.refinement.schedule import Schedule
 from halfmap.runtime.log import read_header as read_log
 from halfmap.runtime.memory import allowance
-from halfmap.settings import RefineSettings, from_toml
 from halfmap.settings.inspect import InspectSettings
+from halfmap.settings.refine import RefineSettings, from_toml
 from halfmap.validation.halfset_leaks import leaks
 from halfmap.workflows.inspect_images import Looked, look
 
@@ -103,7 +103,7 @@ def _inspected(settings: InspectSettings) -> Inspection:
 def particles(table: ParticleTable, kind: str, settings: InspectSettings) -> Inspection:
     """A particle set: the table, the headers of its stacks, a sample of its images, memory and time of a refinement."""
     stacks = list(looked_at(table))
-    facts = table_facts(table, stacks)
+    facts = _table_facts(table, stacks)
     faults = [stack.fault for stack in stacks if stack.fault]
     if len(faults) > STACKS_NAMED:
         faults = [*faults[:STACKS_NAMED], f"{len(faults) - STACKS_NAMED} more stacks have faults like these"]
@@ -113,7 +113,7 @@ def particles(table: ParticleTable, kind: str, settings: InspectSettings) -> Ins
     sound = _readable(table, stacks)
     looked = look(sound, diameter, settings.images) if len(sound) else None
     if looked is not None:
-        facts += image_facts(looked)
+        facts += _image_facts(looked)
         faults += _image_faults(looked)
         notes += _image_notes(looked)
     plan, seconds, said = _cost(table, diameter, settings)
@@ -129,7 +129,7 @@ def _readable(table: ParticleTable, stacks: list[SeenStack]) -> ParticleTable:
     return table.select(np.array([pair not in bad for pair in pairs], bool)) if bad else table
 
 
-def table_facts(table: ParticleTable, stacks: list[SeenStack]) -> list[tuple[str, str]]:
+def _table_facts(table: ParticleTable, stacks: list[SeenStack]) -> list[tuple[str, str]]:
     """What the table says, in words."""
     micrographs = np.bincount(table.micrograph)
     micrographs = micrographs[micrographs > 0]
@@ -163,7 +163,7 @@ def table_facts(table: ParticleTable, stacks: list[SeenStack]) -> list[tuple[str
     return facts
 
 
-def image_facts(looked: Looked) -> list[tuple[str, str]]:
+def _image_facts(looked: Looked) -> list[tuple[str, str]]:
     """What images look like, in words."""
     bad = [f"{count} {what}" for what, count in looked.faulty.items() if count]
     said = f"{looked.count:,} looked at: {', '.join(bad) if bad else 'none faulty'}; {looked.doubtful} stand out"
@@ -323,5 +323,5 @@ def _stack(path: Path, seen: HeaderFacts, found: Inspection, settings: InspectSe
         torch.zeros(count, 2, dtype=torch.float64), None, none, path,
     )  # fmt: skip
     looked = look(table, settings.diameter or LIKELY * rows * pixel_size, settings.images, with_ctf=False)
-    return replace(found, facts=found.facts + image_facts(looked), looked=looked,
+    return replace(found, facts=found.facts + _image_facts(looked), looked=looked,
                    faults=found.faults + _image_faults(looked), notes=found.notes + _image_notes(looked))

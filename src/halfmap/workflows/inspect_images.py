@@ -89,11 +89,11 @@ def look(table: ParticleTable, diameter: float, most: int, with_ctf: bool = True
                      "outliers": int(absurd.sum())},
         len(doubtful), [f"{table.image_index[i] + 1}@{table.stacks[table.stack_index[i]].name} ({TRAITS[odd.trait[i]]})"
                         for i in worst],
-        collected.spectra(), raw.numpy(), low_passed(raw, optics.pixel_size).numpy(), optics.pixel_size,
+        collected.spectra(), raw.numpy(), _low_passed(raw, optics.pixel_size).numpy(), optics.pixel_size,
     )  # fmt: skip
 
 
-def low_passed(images: Tensor, pixel_size: float) -> Tensor:
+def _low_passed(images: Tensor, pixel_size: float) -> Tensor:
     """Images [b, y, x] without detail finer than LOWPASS A."""
     box = images.shape[-1]
     kx, ky = torch.arange(box // 2 + 1), torch.fft.fftfreq(box, 1 / box)

@@ -22,8 +22,8 @@ from halfmap.geometry.symmetry import canonical_name, symmetry_group
 from halfmap.maps.mrc import replaced_atomically
 from halfmap.options import read_toml
 from halfmap.particles.star import read_star
-from halfmap.settings import RefineSettings
 from halfmap.settings.particle_sets import OrientationsSettings, run_folder
+from halfmap.settings.refine import RefineSettings
 from halfmap.validation.fsc import GOLD_STANDARD, resolution
 from halfmap.validation.orientations import (
     LEAST_CFAR,

@@ -19,7 +19,7 @@ from halfmap.refinement.outputs import made_folder
 from halfmap.refinement.preflight import read_particles
 from halfmap.refinement.refine import refine
 from halfmap.refinement.resume import resume
-from halfmap.settings import RefineSettings, from_toml, validated
+from halfmap.settings.refine import RefineSettings, from_toml, validated
 from halfmap.settings.regularisers import PREFIXES, RegulariserOptions
 from halfmap.settings.resume import ResumeSettings, finished
 from halfmap.validation.reslog import drawn

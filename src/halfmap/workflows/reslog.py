@@ -104,7 +104,7 @@ def reslog(
         names = names_apart(settings.runs)
         found = [_fixed(settings, run, name, depth, console)
                  for run, name, depth in zip(runs, names, levels, strict=True)]
-    summary = summarised(settings, found)
+    summary = _summarised(settings, found)
     _write(settings.out, summary)
     if report is not None:
         report(summary=summary)
@@ -178,7 +178,7 @@ def _resolutions(curves: FscCurves, box: int, pixel_size: float, limit: int) -> 
     return found
 
 
-def summarised(settings: ManyResLogSettings, found: list[Measurements]) -> dict[str, Any]:
+def _summarised(settings: ManyResLogSettings, found: list[Measurements]) -> dict[str, Any]:
     """Everything as plain JSON values."""
     poses = "refined" if settings.refine else "fixed"
     curves = []
@@ -285,7 +285,7 @@ def _print(console: Console, summary: dict[str, Any], out: Path) -> None:
         console.print(table)
     for measure in MEASURES:
         for row in summary["comparison"][measure]:
-            console.print(escape(f"{measure}: {comparison_sentence(row)}"), soft_wrap=True)
+            console.print(escape(f"{measure}: {_comparison_sentence(row)}"), soft_wrap=True)
     for note in [*(f"{whose}: {text}" for whose, text in summary["notes"]), summary["caution"]]:
         console.print(escape(f"- {note}"), soft_wrap=True)
     console.print(escape(f"Finished: {out}"), soft_wrap=True)
@@ -310,7 +310,7 @@ def _more(more: Mapping[str, Any] | None) -> str:
     return f"{more['times']:.3g} x as many for {more['resolution_A']:.2f} A (extrapolated)"
 
 
-def comparison_sentence(row: Mapping[str, Any]) -> str:
+def _comparison_sentence(row: Mapping[str, Any]) -> str:
     """One comparison in words."""
     few = {"": "", "<": "fewer than ", ">": "more than "}[row["bound"]]
     return (f"{row['higher']} reaches the {row['resolution_A']:.2f} A of {row['lower']} with {few}"

@@ -26,7 +26,8 @@ from rich.table import Table
 from halfmap import kernels
 from halfmap.maps.mrc import read_map, replaced_atomically
 from halfmap.options import to_command
-from halfmap.settings import RefineSettings, command_line
+from halfmap.settings.commands import command_line
+from halfmap.settings.refine import RefineSettings
 from halfmap.settings.regularisers import RegulariserOptions
 from halfmap.settings.tune import LISTS, TuneSsriSettings
 from halfmap.validation.fsc import GOLD_STANDARD, fsc
@@ -206,7 +207,7 @@ def _fields(values: Values) -> dict[str, Any]:
     return {f"ss_{name}": value for name, value in values.items()}
 
 
-def options_text(values: Values) -> str:
+def _options_text(values: Values) -> str:
     """The options of ``halfmap refine`` that mean these values; all are written, defaults too."""
     words = [f"--ss-{name.replace('_', '-')} {value:.10g}" for name, value in values.items()]
     return " ".join([f"--regulariser {METHOD}", *words])
@@ -221,7 +222,7 @@ def _refine_command(run: RefinedRun, best: Values) -> str:
     wanted = dataclasses.replace(
         subset_settings(own, METHOD, own.particles, out, own.threads), data_dir=own.data_dir,
         passthrough=own.passthrough, strip_prefix=own.strip_prefix, resplit=own.resplit, **plain)  # fmt: skip
-    return f"{command_line(wanted)} {options_text(best)}"
+    return f"{command_line(wanted)} {_options_text(best)}"
 
 
 def _summary(settings: TuneSsriSettings, subset: Subset, sweeps: list[Sweep], trials: list[Trial]) -> dict[str, Any]:
@@ -231,7 +232,7 @@ def _summary(settings: TuneSsriSettings, subset: Subset, sweeps: list[Sweep], tr
         "command": to_command(settings, "halfmap tune-ssri"), "criterion": CRITERION.format(run.settings.ini_high),
         "threshold": GOLD_STANDARD, "particles": subset.count,
         "particles_of_run": len(run.table), "run": str(run.folder), "best": _plain(best),
-        "options": options_text(best.values), "refine_command": _refine_command(run, best.values),
+        "options": _options_text(best.values), "refine_command": _refine_command(run, best.values),
         "sweeps": [{
             "parameter": sweep.parameter, "published": PUBLISHED[sweep.parameter], "level": sweep.level,
             "chosen": sweep.chosen.values[sweep.parameter], "undecided": sweep.undecided,

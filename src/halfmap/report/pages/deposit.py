@@ -20,11 +20,11 @@ def write_deposit_pictures(folder: Path, volume: Array, mask: Array, level: floa
     picture = render_surface(np.asarray(volume) * np.clip(2 * np.asarray(mask), 0, 1), level, width=SIDE)
     image = folder / "image.png"
     with replaced_atomically(image) as stream:
-        stream.write(png(on_white(picture)))
+        stream.write(png(_on_white(picture)))
     return [image, write_chimerax(folder / "map.cxc", Scene(folder / "map.mrc", level, hidden=hidden))]
 
 
-def on_white(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _on_white(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """RGB [y,x,3] of RGBA [y,x,4] laid on white."""
     opaque = picture[..., 3:] / 255
     return np.rint(picture[..., :3] * opaque + 255 * (1 - opaque)).astype(np.uint8)

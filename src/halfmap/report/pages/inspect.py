@@ -63,9 +63,9 @@ def write_inspected_page(folder: Path, shown: InspectedPage) -> Path:
         "checks": [Warned(findings.sentence(text), "stops a refinement") for text in found.faults]
         + [Warned(findings.sentence(text), "worth a look") for text in found.notes],
         "facts": found.facts, "montage": None if looked is None else _montages(looked),
-        "power": power_chart(spectra) if spectra else None,
-        "contrast": contrast_chart(known) if known else None,
-        "rings": [ring_chart(group) for group in known if group.rings.reach],
+        "power": _power_chart(spectra) if spectra else None,
+        "contrast": _contrast_chart(known) if known else None,
+        "rings": [_ring_chart(group) for group in known if group.rings.reach],
         "defocus": _defocus(found), "micrographs": _micrographs(found), "memory": _memory(found),
         "time": [(stage, " ".join(duration(seconds))) for stage, seconds in found.seconds.items()],
         "settings": findings.setting_rows(shown.settings),
@@ -162,21 +162,21 @@ def _curves(
     return _resolution_axis(finest), positions, titles, series
 
 
-def power_chart(spectra: list[GroupSpectra]) -> Drawing:
+def _power_chart(spectra: list[GroupSpectra]) -> Drawing:
     """Mean power of an image's coefficients, white background 1, by resolution."""
     x, positions, titles, series = _curves(spectra, lambda group: group.power, lambda v: v > 0)
     y = value_axis([s.values for s in series], "mean power, white background 1", log=True)
     return draw(Chart("Power spectrum of the images", x, y, positions, titles, series, size="tall"))
 
 
-def contrast_chart(spectra: list[GroupSpectra]) -> Drawing:
+def _contrast_chart(spectra: list[GroupSpectra]) -> Drawing:
     """Mean |CTF| of all images by resolution: what no image sees is missing from any map."""
     x, positions, titles, series = _curves(spectra, lambda group: group.mean_ctf, math.isfinite)
     y = Axis(0.0, 1.0, "mean |CTF|", "linear", linear_ticks(0, 1, 4))
     return draw(Chart("Mean CTF of the images", x, y, positions, titles, series))
 
 
-def ring_chart(group: GroupSpectra) -> Drawing:
+def _ring_chart(group: GroupSpectra) -> Drawing:
     """CTF^2 as images near one defocus show it, over what the CTF says, as far as rings are seen."""
     reach, length = group.rings.reach, group.box * group.pixel_size
     last = min(len(group.power) - 1, reach + 2)

@@ -109,14 +109,14 @@ def citations(settings: Mapping[str, Any], version: str, citing: str, randomised
     """
     title = "open cryo-EM refinement with a choice of regularisers,"
     program = Citation("Refinement", "Halfmap", title, version or "version not recorded", "")
-    used = method_paper(settings, citing)
+    used = _method_paper(settings, citing)
     local = settings.get("ss_parameters", ("",))[0] == "local"  # both ideas joined
     others = [paper if used is None or local else replace(paper, role=paper.role + UNUSED)
               for paper in IDEAS.values() if paper != used]
     return [program, *([used] if used else []), *others, THRESHOLD, *([RANDOMISED] if randomised else [])]
 
 
-def method_paper(settings: Mapping[str, Any], citing: str) -> Citation | None:
+def _method_paper(settings: Mapping[str, Any], citing: str) -> Citation | None:
     """The paper behind the regulariser in the settings; None where the regulariser or its paper is not recorded."""
     name = regulariser_name(settings)
     found = re.search(rf"(?:^|; ){re.escape(name)}: (.+?), doi:(\S+?)(?:; |$)", citing) if name else None
@@ -127,7 +127,7 @@ def method_paper(settings: Mapping[str, Any], citing: str) -> Citation | None:
 
 def _cited(settings: Mapping[str, Any], citing: str) -> str:
     """The regulariser with its paper, in words; empty where it is not recorded."""
-    name, paper = regulariser_name(settings), method_paper(settings, citing)
+    name, paper = regulariser_name(settings), _method_paper(settings, citing)
     if not name:
         return ""
     return f"{name} regularisation" + (f" ({paper.short.rstrip('.')})" if paper else "")

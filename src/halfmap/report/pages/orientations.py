@@ -97,7 +97,7 @@ def write_orientations_page(folder: Path, shown: OrientationsPage) -> Path:
         "checks": [Warned(findings.sentence(text), "map" if "cFAR" in text else "views")
                    for text in shown.summary["verdict"]],
         "sampling": _sampling_picture(shown), "resolution": _resolution_picture(shown),
-        "fsc": conical_chart(shown.summary) if "fsc" in shown.summary else None, "at": _at,
+        "fsc": _conical_chart(shown.summary) if "fsc" in shown.summary else None, "at": _at,
         "settings": findings.setting_rows(shown.settings), "methods": _methods(shown),
         "citations": [*([SAMPLING, TOOLS] if shown.views is not None else []),
                       *([CONES, THRESHOLD, RANDOMISED] if shown.axes is not None else [])],
@@ -139,7 +139,7 @@ def _at(angles: Sequence[float]) -> str:
     return f"rot {angles[0]:.0f}°, tilt {angles[1]:.0f}°".replace("-", "\u2212")
 
 
-def conical_chart(summary: Record) -> Drawing:
+def _conical_chart(summary: Record) -> Drawing:
     """FSC of the whole map and of its best and worst cone, over the bands of all cones and of nine tenths of them."""
     box, pixel_size, found = summary["box"], summary["pixel_size_A"], summary["fsc"]
     shells = len(found["whole_map"])
@@ -173,7 +173,7 @@ def _sampling_picture(shown: OrientationsPage) -> SpherePicture | None:
         return None
     ticks = [(100 * value / MOST_SAMPLING, label) for value, label in ((0, "0"), (0.5, "0.5"), (1, "1"), (1.5, "1.5"),
                                                                        (2, "≥ 2"))]
-    uri = sphere_png(np.asarray(shown.directions), np.asarray(shown.sampling) / MOST_SAMPLING)
+    uri = _sphere_png(np.asarray(shown.directions), np.asarray(shown.sampling) / MOST_SAMPLING)
     return SpherePicture(uri, css_gradient(), ticks, "slices through a direction, over their mean")
 
 
@@ -187,11 +187,11 @@ def _resolution_picture(shown: OrientationsPage) -> SpherePicture | None:
     axis = Axis(1 / lo, 1 / hi, "", "inverse", resolution_ticks(1 / lo, 1 / hi, 0.11))
     axes = np.asarray(shown.axes, dtype=np.float64)
     both = np.concatenate([axes, -axes])
-    uri = sphere_png(both, np.tile((frequency - lo) / (hi - lo), 2))
+    uri = _sphere_png(both, np.tile((frequency - lo) / (hi - lo), 2))
     return SpherePicture(uri, css_gradient(), axis.drawn_ticks(), "resolution at FSC 0.143 (Å)")
 
 
-def sphere_png(directions: Float, fractions: NDArray[np.floating]) -> str:
+def _sphere_png(directions: Float, fractions: NDArray[np.floating]) -> str:
     """Fractions[d] of the colour scale at directions[d,3] as a Mollweide picture, twice as wide as high.
 
     A pixel takes the mean of the four nearest directions, weighted by inverse distance. Corners outside the map's rim

@@ -66,7 +66,7 @@ def write_postprocess_report(folder: Path, shown: PostprocessedMaps) -> Path:
         "checks": [Warned(findings.sentence(text), _where(text)) for text in verdict if text not in ORDINARY],
         "readings": [text for text in verdict if text in ORDINARY],
         "fsc": _fsc_chart(shown),
-        "guinier": guinier_chart(shown.summary),
+        "guinier": _guinier_chart(shown.summary),
         "fit": _fit_text(shown.summary),
         "rows": _rows(shown, cutoff),
         "bar_percent": bar_percent,
@@ -101,7 +101,7 @@ def _where(text: str) -> str:
     return "Guinier plot" if "B factor" in text else "FSC"
 
 
-def guinier_chart(summary: Record) -> Drawing:
+def _guinier_chart(summary: Record) -> Drawing:
     """ln(amplitude) against 1/d^2 with the fitted line; the axis is named by d."""
     columns = summary["guinier"]
     x = columns["inverse_square"]

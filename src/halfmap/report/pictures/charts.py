@@ -173,7 +173,7 @@ def _short(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.4g}")
 
 
-def hover_data(chart: Chart) -> Markup:
+def _hover_data(chart: Chart) -> Markup:
     """JSON read by script.html: positions, titles and, per series, name, style, unit and values."""
     series = [
         {"n": s.name, "c": s.style, "u": s.unit, "v": [_short(value) for value in s.values]}
@@ -221,5 +221,5 @@ def draw(chart: Chart) -> Drawing:
         guides=[(guide, at) for guide, at in guides if -1 <= at <= 101],
         points=[point for point in points if -1 <= point[0] <= 101],
         stages=[(100 * lo, 100 * (hi - lo), name) for lo, hi, name in chart.stages],
-        data=hover_data(chart),
+        data=_hover_data(chart),
     )

@@ -29,7 +29,7 @@ NAMED_GROUPS = 8
 STAGE_STYLES = {"read": "c1", "search": "c3", "insert": "c2", "solve": "c5", "other": "c8"}
 
 
-def shell_resolution(record: Record, shell: int) -> float | None:
+def _shell_resolution(record: Record, shell: int) -> float | None:
     """Resolution in A of a shell (cycles per box); None for shell 0 or without box and pixel size."""
     box, pixel = number(record, "box"), number(record, "pixel_size")
     return box * pixel / shell if box and pixel and shell > 0 else None
@@ -43,7 +43,7 @@ def crossing(record: Record, values: Values, threshold: float) -> float | None:
             continue
         if value < threshold:
             if previous is None:
-                return shell_resolution(record, shell)
+                return _shell_resolution(record, shell)
             exact = shell - (threshold - value) / (previous - value)
             box, pixel = number(record, "box"), number(record, "pixel_size")
             return box * pixel / exact if box and pixel else None
@@ -60,7 +60,7 @@ def _shell_axis(record: Record, shells: int) -> tuple[Axis, list[float], list[st
     axis = Axis(math.inf, finest, "resolution (Å)" if pixel else "shell", "inverse", ticks)
     titles = []
     for shell in range(shells):
-        resolution = shell_resolution(record, shell)
+        resolution = _shell_resolution(record, shell)
         titles.append(f"{resolution:.2f} Å · shell {shell}" if resolution else f"shell {shell}")
     return axis, [shell / nyquist_shell for shell in range(shells)], titles
 

@@ -51,7 +51,7 @@ def equal_area_cells(rings: int) -> Cells:
     return Cells(np.arccos(np.clip(1 - 2 * share, -1, 1)), counts)
 
 
-def mollweide(longitude: Float, latitude: Float) -> tuple[Float, Float]:
+def _mollweide(longitude: Float, latitude: Float) -> tuple[Float, Float]:
     """Mollweide equal-area projection of angles in radians to x in [-2, 2], y in [-1, 1].
 
     Newton iteration for 2 theta + sin 2 theta = pi sin latitude (Snyder 1987, Map projections, p. 251).
@@ -176,7 +176,7 @@ def _draw_cells(cells: Cells, density: Float, top: float) -> list[Cell]:
             sides = [np.full(steps - 2, right), np.full(steps - 2, left)]
             turns = np.concatenate([across, sides[0], across[::-1], sides[1]])
             latitude = np.concatenate([[side[0]] * 3, side[1:-1], [side[-1]] * 3, side[-2:0:-1]])
-            x, y = mollweide(2 * np.pi * turns, latitude)
+            x, y = _mollweide(2 * np.pi * turns, latitude)
             points = "L".join(f"{200 + 100 * a:.1f} {100 - 100 * b:.1f}" for a, b in zip(x, y, strict=True))
             level = 0 if value == 0 else 1 + min(int((LEVELS - 1) * value / top), LEVELS - 2)
             drawn.append(Cell(f"M{points}Z", level, f"{_angles(centres[i])} · {value:.2f} × uniform"))
@@ -197,10 +197,10 @@ def _graticule() -> str:
     paths: list[str] = []
     latitudes = np.linspace(-np.pi / 2, np.pi / 2, 41)
     for longitude in np.radians([-120, -60, 0, 60, 120]):
-        paths.append(_polyline(*mollweide(np.full_like(latitudes, longitude), latitudes)))
+        paths.append(_polyline(*_mollweide(np.full_like(latitudes, longitude), latitudes)))
     for latitude in np.radians([-60, -30, 0, 30, 60]):
         ends = np.array([-np.pi, np.pi])
-        paths.append(_polyline(*mollweide(ends, np.full(2, latitude))))
+        paths.append(_polyline(*_mollweide(ends, np.full(2, latitude))))
     return "".join(paths)
 
 

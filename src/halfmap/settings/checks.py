@@ -1,0 +1,73 @@
+"""What can be said of paths among the settings before any data are read."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+from halfmap.errors import InputError
+
+
+def other_half(half1: Path) -> Path:
+    """The file of half set 2 beside that of half set 1, as relion_postprocess finds it."""
+    if "half1" not in half1.name:
+        raise InputError(f"--half1 {half1}: no half1 in the file's name to find the other by; give it with --half2")
+    return half1.with_name(half1.name.replace("half1", "half2"))
+
+
+def check_two_maps(paths: dict[str, Path]) -> None:
+    """Raise InputError where half1 and half2 are one file."""
+    if paths["half1"].samefile(paths["half2"]):
+        raise InputError(f"--half2 {paths['half2']}: is the same map as --half1; give the one of the other half set")
+
+
+def check_cryosparc_only(particles: Path, passthrough: Path | None, strip_prefix: str | None) -> None:
+    """Raise InputError where an option that only a cryoSPARC file knows goes with another."""
+    if particles.suffix.lower() not in (".cs", ".csg"):
+        for name, value in (("passthrough", passthrough), ("strip-prefix", strip_prefix)):
+            if value is not None:
+                raise InputError(f"--{name} {value}: belongs to a cryoSPARC .cs or .csg file, and the particles are "
+                                 f"{particles.name}; leave it out")
+
+
+def absolute_paths(settings: object) -> dict[str, Any]:
+    """The paths among the settings, by name."""
+    values = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}  # type: ignore[arg-type]
+    return {name: value.expanduser().absolute() for name, value in values.items() if isinstance(value, Path)}
+
+
+def check_readable(name: str, path: Path) -> None:
+    """Raise InputError, naming the option, for a path that is not a file to read."""
+    said = str(path) if name == "particles" else f"--{name} {path}"
+    if path.is_dir():
+        raise InputError(f"{said}: is a folder, not a file")
+    if not path.exists():
+        raise InputError(f"{said}: no such file")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{said}: no permission to read it")
+
+
+def check_new_run(out: Path) -> None:
+    """A run never writes over another, and finds out before the work that it cannot write."""
+    if (out / "checkpoint" / "state").exists():
+        raise InputError(f"--out {out}: holds a run that was stopped; go on with `halfmap resume {out}`, or name "
+                         "another folder")
+    if (out / "settings.toml").exists():
+        raise InputError(f"--out {out}: holds a run already; name another folder or remove this one")
+    there = out
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir():
+        raise InputError(f"--out {out}: {there} is a file, not a folder")
+    if not os.access(there, os.W_OK):
+        raise InputError(f"--out {out}: no permission to write in {there}")
+
+
+def check_new_folder(out: Path) -> None:
+    """The same where maps go in and come out: half maps often lie under the very names that are written."""
+    check_new_run(out)
+    taken = sorted(path.name for path in out.glob("*") if path.suffix in (".mrc", ".xml", ".html"))
+    if taken:
+        raise InputError(f"--out {out}: holds {taken[0]}; name a new folder")

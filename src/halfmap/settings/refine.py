@@ -1,0 +1,139 @@
+"""What a user can choose of ``halfmap refine``."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from halfmap.errors import InputError
+from halfmap.options import build, check_declared, read_toml
+from halfmap.settings.checks import absolute_paths, check_cryosparc_only, check_new_run, check_readable
+from halfmap.settings.regularisers import RegulariserOptions, check_options
+
+
+@dataclass(frozen=True)
+class RefineSettings(RegulariserOptions):
+    """Settings of ``halfmap refine``."""
+
+    particles: Path = field(metadata={
+        "help": "particle images: a RELION STAR file (3.0 or 3.1 layout), or a cryoSPARC .cs or .csg file",
+        "short": "particles.star",
+        "positional": True, "aliases": ("--i",)})
+    map: Path = field(metadata={
+        "help": "initial reference map", "short": "map.mrc", "aliases": ("--ref",)})
+    diameter: float = field(metadata={
+        "help": "diameter of the circle around the particle, micelle or nanodisc included", "unit": "A",
+        "above": 0, "aliases": ("--particle_diameter",)})
+    out: Path = field(metadata={
+        "help": "folder for the results; made if absent", "short": "folder", "aliases": ("--o",)})
+    symmetry: str = field(default="C1", metadata={
+        "help": "point group, RELION's orientation: C1 Cn Dn T O I1 I2 I3 I4", "short": "group",
+        "aliases": ("--sym",)})
+    mask: Path | None = field(default=None, metadata={
+        "help": "solvent mask, 1 inside and 0 outside", "short": "mask.mrc",
+        "none": "drawn around the map in every iteration", "aliases": ("--solvent_mask",)})
+    ini_high: float = field(default=30.0, metadata={
+        "help": "low-pass filter of the initial map", "unit": "A", "above": 0, "aliases": ("--ini_high",)})
+    threads: int = field(default=0, metadata={
+        "help": "CPU threads of a process, 0 for all cores", "at_least": 0, "aliases": ("--j",)})
+    device: str = field(default="auto", metadata={
+        "help": "where to compute; auto takes a GPU if there is one", "choices": ("auto", "cpu", "cuda")})
+    data_dir: Path | None = field(default=None, metadata={
+        "help": "folder that the image paths in the particle file start from", "short": "folder",
+        "none": "found from the particle file", "advanced": True})
+    passthrough: Path | None = field(default=None, metadata={
+        "help": "passthrough file of a cryoSPARC job, with the fields that the .cs file lacks", "short": "file.cs",
+        "none": "not needed, or named by the .csg file", "advanced": True})
+    strip_prefix: str | None = field(default=None, metadata={
+        "help": "left out where an image path in a cryoSPARC file begins with it", "short": "path",
+        "none": "nothing", "advanced": True})
+    max_resolution: float | None = field(default=None, metadata={
+        "help": "never align on detail finer than this", "unit": "A", "above": 0, "none": "no limit",
+        "advanced": True})
+    max_iterations: int = field(default=40, metadata={
+        "help": "stop after this many iterations even if not converged", "at_least": 1, "advanced": True})
+    search: str = field(default="auto", metadata={
+        "help": "orientation search: auto goes from global to local, fixed keeps the poses of the STAR file",
+        "choices": ("auto", "global", "local", "fixed"), "advanced": True})
+    local_from: float | None = field(default=None, metadata={
+        "help": "resolution at which auto turns from global to local search", "unit": "A", "above": 0,
+        "none": "automatic", "advanced": True})
+    offset_range: float | None = field(default=None, metadata={
+        "help": "half-width of the search for the particle's centre", "unit": "A", "above": 0,
+        "none": "automatic", "advanced": True})
+    angular_step: float | None = field(default=None, metadata={
+        "help": "spacing of the global search's orientation grid", "unit": "deg", "above": 0,
+        "none": "from resolution and diameter", "advanced": True})
+    posterior: str = field(default="sigma", metadata={
+        "help": "poses an image enters the map with: its best one, its modes, or sigma points around them",
+        "choices": ("best", "sigma", "modes"), "advanced": True})
+    scale: str = field(default="group", metadata={
+        "help": "what shares one intensity scale factor", "choices": ("group", "particle", "none"),
+        "bare": "group", "advanced": True})
+    flatten_solvent: bool = field(default=True, metadata={
+        "help": "clear the reference outside the mask before images are aligned to it",
+        "aliases": ("--flatten_solvent",), "advanced": True})
+    split_by: str = field(default="particle", metadata={
+        "help": "what is kept in one half set when the STAR file has no half sets",
+        "choices": ("particle", "micrograph"), "advanced": True})
+    resplit: bool = field(default=False, metadata={
+        "help": "draw new half sets even if the STAR file has them", "advanced": True})
+    join_halves: float | None = field(default=None, metadata={
+        "help": "share the half maps' low resolution up to this limit, so that they keep one orientation",
+        "unit": "A", "above": 0, "none": "off: half sets stay apart", "aliases": ("--low_resol_join_halves",),
+        "advanced": True})
+    padding: int = field(default=2, metadata={
+        "help": "padding of the reference before its Fourier transform; 1 needs an eighth of the memory",
+        "choices": (1, 2), "aliases": ("--pad",), "advanced": True})
+    insertion: str = field(default="trilinear", metadata={
+        "help": "how a coefficient of an image enters the map's transform: shared by the eight grid points around it, "
+                "or by 27 with the Gaussian weights of OPUS-SSRI",
+        "choices": ("trilinear", "gaussian"), "advanced": True})
+    batch: int = field(default=0, metadata={
+        "help": "images worked on at once, 0 for automatic", "at_least": 0, "advanced": True})
+    max_memory: float | None = field(default=None, metadata={
+        "help": "memory that the run may take", "unit": "GB", "above": 0,
+        "none": "what the machine and its limits leave", "advanced": True})
+    sums: str = field(default="auto", metadata={
+        "help": "where the sums of the map's transform lie: all in memory, or in files with one quarter set in memory "
+                "at a time; auto takes files where memory does not suffice",
+        "choices": ("auto", "memory", "disk"), "advanced": True})
+    scratch: Path | None = field(default=None, metadata={
+        "help": "folder for sums on disk, best on a fast disk of this machine", "short": "folder",
+        "none": "checkpoint in the run's folder", "advanced": True})
+    seed: int = field(default=0, metadata={
+        "help": "seed of every random choice", "at_least": 0, "aliases": ("--random_seed",),
+        "advanced": True})
+    keep_iterations: bool = field(default=False, metadata={
+        "help": "keep the maps and poses of every iteration", "advanced": True})
+    checkpoint_minutes: float = field(default=10.0, metadata={
+        "help": "within an iteration, save what `halfmap resume` needs this often", "unit": "minutes", "above": 0,
+        "advanced": True})
+
+
+def validated(settings: RefineSettings) -> RefineSettings:
+    """The same settings with absolute paths, once all that can be known without reading data is in order.
+
+    Raises InputError at the first choice that cannot work.
+    """
+    check_declared(settings)
+    check_options(settings)
+    if settings.max_resolution and settings.max_resolution >= settings.ini_high:
+        raise InputError(f"--max-resolution {settings.max_resolution:g}: must be finer than --ini-high "
+                         f"{settings.ini_high:g} A, the resolution of the start")
+    paths = absolute_paths(settings)
+    check_cryosparc_only(settings.particles, settings.passthrough, settings.strip_prefix)
+    for name in ("particles", "map", "mask", "cutoff_mask", "passthrough"):
+        if name in paths:
+            check_readable(name.replace("_", "-"), paths[name])
+    for name in ("data_dir", "scratch"):
+        if name in paths and not paths[name].is_dir():
+            raise InputError(f"--{name.replace('_', '-')} {paths[name]}: no such folder")
+    check_new_run(paths["out"])
+    return dataclasses.replace(settings, **paths)
+
+
+def from_toml(path: Path) -> RefineSettings:
+    """The settings in a ``settings.toml``; raises InputError as `read_toml` and `build` do."""
+    return build(RefineSettings, read_toml(RefineSettings, path))
