@@ -11,7 +11,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -155,7 +155,9 @@ def tensors_in(value: Any) -> list[Tensor]:
 
 
 def mapped(change: Callable[[Any], Any], value: Any) -> Any:
-    """The same nest of sequences and dictionaries with what is in it changed."""
+    """The same nest of dataclasses, sequences and dictionaries with what is in it changed."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: mapped(change, getattr(value, f.name)) for f in fields(value)})
     if isinstance(value, dict):
         return {key: mapped(change, part) for key, part in value.items()}
     if isinstance(value, list | tuple):

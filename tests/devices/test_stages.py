@@ -24,6 +24,7 @@ from halfmap.geometry.symmetry import symmetry_group
 from halfmap.imaging.ctf import Defocus, ctf
 from halfmap.imaging.forward import ImagingGeometry, band_images, masks_at
 from halfmap.imaging.optics import OpticsGroup
+from halfmap.kernels.poses import Polished, PolishOptions, Samples, Starts
 from halfmap.maps import filters, levels, masks
 from halfmap.maps.rigid import moved
 from halfmap.particles.outliers import traits
@@ -76,19 +77,19 @@ def symmetric(sums: Tensor) -> tuple[Tensor, ...]:
 
 def inserted(to: Any, kernel: str) -> Tensor:
     sums = to(torch.zeros(2 * M + 1, 2 * M + 1, M + 1, 3))
-    samples = (to(torch.tensor([0, 0, 2, 1])), to(rotations(4)), to(noise(4, 2, dtype=torch.float64)),
-               to(torch.rand(4, generator=torch.Generator().manual_seed(0))))
+    samples = Samples(to(torch.tensor([0, 0, 2, 1])), to(rotations(4)), to(noise(4, 2, dtype=torch.float64)),
+                      to(torch.rand(4, generator=torch.Generator().manual_seed(0))))
     kernels.insert_slices_(sums, to(complex_noise(3, len(BAND))), to(noise(3, len(BAND)).abs()),
                            to(BAND.kxy.double() * 2), to(BAND.kxy), BOX, samples, kernel)
     return sums
 
 
-def refined(to: Any) -> tuple[Tensor, ...]:
+def refined(to: Any) -> Polished:
     volume = to(transform.half_volume(molecule(), 2, LIMIT))
-    band = (to(BAND.kxy.double() * 2), to(BAND.kxy))
-    starts = (to(torch.tensor([0, 0, 1])), to(rotations(3)), to(noise(3, 2, dtype=torch.float64)))
-    return kernels.refine_poses(volume, band, to(complex_noise(2, len(BAND))), to(noise(2, len(BAND))), starts,
-                                (BOX, 4, 0.1, 1e-3, 0.2))
+    coords, kxy = to(BAND.kxy.double() * 2), to(BAND.kxy)
+    starts = Starts(to(torch.tensor([0, 0, 1])), to(rotations(3)), to(noise(3, 2, dtype=torch.float64)))
+    return kernels.refine_poses(volume, coords, kxy, to(complex_noise(2, len(BAND))), to(noise(2, len(BAND))), starts,
+                                PolishOptions(BOX, 4, 0.1, 1e-3, 0.2))
 
 
 def kept(to: Any) -> Tensor:
@@ -151,8 +152,8 @@ def images(to: Any, count: int = 6) -> Any:
     centres = torch.tensor([[1, 0], [0, -2]]).repeat(count, 1)[:count]
     moved_masks = masks_at(to(soft_circle(BOX, 6.0, 3.0)), to(centres))
     geometry = ImagingGeometry.build(OPTICS, BOX, PIXEL, LIMIT).to(seen.device)
-    noise_and_scale = (to(torch.ones(BOX // 2 + 1) * 300), to(torch.linspace(0.8, 1.2, count)))
-    return band_images(seen, moved_masks, geometry, defocus(count).to(seen.device), noise_and_scale)
+    sigma2, scale = to(torch.ones(BOX // 2 + 1) * 300), to(torch.linspace(0.8, 1.2, count))
+    return band_images(seen, moved_masks, geometry, defocus(count).to(seen.device), sigma2, scale)
 
 
 def searched(to: Any, kind: str) -> Any:
@@ -192,8 +193,8 @@ def sums_of(to: Any, seed: int, kernel: str = "trilinear") -> Backprojection:
     batch = images(to, 40)
     statistics = Backprojection.zeros(BOX, 2, LIMIT, to(torch.zeros(())), kernel)
     some = torch.randperm(40, generator=torch.Generator().manual_seed(seed))[:20]
-    samples = (to(some), to(rotations(40, 5)[some]), to(noise(20, 2, seed=seed, dtype=torch.float64) * 0.2),
-               to(torch.ones(20)))
+    samples = Samples(to(some), to(rotations(40, 5)[some]), to(noise(20, 2, seed=seed, dtype=torch.float64) * 0.2),
+                      to(torch.ones(20)))
     statistics.insert_(*batch.sums(), batch.geometry.coords, batch.geometry.band, samples)
     return statistics
 

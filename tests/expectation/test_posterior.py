@@ -15,6 +15,7 @@ from halfmap.expectation.posterior import Poses, covariance_of, merge_modes, pos
 from halfmap.expectation.priors import ShiftPrior
 from halfmap.fourier.band import Band
 from halfmap.fourier.transform import half_volume
+from halfmap.kernels.poses import PolishOptions, Starts
 
 FLOOR = torch.diag(torch.tensor([1 / math.radians(20) ** 2] * 3 + [1 / 25] * 2, dtype=torch.float64))
 
@@ -33,8 +34,8 @@ def random_modes(images: int, modes: int, seed: int = 0) -> Poses:
 
 def differences(samples, rotations: Tensor, shifts: Tensor) -> Tensor:
     """(w, dt) [j, 5] of samples from one pose, by scipy."""
-    relative = Rotation.from_matrix((samples[1] @ rotations.mT).numpy())
-    return torch.cat([torch.from_numpy(relative.as_rotvec()), samples[2] - shifts], dim=1)
+    relative = Rotation.from_matrix((samples.rotations @ rotations.mT).numpy())
+    return torch.cat([torch.from_numpy(relative.as_rotvec()), samples.shifts - shifts], dim=1)
 
 
 def nearly_two_fold_map(box: int) -> Tensor:
@@ -61,21 +62,21 @@ def test_laplace_weights_are_the_numerically_integrated_evidence_of_each_mode():
     noise = torch.randn(2, len(band), 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     y = c * clean + torch.view_as_complex(noise) / math.sqrt(2)
     image = torch.tensor([0, 0, 1])
-    starts = (image, torch.stack([R[0], mate[0], R[1]]), torch.zeros(3, 2, dtype=torch.float64))
-    found = kernels.refine_poses(volume, (coords, band.kxy), y, c, starts, (box, 60, prior, 1e-9, 0.2))
-    peak = found[2][[0, 0, 2]]
-    poses = Poses(found[0][None], found[1][None], (found[2] - peak)[None], found[3][None])
+    starts = Starts(image, torch.stack([R[0], mate[0], R[1]]), torch.zeros(3, 2, dtype=torch.float64))
+    found = kernels.refine_poses(volume, coords, band.kxy, y, c, starts, PolishOptions(box, 60, prior, 1e-9, 0.2))
+    peak = found.gain[[0, 0, 2]]
+    poses = Poses(found.rotations[None], found.shifts[None], (found.gain - peak)[None], found.precision[None])
     assert float(poses.weight.min()) > 0.02  # all modes count
 
     evidence = []
     line = torch.arange(-3, 4, dtype=torch.float64)
     unit = torch.cartesian_prod(line, line, line, line, line)
     for mode in range(3):
-        root = torch.linalg.cholesky(torch.linalg.inv(found[3][mode]))
+        root = torch.linalg.cholesky(torch.linalg.inv(found.precision[mode]))
         offset = unit @ root.T
-        rotation = torch.from_numpy(Rotation.from_rotvec(offset[:, :3].numpy()).as_matrix()) @ found[0][mode]
-        grid = (image[mode].expand(len(unit)).contiguous(), rotation, found[1][mode] + offset[:, 3:])
-        gain = kernels.refine_poses(volume, (coords, band.kxy), y, c, grid, (box, 0, prior, 0.0, 0.1))[2]
+        rotation = torch.from_numpy(Rotation.from_rotvec(offset[:, :3].numpy()).as_matrix()) @ found.rotations[mode]
+        grid = Starts(image[mode].expand(len(unit)).contiguous(), rotation, found.shifts[mode] + offset[:, 3:])
+        gain = kernels.refine_poses(volume, coords, band.kxy, y, c, grid, PolishOptions(box, 0, prior, 0.0, 0.1)).gain
         cell = float(root.diagonal().log().sum())
         evidence.append(float(torch.logsumexp(gain - peak[mode], 0)) + cell)
     expected = torch.softmax(torch.tensor(evidence, dtype=torch.float64), 0)
@@ -105,7 +106,8 @@ def test_the_masses_of_each_images_samples_add_up_to_one(kind):
     poses = random_modes(7, 3)
     poses.gain[2, 1:] = -torch.inf
     poses.precision[2, 1:] = 0.0
-    image, rotations, _, mass = posterior_samples(poses, kind)
+    samples = posterior_samples(poses, kind)
+    image, rotations, mass = samples.image, samples.rotations, samples.mass
     torch.testing.assert_close(torch.zeros(7).double().index_add_(0, image, mass), torch.ones(7).double())
     assert float(mass.min()) > 0
     eye = torch.eye(3, dtype=torch.float64)
@@ -116,7 +118,8 @@ def test_the_masses_of_each_images_samples_add_up_to_one(kind):
 def test_a_mode_of_negligible_weight_is_not_inserted_and_the_others_share_its_mass():
     poses = random_modes(1, 3)
     poses.gain[0] = torch.tensor([10.0, 9.5, 0.0])
-    image, _, _, mass = posterior_samples(poses, "modes")
+    samples = posterior_samples(poses, "modes")
+    image, mass = samples.image, samples.mass
     assert image.tolist() == [0, 0]
     weight = poses.weight[0, :2]
     torch.testing.assert_close(mass, weight / weight.sum())
@@ -126,9 +129,9 @@ def test_sigma_points_have_the_mean_and_the_covariance_of_their_mode():
     poses = random_modes(4, 1)
     samples = posterior_samples(poses, "sigma")
     for b in range(4):
-        mine = samples[0] == b
-        d = differences([s[mine] for s in samples], poses.rotations[b, 0], poses.shifts[b, 0])
-        mass = samples[3][mine]
+        mine = samples.where(samples.image == b)
+        d = differences(mine, poses.rotations[b, 0], poses.shifts[b, 0])
+        mass = mine.mass
         covariance = torch.linalg.inv(poses.precision[b, 0] + FLOOR)
         sd = covariance.diagonal().sqrt()
         assert float((mass @ d / sd).abs().max()) < 1e-9

@@ -221,7 +221,7 @@ def test_poses_are_found_through_magnification_beam_tilt_and_another_pixel_size(
     geometry = ImagingGeometry.build(optics, BOX, PIXEL, limit)
     noise_power = torch.full((19,), (36 * sigma) ** 2)
     batch = band_images(images.float(), masks_at(torch.ones(36, 36), 0 * centres), geometry, defocus(count),
-                        (noise_power, torch.ones(count)))  # fmt: skip
+                        noise_power, torch.ones(count))  # fmt: skip
     assert torch.equal(batch.scored, batch.whole)
     reference = Reference(half_volume(specimen.map().float(), PADDING, limit), PADDING)
     w = torch.from_numpy(Rotation.from_rotvec([[0.03, -0.02, 0.04]]).as_matrix())

@@ -17,6 +17,7 @@ from halfmap.fourier.gridding import trilinear_envelope
 from halfmap.fourier.transform import half_volume, half_volume_extent
 from halfmap.geometry.symmetry import symmetry_group
 from halfmap.kernels import reference
+from halfmap.kernels.poses import PolishOptions, Samples, Starts
 
 SINGLE, DOUBLE = (torch.float32, 3e-5), (torch.float64, 1e-12)
 GEOMETRIES = [(16, 2, 7), (15, 2, 7), (16, 1, 7), (15, 1, 7), (12, 3, 4)]  # box, padding, limit
@@ -77,7 +78,7 @@ def test_insertion_is_the_adjoint_of_the_projection_of_a_real_map(random_poses, 
 
     m = half_volume_extent(padding, limit)
     sums = torch.zeros(2 * m + 1, 2 * m + 1, m + 1, 3, dtype=torch.float64)
-    samples = (torch.arange(6), rotations, shifts, mass)
+    samples = Samples(torch.arange(6), rotations, shifts, mass)
     kernels.insert_slices_(sums, s, torch.ones(6, len(band)), coords, band.kxy, box, samples)
     backprojected = half_the_sum_over_friedel_halves(torch.view_as_complex(sums[..., :2].contiguous()), box, padding)
     right = float((v * backprojected).sum())
@@ -120,7 +121,8 @@ def test_the_compiled_insertion_of_shifted_and_weighted_samples_is_the_plain_one
     found = torch.zeros(2 * m + 1, 2 * m + 1, m + 1, 3, dtype=dtype)
     expected = torch.zeros_like(found)
     coords = band.kxy.double() * 2
-    kernels.insert_slices_(found, values, weights, coords, band.kxy, 16, (image, rotations, shifts, mass), kernel)
+    samples = Samples(image, rotations, shifts, mass)
+    kernels.insert_slices_(found, values, weights, coords, band.kxy, 16, samples, kernel)
     unshifted = mass[:, None] * values[image] * shift_factor(band, shifts).conj()
     insert = reference.insert_gaussians_ if kernel == "gaussian" else reference.insert_slices_
     insert(expected, unshifted, mass[:, None] * weights[image], coords, rotations[:, :2])
@@ -135,7 +137,7 @@ def test_gaussian_insertion_gives_every_grid_point_nearby_its_share_of_every_sam
     # the first slice meets the plane x = 0
     rotations = torch.cat([torch.eye(3, dtype=torch.float64)[None], random_poses(3)[0]])
     sums = torch.zeros(2 * m + 1, 2 * m + 1, m + 1, 3, dtype=torch.float64)
-    samples = (torch.arange(4), rotations, torch.zeros(4, 2), torch.ones(4, dtype=torch.float64))
+    samples = Samples(torch.arange(4), rotations, torch.zeros(4, 2), torch.ones(4, dtype=torch.float64))
     kernels.insert_slices_(sums, values, weights, band.kxy.double() * 2, band.kxy, 16, samples, "gaussian")
     found = sums.numpy()
     plane = found[:, :, 0].copy()
@@ -206,12 +208,12 @@ def test_every_kernel_gives_the_same_bits_for_any_number_of_threads(random_poses
 
     def everything() -> list[Tensor]:
         sums = torch.zeros(2 * m + 1, 2 * m + 1, m + 1, 3)
-        samples = (image, rotations, shifts, mass)
+        samples = Samples(image, rotations, shifts, mass)
         kernels.insert_slices_(sums, values, weights, coords, band.kxy, box, samples)
         gaussians = torch.zeros_like(sums)
         kernels.insert_slices_(gaussians, values, weights, coords, band.kxy, box, samples, "gaussian")
-        starts, options = (image, rotations, shifts), (box, 3, 0.1, 1e-3, 0.2)
-        poses = kernels.refine_poses(volume, (coords, band.kxy), values, weights, starts, options)
+        starts, options = Starts(image, rotations, shifts), PolishOptions(box, 3, 0.1, 1e-3, 0.2)
+        poses = vars(kernels.refine_poses(volume, coords, band.kxy, values, weights, starts, options)).values()
         slices = kernels.project_slices(volume, coords, rotations)
         mates = [kernels.symmetrise(sums, symmetry_group(name), 28.0) for name in ("C3", "O")]
         return [sums, gaussians, slices, *mates, *poses]
@@ -231,7 +233,7 @@ def test_the_inserted_weight_is_all_that_was_given(random_poses, box, padding, l
     sums = torch.zeros(2 * m + 1, 2 * m + 1, m + 1, 3, dtype=torch.float64)
     rotations, shifts = random_poses(6)
     weights, mass = torch.rand(6, len(band), dtype=torch.float64), torch.rand(6, dtype=torch.float64)
-    samples = (torch.arange(6), rotations, shifts, mass)
+    samples = Samples(torch.arange(6), rotations, shifts, mass)
     kernels.insert_slices_(sums, complex_noise(6, len(band)), weights, band.kxy * padding, band.kxy, box, samples)
     assert float(sums[..., 2].sum()) == pytest.approx(float((mass[:, None] * weights).sum()), rel=1e-12)
 
@@ -276,5 +278,5 @@ def test_a_shift_of_the_images_is_undone_by_insertion_and_applied_by_the_model(b
     coords = band.kxy.double() * padding
     for sums, t in ((moved, shifts), (still, torch.zeros_like(shifts))):
         values = specimen.images(band.kxy, rotations, t)
-        kernels.insert_slices_(sums, values, weights, coords, band.kxy, 24, (image, rotations, t, mass))
+        kernels.insert_slices_(sums, values, weights, coords, band.kxy, 24, Samples(image, rotations, t, mass))
     assert relative(moved, still) < 1e-12

@@ -13,7 +13,8 @@ from torch import Tensor
 from halfmap import kernels
 from halfmap.fourier.band import Band
 from halfmap.fourier.transform import half_volume
-from halfmap.kernels import reference
+from halfmap.kernels import reference_poses
+from halfmap.kernels.poses import PolishOptions, Starts
 
 BOX, LIMIT, PADDING = 32, 9, 2
 
@@ -38,12 +39,13 @@ class Scene:
         return self.c * torch.polar(torch.ones_like(angle), angle) * slices_of(self.volume, self.coords, rotations)
 
     def refine(self, y: Tensor, starts, steps: int = 12, prior: float = 0.0, plain: bool = False):
-        options = (BOX, steps, prior, 1e-7, math.radians(15))
+        options = PolishOptions(BOX, steps, prior, 1e-7, math.radians(15))
         dtype = self.volume.real.dtype
         y, c = y.to(self.volume.dtype), self.c.to(dtype)
-        if plain:
-            return reference.refine_poses(self.volume, self.coords.to(dtype), self.band.kxy, y, c, *starts, options)
-        return kernels.refine_poses(self.volume, (self.coords, self.band.kxy), y, c, starts, options)
+        coords = self.coords.to(dtype) if plain else self.coords
+        refine_poses = (reference_poses if plain else kernels).refine_poses
+        found = refine_poses(self.volume, coords, self.band.kxy, y, c, Starts(*starts), options)
+        return found.rotations, found.shifts, found.gain, found.precision
 
     def single(self) -> Scene:
         return Scene(self.volume.to(torch.complex64), self.band, self.rotations, self.shifts, self.c.float())
@@ -106,7 +108,8 @@ def test_the_gradient_is_the_finite_difference_of_the_objective(scene, scipy_sli
     s, prior, h = scene(6, 6.0), 0.4, 1e-6
     y = s.model(scipy_slices, s.rotations, s.shifts) + noise(6, len(s.band))
     at = (turned(s.rotations, torch.full((6, 3), 0.04, dtype=torch.float64)), s.shifts + 0.3)
-    gradient = reference.pose_objective(s.volume, s.coords, s.band.kxy, y, s.c, at, BOX, prior)[1]
+    options = PolishOptions(BOX, 0, prior, 0.0, 0.0)
+    gradient = reference_poses.pose_objective(s.volume, s.coords, s.band.kxy, y, s.c, *at, options).gradient
     for p in range(5):
         ends = [s.refine(y, (torch.arange(6), *moved(*at, p, d)), steps=0, prior=prior)[2] for d in (h, -h)]
         slope = (ends[0] - ends[1]) / (2 * h)

@@ -19,6 +19,7 @@ from halfmap.geometry.rotations import euler_to_matrix
 from halfmap.geometry.symmetry import symmetry_group
 from halfmap.imaging.ctf import Defocus, ctf
 from halfmap.imaging.optics import OpticsGroup
+from halfmap.kernels.poses import Samples
 from halfmap.maps.masks import spherical_mask
 from halfmap.reconstruction.inverse import reconstruct
 from halfmap.reconstruction.statistics import Backprojection
@@ -106,7 +107,7 @@ def reconstructed(folder: Path, symmetry: str, noise: float) -> tuple[np.ndarray
     band = Band.to_shell(BOX, BOX)
     y = band.gather(image_fft(images))
     statistics = Backprojection.zeros(BOX, 2, band.limit, torch.zeros(()))
-    samples = (torch.arange(COUNT), rotations, shifts, torch.ones(COUNT))
+    samples = Samples(torch.arange(COUNT), rotations, shifts, torch.ones(COUNT))
     statistics.insert_(c.float() * y, c.float() ** 2, band.kxy.double(), band, samples)
     ours = reconstruct(statistics.finished(symmetry_group(symmetry)))
     # RELION blanks the corners of the box

@@ -14,6 +14,7 @@ from halfmap.fourier.transform import resample_volume, volume_fft
 from halfmap.geometry.symmetry import symmetry_group
 from halfmap.imaging.ctf import Defocus, ctf
 from halfmap.imaging.optics import OpticsGroup
+from halfmap.kernels.poses import Samples
 from halfmap.reconstruction.inverse import reconstruct, reconstructed_difference
 from halfmap.reconstruction.statistics import Backprojection
 
@@ -49,7 +50,7 @@ def backprojection(box: int, padding: int, limit: int, dtype: torch.dtype = torc
 def insert(statistics: Backprojection, band: Band, values: Tensor, weights: Tensor, poses, mass: Tensor | None = None):
     count = len(values)
     mass = torch.ones(count) if mass is None else mass
-    samples = (torch.arange(count), *poses, mass)
+    samples = Samples(torch.arange(count), *poses, mass)
     real = statistics.sums.dtype
     complex_type = torch.complex64 if real == torch.float32 else torch.complex128
     statistics.insert_(values.to(complex_type), weights.to(real), band.kxy.double(), band, samples)
@@ -272,7 +273,7 @@ def test_coarser_statistics_give_the_same_map_on_a_coarser_grid(blobs, random_po
     statistics = Backprojection.zeros(BOX, 2, 10, torch.zeros((), dtype=torch.float64))
     poses = random_poses(400, seed=3)
     images = specimen.images(band.kxy, *poses)
-    samples = (torch.arange(400), *poses, torch.ones(400))
+    samples = Samples(torch.arange(400), *poses, torch.ones(400))
     statistics.insert_(images, torch.ones(400, len(band)).double(), band.kxy.double(), band, samples)
     whole = reconstruct(statistics.finished(C1))
     part = reconstruct(statistics.coarser(7, 16).finished(C1))
@@ -292,7 +293,7 @@ def test_the_difference_of_two_maps_is_made_at_once(blobs, random_poses, folded,
     for seed in (3, 4):
         statistics = Backprojection.zeros(BOX, 2, 10, torch.zeros((), dtype=torch.float64))
         poses = random_poses(400, seed=seed)
-        samples = (torch.arange(400), *poses, torch.ones(400))
+        samples = Samples(torch.arange(400), *poses, torch.ones(400))
         noise = torch.randn(400, len(band), 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         images = specimen.images(band.kxy, *poses) + torch.view_as_complex(noise)
         statistics.insert_(images, torch.ones(400, len(band)).double(), band.kxy.double(), band, samples)

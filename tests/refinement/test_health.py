@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from halfmap.maps.grid import Grid
 from halfmap.refinement.health import findings, half_sets_disagree
 from halfmap.refinement.schedule import Progressed
 from halfmap.validation.fsc import FscCurves
 
-GRID = (64, 3.0)
+GRID = Grid(64, 3.0)
 START = 30.0
 START_SHELL = 6
 

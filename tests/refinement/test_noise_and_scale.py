@@ -19,10 +19,15 @@ from halfmap.geometry.orientation_grid import angular_step, orientation_grid
 from halfmap.geometry.shift_grid import shift_grid
 from halfmap.imaging.ctf import Defocus, ctf
 from halfmap.imaging.optics import OpticsGroup
+from halfmap.kernels.poses import Samples
 from halfmap.particles.preprocess import soft_circle
+from halfmap.particles.source import ImageBatch
 from halfmap.reconstruction.statistics import Backprojection
 from halfmap.refinement import em
+from halfmap.refinement.imaging_model import ImagingModel
+from halfmap.refinement.schedule import Plan
 from halfmap.refinement.state import PoseTable, State
+from halfmap.refinement.tally import Tally, updated_noise, updated_scale, updated_shift_sigma
 
 PIXEL = 2.0
 C1 = torch.eye(3, dtype=torch.float64)[None]
@@ -44,9 +49,10 @@ class Microscope:
     def table(self) -> SimpleNamespace:
         return SimpleNamespace(optics=(self.optics,), defocus=self.defocus)
 
-    def stream(self, index: Tensor) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+    def stream(self, index: Tensor) -> Iterator[ImageBatch]:
         for members in index.split(64):
-            yield 0, members, self.images[members], torch.ones(len(members), dtype=torch.bool)
+            images = self.images[members]
+            yield ImageBatch(0, members, images, torch.ones(len(members), dtype=torch.bool), images)
 
     def state(self, half: Tensor, groups: int = 1) -> State:
         box, count = self.optics.box, len(half)
@@ -98,8 +104,8 @@ def step(
 ) -> em.Expectation:
     """The expectation step, back-projecting up to ``limit``; all images in one scale group unless told."""
     groups = torch.zeros(len(particles.images), dtype=torch.int64) if groups is None else groups
-    model = em.ImagingModel(particles.optics.box, PIXEL, C1, groups)
-    return em.expectation_step(state, particles, model, sampling, (limit, posterior), seed)
+    model = ImagingModel(particles.optics.box, PIXEL, C1, groups)
+    return em.expectation_step(state, particles, model, Plan(sampling.search, sampling, limit, posterior), seed)
 
 
 def halves_of(count: int) -> Tensor:
@@ -121,7 +127,7 @@ def test_the_noise_estimate_is_the_simulated_spectrum(simulated):
     particles = simulated(box, count, signal=0.5)
     state = particles.state(halves_of(count))
     outcome = step(particles, state, Sampling("fixed", 12), limit)
-    found = em.updated_noise(state, outcome.tally)[0]
+    found = updated_noise(state, outcome.tally)[0]
 
     mask = soft_circle(box, 0.5 * particles.diameter / PIXEL)
     band = Band.to_shell(box, limit)
@@ -146,7 +152,7 @@ def test_the_noise_estimate_from_poses_that_are_wrong_contains_the_signal(simula
     wrong = particles.state(halves_of(count))
     wrong.poses.rotations[:] = wrong.poses.rotations.roll(1, dims=0)
     tallies = [step(particles, state, Sampling("fixed", 8), 12).tally for state in (right, wrong)]
-    noise = [em.updated_noise(right, tally)[0] for tally in tallies]
+    noise = [updated_noise(right, tally)[0] for tally in tallies]
     assert float(noise[1][3] / noise[0][3]) > 1.2
 
 
@@ -158,7 +164,7 @@ def test_planted_contrasts_of_groups_are_recovered_from_any_start(simulated, sta
     particles = simulated(box, count, 2.0, contrast=planted[group])
     state = replace(particles.state(halves_of(count)), scale=torch.tensor(start, dtype=torch.float64))
     outcome = step(particles, state, Sampling("fixed", 10), 12, group)
-    found = em.updated_scale(state, outcome.tally)
+    found = updated_scale(state, outcome.tally)
     found = found / (found * outcome.tally.norm).sum() * outcome.tally.norm.sum()  # a common factor belongs to the map
     # sampling error of a least-squares scale: noise over signal, halved because only its real part matters
     error = (0.5 / outcome.tally.norm).sqrt()
@@ -169,10 +175,10 @@ def test_planted_contrasts_of_groups_are_recovered_from_any_start(simulated, sta
 def test_the_mean_contrast_is_left_to_the_map_and_no_group_strays_beyond_a_factor_five(simulated):
     particles = simulated(16, 4, 1.0)
     state = particles.state(halves_of(4), groups=5)
-    tally = em.Tally.zeros(state)
+    tally = Tally.zeros(state)
     tally.norm[:] = torch.tensor([10.0, 10.0, 20.0, 10.0, 0.0])
     tally.cross[:] = torch.tensor([20.0, 20.0, 40.0, -300.0, 0.0])
-    scale = em.updated_scale(state, tally)
+    scale = updated_scale(state, tally)
     assert float((scale * tally.norm).sum() / tally.norm.sum()) == pytest.approx(1.0)
     assert float(scale[3] / scale[0]) == pytest.approx(0.2)  # negative: held at a fifth of the median
     assert float(scale[4] / scale[0]) == pytest.approx(1.0)  # without images: the median
@@ -182,11 +188,11 @@ def test_a_changed_noise_estimate_of_one_group_moves_no_contrast_that_the_map_wa
     """The next map fits the images at the old contrast: it must not be met by another one for all groups."""
     state = replace(simulated(16, 4, 1.0).state(halves_of(4), groups=2),
                     scale=torch.tensor([0.6, 1.7], dtype=torch.float64))
-    tally = em.Tally.zeros(state)
+    tally = Tally.zeros(state)
     for weight in (1.0, 30.0):  # of the second group, by its noise
         tally.norm[:] = torch.tensor([10.0, 10.0 * weight])
         tally.cross[:] = tally.norm * state.scale
-        assert torch.allclose(em.updated_scale(state, tally), state.scale)
+        assert torch.allclose(updated_scale(state, tally), state.scale)
 
 
 def test_the_scale_found_enters_the_next_statistics_as_the_contrast_of_the_model(simulated):
@@ -214,7 +220,7 @@ def inserted(particles: Microscope, members: Tensor, limit: int, scale: Tensor |
     c = c if scale is None else c * scale[members][:, None]
     total = Backprojection.zeros(box, 2, limit, torch.zeros((), dtype=torch.float64))
     poses = particles.rotations[members], particles.shifts[members]
-    samples = (torch.arange(len(members)), *poses, torch.ones(len(members)))
+    samples = Samples(torch.arange(len(members)), *poses, torch.ones(len(members)))
     total.insert_(c * y / box**2, c**2 / box**2, band.kxy.double(), band, samples)
     return total.sums
 
@@ -299,6 +305,6 @@ def test_shifts_beyond_a_pixel_are_found_about_the_last_position_and_recorded_as
     # an EM update of the prior's width: mean square of the shifts found, and what is not known of them
     found = outcome.poses
     spread = np.sqrt((found.shifts[:, 0].numpy() ** 2).mean() + (found.shift_sd.numpy() ** 2).mean())
-    estimated = em.updated_shift_sigma(found, torch.full((count,), PIXEL))
+    estimated = updated_shift_sigma(found, torch.full((count,), PIXEL))
     assert estimated == pytest.approx(PIXEL * float(spread), rel=1e-5)
     assert estimated == pytest.approx(PIXEL * float(particles.shifts.std()), rel=0.05)

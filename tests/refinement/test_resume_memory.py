@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from halfmap.refinement import problem
+from halfmap.refinement import memory_limits, problem
 from halfmap.refinement.memory_plan import Demand, MemoryPlan, planned
 
 MAPS = ("map.mrc", "half1_unfil.mrc", "half2_unfil.mrc", "mask.mrc", "particles.star")
@@ -24,7 +24,7 @@ def short_of_memory() -> Iterator[None]:
         return planned(demand, planned(demand, 0, "disk").peak, sums)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(problem, "planned", least)
+        patch.setattr(memory_limits, "planned", least)
         yield
 
 
@@ -68,7 +68,7 @@ def test_the_new_plan_stays_when_memory_is_back(stopped, resume, dying, tmp_path
 def test_a_smaller_batch_starts_the_iteration_anew_and_is_kept(stopped, resume, monkeypatch):
     run = stopped()
     with monkeypatch.context() as patch:
-        patch.setattr(problem, "planned", lambda demand, available, sums: planned(demand, 0, "memory"))
+        patch.setattr(memory_limits, "planned", lambda demand, available, sums: planned(demand, 0, "memory"))
         patch.setattr(problem, "checked", lambda plan, begun: plan)
         done = resume(run)
     assert done.status == 0, done.error

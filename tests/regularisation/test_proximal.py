@@ -15,6 +15,7 @@ from torch import Tensor
 from halfmap.fourier.band import Band
 from halfmap.fourier.gridding import trilinear_envelope
 from halfmap.fourier.transform import half_volume
+from halfmap.kernels.poses import Samples
 from halfmap.reconstruction.inverse import reconstruct
 from halfmap.reconstruction.statistics import Backprojection
 from halfmap.regularisation.normal_equations import NormalEquations
@@ -41,7 +42,7 @@ def noisy_sums(blobs, random_poses, padding: int) -> Backprojection:
     c = torch.sin(defocus[:, None] * (band.kxy**2).sum(1) + 0.3)
     y = c * blobs(7, width=1.0).images(band.kxy, *poses) + torch.view_as_complex(noise(40, len(band), 2, seed=1)) * 0.5
     statistics = Backprojection.zeros(7, padding, 2, torch.zeros((), dtype=torch.float64))
-    statistics.insert_(c * y, c**2, band.kxy.double(), band, (torch.arange(40), *poses, torch.ones(40)))
+    statistics.insert_(c * y, c**2, band.kxy.double(), band, Samples(torch.arange(40), *poses, torch.ones(40)))
     return statistics.finished(C1)
 
 

@@ -14,6 +14,7 @@ from halfmap.errors import InputError
 from halfmap.fourier.band import Band
 from halfmap.fourier.shells import frequency_length
 from halfmap.fourier.transform import resample_volume
+from halfmap.kernels.poses import Samples
 from halfmap.maps.masks import spherical_mask
 from halfmap.reconstruction.inverse import reconstruct
 from halfmap.reconstruction.statistics import Backprojection
@@ -42,7 +43,7 @@ def noise(*shape: int, seed: int) -> Tensor:
 
 def sums(box: int, limit: int, band: Band, y: Tensor, c: Tensor, poses) -> Backprojection:
     statistics = Backprojection.zeros(box, 2, limit, torch.zeros((), dtype=torch.float64))
-    statistics.insert_(c * y, c**2, band.kxy.double(), band, (torch.arange(len(y)), *poses, torch.ones(len(y))))
+    statistics.insert_(c * y, c**2, band.kxy.double(), band, Samples(torch.arange(len(y)), *poses, torch.ones(len(y))))
     return statistics
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from halfmap.fourier.band import Band
 from halfmap.fourier.gridding import trilinear_envelope
 from halfmap.fourier.transform import half_volume
+from halfmap.kernels.poses import Samples
 from halfmap.maps.masks import spherical_mask
 from halfmap.reconstruction.inverse import reconstruct
 from halfmap.reconstruction.statistics import Backprojection
@@ -29,7 +30,7 @@ RADIUS = np.sqrt(LINE[:, None, None] ** 2 + LINE[:, None] ** 2 + LINE[M:] ** 2) 
 
 def from_images(y: Tensor, c: Tensor, sigma2: float, band: Band, poses) -> Backprojection:
     statistics = Backprojection.zeros(BOX, PADDING, LIMIT, torch.zeros((), dtype=torch.float64))
-    samples = (torch.arange(len(y)), *poses, torch.ones(len(y)))
+    samples = Samples(torch.arange(len(y)), *poses, torch.ones(len(y)))
     statistics.insert_(c * y / sigma2, c**2 / sigma2, band.kxy.double(), band, samples)
     return statistics
 

@@ -1,7 +1,7 @@
-"""What the search knows about a pose, and the samples of it that feed the M-step.
+"""The posterior of a pose, and the samples of it that feed the M-step.
 
 Around each mode the posterior is Gaussian with the 5x5 precision of the last Gauss-Newton step (three rotations in the
-image frame in radians, two shifts in pixels); modes are weighed by their Laplace evidence exp(gain) |precision|^(-1/2).
+image frame in radians, two shifts in pixels). Modes are weighed by their Laplace evidence exp(gain) |precision|^(-1/2).
 """
 
 from __future__ import annotations
@@ -13,16 +13,15 @@ import torch
 from torch import Tensor
 
 from halfmap.geometry.rotations import rotation_vector_to_matrix
-
-Samples = tuple[Tensor, Tensor, Tensor, Tensor]
+from halfmap.kernels.poses import Samples
 
 
 @dataclass(frozen=True)
 class Poses:
     """Modes c of every image b, best first.
 
-    rotations [b, c, 3, 3], shifts [b, c, 2] in pixels, gain [b, c] log-likelihood above the null (-inf: no such mode),
-    precision [b, c, 5, 5]; float64.
+    rotations [b, c, 3, 3]; shifts [b, c, 2] in pixels; gain [b, c]: log-likelihood above a model without a particle
+    (-inf: there is no such mode); precision [b, c, 5, 5]. All are float64.
     """
 
     rotations: Tensor
@@ -33,7 +32,7 @@ class Poses:
     @property
     def weight(self) -> Tensor:
         """Posterior weight of each mode [b, c], by Laplace evidence; rows sum to 1."""
-        # absent modes have zero precision: their determinant must not become NaN
+        # Absent modes have zero precision, and their determinant must not become NaN.
         eye = torch.eye(5, dtype=self.precision.dtype, device=self.precision.device)
         absent = torch.isinf(self.gain)[..., None, None]
         log_det = torch.linalg.slogdet(torch.where(absent, eye, self.precision + 1e-9 * eye)).logabsdet
@@ -52,14 +51,16 @@ class Poses:
 
 
 def covariance_of(precision: Tensor) -> Tensor:
-    """Inverse of precision [..., 5, 5]; standard deviations are kept to 20 degrees and 5 pixels so that it exists."""
+    """Inverse of precision [..., 5, 5]. Standard deviations stay below 20 degrees and 5 pixels, so that it exists."""
     floor = [1 / math.radians(20) ** 2] * 3 + [1 / 25.0] * 2
     return torch.linalg.inv(precision + torch.diag(precision.new_tensor(floor)))
 
 
 def merge_modes(poses: Poses, angle: float, drop: float, most: int) -> Poses:
-    """Sort modes by gain, keep ``most``, without those within ``angle`` radians of a better one or ``drop`` nats below
-    the best."""
+    """The ``most`` best modes of each image, sorted by gain.
+
+    A mode is left out if it lies within ``angle`` radians of a better one, or ``drop`` nats below the best.
+    """
     order = poses.gain.argsort(dim=1, descending=True)
     rotations = torch.take_along_dim(poses.rotations, order[:, :, None, None], dim=1)
     shifts = torch.take_along_dim(poses.shifts, order[:, :, None], dim=1)
@@ -81,26 +82,26 @@ def merge_modes(poses: Poses, angle: float, drop: float, most: int) -> Poses:
 
 
 def posterior_samples(poses: Poses, kind: str, smallest: float = 0.02) -> Samples:
-    """What is back-projected: (image[j], rotations[j, 3, 3], shifts[j, 2], mass[j]), masses of an image summing to 1.
+    """The poses that images are back-projected at. The masses of an image add up to 1.
 
-    kind ``best``: the best mode; ``modes``: every mode with at least ``smallest`` weight; ``sigma``: the ten cubature
-    points mode +- sqrt(5) L e_i of each such mode, with L L^T its covariance (Arasaratnam & Haykin 2009, eq. 32).
+    kind ``best``: the best mode. ``modes``: every mode of at least ``smallest`` weight. ``sigma``: the ten cubature
+    points mode +- sqrt(5) L e_i of each such mode, where L L^T is its covariance (Arasaratnam & Haykin 2009, eq. 32).
     """
     images = len(poses)
     if kind == "best":
         image = torch.arange(images, device=poses.gain.device)
-        return image, poses.rotations[:, 0], poses.shifts[:, 0], torch.ones_like(poses.gain[:, 0])
+        return Samples(image, poses.rotations[:, 0], poses.shifts[:, 0], torch.ones_like(poses.gain[:, 0]))
     weight = poses.weight
     weight = torch.where(weight < smallest, 0.0, weight)
     weight = weight / weight.sum(1, keepdim=True).clamp_min(1e-30)
     image, mode = torch.nonzero(weight, as_tuple=True)
     rotations, shifts, mass = poses.rotations[image, mode], poses.shifts[image, mode], weight[image, mode]
     if kind == "modes":
-        return image, rotations, shifts, mass
+        return Samples(image, rotations, shifts, mass)
     root = torch.linalg.cholesky(covariance_of(poses.precision[image, mode])) * math.sqrt(5.0)
     offsets = torch.cat([root.transpose(1, 2), -root.transpose(1, 2)], dim=1)
     turned = rotation_vector_to_matrix(offsets[..., :3].reshape(-1, 3)).view(-1, 10, 3, 3) @ rotations[:, None]
     moved = shifts[:, None] + offsets[..., 3:]
     repeat = torch.arange(len(image), device=image.device).repeat_interleave(10)
-    return image[repeat], turned.reshape(-1, 3, 3), moved.reshape(-1, 2), mass[repeat] / 10
+    return Samples(image[repeat], turned.reshape(-1, 3, 3), moved.reshape(-1, 2), mass[repeat] / 10)
 

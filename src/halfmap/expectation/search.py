@@ -1,8 +1,8 @@
 """Three ways to find poses: exhaustive grid, Gauss-Newton from known poses, or none.
 
 Global: every rotation of a grid and every shift are scored at low resolution by matrix products; the best distinct
-candidates are polished by Levenberg-Marquardt, first at the grid's resolution, then, those still in the running, at the
-full band. Local: the modes of the last iteration are polished. Fixed: given poses are only evaluated.
+candidates are polished by Levenberg-Marquardt, first at the grid's resolution; those still in the running are polished
+at the full band. Local: the modes of the last iteration are polished. Fixed: given poses are only evaluated.
 """
 
 from __future__ import annotations
@@ -18,20 +18,25 @@ from halfmap.expectation.posterior import Poses, merge_modes
 from halfmap.expectation.priors import ShiftPrior
 from halfmap.expectation.score import ReferenceSlices, profile_scale, score_grid, shift_phases
 from halfmap.imaging.forward import BandImages
+from halfmap.kernels.poses import Polished, PolishOptions, Starts
 
 GRID_POINTS_CONSIDERED = 256  # best grid points of an image among which distinct candidates are looked for
 GRID_LOSS = 0.1  # of its log-likelihood that a pose may lose by lying between grid points
+LEAST_GAIN = 1e-3  # nats; a step that promises less is not taken
+LARGEST_STEP = math.radians(15.0)  # of one Levenberg-Marquardt step
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """What to search: shells are those of the reference, shifts are in pixels, angles in radians.
+    """What to search. Shells are those of the reference, shifts are in pixels, angles in radians.
 
-    search: global, local or fixed; limit: highest shell scored; for a global search grid [r, 3, 3] (in-plane angles in
-    [0, 180)), shifts [t, 2], grid_limit: highest shell of the exhaustive part, grid_step: its angular step,
-    centred: whether the shifts are searched about the known ones, candidates: most distinct grid points polished; drop:
-    nats below the best at which a mode is given up (about); modes: modes kept; steps: Levenberg-Marquardt steps at the
-    full band.
+    search: global, local or fixed. limit: highest shell scored. drop: how many nats below the best, about, a mode is
+    given up. modes: modes kept. steps: Levenberg-Marquardt steps at the full band. merge_angle: modes nearer than this
+    are one.
+
+    For a global search: grid [r, 3, 3], with in-plane angles in [0, 180); shifts [t, 2]; grid_limit: highest shell of
+    the exhaustive part; grid_step: its angular step; centred: whether shifts are searched about the known ones;
+    candidates: most distinct grid points polished.
     """
 
     search: str
@@ -56,6 +61,14 @@ class Reference:
     padding: int
 
 
+@dataclass(frozen=True)
+class ScaleFit:
+    """Sums of <image, reference> and of <reference, reference>, whitened: cross / norm is the reference's scale."""
+
+    cross: float
+    norm: float
+
+
 class GlobalSearch:
     """Slices of one reference for one imaging geometry, made once and shared by all batches of a half set."""
 
@@ -70,12 +83,11 @@ class GlobalSearch:
         )
         self.phases = shift_phases(geometry.band.kxy[:k], sampling.shifts.to(device), geometry.band.box)
 
-    def candidates(
-        self, images: BandImages, prior: ShiftPrior, centre: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Distinct grid points worth polishing: (image[j], rotations[j, 3, 3], shifts[j, 2]).
+    def candidates(self, images: BandImages, prior: ShiftPrior, centre: Tensor | None = None) -> Starts:
+        """Distinct grid points worth polishing.
 
-        centre [b, 2]: where each image's shifts are searched (none: about zero, with the prior's weights).
+        centre [b, 2]: where the shifts of each image are searched, in pixels. Without it they are searched about zero
+        and weighed by the prior.
         """
         s = self.sampling
         assert s.shifts is not None
@@ -95,57 +107,52 @@ class GlobalSearch:
         image, column = torch.nonzero(chosen >= 0, as_tuple=True)
         index = order[image, chosen[image, column]]
         found = shifts[shift[image, index].long()]
-        return image, rotations[index], found if centre is None else found + centre[image]
+        return Starts(image, rotations[index], found if centre is None else found + centre[image])
 
-    def grey_scale(self, images: BandImages) -> tuple[float, float]:
-        """Sums (cross, norm) whose ratio is the maximum-likelihood scale of the reference against the images."""
+    def grey_scale(self, images: BandImages) -> ScaleFit:
+        """The sums whose ratio is the maximum-likelihood scale of the reference against the images."""
         y, c = images.whitened(self.sampling.grid_limit)
         cross, norm = profile_scale(y, c, self.slices, self.phases)
-        return float(cross.sum()), float(norm.sum())
+        return ScaleFit(float(cross.sum()), float(norm.sum()))
 
 
 def polish(
-    reference: Reference,
-    images: BandImages,
-    starts: tuple[Tensor, Tensor, Tensor],
-    prior: ShiftPrior,
-    limit: int,
-    steps: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Levenberg-Marquardt of starts (image[j], rotations[j], shifts[j]) at shells up to ``limit``; see refine_poses."""
+    reference: Reference, images: BandImages, starts: Starts, prior: ShiftPrior, limit: int, steps: int
+) -> Polished:
+    """Levenberg-Marquardt of starts at shells up to ``limit`` of the reference, with at most ``steps`` steps."""
     geometry = images.geometry
     k = geometry.count(limit)
     y, c = images.whitened(limit)
-    band = (geometry.coords[:k] * reference.padding, geometry.band.kxy[:k])
-    options = (geometry.band.box, steps, prior.precision, 1e-3, math.radians(15.0))
-    return kernels.refine_poses(reference.volume, band, y, c, starts, options)
+    options = PolishOptions(geometry.band.box, steps, prior.precision, LEAST_GAIN, LARGEST_STEP)
+    coords = geometry.coords[:k] * reference.padding
+    return kernels.refine_poses(reference.volume, coords, geometry.band.kxy[:k], y, c, starts, options)
 
 
-def dense(image: Tensor, results: tuple[Tensor, Tensor, Tensor, Tensor], count: int) -> Poses:
-    """Arrange flat results, sorted by image[j], as modes [b, c] of ``count`` images."""
-    rotations, shifts, gain, precision = results
+def _modes_of(starts: Starts, polished: Polished, count: int) -> Poses:
+    """Polished starts as modes [b, c] of ``count`` images."""
+    image = starts.image
     per_image = torch.bincount(image, minlength=count)
     first = torch.cumsum(per_image, 0) - per_image
     column = torch.arange(len(image), device=image.device) - first[image]
     width = max(1, int(per_image.max())) if len(image) else 1
-    eye = torch.eye(3, dtype=rotations.dtype, device=rotations.device)
+    eye = torch.eye(3, dtype=polished.rotations.dtype, device=polished.rotations.device)
     poses = Poses(
         eye.expand(count, width, 3, 3).clone(),
-        shifts.new_zeros((count, width, 2)),
-        gain.new_full((count, width), -torch.inf),
-        precision.new_zeros((count, width, 5, 5)),
+        polished.shifts.new_zeros((count, width, 2)),
+        polished.gain.new_full((count, width), -torch.inf),
+        polished.precision.new_zeros((count, width, 5, 5)),
     )
-    poses.rotations[image, column] = rotations
-    poses.shifts[image, column] = shifts
-    poses.gain[image, column] = gain
-    poses.precision[image, column] = precision
+    poses.rotations[image, column] = polished.rotations
+    poses.shifts[image, column] = polished.shifts
+    poses.gain[image, column] = polished.gain
+    poses.precision[image, column] = polished.precision
     return poses
 
 
-def flat(poses: Poses) -> tuple[Tensor, Tensor, Tensor]:
-    """Starts (image[j], rotations[j], shifts[j]) of the modes present, sorted by image."""
+def _starts_of(poses: Poses) -> Starts:
+    """The modes that are there, as starts."""
     image, mode = torch.nonzero(~torch.isinf(poses.gain), as_tuple=True)
-    return image, poses.rotations[image, mode], poses.shifts[image, mode]
+    return Starts(image, poses.rotations[image, mode], poses.shifts[image, mode])
 
 
 def find_poses(
@@ -158,35 +165,31 @@ def find_poses(
 ) -> Poses:
     """Modes of the pose posterior of a batch, by the search that ``sampling`` names.
 
-    known: modes of the last iteration (starts of a local search, extra starts of a global one); grid: for global.
+    known: modes of the last iteration. A local search starts from them, a global one adds them to its own starts.
+    grid: needed by a global search.
     """
     count = len(images.scored)
+
+    def polished(starts: Starts, limit: int, steps: int) -> Poses:
+        return _modes_of(starts, polish(reference, images, starts, prior, limit, steps), count)
+
     if sampling.search == "fixed":
         assert known is not None
-        starts = (torch.arange(count, device=known.gain.device), known.rotations[:, 0], known.shifts[:, 0])
-        return dense(starts[0], polish(reference, images, starts, prior, sampling.limit, 0), count)
+        every = torch.arange(count, device=known.gain.device)
+        return polished(Starts(every, known.rotations[:, 0], known.shifts[:, 0]), sampling.limit, 0)
     if sampling.search == "global":
         assert grid is not None
         centre = known.shifts[:, 0] if known is not None and sampling.centred else None
         starts = grid.candidates(images, prior, centre)
         if known is not None:
-            starts = _joined(starts, flat(known))
-        rough_limit = min(sampling.limit, sampling.grid_limit)
-        rough = dense(starts[0], polish(reference, images, starts, prior, rough_limit, 3), count)
+            starts = starts.joined(_starts_of(known))
+        rough = polished(starts, min(sampling.limit, sampling.grid_limit), 3)
         rough = merge_modes(rough, sampling.grid_step * 0.35, sampling.drop, max(4, sampling.candidates // 2))
-        starts = flat(rough)
+        starts = _starts_of(rough)
     else:
         assert known is not None
-        starts = flat(known)
-    half = dense(starts[0], polish(reference, images, starts, prior, sampling.limit, 2), count)
-    half = merge_modes(half, sampling.merge_angle, sampling.drop, sampling.modes + 1)
-    starts = flat(half)
-    poses = dense(starts[0], polish(reference, images, starts, prior, sampling.limit, sampling.steps), count)
+        starts = _starts_of(known)
+    # Two steps show which modes are out of the running; only the others are worth more.
+    half_way = merge_modes(polished(starts, sampling.limit, 2), sampling.merge_angle, sampling.drop, sampling.modes + 1)
+    poses = polished(_starts_of(half_way), sampling.limit, sampling.steps)
     return merge_modes(poses, sampling.merge_angle, sampling.drop, sampling.modes)
-
-
-def _joined(a: tuple[Tensor, Tensor, Tensor], b: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Two lists of starts as one, sorted by image."""
-    image = torch.cat([a[0], b[0]])
-    order = image.argsort(stable=True)
-    return image[order], torch.cat([a[1], b[1]])[order], torch.cat([a[2], b[2]])[order]

@@ -19,7 +19,7 @@ from halfmap.imaging.optics import OpticsGroup
 
 @dataclass(frozen=True)
 class ImagingGeometry:
-    """What all images of an optics group share: their band and where it lies in the reference.
+    """What all images of an optics group share: their band, and where it lies in the reference.
 
     coords: float64 [k, 2], the band in cycles per box of the reference map; odd: unit phases [k] of beam tilt and odd
     Zernike terms, or None; ratio: image shells per reference shell.
@@ -62,7 +62,8 @@ class ImagingGeometry:
 class BandImages:
     """A batch of images of one optics group on its band.
 
-    scored [b, k]: under the circular mask; whole [b, k]: unmasked; ctf [b, k]; sigma2 [k]; scale [b].
+    scored [b, k]: under the circular mask; whole [b, k]: unmasked; ctf [b, k]; sigma2 [k]; scale [b]; mask_power: mean
+    square of the circular mask, by which it lowers the power of white noise.
     """
 
     geometry: ImagingGeometry
@@ -71,6 +72,7 @@ class BandImages:
     ctf: Tensor
     sigma2: Tensor
     scale: Tensor
+    mask_power: float = 1.0
 
     def whitened(self, limit: int) -> tuple[Tensor, Tensor]:
         """Data y / sigma [b, k] and contrast scale ctf / sigma [b, k] up to a shell of the reference."""
@@ -86,15 +88,17 @@ class BandImages:
 
 
 def band_images(
-    images: Tensor, mask: Tensor, geometry: ImagingGeometry, defocus: Defocus, noise: tuple[Tensor, Tensor]
+    images: Tensor, mask: Tensor, geometry: ImagingGeometry, defocus: Defocus, sigma2: Tensor, scale: Tensor
 ) -> BandImages:
-    """Transform images[b, y, x] (normalised); mask[y, x] or [b, y, x]; noise = (sigma2[shell], scale[b])."""
+    """Transform normalised images[b, y, x].
+
+    mask[y, x] or [b, y, x]; sigma2[s]: noise power by shell of the image; scale[b]: contrast.
+    """
     band = geometry.band
     whole, scored = band.gather(image_fft(images)), band.gather(image_fft(images * mask))
     if geometry.odd is not None:
         unturned = geometry.odd.conj().to(whole)
         whole, scored = whole * unturned, scored * unturned
-    sigma2, scale = noise
     return BandImages(
         geometry, scored, whole, ctf(band.kxy, geometry.optics, defocus), sigma2[band.shell.to(sigma2.device)], scale
     )

@@ -8,6 +8,7 @@ its tensors are. ``coords`` are band coordinates already multiplied by the paddi
 from __future__ import annotations
 
 import math
+from dataclasses import astuple
 from functools import partial
 from itertools import pairwise
 
@@ -15,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from halfmap.kernels import reference
+from halfmap.kernels import reference, reference_poses
+from halfmap.kernels.poses import Polished, PolishOptions, Samples, Starts
 from halfmap.kernels.threads import for_ranges, run_all, set_threads, thread_count
 
 __all__ = [
@@ -63,19 +65,19 @@ def insert_slices_(
     coords: Tensor,
     kxy: Tensor,
     box: int,
-    samples: tuple[Tensor, Tensor, Tensor, Tensor],
+    samples: Samples,
     kernel: str = "trilinear",
 ) -> None:
     """Back-project into accumulator[z, y, x, 3] (numerator re, im, weight), in place.
 
-    kernel: ``trilinear``, the eight grid points around a sample, or ``gaussian``, the 27 about the nearest one.
-
-    values[b, k] complex, weights[b, k]; samples = (image[j], rotations[j, 3, 3], shifts[j, 2] in pixels, mass[j]):
-    image ``image[j]`` is moved by ``-shifts[j]`` and counted ``mass[j]`` times. Bitwise the same for any thread count.
+    values[b, k] complex and weights[b, k] are those of the images. Sample j moves its image by ``-shifts[j]`` and
+    counts it ``mass[j]`` times. box: side of the image in pixels. kernel: ``trilinear`` spreads a coefficient over the
+    eight grid points around it, ``gaussian`` over the 27 about the nearest one. The sum is bitwise the same for any
+    number of threads.
     """
-    image, rotations, shifts, mass = samples
+    image, shifts, mass = samples.image, samples.shifts, samples.mass
     real = accumulator.dtype
-    axes, coords = rotations[:, :2].to(real).contiguous(), coords.to(real).contiguous()
+    axes, coords = samples.rotations[:, :2].to(real).contiguous(), coords.to(real).contiguous()
     if accumulator.device.type != "cpu":
         phase = torch.polar(torch.ones((), dtype=torch.float64, device=shifts.device),
                             shifts.double() @ kxy.double().T * (2 * math.pi / box))
@@ -115,37 +117,29 @@ def _slab_edges(planes: int, size: int) -> list[int]:
 
 
 def refine_poses(
-    volume: Tensor,
-    band: tuple[Tensor, Tensor],
-    y: Tensor,
-    c: Tensor,
-    starts: tuple[Tensor, Tensor, Tensor],
-    options: tuple[float, float, float, float, float],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    volume: Tensor, coords: Tensor, kxy: Tensor, y: Tensor, c: Tensor, starts: Starts, options: PolishOptions
+) -> Polished:
     """Levenberg-Marquardt on three rotations and two shifts from given starts.
 
-    band = (coords[k, 2], kxy[k, 2]); y[b, k] whitened data, c[b, k] whitened CTF (scale included); starts = (image[j],
-    rotations[j, 3, 3], shifts[j, 2] pixels); options = (box, steps, precision of the zero-centred shift prior in
-    1/pixel^2, smallest predicted gain worth a step in nats, largest step in radians).
-    Returns rotations, shifts, log-likelihood above the null (prior included) and the 5x5 posterior precision, float64.
+    y[b, k]: whitened data; c[b, k]: whitened CTF, scale included; both at coords[k, 2] of the reference and
+    kxy[k, 2] of the image.
     """
-    coords, kxy = band
-    image, rotations, shifts = starts
     if volume.device.type != "cpu":
-        return reference.refine_poses(volume, coords, kxy, y, c, image, rotations, shifts, options)
+        return reference_poses.refine_poses(volume, coords, kxy, y, c, starts, options)
     from halfmap.kernels.numba_poses import refine_range
 
     real = volume.real.dtype
-    rot, shift = rotations.double().clone().contiguous(), shifts.double().clone().contiguous()
+    rot = starts.rotations.double().clone().contiguous()
+    shift, image = starts.shifts.double().clone().contiguous(), starts.image
     objective, precision = torch.zeros(len(image), dtype=torch.float64), torch.zeros((len(image), 5, 5)).double()
     fixed = (
         _real_array(volume), coords.to(real).contiguous().numpy(), kxy.to(torch.int32).contiguous().numpy(),
         _real_array(y.to(volume.dtype)), c.to(real).contiguous().numpy(), image.numpy(),
     )  # fmt: skip
     results = (rot.numpy(), shift.numpy(), objective.numpy(), precision.numpy())
-    settings = tuple(float(o) for o in options)
+    settings = tuple(float(value) for value in astuple(options))
     for_ranges(lambda i, j: refine_range(*fixed, *results, settings, i, j), len(image))
-    return rot, shift, objective, precision
+    return Polished(rot, shift, objective, precision)
 
 
 def best_shift(cross_re: Tensor, cross_im: Tensor, norm: Tensor, log_prior: Tensor) -> tuple[Tensor, Tensor]:

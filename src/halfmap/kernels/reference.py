@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,14 +12,14 @@ from torch import Tensor
 CHUNK = 1 << 22  # coefficients whose corners are held at once
 
 
-def _positions(coords: Tensor, axes: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def positions(coords: Tensor, axes: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Positions [r, k, 3] (x, y, z) on the x >= 0 side, and where Friedel's law was used [r, k]."""
     q = torch.einsum("ka,rac->rkc", coords.to(dtype), axes.to(dtype))
     flip = q[..., 0] < 0
     return torch.where(flip[..., None], -q, q), flip
 
 
-def _corners(q: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
+def corners(q: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
     """Flat index of the low corner [r, k], and per-axis weights [r, k, 2] for x, y, z stacked on dim -2."""
     m = (shape[0] - 1) // 2
     q = q + q.new_tensor([0.0, m, m])
@@ -29,8 +30,18 @@ def _corners(q: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
     return index, torch.stack([1 - f, f], dim=-1)
 
 
-def _offsets(shape: torch.Size) -> list[tuple[int, int, int, int]]:
-    return [(dz, dy, dx, (dz * shape[1] + dy) * shape[2] + dx) for dz in (0, 1) for dy in (0, 1) for dx in (0, 1)]
+class Corner(NamedTuple):
+    """One of the eight corners around a position: its steps along z, y and x, and its offset in the flat volume."""
+
+    dz: int
+    dy: int
+    dx: int
+    offset: int
+
+
+def corner_list(shape: torch.Size) -> list[Corner]:
+    steps = itertools.product((0, 1), repeat=3)
+    return [Corner(dz, dy, dx, (dz * shape[1] + dy) * shape[2] + dx) for dz, dy, dx in steps]
 
 
 def project_slices(volume: Tensor, coords: Tensor, axes: Tensor) -> Tensor:
@@ -40,10 +51,10 @@ def project_slices(volume: Tensor, coords: Tensor, axes: Tensor) -> Tensor:
     out = volume.new_empty((axes.shape[0], coords.shape[0]))
     step = max(1, CHUNK // max(1, coords.shape[0]))
     for r in range(0, axes.shape[0], step):
-        q, flip = _positions(coords, axes[r : r + step], real)
-        index, w = _corners(q, volume.shape)
+        q, flip = positions(coords, axes[r : r + step], real)
+        index, w = corners(q, volume.shape)
         value = torch.zeros_like(index, dtype=volume.dtype)
-        for dz, dy, dx, offset in _offsets(volume.shape):
+        for dz, dy, dx, offset in corner_list(volume.shape):
             value += (w[..., 2, dz] * w[..., 1, dy] * w[..., 0, dx]) * flat[index + offset]
         out[r : r + step] = torch.where(flip, value.conj(), value)
     return out
@@ -57,12 +68,12 @@ def insert_slices_(
     shape = accumulator.shape[:3]
     step = max(1, CHUNK // max(1, coords.shape[0]))
     for r in range(0, axes.shape[0], step):
-        q, flip = _positions(coords, axes[r : r + step], accumulator.dtype)
-        index, w = _corners(q, shape)
+        q, flip = positions(coords, axes[r : r + step], accumulator.dtype)
+        index, w = corners(q, shape)
         v = values[r : r + step]
         v = torch.where(flip, v.conj(), v)
         triple = torch.stack([v.real, v.imag, weights[r : r + step].to(v.real.dtype)], dim=-1).to(accumulator.dtype)
-        for dz, dy, dx, offset in _offsets(shape):
+        for dz, dy, dx, offset in corner_list(shape):
             part = (w[..., 2, dz] * w[..., 1, dy] * w[..., 0, dx])[..., None] * triple
             flat.index_add_(0, (index + offset).reshape(-1), part.reshape(-1, 3))
 
@@ -75,7 +86,7 @@ def insert_gaussians_(
     m = accumulator.shape[2] - 1
     step = max(1, CHUNK // max(1, coords.shape[0]))
     for r in range(0, axes.shape[0], step):
-        q, flip = _positions(coords, axes[r : r + step], accumulator.dtype)
+        q, flip = positions(coords, axes[r : r + step], accumulator.dtype)
         v = values[r : r + step]
         v = torch.where(flip, v.conj(), v)
         nearest = (q + 0.5).floor()
@@ -88,108 +99,6 @@ def insert_gaussians_(
             triple = torch.stack([part.real, part.imag, weights[r : r + step].to(part.real.dtype)], dim=-1)
             index = ((z + m) * (2 * m + 1) + y + m) * (m + 1) + x
             accumulator.view(-1, 3).index_add_(0, index.reshape(-1), (w[..., None] * triple).reshape(-1, 3).to(q))
-
-
-def _slice_jacobian(volume: Tensor, coords: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor]:
-    """Slices [j, k] and their derivative [j, 3, k] to the left perturbation w of R <- exp([w]x) R."""
-    real = volume.real.dtype
-    rot = rotations.to(real)
-    q, flip = _positions(coords, rot[:, :2], real)
-    index, w = _corners(q, volume.shape)
-    flat = volume.reshape(-1)
-    value = torch.zeros_like(index, dtype=volume.dtype)
-    gradient = torch.zeros((*index.shape, 3), dtype=volume.dtype, device=volume.device)
-    for dz, dy, dx, offset in _offsets(volume.shape):
-        corner = flat[index + offset]
-        wz, wy, wx = w[..., 2, dz], w[..., 1, dy], w[..., 0, dx]
-        value += wz * wy * wx * corner
-        gradient[..., 0] += (2 * dx - 1) * wz * wy * corner
-        gradient[..., 1] += (2 * dy - 1) * wz * wx * corner
-        gradient[..., 2] += (2 * dz - 1) * wy * wx * corner
-    # V(q) = conj V(-q): the conjugate's gradient has the opposite sign
-    value = torch.where(flip, value.conj(), value)
-    gradient = torch.where(flip[..., None], -gradient.conj(), gradient)
-    g = torch.einsum("jac,jkc->jka", rot.to(volume.dtype), gradient)
-    u, v = coords[:, 0].to(real), coords[:, 1].to(real)
-    jacobian = torch.stack([-v * g[..., 2], u * g[..., 2], v * g[..., 0] - u * g[..., 1]], dim=1)
-    return value, jacobian
-
-
-def pose_objective(
-    volume: Tensor, coords: Tensor, kxy: Tensor, y: Tensor, c: Tensor, pose: tuple[Tensor, Tensor], box: int,
-    prior: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gain [j], gradient [j, 5] and Gauss-Newton precision [j, 5, 5] (float64) of images y[j, k], c[j, k] at a pose."""
-    rotations, shifts = pose
-    value, slope = _slice_jacobian(volume, coords, rotations)
-    turn = 2 * math.pi / box
-    freq = turn * kxy.to(shifts.dtype)
-    phase = torch.polar(torch.ones((), dtype=shifts.dtype, device=shifts.device), shifts @ freq.T).to(y.dtype)
-    data, model = y * phase, c * value
-    residual = data - model
-    jacobian = torch.cat([c[:, None] * slope, -1j * freq.T.to(model.real.dtype) * model[:, None]], dim=1)
-    jr = torch.view_as_real(jacobian).flatten(2).double()
-    rr = torch.view_as_real(residual).flatten(1).double()
-    hessian = 2 * jr @ jr.transpose(1, 2)
-    gradient = 2 * torch.einsum("jpk,jk->jp", jr, rr)
-    gain = (data.real**2 + data.imag**2 - residual.real**2 - residual.imag**2).double().sum(1)
-    gain = gain - 0.5 * prior * (shifts**2).sum(1)
-    gradient[:, 3:] -= prior * shifts
-    hessian[:, 3, 3] += prior
-    hessian[:, 4, 4] += prior
-    return gain, gradient, hessian
-
-
-def _rotation_exponential(w: Tensor) -> Tensor:
-    """exp([w]x) for rotation vectors w[j, 3]."""
-    zero = torch.zeros_like(w[:, 0])
-    rows = [zero, -w[:, 2], w[:, 1], w[:, 2], zero, -w[:, 0], -w[:, 1], w[:, 0], zero]
-    return torch.linalg.matrix_exp(torch.stack(rows, dim=1).view(-1, 3, 3))
-
-
-def refine_poses(
-    volume: Tensor, coords: Tensor, kxy: Tensor, y: Tensor, c: Tensor, image: Tensor, rotations: Tensor, shifts: Tensor,
-    options: tuple[float, float, float, float, float],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Levenberg-Marquardt of every start at once; same steps and acceptance rule as the compiled kernel."""
-    box, steps, prior, tolerance, max_step = options
-    step_size = max(1, CHUNK // (8 * max(1, coords.shape[0])))
-    parts = []
-    for j in range(0, len(image), step_size):
-        take = image[j : j + step_size]
-        yj, cj = y[take], c[take]
-        rot, shift = rotations[j : j + step_size].double().clone(), shifts[j : j + step_size].double().clone()
-
-        def objective(pose: tuple[Tensor, Tensor], yj: Tensor = yj, cj: Tensor = cj) -> tuple[Tensor, Tensor, Tensor]:
-            return pose_objective(volume, coords, kxy, yj, cj, pose, int(box), prior)
-
-        value, gradient, hessian = objective((rot, shift))
-        damping = torch.full_like(value, 1e-2)
-        active = torch.ones_like(value, dtype=torch.bool)
-        for _ in range(int(steps)):
-            diagonal = torch.diagonal(hessian, dim1=1, dim2=2)
-            damped = hessian + torch.diag_embed(damping[:, None] * diagonal + 1e-12)
-            step = torch.linalg.solve(damped, gradient)
-            angle = step[:, :3].norm(dim=1)
-            step = step * torch.clamp(max_step / angle.clamp_min(1e-30), max=1.0)[:, None]
-            active &= 0.5 * (step * gradient).sum(1) >= tolerance
-            if not bool(active.any()):
-                break
-            trial = (_rotation_exponential(step[:, :3]) @ rot, shift + step[:, 3:])
-            new_value, new_gradient, new_hessian = objective(trial)
-            better = active & (new_value > value)
-            rot = torch.where(better[:, None, None], trial[0], rot)
-            shift = torch.where(better[:, None], trial[1], shift)
-            value = torch.where(better, new_value, value)
-            gradient = torch.where(better[:, None], new_gradient, gradient)
-            hessian = torch.where(better[:, None, None], new_hessian, hessian)
-            damping = torch.where(better, (damping * 0.2).clamp_min(1e-6), (damping * 8).clamp_min(1e-3))
-            active &= damping <= 1e6
-        parts.append((rot, shift, value, hessian))
-    if not parts:
-        empty = rotations.new_zeros(0, dtype=torch.float64)
-        return rotations.double(), shifts.double(), empty, empty.reshape(0, 5, 5)
-    return tuple(torch.cat(p) for p in zip(*parts, strict=True))  # type: ignore[return-value]
 
 
 def best_shift(cross_re: Tensor, cross_im: Tensor, norm: Tensor, log_prior: Tensor) -> tuple[Tensor, Tensor]:
@@ -216,9 +125,9 @@ def symmetrise(accumulator: Tensor, operators: Tensor, radius: float) -> Tensor:
         flip = turned[:, 0] < -1e-9
         turned = torch.where(flip[:, None], -turned, turned)
         turned[:, 0].abs_()
-        index, w = _corners(turned[None], accumulator.shape[:3])
+        index, w = corners(turned[None], accumulator.shape[:3])
         index, w = index[0], w[0].to(accumulator.dtype)
-        for dz, dy, dx, offset in _offsets(accumulator.shape[:3]):
+        for dz, dy, dx, offset in corner_list(accumulator.shape[:3]):
             # a zero weight may point one row past the edge of the half volume
             c = w[:, 2, dz] * w[:, 1, dy] * w[:, 0, dx]
             at = torch.where(c == 0, index, index + offset)

@@ -1,5 +1,4 @@
-"""A stream of normalised particle images: read ahead in the background, in file order, one optics group a
-batch."""
+"""A stream of normalised particle images, read ahead in the background in file order, one optics group a batch."""
 
 from __future__ import annotations
 
@@ -16,9 +15,34 @@ from halfmap.particles.table import ParticleTable
 
 
 @dataclass(frozen=True)
+class ImageBatch:
+    """Images of one optics group.
+
+    group: the optics group; index int64 [b]: their particles; images [b, y, x]: normalised; sound bool [b]: whether an
+    image holds numbers and a background that varies; stored [b, y, x]: the images as they are in the stack, float32.
+    """
+
+    group: int
+    index: Tensor
+    images: Tensor
+    sound: Tensor
+    stored: Tensor
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def part(self, some: slice) -> ImageBatch:
+        """Some images of the batch."""
+        return ImageBatch(self.group, self.index[some], self.images[some], self.sound[some], self.stored[some])
+
+
+@dataclass(frozen=True)
 class ParticleSource:
-    """Where images come from: the table, the particle's diameter in angstrom (its surroundings are
-    background), and the images read at once (0: from the box)."""
+    """Where images come from.
+
+    table: the particles; diameter: of the particle in angstrom (what lies around it is background); batch: images read
+    at once (0: as many as their box allows).
+    """
 
     table: ParticleTable
     diameter: float
@@ -34,7 +58,7 @@ class ParticleSource:
         return self.batch or max(8, min(512, (1 << 23) // box**2))
 
     def batches(self, index: Tensor) -> list[tuple[int, np.ndarray]]:
-        """Particles ``index`` [b] cut into (optics group, indices), each in file order."""
+        """Particles ``index`` [b] cut into batches: optics group and indices of each, in file order."""
         rows = self._in_file_order(index)
         groups = self.table.optics_index[rows]
         result = []
@@ -45,7 +69,7 @@ class ParticleSource:
         return result
 
     def share(self, index: Tensor, part: int, parts: int) -> Tensor:
-        """One of ``parts`` equal stretches of the particles ``index`` [b], in file order: what a process reads."""
+        """One of ``parts`` equal stretches of the particles ``index`` [b] in file order, which one process reads."""
         rows = self._in_file_order(index)
         return torch.from_numpy(rows[part * len(rows) // parts : (part + 1) * len(rows) // parts])
 
@@ -54,16 +78,11 @@ class ParticleSource:
         order = np.lexsort((table.image_index[rows], table.stack_index[rows], table.optics_index[rows]))
         return np.asarray(rows[order])
 
-    def stream(self, index: Tensor) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
-        """Yield (optics group, indices [b], normalised images [b, y, x], which are sound [b])."""
-        for group, members, _, images, sound in self.stream_with_raw(index):
-            yield group, members, images, sound
-
-    def stream_with_raw(self, index: Tensor) -> Iterator[tuple[int, Tensor, Tensor, Tensor, Tensor]]:
-        """The same with images as stored, in float32, before the normalised ones."""
+    def stream(self, index: Tensor) -> Iterator[ImageBatch]:
+        """The images of particles ``index`` [b], batch by batch, as `batches` cuts them."""
         batches = self.batches(index)
         for (group, members), (_, raw) in zip(batches, read_ahead(self.reader, [m for _, m in batches]), strict=True):
             stored = torch.from_numpy(raw)
             radius = 0.5 * self.diameter / self.table.optics[group].pixel_size
             images, sound = normalise(stored, radius)
-            yield group, torch.from_numpy(members), stored, images, sound
+            yield ImageBatch(group, torch.from_numpy(members), images, sound, stored)

@@ -1,4 +1,4 @@
-"""Sufficient statistics of the M-step: what the expectation step leaves, and nothing else.
+"""Sufficient statistics of the M-step. The expectation step leaves them and nothing else.
 
 A Backprojection holds, on the oversampled half volume, the sums over images of w ctf y / sigma2 (numerator) and
 w ctf^2 / sigma2 (weight). It adds: over batches, processes and quarter sets.
@@ -17,12 +17,13 @@ from torch import Tensor
 from halfmap import kernels
 from halfmap.fourier.band import Band
 from halfmap.fourier.transform import half_volume_extent
+from halfmap.kernels.poses import Samples
 
-Place = Callable[[Tensor], Tensor]  # gives the same values back, wherever it put them
+Place = Callable[[Tensor], Tensor]  # stores values somewhere, and returns them from there
 
 
 def in_memory(values: Tensor) -> Tensor:
-    """The place where sums stay as they are."""
+    """The place that leaves sums where they are."""
     return values
 
 
@@ -31,7 +32,7 @@ _place: ContextVar[Place] = ContextVar("place", default=in_memory)
 
 @contextmanager
 def sums_put(place: Place) -> Iterator[None]:
-    """Within the block, sums that are added up, finished or joined are put into ``place`` when they are complete."""
+    """Within the block, sums go to ``place`` as soon as they are added up, finished or joined."""
     token = _place.set(place)
     try:
         yield
@@ -43,9 +44,9 @@ def sums_put(place: Place) -> Iterator[None]:
 class Backprojection:
     """Sums on the half volume of a map of ``box`` voxels, for shells up to ``limit``.
 
-    sums: [z, y, x, 3] (numerator re, numerator im, weight), z and y centred, x >= 0 (fourier.transform.half_volume).
-    folded: whether the plane x = 0 is already Hermitian. kernel: what samples are inserted with, see
-    kernels.insert_slices_.
+    sums [z, y, x, 3]: real and imaginary part of the numerator, and weight; z and y centred, x >= 0
+    (fourier.transform.half_volume). folded: whether the plane x = 0 is Hermitian already. kernel: what samples are
+    inserted with (kernels.insert_slices_).
     """
 
     sums: Tensor
@@ -61,10 +62,7 @@ class Backprojection:
         m = half_volume_extent(padding, limit)
         return Backprojection(like.new_zeros((2 * m + 1, 2 * m + 1, m + 1, 3)), box, padding, limit, kernel=kernel)
 
-    def insert_(
-        self, values: Tensor, weights: Tensor, coords: Tensor, band: Band,
-        samples: tuple[Tensor, Tensor, Tensor, Tensor],
-    ) -> None:
+    def insert_(self, values: Tensor, weights: Tensor, coords: Tensor, band: Band, samples: Samples) -> None:
         """Add values[b, k] = ctf y / sigma2 and weights[b, k] = ctf^2 / sigma2 in place; see kernels.insert_slices_."""
         place = coords * self.padding
         kernels.insert_slices_(self.sums, values, weights, place, band.kxy, band.box, samples, self.kernel)
@@ -73,7 +71,7 @@ class Backprojection:
         return replace(self, sums=self.sums + other.sums).put()
 
     def put(self) -> Backprojection:
-        """The same where `sums_put` says."""
+        """The same statistics, stored where `sums_put` says."""
         return replace(self, sums=_place.get()(self.sums))
 
     @property
@@ -91,7 +89,7 @@ class Backprojection:
         return replace(self, sums=self.sums.clone()).put().finished_(operators)
 
     def finished_(self, operators: Tensor) -> Backprojection:
-        """The same, but what was summed here is used up."""
+        """As `finished`, but in place: the sums here are used up."""
         if not self.folded:
             plane = self.sums[:, :, 0]
             mate = plane.flip(0, 1) * plane.new_tensor([1.0, -1.0, 1.0])
@@ -103,10 +101,10 @@ class Backprojection:
         return folded.put()
 
     def coarser(self, limit: int, box: int) -> Backprojection:
-        """The same up to shell ``limit`` only, as sums for a map of ``box`` voxels over the same extent.
+        """The same up to shell ``limit`` only, as sums of a map of ``box`` voxels over the same extent.
 
-        What is cut off costs nothing when sums are symmetrised and inverted. Both boxes must be even, or the same: the
-        centre voxel has to stay where it is.
+        Symmetrising and inverting then cost less. Both boxes must be even, or the same, because the centre voxel has to
+        stay where it is; ValueError otherwise.
         """
         if box == self.box and limit >= self.limit:
             return self
@@ -123,8 +121,10 @@ class Backprojection:
         return self._mean_and_count()[0]
 
     def shell_weights(self, floor: float) -> tuple[Tensor, Tensor]:
-        """Arithmetic and harmonic mean [s] of the weights over each shell, in the latter none of them counted below
-        ``floor`` times the former."""
+        """Arithmetic and harmonic mean [s] of the weights over each shell.
+
+        In the harmonic mean no weight counts as less than ``floor`` times the arithmetic one.
+        """
         mean, count = self._mean_and_count()
         inverse = kernels.inverse_weight_by_shell(self.sums, floor * mean, self.padding)
         return mean, count / inverse.clamp_min(1e-20)

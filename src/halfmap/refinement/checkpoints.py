@@ -1,8 +1,8 @@
 """RUN/checkpoint: what a refinement needs to go on after it was stopped, at any moment.
 
-`state` is rewritten after every iteration, when the results of the iteration are in their files; `sums` within an
-iteration that takes long, so that it goes on at the batch where it stood: by every process, of its own images. Each
-appears whole or not at all. The folder goes away when the run is finished.
+`state` is rewritten after every iteration, once the results of the iteration are in their files. Within an iteration
+that takes long, every process also saves `sums` of its own images, so that the iteration goes on at the batch where it
+stood. Each file appears whole or not at all. The folder goes away when the run is finished.
 """
 
 from __future__ import annotations
@@ -19,15 +19,19 @@ import numpy as np
 import torch
 
 from halfmap.errors import InputError
+from halfmap.maps.grid import Grid
 from halfmap.maps.mrc import replaced_atomically
 from halfmap.reconstruction.statistics import Backprojection, Place
-from halfmap.refinement.em import Expectation, Tally
+from halfmap.refinement.em import Expectation
 from halfmap.refinement.input_files import InputFile, Inputs
+from halfmap.refinement.memory_limits import MemoryLimits
 from halfmap.refinement.outputs import Record, made_folder
 from halfmap.refinement.schedule import Progressed
 from halfmap.refinement.state import PoseTable, State
+from halfmap.refinement.tally import Tally
 from halfmap.runtime import checkpoint
 from halfmap.runtime.lock import only_process
+from halfmap.runtime.stopwatch import Cost
 from halfmap.settings.refine import RefineSettings
 
 OF_PROCESSES = re.compile(r"sums(?:_\d+_of_(\d+))?")
@@ -36,22 +40,26 @@ TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # what replaced_atomically leaves whe
 
 @dataclass(frozen=True)
 class Origin:
-    """How a run began: settings, time and working folder; the device's kind; the rows [b] of the particle file that it
-    uses; box and pixel size of its maps; and what it reads."""
+    """How a run began: settings, the limits that its memory plan keeps to, time, working folder, kind of device, the
+    rows [b] of the particle file that it uses, the grid of its maps, and the files that it reads."""
 
     settings: RefineSettings
+    limits: MemoryLimits
     started: str
     working_folder: Path
     device: str
     rows: np.ndarray
-    grid: tuple[int, float]
+    grid: Grid
     inputs: Inputs
 
 
 @dataclass
 class Course:
-    """A run between two iterations: how it began, where it stands, what each iteration achieved, for the schedule and
-    in full, and warnings that wait for the next record."""
+    """A run between two iterations: how it began, and where it stands.
+
+    history: what each iteration achieved, as the schedule needs it; records: the same in full; warnings: those that
+    wait for the next record.
+    """
 
     origin: Origin
     state: State
@@ -61,28 +69,43 @@ class Course:
 
 
 @dataclass(frozen=True)
-class _Sums:
-    """An expectation step under way, and what it depends on: the iteration whose state it started from, the size of
-    batches (None: as usual), and whether quarter sets are made apart."""
+class StepIdentity:
+    """Identifies an expectation step. Sums that were saved within one serve only a step of the same identity.
 
-    under: tuple[int, int | None, bool]
+    iteration: of the state that it starts from; batch: images at once (0: automatic); apart: whether quarter sets are
+    made one after the other.
+    """
+
+    iteration: int
+    batch: int
+    apart: bool
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """An expectation step under way, as it is saved."""
+
+    step: StepIdentity
     so_far: Expectation
 
 
 RECORDS = (
-    Origin, Course, _Sums, Inputs, InputFile, RefineSettings, State, PoseTable, Progressed, Expectation, Tally,
-    Backprojection,
+    Origin, Course, StepIdentity, _Sums, Inputs, InputFile, RefineSettings, MemoryLimits, Grid, State, PoseTable,
+    Progressed, Expectation, Tally, Cost, Backprojection,
 )  # fmt: skip
 
 
 class Checkpoints:
-    """The checkpoints of the run in a folder. minutes: how often sums are saved within an iteration; process: which one
-    of how many this is."""
+    """The checkpoints of the run in a folder.
+
+    minutes: how often sums are saved within an iteration; device: where tensors go that did not lie on the CPU; rank,
+    world: which process this is, and of how many.
+    """
 
     def __init__(
-        self, run: Path, minutes: float, device: torch.device | str = "cpu", process: tuple[int, int] = (0, 1)
+        self, run: Path, minutes: float, device: torch.device | str = "cpu", rank: int = 0, world: int = 1
     ) -> None:
-        self.run, self.folder, self.device, self.process = run, run / "checkpoint", device, process
+        self.run, self.folder, self.device, self.rank, self.world = run, run / "checkpoint", device, rank, world
         self.interval, self.saved = 60 * minutes, time.monotonic()
         self.fault = ""
 
@@ -95,7 +118,7 @@ class Checkpoints:
 
     @contextmanager
     def resumable(self) -> Iterator[None]:
-        """A fault within the block, which the user can mend, says how to go on then."""
+        """Within the block, a fault that the user can mend says how to go on after that."""
         try:
             yield
         except InputError as error:
@@ -113,38 +136,37 @@ class Checkpoints:
 
     @property
     def _sums(self) -> Path:
-        rank, world = self.process
-        return self.folder / ("sums" if world == 1 else f"sums_{rank + 1}_of_{world}")
+        return self.folder / ("sums" if self.world == 1 else f"sums_{self.rank + 1}_of_{self.world}")
 
     def save(self, course: Course) -> None:
-        """Keep the state after an iteration. Its sums, which may be large, go first: the disk may be full."""
+        """Keep the state after an iteration. Sums are deleted first: they may be large, and the disk may be full."""
         self.drop_sums()
         with replaced_atomically(self.folder / "state") as stream:
             checkpoint.dump(stream, course)
         self.saved, self.fault = time.monotonic(), ""
 
     def load(self) -> tuple[Course, dict[str, str]]:
-        """The last state kept, and the versions of the libraries that wrote it; InputError as `checkpoint.load`."""
+        """The last state kept, and the versions of the libraries that wrote it. Raises as `checkpoint.load`."""
         course, libraries = self._read("state")
         return course, libraries
 
-    def keep(self, under: tuple[int, int | None, bool], so_far: Expectation) -> str:
-        """Save an expectation step under way if it is time to; under: see _Sums. Returns what went wrong, once: the run
-        itself does not need it."""
+    def keep(self, step: StepIdentity, so_far: Expectation) -> str:
+        """Save an expectation step under way, if it is time to.
+
+        Returns what went wrong, and says it once: the run itself does not need these sums.
+        """
         if self.fault or time.monotonic() - self.saved < self.interval:
             return ""
         try:
             with replaced_atomically(self._sums) as stream:
-                checkpoint.dump(stream, _Sums(under, so_far))
+                checkpoint.dump(stream, _Sums(step, so_far))
         except InputError as error:
             self.fault = str(error)
         self.saved = time.monotonic()
         return self.fault
 
-    def begun(
-        self, under: tuple[int, int | None, bool], place: Place | None = None
-    ) -> tuple[Expectation | None, str]:
-        """An expectation step as far as it was saved, and why it cannot be gone on with.
+    def begun(self, step: StepIdentity, place: Place | None = None) -> tuple[Expectation | None, str]:
+        """An expectation step as far as it was saved, or why it cannot be gone on with.
 
         place: where its sums are put (None: in memory).
         """
@@ -154,14 +176,13 @@ class Checkpoints:
             sums: _Sums = self._read(self._sums.name, place)[0]
         except InputError as error:
             return None, str(error)
-        return (sums.so_far if sums.under == under else None), ""
+        return (sums.so_far if sums.step == step else None), ""
 
     def _of_others(self) -> str:
-        """Says if sums were saved by another number of processes, which the first process then deletes."""
-        rank, world = self.process
+        """Delete sums that another number of processes saved, in the first process, and say so."""
         saved = {path: OF_PROCESSES.fullmatch(path.name) for path in self.folder.glob("sums*")}
-        others = {path: int(name[1] or 1) for path, name in saved.items() if name and int(name[1] or 1) != world}
-        if rank or not others:
+        others = {path: int(name[1] or 1) for path, name in saved.items() if name and int(name[1] or 1) != self.world}
+        if self.rank or not others:
             return ""
         for path in others:
             _delete(path)
@@ -169,7 +190,7 @@ class Checkpoints:
         return f"what was kept of it is the work of {'one process' if count == 1 else f'{count} processes'}"
 
     def drop_sums(self) -> None:
-        """Forget this process's sums of an iteration that is over, or starts anew."""
+        """Delete this process's sums: their iteration is over, or starts anew."""
         _delete(self._sums)
 
     def remove(self) -> None:

@@ -1,7 +1,7 @@
 """The grey scale of a starting map: any map will do, in whatever units it was written.
 
-From images of known pose the scale follows by least squares; without poses, by the profile likelihood of each image's
-best reference. Images of different optics differ in contrast, as each is measured in units of its own noise.
+Images of known pose give the scale by least squares. Without poses it comes from the profile likelihood of each image's
+best reference. Images of different optics differ in contrast, because each is measured in units of its own noise.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch import Tensor
 from halfmap import kernels
 from halfmap.errors import InputError
 from halfmap.expectation.score import shift_phases
-from halfmap.expectation.search import GlobalSearch, Reference
+from halfmap.expectation.search import GlobalSearch, Reference, ScaleFit
 from halfmap.fourier.transform import half_volume
 from halfmap.imaging.forward import BandImages, ImagingGeometry
 from halfmap.particles.source import ParticleSource
-from halfmap.refinement import em
+from halfmap.refinement.imaging_model import ImagingModel, band_batch
 from halfmap.refinement.schedule import Plan
 from halfmap.refinement.state import State
 from halfmap.runtime.distributed import ALONE, Ranks
@@ -44,28 +44,28 @@ class Fit:
 
     @property
     def scale(self) -> float:
-        """The maximum-likelihood factor of the reference; where nothing correlates, what chance alone would give."""
+        """The maximum-likelihood factor of the reference. Where nothing correlates, that which chance gives."""
         return max(float(self.cross.sum()), self.error) / float(self.norm.sum().clamp_min(1e-30))
 
     @property
     def gain(self) -> float:
-        """What the reference so scaled adds to the log-likelihood; zero if the factor had to be negative."""
+        """What the reference so scaled adds to the log-likelihood. It is zero if the factor had to be negative."""
         return float(self.cross.sum().clamp_min(0) ** 2 / self.norm.sum().clamp_min(1e-30))
 
     def contrast(self) -> Tensor:
-        """The scale of each optics group [g] relative to all, 1 where there is nothing to tell."""
+        """The scale of each optics group [g] relative to all, 1 where it cannot be told."""
         relative = self.cross / self.norm.clamp_min(1e-30) / self.scale
         known = (self.norm > 0) & (self.cross > 0)
         return torch.where(known, relative.clamp(1 / SPREAD, SPREAD), 1.0)
 
 
 def on_grey_scale(
-    path: Path, state: State, source: ParticleSource, model: em.ImagingModel, plan: Plan, ranks: Ranks = ALONE
+    path: Path, state: State, source: ParticleSource, model: ImagingModel, plan: Plan, ranks: Ranks = ALONE
 ) -> tuple[State, float]:
     """The state with its references on the grey scale of the images, and the factor that brought them there.
 
-    path: the map's, for messages; plan: of the first iteration. Scale groups start at the contrast of their optics
-    group, where contrast is estimated at all. Raises InputError where the contrast of map and images is opposite.
+    path: of the map, for messages; plan: of the first iteration. Where contrast is estimated at all, scale groups start
+    at the contrast of their optics group. Raises InputError where map and images have opposite contrast.
     """
     fit = fitted(state, source, model, plan, ranks)
     if not float(fit.norm.sum()) > 0:
@@ -86,44 +86,43 @@ def on_grey_scale(
     return replace(state, references=tuple(r * fit.scale for r in state.references), scale=scale), fit.scale
 
 
-def fitted(state: State, source: ParticleSource, model: em.ImagingModel, plan: Plan, ranks: Ranks = ALONE) -> Fit:
-    """Fit the first reference to a sample of the images, of which each process takes its share."""
+def fitted(state: State, source: ParticleSource, model: ImagingModel, plan: Plan, ranks: Ranks = ALONE) -> Fit:
+    """Fit the first reference to a sample of the images. Each process takes its share of the sample."""
     index = torch.arange(0, len(source.table), max(1, len(source.table) // SAMPLE))
     reference = Reference(half_volume(state.references[0], model.padding, plan.insert_limit), model.padding)
     searching = plan.sampling.search == "global"
     fit = Fit(*torch.zeros(2, len(source.table.optics), dtype=torch.float64))
     geometries: dict[int, ImagingGeometry] = {}
     grids: dict[int, GlobalSearch] = {}
-    for group, members, images, _ in source.stream(source.share(index, ranks.rank, ranks.world)):
+    for images in source.stream(source.share(index, ranks.rank, ranks.world)):
+        group = images.group
         if group not in geometries:
             optics = source.table.optics[group]
             geometry = ImagingGeometry.build(optics, model.box, model.pixel_size, plan.insert_limit)
             geometries[group] = geometry.to(reference.volume.device)
-        offsets = state.poses.shifts[members, 0].round().long()
-        batch, _ = em.band_batch(state, source, model, geometries[group], (group, members, images, offsets))
+        offsets = state.poses.shifts[images.index, 0].round().long()
+        batch = band_batch(state, source, model, geometries[group], images, offsets)
         if searching and group not in grids:
             grids[group] = GlobalSearch(reference, batch, plan.sampling)
         if searching:
-            cross, norm = grids[group].grey_scale(batch)
+            sums = grids[group].grey_scale(batch)
         else:
-            rotations, shifts = state.poses.rotations[members, 0], state.poses.shifts[members, 0] - offsets
-            cross, norm = _at_poses(reference, batch, (rotations.double(), shifts.double()), plan.sampling.limit)
-        fit.cross[group] += cross
-        fit.norm[group] += norm
+            rotations, shifts = state.poses.rotations[images.index, 0], state.poses.shifts[images.index, 0] - offsets
+            sums = _at_poses(reference, batch, rotations.double(), shifts.double(), plan.sampling.limit)
+        fit.cross[group] += sums.cross
+        fit.norm[group] += sums.norm
     ranks.add_([fit.cross, fit.norm])
     return fit
 
 
-def _at_poses(
-    reference: Reference, images: BandImages, poses: tuple[Tensor, Tensor], limit: int
-) -> tuple[float, float]:
-    """Sums (cross, norm) at rotations [b, 3, 3] and shifts [b, 2] up to a shell of the reference."""
+def _at_poses(reference: Reference, images: BandImages, rotations: Tensor, shifts: Tensor, limit: int) -> ScaleFit:
+    """The sums at rotations [b, 3, 3] and shifts [b, 2], up to a shell of the reference."""
     device = reference.volume.device
-    rotations, shifts = (values.to(device) for values in poses)
+    rotations, shifts = rotations.to(device), shifts.to(device)
     k = images.geometry.count(limit)
     y, c = images.whitened(limit)
     band = images.geometry.band
     slices = kernels.project_slices(reference.volume, images.geometry.coords[:k] * reference.padding, rotations)
     seen, expected = y * shift_phases(band.kxy[:k], shifts, band.box), c * slices
     cross = (seen.real * expected.real + seen.imag * expected.imag).double().sum()
-    return float(cross), float((expected.real**2 + expected.imag**2).double().sum())
+    return ScaleFit(float(cross), float((expected.real**2 + expected.imag**2).double().sum()))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from halfmap.maps.grid import Grid
 from halfmap.refinement.schedule import Progressed
 from halfmap.validation.fsc import FscCurves, resolution
 
@@ -18,7 +19,7 @@ STUCK_AFTER = 5  # iterations
 
 
 def half_sets_disagree(curves: FscCurves, start_shell: int) -> bool:
-    """Whether the half maps differ at resolutions that their common starting map already had."""
+    """Whether the half maps differ at resolutions that their common starting map had already."""
     lowest = max(2, start_shell // 2)
     return float(curves.unmasked[lowest : start_shell + 1].min()) < DISAGREEING
 
@@ -28,10 +29,14 @@ def findings(
     curves: FscCurves,
     start: float,
     start_shell: int,
-    grid: tuple[int, float],
+    grid: Grid,
     poor_start: bool = False,
 ) -> list[str]:
-    """One sentence for each sign of trouble in the latest iteration; grid = (box, pixel size)."""
+    """One sentence for each sign of trouble in the latest iteration.
+
+    start, start_shell: resolution of the starting map, in angstrom and as a shell; grid: of the half maps; poor_start:
+    whether this iteration is the first to show that the images contradict the start.
+    """
     found = []
     climbed = [h.gain for h in history if h.stage == "burn-in"]
     settled = len(climbed) < len(history)
@@ -54,8 +59,10 @@ def findings(
             f"after {len(history)} iterations the half maps agree to {last.resolution:.1f} A only, no better than the "
             f"{start:g} A of the start: the poses are not being found"
         )
-    # inside the particle's sphere: solvent noise alone stretches the unmasked curve
-    at_half, at_end = (resolution(curves.spherical, *grid, threshold=t) for t in (0.5, 0.143))
+    # Within the particle's sphere, because solvent noise alone stretches the unmasked curve.
+    at_half, at_end = (
+        resolution(curves.spherical, grid.box, grid.pixel_size, threshold=t) for t in (0.5, 0.143)
+    )
     if settled and last.stage in ("local", "final") and at_half > LONG_TAIL * at_end:
         found.append(
             f"the FSC falls to 0.5 at {at_half:.1f} A but to 0.143 only at {at_end:.1f} A: such a long tail "

@@ -1,4 +1,4 @@
-"""Work on many things at once, on fewer where memory does not suffice: smaller batches instead of an end."""
+"""Work on many things at once, or on fewer where memory does not suffice: smaller batches instead of an end."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ REFUSED = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC
 
 
 def in_parts(work: Callable[[slice], Result], count: int) -> Iterator[Result]:
-    """What ``work`` makes of things 0 .. count, in their order: all at once, in halves where memory is refused, and so
-    on down to one. Work must change nothing before it has all it needs. Raises InputError where one is too much."""
+    """What ``work`` makes of the things 0 .. count, in their order.
+
+    They are worked on all at once. Where memory is refused they are halved, and so on down to one. ``work`` must change
+    nothing before it has all the memory it needs. Raises InputError where a single thing is too much.
+    """
     waiting = [slice(0, count)]
     while waiting:
         part = waiting.pop(0)

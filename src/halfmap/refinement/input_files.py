@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from itertools import repeat
@@ -12,17 +13,15 @@ import numpy as np
 
 from halfmap.errors import InputError
 from halfmap.particles.table import ParticleTable
-from halfmap.settings.refine import RefineSettings
 
 END = 1 << 12  # bytes looked at of either end of an image stack
 READERS = 8  # files looked at together: on a network disk each one is a wait
 REMEDY = "since the run began; put the old file back, or refine anew"
-READ_ONCE = ("map",)  # the state has taken its place
 
 
 @dataclass(frozen=True)
 class InputFile:
-    """A file as it was: path, bytes, time of the last change (ns), and SHA-256; of both ends only for a stack."""
+    """A file as it was: path, size in bytes, time of the last change in ns, SHA-256 (of both ends only for a stack)."""
 
     path: Path
     size: int
@@ -32,30 +31,33 @@ class InputFile:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The files named by the settings, the image stacks in use, and a digest of what is said about the images: a
-    particle file may refer to others, which change unseen."""
+    """The files named by the settings, the image stacks in use, and a digest of what is said about the images.
+
+    The digest is needed because a particle file may refer to others, which change unseen.
+    """
 
     files: tuple[InputFile, ...]
     stacks: tuple[InputFile, ...]
     particles: str
 
     @staticmethod
-    def of(settings: RefineSettings, table: ParticleTable) -> Inputs:
-        """What a run with these settings and particles reads, as it is now."""
-        named = [getattr(settings, f.name) for f in fields(settings) if f.name not in READ_ONCE]
-        files = tuple(_seen(path) for path in named if isinstance(path, Path) and path.is_file())
+    def of(named: Sequence[Path], table: ParticleTable) -> Inputs:
+        """The named files and the images of the table, as they are now."""
+        files = tuple(_seen(path) for path in named)
         with ThreadPoolExecutor(READERS) as pool:
             stacks = tuple(pool.map(lambda path: _seen(path, ends=True), _stacks(table)))
         return Inputs(files, stacks, _particles_digest(table))
 
     def check_files(self) -> None:
-        """Raise InputError, naming the file, where one that the settings name is not what it was."""
+        """Raise InputError, which names the file, where one that the settings name is not what it was."""
         for file in self.files:
             _check(file, file.path)
 
     def check_particles(self, table: ParticleTable) -> None:
-        """Raise InputError, naming the file, where images or what the table says about them is not what it was. Stacks
-        may lie elsewhere now."""
+        """Raise InputError, which names the file, where images or what the table says about them have changed.
+
+        Stacks may lie elsewhere now.
+        """
         if _particles_digest(table) != self.particles:
             raise InputError(f"{table.source}: says something else about the images {REMEDY}")
         with ThreadPoolExecutor(READERS) as pool:
@@ -95,7 +97,7 @@ def _digest(path: Path, ends: bool) -> str:
 
 
 def _check(before: InputFile, path: Path, ends: bool = False) -> None:
-    """Raise InputError where a file, now at ``path``, has changed; another time alone is no change."""
+    """Raise InputError where a file, now at ``path``, has changed. Another time of change alone does not count."""
     path = Path(path).absolute()
     try:
         about = path.stat()

@@ -1,4 +1,4 @@
-"""What a refinement will hold in memory at its worst, known before it begins, and how to make it fit.
+"""How much memory a refinement will hold at its worst, known before it begins, and how to make it fit.
 
 Bytes, for a box of n, padding p and the last shell L that is inserted (m = p (L + 1) + 2, r = min(m, p n / 2)):
 
@@ -7,11 +7,11 @@ Bytes, for a box of n, padding p and the last shell L that is inserted (m = p (L
     sums                   A = 12 (2m + 1)^2 (m + 1)        of one quarter set
     columns of a transform C = 8 n (p n) (r + 1), and at most PIECES of 128 MB on their way
 
-The expectation step holds the maps of the state, H, the sums, and what a batch needs; a global search also the slices
-of its grid. The solve holds the sums, those of the half sets, and at its worst one of three: sums that are inverted
-(their ratio H, C, half as much again, and the half maps so far), the transforms of the FSC, or the regulariser's arrays
-(REGULARISER); then the report. In files are all sums but those that are being made. `benchmarks/claims/memory.py`
-measures the solve.
+The expectation step holds the maps of the state, H, the sums, and what a batch needs. A global search also holds the
+slices of its grid. The solve holds the sums, those of the half sets, and at its worst one of three things: sums that
+are inverted (their ratio H, C, half as much again, and the half maps so far), the transforms of the FSC, or the
+regulariser's arrays (REGULARISER). The report comes after it. With sums on disk, only those that are being made are in
+memory. `benchmarks/claims/memory.py` measures the solve.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ RESULT_MAPS = 17  # of an iteration while its report is drawn, the isosurface am
 CURVE_MAPS = 12  # half maps, mask, and transforms of half maps, masked and with random phases
 WITHOUT_QUARTERS = ("uniform", "cutoff", "local-fsc", "sidesplitter")
 PIECES = 4  # arrays of the pieces (of 2^24 values) that are transformed together
-PER_PIXEL, PER_COEFFICIENT = 48, 72  # bytes of an image in a batch: read ahead, masked, transformed; data, CTF, sums
+PER_PIXEL, PER_COEFFICIENT = 48, 72  # bytes of an image in a batch: read, masked, transformed; data, CTF, sums
 PER_SCORE = 20  # bytes of an orientation and image: two scores and shifts, and the best of them
 PER_SLICE = 16  # bytes of a coefficient of a grid's slices
 SPARE = 1.05  # what an allocator wastes
@@ -41,9 +41,12 @@ SPARE = 1.05  # what an allocator wastes
 
 @dataclass(frozen=True)
 class Need:
-    """What a regulariser holds at most, half maps and mask among it: maps while it works on maps; inverting: maps while
-    it inverts sums (0: it has none to invert, unless they were joined). within, within_inverting: for one that works in
-    the cube that references are kept within, arrays of that cube at the same times, beside BESIDE maps."""
+    """What a regulariser holds at most, half maps and mask included.
+
+    maps: maps while it works on maps. inverting: maps while it inverts sums (0: it inverts none, unless they were
+    joined). within, within_inverting: for a regulariser that works in the cube that references are kept within, arrays
+    of that cube at the same times, beside BESIDE maps.
+    """
 
     maps: int
     inverting: int = 0
@@ -62,10 +65,13 @@ REGULARISER = {
 
 @dataclass(frozen=True)
 class Demand:
-    """What decides the memory of a refinement: grid, padding and last shell of the maps; side of the largest images and
-    how many would be worked on at once; rotations of the finest orientation grid, and coefficients scored on it;
-    whether there is symmetry; the regulariser; whether low resolution is joined; side of the cube that references are
-    kept within, in voxels (0: the whole box)."""
+    """What decides the memory of a refinement.
+
+    box, padding, limit: side, padding and last shell of the maps. image_box, batch: side of the largest images, and how
+    many would be worked on at once. rotations, grid_coefficients: of the finest orientation grid, and scored on it.
+    symmetric: whether there is a point group. regulariser: a key of REGULARISER. joined: whether half maps share their
+    low resolution. kept: side of the cube that references are kept within, in voxels (0: the whole box).
+    """
 
     box: int
     padding: int
@@ -82,9 +88,11 @@ class Demand:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """How a run is to hold its data. batch: images at once; on_disk: whether sums lie in files, one quarter set in
-    memory at a time; expectation, solve: peaks in bytes; sums: bytes of one quarter set; available: bytes that the
-    process may hold in all."""
+    """How a run is to hold its data.
+
+    batch: images at once. on_disk: whether sums lie in files, with one quarter set in memory at a time. expectation,
+    solve: peaks in bytes. sums: bytes of one quarter set. available: bytes that the process may hold in all.
+    """
 
     demand: Demand
     batch: int
@@ -121,31 +129,41 @@ def gigabytes(count: float) -> str:
     return f"{count / GIGABYTE:.1f}" if count >= 0.1 * GIGABYTE else f"{count / GIGABYTE:.2f}"
 
 
-def demand_of(schedule: Schedule, padding: int, images: tuple[int, int], symmetric: bool, regulariser: str) -> Demand:
-    """What this refinement asks for at its worst, with a mask of its own; images: side of the largest ones, and how
-    many are read at once."""
+def demand_of(schedule: Schedule, padding: int, image_box: int, batch: int, regulariser: str) -> Demand:
+    """What this refinement asks for at its worst, with a mask of its own.
+
+    image_box: side of the largest images in pixels; batch: how many are worked on at once.
+    """
     search = usual_search(schedule, "global")
-    rotations, k = (0, 0) if search is None or search.grid is None else (
-        len(search.grid), int(0.5 * math.pi * search.grid_limit**2))
-    return Demand(schedule.box, padding, schedule.finest_insert, *images, rotations, k, symmetric, regulariser,
-                  kept=kept_within(schedule.diameter, schedule.pixel_size, schedule.box))
+    rotations = coefficients = 0
+    if search is not None and search.grid is not None:
+        rotations, coefficients = len(search.grid), int(0.5 * math.pi * search.grid_limit**2)
+    return Demand(
+        schedule.box, padding, schedule.finest_insert, image_box, batch, rotations, coefficients,
+        len(schedule.symmetry) > 1, regulariser,
+        kept=kept_within(schedule.diameter, schedule.pixel_size, schedule.box),
+    )  # fmt: skip
 
 
 def needs_of(regulariser: str, parameters: str = "") -> str:
-    """What a regulariser is called in REGULARISER; parameters: of sparse_smooth, how its strength is set."""
+    """The key of a regulariser in REGULARISER. parameters: how the strength of sparse_smooth is set."""
     return f"{regulariser}, strength chosen" if parameters in ("cross-validated", "published-code") else regulariser
 
 
 def kept_within(diameter: float, pixel_size: float, box: int) -> int:
-    """Side in voxels of the cube around all that a reference is kept within: a solvent mask around density in the
-    sphere of this diameter (A), or that sphere itself."""
+    """Side in voxels of the cube around all that a reference is kept within.
+
+    That is a solvent mask around density in the sphere of this diameter (A), or the sphere itself.
+    """
     edge = max((EXTEND + SOFT) / pixel_size, SPHERE_EDGE)
     return min(box, math.ceil(diameter / pixel_size + 2 * edge) + 2 * (BEYOND + 1))
 
 
 def usual_search(schedule: Schedule, stage: str) -> Sampling | None:
-    """What an iteration of this stage searches, once burn-in is over for a global one; None for other stages, and where
-    the schedule has no such stage."""
+    """What an iteration of this stage searches; a global one as it is after burn-in.
+
+    None for stages without a grid, and where the schedule has no such stage.
+    """
     if stage not in ("burn-in", "global") or schedule.search not in ("auto", "global"):
         return None
     settled = Progressed("burn-in", 4, 4, schedule.start, 1.0, 0.0, 1.0, 1.0)
@@ -155,9 +173,10 @@ def usual_search(schedule: Schedule, stage: str) -> Sampling | None:
 
 
 def planned(demand: Demand, available: int, sums: str = "auto") -> MemoryPlan:
-    """The quickest way that fits: everything in memory; a smaller batch; sums on disk. The last one, if none does.
+    """The quickest way that fits: everything in memory, else a smaller batch, else sums on disk.
 
-    available: bytes that the process may hold in all; sums: ``memory`` or ``disk`` leave no choice of where they lie.
+    If none fits it is the last one. available: bytes that the process may hold in all. sums: ``memory`` or ``disk``
+    leave no choice of where they lie.
     """
     places = {"memory": (False,), "disk": (True,)}.get(sums, (False, True))
     plans = [_plan(demand, available, on_disk, batch) for on_disk in places for batch in _batches(demand.batch)]
@@ -165,7 +184,10 @@ def planned(demand: Demand, available: int, sums: str = "auto") -> MemoryPlan:
 
 
 def checked(plan: MemoryPlan, begun: bool = False) -> MemoryPlan:
-    """The plan, if it fits. Raises InputError with what would; begun: for a run that goes on, whose settings stay."""
+    """The plan, if it fits. Otherwise raises InputError, which says what would fit.
+
+    begun: whether it is that of a run that goes on, whose settings stay.
+    """
     if plan.peak <= plan.available:
         return plan
     demand = plan.demand
@@ -185,12 +207,11 @@ def checked(plan: MemoryPlan, begun: bool = False) -> MemoryPlan:
 
 
 def _batches(most: int) -> list[int]:
-    """Sizes of a batch worth trying."""
     return [most // 2**i for i in range(8) if most // 2**i >= min(most, 8)]
 
 
 def solve_stages(demand: Demand, on_disk: bool) -> dict[str, int]:
-    """Bytes that the stages of a solve hold at their worst, the program itself left out."""
+    """Bytes that the stages of a solve hold at their worst, without the program itself."""
     sums, volume, transforming = _sums(demand), 4 * demand.box**3, _transforming(demand)
     need = REGULARISER[demand.regulariser]
     half_maps = max(volume + transforming, CURVE_MAPS * volume)
@@ -219,7 +240,7 @@ def _sums(demand: Demand) -> int:
 
 
 def _transforming(demand: Demand) -> int:
-    """Bytes on the way between a map and its half volume, which is among them."""
+    """Bytes held while a map becomes its half volume, or the other way, the half volume included."""
     n, p = demand.box, demand.padding
     m = half_volume_extent(p, demand.limit)
     row = p * n * (min(m, p * n // 2) + 1)
@@ -231,7 +252,7 @@ def _plan(demand: Demand, available: int, on_disk: bool, batch: int) -> MemoryPl
     k = int(0.5 * math.pi * (demand.image_box / 2) ** 2)
     image = PER_PIXEL * demand.image_box**2 + PER_COEFFICIENT * k + PER_SCORE * demand.rotations
     grid = PER_SLICE * demand.rotations * demand.grid_coefficients
-    # The second reference of two is made when the sums of the first half set are there.
+    # The second reference is made when the sums of the first half set are there.
     making = (0 if on_disk else 2) * sums + _transforming(demand)
     working = 2 * sums // 3 + (1 if on_disk else 4) * sums + batch * image + grid
     expectation = PROGRAM + STATE_MAPS * 4 * demand.box**3 + max(making, working)

@@ -78,9 +78,10 @@ class RunFolder:
 
 
 def read_records(path: Path, cut_short: bool = False) -> list[Record]:
-    """What `RunFolder.write_records` wrote, in the order of the file; nothing where there is no such file.
+    """What `RunFolder.write_records` wrote, in the order of the file. A file that is missing holds no records.
 
-    cut_short: a last line that broke off is left out. Raises InputError, which names the line, for another damaged one.
+    cut_short: whether a last line that broke off is left out. Raises InputError, which names the line, for any other
+    damaged one.
     """
     if not path.is_file():
         return []
@@ -105,7 +106,7 @@ def read_records(path: Path, cut_short: bool = False) -> list[Record]:
 
 
 def made_folder(path: Path) -> Path:
-    """The folder, made if absent with those above it. Raises InputError where the file system refuses."""
+    """The folder, made with those above it if it is absent. Raises InputError where the file system refuses."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -115,7 +116,7 @@ def made_folder(path: Path) -> Path:
 
 
 def _plain(value: Any) -> Any:
-    """JSON knows no NaN and no tensor."""
+    """The value as JSON, which knows neither NaN nor tensors."""
     if isinstance(value, torch.Tensor):
         return _plain(value.tolist())
     if isinstance(value, float):

@@ -1,4 +1,4 @@
-"""Everything that is looked at before long work starts: files, sizes, images, half sets, the starting map and mask."""
+"""What is checked before long work starts: files, sizes, images, half sets, the starting map and mask."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from halfmap.errors import InputError
 from halfmap.fourier.band import Band, band_limit
 from halfmap.fourier.transform import crop_volume, image_fft, pad_volume
+from halfmap.maps.grid import Grid
 from halfmap.maps.mrc import read_map
 from halfmap.particles.cryosparc import read_cryosparc
 from halfmap.particles.cryosparc_file import SUFFIXES
@@ -33,11 +34,11 @@ FEWEST = 8  # particles in a half set
 
 @dataclass(frozen=True)
 class Inspected:
-    """Sound particles and what their images are like.
+    """Sound particles, and what their images are like.
 
-    source; rejected: the faulty particles, why in the column halfmapRejected, or None; power[g]: mean power of whole
-    images by shell [0..box//2]; leaks: what the half sets share that they must not, a sentence each; notes: what is
-    worth a look.
+    source: of the sound particles. rejected: the faulty particles, if there are any; the column halfmapRejected says
+    why. power[g]: mean power of whole images by shell [0..box//2]. leaks: what the half sets share that they must not,
+    a sentence each. notes: what is worth a look.
     """
 
     source: ParticleSource
@@ -47,53 +48,66 @@ class Inspected:
     notes: list[str] = field(default_factory=list)
 
 
-def read_particles(
-    star: Path, data_dir: Path | None, passthrough: Path | None = None, strip_prefix: str | None = None, *,
-    resplit: bool, split_by: str, seed: int,
-) -> ParticleTable:  # fmt: skip
-    """The particle table with half sets: those of the file if they are a real split, else drawn from ``seed``.
+@dataclass(frozen=True)
+class ParticleInput:
+    """Which particles are read, and how their half sets come about.
 
-    ``star`` may be a cryoSPARC file too, by its suffix; passthrough and strip_prefix belong to such a one. Raises
-    InputError for a file that cannot be used, a stack that is missing, short or of another size, and for too few
+    path: a STAR file, or a cryoSPARC file by its suffix. data_dir: where image paths start from. passthrough,
+    strip_prefix: belong to a cryoSPARC file. resplit: whether half sets in the file are ignored; split_by: what stays
+    in one half set where they are drawn (``particle`` or ``micrograph``); seed: of that draw.
+    """
+
+    path: Path
+    data_dir: Path | None = None
+    passthrough: Path | None = None
+    strip_prefix: str | None = None
+    resplit: bool = False
+    split_by: str = "particle"
+    seed: int = 0
+
+
+def read_particles(wanted: ParticleInput) -> ParticleTable:
+    """The particle table with half sets: those of the file if they are a real split, else drawn.
+
+    Raises InputError for a file that cannot be used, a stack that is missing, short or of another size, and for too few
     particles.
     """
-    if star.suffix.lower() in SUFFIXES:
-        table = read_cryosparc(star, data_dir, passthrough, strip_prefix)
+    if wanted.path.suffix.lower() in SUFFIXES:
+        table = read_cryosparc(wanted.path, wanted.data_dir, wanted.passthrough, wanted.strip_prefix)
     else:
-        table = read_star(star, data_dir)
+        table = read_star(wanted.path, wanted.data_dir)
     check_stacks(table)
-    if table.half is None or resplit:
-        table = assign_halves(table, seed, "micrograph" if split_by == "micrograph" else "particle")
+    if table.half is None or wanted.resplit:
+        table = assign_halves(table, wanted.seed, "micrograph" if wanted.split_by == "micrograph" else "particle")
     assert table.half is not None
     smallest = int(np.bincount(table.half, minlength=2).min())
     if smallest < FEWEST:
         raise InputError(
-            f"{star}: a half set of {smallest} particles is too small to refine (at least {FEWEST} are needed); "
+            f"{wanted.path}: a half set of {smallest} particles is too small to refine (at least {FEWEST} are needed); "
             "give more particles, or divide them anew with --resplit"
         )
     return table
 
 
 def inspect_images(
-    table: ParticleTable, diameter: float, batch: int, advance: Callable[[int], None] = lambda n: None,
-    ranks: Ranks = ALONE,
+    source: ParticleSource, advance: Callable[[int], None] = lambda n: None, ranks: Ranks = ALONE
 ) -> Inspected:
-    """Read every image once, in one of the processes: set faulty ones aside and measure the power spectra.
+    """Read every image once, in one of the processes. Set faulty ones aside and measure the power spectra.
 
-    Faulty are NaN, Inf, a constant background, and images beyond all measure unlike the others of their stack; those
-    that merely stand out are counted, and what is odd in the table and in the headers of its stacks is noted. Raises
-    InputError, naming the first, where more than a tenth are faulty.
+    An image is faulty if it holds NaN or Inf, if its background is constant, or if it is beyond all measure unlike the
+    others of its stack. Images that merely stand out are counted. What is odd in the table and in the headers of its
+    stacks is noted. Raises InputError, which names the first, where more than a tenth are faulty.
     """
-    source = ParticleSource(table, diameter, batch)
+    table = source.table
     mine = source.share(torch.arange(len(table)), ranks.rank, ranks.world)
     sound, seen = np.zeros(len(table), dtype=bool), torch.zeros(len(table), 3, dtype=torch.float64)
     bands = {g: Band.to_shell(group.box, band_limit(group.box)) for g, group in enumerate(table.optics)}
     spectra: list[Tensor] = []
-    for group, index, raw, images, fine in source.stream_with_raw(mine):
-        sound[index.numpy()] = fine.numpy()
-        seen[index] = traits(raw, images)
-        spectra.append(_power(bands[group], images[fine]))
-        advance(len(index))
+    for batch in source.stream(mine):
+        sound[batch.index.numpy()] = batch.sound.numpy()
+        seen[batch.index] = traits(batch.stored, batch.images)
+        spectra.append(_power(bands[batch.group], batch.images[batch.sound]))
+        advance(len(batch))
     fine = torch.from_numpy(sound).double()
     ranks.add_([fine, seen])
     sound = fine.numpy() > 0
@@ -102,33 +116,43 @@ def inspect_images(
     batches = source.batches(mine)
     for place, (group, members) in enumerate(batches):
         if absurd[members].any():  # one image may outweigh all others
-            (_, _, images, _), = source.stream(torch.from_numpy(members))
-            spectra[place] = _power(bands[group], images[torch.from_numpy(sound[members] & ~absurd[members])])
-    power = _mean_power(table, bands, [(group, int((sound & ~absurd)[members].sum())) for group, members in batches],
-                        spectra, ranks)
+            (batch,) = source.stream(torch.from_numpy(members))
+            spectra[place] = _power(bands[group], batch.images[torch.from_numpy(sound[members] & ~absurd[members])])
+    summed = [_Spectrum(group, int((sound & ~absurd)[members].sum()), shells)
+              for (group, members), shells in zip(batches, spectra, strict=True)]
+    power = _mean_power(table, bands, summed, ranks)
     why = np.where(sound, np.where(absurd, "outlier", ""), np.where(seen.isfinite().all(dim=1), "constant", "NaN"))
     rejected, kept = _set_aside(table, why)
     notes = table_notes(table) + header_notes(table, looked_at(table)) + _doubtful(table, odd)
-    return Inspected(ParticleSource(kept, diameter, batch), rejected, power, leaks(kept, diameter), notes)
+    return Inspected(replace(source, table=kept), rejected, power, leaks(kept, source.diameter), notes)
 
 
 def _power(band: Band, images: Tensor) -> Tensor:
     """Summed power of images [b, y, x] by shell [s], float64."""
-    if not len(images):  # all of a batch may be faulty, and a transform of nothing is an error
+    if not len(images):  # a whole batch may be faulty, and a transform of nothing is an error
         return band.shell_sum(torch.zeros(len(band), dtype=torch.float64))
     values = band.gather(image_fft(images))
     return band.shell_sum((values.real**2 + values.imag**2).double().sum(dim=0))
 
 
+@dataclass(frozen=True)
+class _Spectrum:
+    """Summed power [s] of ``count`` images of an optics group."""
+
+    group: int
+    count: int
+    power: Tensor
+
+
 def _mean_power(
-    table: ParticleTable, bands: dict[int, Band], counted: list[tuple[int, int]], spectra: list[Tensor], ranks: Ranks
+    table: ParticleTable, bands: dict[int, Band], summed: list[_Spectrum], ranks: Ranks
 ) -> tuple[Tensor, ...]:
-    """Mean power of each optics group by shell [0..box//2]; counted: group and images of each summed spectrum."""
+    """Mean power of each optics group by shell [0..box//2], over the images of all processes."""
     power = [torch.zeros(group.box // 2 + 1, dtype=torch.float64) for group in table.optics]
     images_of = torch.zeros(len(table.optics), dtype=torch.float64)
-    for (group, count), shells in zip(counted, spectra, strict=True):
-        power[group][: len(shells)] += shells
-        images_of[group] += count
+    for spectrum in summed:
+        power[spectrum.group][: len(spectrum.power)] += spectrum.power
+        images_of[spectrum.group] += spectrum.count
     ranks.add_([*power, images_of])
     for group, band in bands.items():
         ones = band.shell_sum(torch.ones(len(band), dtype=torch.float64)).clamp_min(1)
@@ -139,7 +163,7 @@ def _mean_power(
 
 
 def _set_aside(table: ParticleTable, why: np.ndarray) -> tuple[ParticleTable | None, ParticleTable]:
-    """The particles with a reason to be rejected (None if there are none), and the others."""
+    """The particles with a reason ``why`` [b] to be rejected (None if there are none), and the others."""
     faulty = np.flatnonzero(why != "")
     if not len(faulty):
         return None, table
@@ -155,7 +179,7 @@ def _set_aside(table: ParticleTable, why: np.ndarray) -> tuple[ParticleTable | N
 
 
 def _doubtful(table: ParticleTable, odd: Odd) -> list[str]:
-    """A note on images that stand out but are kept, the worst named."""
+    """A note on images that stand out but are kept. It names the worst."""
     doubtful = np.flatnonzero((odd.deviation > DOUBTFUL) & (odd.deviation <= ABSURD))
     if not len(doubtful):
         return []
@@ -171,19 +195,18 @@ def _image_name(table: ParticleTable, index: int) -> str:
 
 @dataclass(frozen=True)
 class Reference:
-    """A map [z, y, x] on the grid of the refinement, with a note where it was changed to fit."""
+    """A map [z, y, x] on the grid of the refinement, with a note if it was changed to fit."""
 
     map: Tensor
+    grid: Grid
     note: str = ""
 
 
-def read_reference(
-    path: Path, table: ParticleTable, diameter: float, what: str = "map"
-) -> tuple[Reference, int, float]:
-    """The starting map (or mask) on the grid of the largest optics group: (reference, box, pixel size).
+def read_reference(path: Path, table: ParticleTable, diameter: float, what: str = "map") -> Reference:
+    """The starting map (or mask) on the grid of the largest optics group.
 
-    The particles are the authority. A map of another box is padded or cropped, and the note says so; raises
-    InputError where the pixel size differs by more than 0.1 % or the particle does not fit the box.
+    The particles are the authority. A map of another box is padded or cropped, and a note says so. Raises InputError
+    where the pixel size differs by more than 0.1 %, or the particle does not fit the box.
     """
     largest = int(np.bincount(table.optics_index, minlength=len(table.optics)).argmax())
     optics = table.optics[largest]
@@ -209,4 +232,4 @@ def read_reference(
         raise InputError(f"{path}: the {what} is {low:g} everywhere; give one with density")
     if what != "map" and (low < -MASK_TOLERANCE or high > 1 + MASK_TOLERANCE):
         raise InputError(f"{path}: the {what} has values from {low:g} to {high:g}; it must be 1 inside and 0 outside")
-    return Reference(data, note), optics.box, optics.pixel_size
+    return Reference(data, Grid(optics.box, optics.pixel_size), note)

@@ -1,8 +1,11 @@
-"""What stays the same during a refinement, and the state it starts from: made from settings and files."""
+"""What stays the same during a refinement, and the state that it starts from.
+
+Settings end here: they are read once, and the rooms below take the small descriptions made of them.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,20 +15,22 @@ from torch import Tensor
 from halfmap.errors import InputError
 from halfmap.geometry.symmetry import symmetry_group
 from halfmap.maps.filters import lowpass
-from halfmap.maps.masks import SPHERE_EDGE, solvent_mask, spherical_mask
+from halfmap.maps.grid import Grid
 from halfmap.particles.source import ParticleSource
 from halfmap.particles.table import ParticleTable
-from halfmap.refinement import em
+from halfmap.refinement.checkpoints import Origin
 from halfmap.refinement.disk_space import check_disk
 from halfmap.refinement.grey_scale import on_grey_scale
-from halfmap.refinement.memory_plan import MemoryPlan, checked, demand_of, needs_of, planned
-from halfmap.refinement.preflight import Inspected, inspect_images, read_particles, read_reference
+from halfmap.refinement.imaging_model import ImagingModel
+from halfmap.refinement.masking import Masking
+from halfmap.refinement.memory_limits import MemoryLimits, SolveMethod, plan_memory
+from halfmap.refinement.memory_plan import WITHOUT_QUARTERS, MemoryPlan, checked, needs_of
+from halfmap.refinement.preflight import Inspected, ParticleInput, inspect_images, read_particles, read_reference
 from halfmap.refinement.schedule import Schedule
 from halfmap.refinement.state import PoseTable, State
 from halfmap.regularisation.protocol import Regulariser
 from halfmap.regularisation.registry import regulariser_named
 from halfmap.runtime.distributed import ALONE, Ranks
-from halfmap.runtime.memory import GIGABYTE, allowance
 from halfmap.runtime.progress import Progress
 from halfmap.runtime.scratch import Scratch
 from halfmap.settings.refine import RefineSettings
@@ -36,135 +41,97 @@ MODES = 3  # pose modes kept of each particle
 
 @dataclass(frozen=True)
 class Problem:
-    """What stays the same during a refinement, the processes that share the work, and how they hold it in memory, in
-    words."""
+    """What stays the same during a refinement.
 
-    settings: RefineSettings
+    source: the particles. model: how their images become coefficients. schedule: what is searched, and when to stop.
+    masking: where references are kept. regulariser, joined: how half maps become references, and the resolution
+    (angstrom) up to which they are joined before that, if at all. keeps_quarters: whether the regulariser needs the
+    sums of quarter sets. memory, limits: the plan, and the limits from which it is made again. seed: of everything
+    random. ranks: the processes that share the work.
+    """
+
     source: ParticleSource
-    model: em.ImagingModel
+    model: ImagingModel
     schedule: Schedule
+    masking: Masking
     regulariser: Regulariser
-    user_mask: Tensor | None
+    joined: float | None
+    keeps_quarters: bool
+    memory: MemoryPlan
+    limits: MemoryLimits
+    seed: int
     ranks: Ranks = ALONE
-    memory: str = ""
 
     @property
-    def grid(self) -> tuple[int, float]:
-        """Box and pixel size of the reference."""
-        return self.model.box, self.model.pixel_size
+    def grid(self) -> Grid:
+        """The grid of the maps."""
+        return self.model.grid
 
     @property
     def device(self) -> torch.device:
         """Where the maps are."""
         return self.model.symmetry.device
 
-    def sphere(self, like: Tensor) -> Tensor:
-        """A soft sphere [z, y, x] of the particle's diameter, where and as ``like`` is."""
-        box, pixel_size = self.grid
-        radius = min(self.settings.diameter / (2 * pixel_size), box / 2 - SPHERE_EDGE)
-        return spherical_mask(box, radius, SPHERE_EDGE).to(like)
 
-    def mask(self, half1: Tensor, half2: Tensor) -> Tensor:
-        """The user's mask, or one drawn around the average of both half maps: it is the same for both."""
-        if self.user_mask is not None:
-            return self.user_mask
-        return solvent_mask((half1 + half2) / 2, self.model.pixel_size, self.settings.diameter).to(half1)
+@dataclass(frozen=True)
+class Prepared:
+    """A refinement that can begin: problem, first state, what was found in the images, and notes for the user."""
+
+    problem: Problem
+    state: State
+    inspected: Inspected
+    notes: list[str] = field(default_factory=list)
 
 
-def prepared(
-    settings: RefineSettings, progress: Progress, ranks: Ranks = ALONE
-) -> tuple[Problem, State, list[str], Inspected]:
-    """The problem, the first state, notes for the user, and what was found in the images.
-
-    Everything that can go wrong because of input goes wrong here, with an InputError.
-    """
+def prepared(settings: RefineSettings, progress: Progress, ranks: Ranks = ALONE) -> Prepared:
+    """Read and check everything. Whatever can go wrong because of input goes wrong here, with an InputError."""
     device = device_named(settings.device)
-    symmetry, notes = symmetry_group(settings.symmetry), list[str]()
-    table = read_particles(
-        settings.particles, settings.data_dir, settings.passthrough, settings.strip_prefix,
-        resplit=settings.resplit, split_by=settings.split_by, seed=settings.seed,
-    )  # fmt: skip
-    start, box, pixel_size = read_reference(settings.map, table, settings.diameter)
-    notes += [start.note] if start.note else []
-    user_mask, regulariser = _masks_and_method(settings, table, notes)
-    settings, memory = within_limits(settings, table, _schedule(settings, (box, pixel_size), symmetry), device,
-                                     ranks.on_machine)
+    symmetry = symmetry_group(settings.symmetry)
+    table = read_particles(particle_input(settings))
+    start = read_reference(settings.map, table, settings.diameter)
+    method = _method_of(settings, table)
+    source = ParticleSource(table, settings.diameter, settings.batch)
+    limits = MemoryLimits(settings.max_memory, settings.sums, settings.batch)
+    problem = _described(settings, source, start.grid, symmetry.to(device), method, limits, ranks)
     if device.type == "cpu":
-        checked(memory)
-    notes += [memory.sentence(), *check_disk(settings, table, memory)]
+        checked(problem.memory)
+    kept = settings.max_iterations if settings.keep_iterations else 0
+    notes = [note for note in (start.note, *method.notes) if note]
+    notes += [problem.memory.sentence(), *check_disk(problem.memory, table, settings.out, settings.scratch, kept)]
     if settings.search in ("local", "fixed") and table.rotations is None:
         raise InputError(f"{settings.particles}: no angles (rlnAngleRot, rlnAngleTilt, rlnAnglePsi), which --search "
                          f"{settings.search} starts from; use --search auto")
     progress.start_iteration(0, "reading images", len(table), None)
-    inspected = inspect_images(
-        table, settings.diameter, settings.batch, lambda n: progress.advance(n * ranks.world), ranks
-    )
+    inspected = inspect_images(problem.source, lambda n: progress.advance(n * ranks.world), ranks)
     notes += inspected.notes
-    problem = _posed(settings, inspected.source, (box, pixel_size), (user_mask, regulariser), (device, symmetry))
-    problem = replace(problem, ranks=ranks, memory=memory.words())
-    state = _initial_state(problem, start.map.to(device), inspected.power)
+    problem = _with_particles(problem, inspected.source, settings.scale)
+    state = _initial_state(settings, problem, start.map.to(device), inspected.power)
     plan = problem.schedule.next([], state.shift_sigma)
     assert plan is not None
     state, factor = on_grey_scale(settings.map, state, problem.source, problem.model, plan, ranks)
     notes.append(f"starting map brought to the grey scale of the images (factor {factor:.4g})")
-    return problem, state, notes, inspected
-
-
-def within_limits(
-    settings: RefineSettings, table: ParticleTable, schedule: Schedule, device: torch.device, processes: int = 1
-) -> tuple[RefineSettings, MemoryPlan]:
-    """The settings with what memory asks for, where sums lie and smaller batches, and the plan behind them.
-
-    Settings that an earlier plan made stay as they are while they fit.
-    """
-    source = ParticleSource(table, settings.diameter, settings.batch)
-    largest = max(range(len(table.optics)), key=lambda g: table.optics[g].box)
-    usual = min(len(table), source.batch_size(largest))
-    demand = demand_of(schedule, settings.padding, (table.optics[largest].box, usual), len(schedule.symmetry) > 1,
-                       needs_of(settings.regulariser, settings.ss_parameters))
-    demand = replace(demand, joined=settings.join_halves is not None)
-    if settings.mask is not None and settings.flatten_solvent:
-        demand = replace(demand, kept=0)  # a mask of the user's may be anywhere
-    on_cpu = device.type == "cpu"
-    memory = available_on(device, settings.max_memory, processes)
-    plan = planned(demand, memory, settings.sums if on_cpu else "memory")
-    return replace(settings, sums="disk" if plan.on_disk else settings.sums,
-                   batch=settings.batch if plan.batch == usual else plan.batch), plan
-
-
-def available_on(device: torch.device, limit: float | None, processes: int = 1) -> int:
-    """Bytes of memory that this process may hold on the device, one of ``processes`` there; what it holds already is
-    among them. limit: of the user for all of them, in GB."""
-    if device.type == "cpu":
-        return allowance(limit, processes)
-    free = int(torch.cuda.mem_get_info(device)[0])
-    return free if limit is None else min(free, int(limit * GIGABYTE))
+    return Prepared(problem, state, inspected, notes)
 
 
 def prepared_again(
-    settings: RefineSettings, rows: np.ndarray, state: State, grid: tuple[int, float],
-    where: tuple[torch.device, Ranks],
+    settings: RefineSettings, origin: Origin, state: State, device: torch.device, ranks: Ranks
 ) -> Problem:
-    """The same problem for a run that goes on from ``state``: its particles are the rows that it was begun with, in the
-    half sets that they had, and no image is looked at. grid: box and pixel size of the maps.
+    """The same problem for a run that goes on from ``state``. No image is looked at.
 
-    Memory is planned anew, for where the run goes on. Raises InputError where there is too little.
+    Particles are those that the run was begun with, in the half sets that they were in. Memory is planned anew for
+    where the run goes on; raises InputError where there is too little.
     """
-    device, ranks = where
-    table = read_particles(
-        settings.particles, settings.data_dir, settings.passthrough, settings.strip_prefix,
-        resplit=settings.resplit, split_by=settings.split_by, seed=settings.seed,
-    )  # fmt: skip
-    table = replace(table.select(np.isin(table.rows, rows)), half=state.poses.half.numpy())
-    masks_and_method, symmetry = _masks_and_method(settings, table, []), symmetry_group(settings.symmetry)
-    if settings.sums == "memory":  # it can no longer be asked for otherwise
-        settings = replace(settings, sums="auto")
-    settings, memory = within_limits(settings, table, _schedule(settings, grid, symmetry), device, ranks.on_machine)
+    table = read_particles(particle_input(settings))
+    table = replace(table.select(np.isin(table.rows, origin.rows)), half=state.poses.half.numpy())
+    method, symmetry = _method_of(settings, table), symmetry_group(settings.symmetry)
+    # Where there is no memory for sums any longer, they go to disk, also if they were asked for in memory.
+    sums = "auto" if origin.limits.sums == "memory" else origin.limits.sums
+    limits = replace(origin.limits, gigabytes=settings.max_memory, sums=sums)
+    source = ParticleSource(table, settings.diameter, limits.batch)
+    problem = _described(settings, source, origin.grid, symmetry.to(device), method, limits, ranks)
     if device.type == "cpu":
-        checked(memory, begun=True)
-    source = ParticleSource(table, settings.diameter, settings.batch)
-    problem = _posed(settings, source, grid, masks_and_method, (device, symmetry))
-    return replace(problem, ranks=ranks, memory=memory.words())
+        checked(problem.memory, begun=True)
+    return problem
 
 
 def device_named(name: str) -> torch.device:
@@ -176,48 +143,79 @@ def device_named(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _masks_and_method(
-    settings: RefineSettings, table: ParticleTable, notes: list[str]
-) -> tuple[Tensor | None, Regulariser]:
-    """The user's mask, and the chosen method; where a mask is among its options, the file's content takes the path's
-    place."""
+def particle_input(settings: RefineSettings) -> ParticleInput:
+    """The particle file that the settings name, and how its half sets are drawn."""
+    return ParticleInput(
+        settings.particles, settings.data_dir, settings.passthrough, settings.strip_prefix, settings.resplit,
+        settings.split_by, settings.seed,
+    )  # fmt: skip
+
+
+def files_read(settings: RefineSettings) -> list[Path]:
+    """The files that the settings name and a run that goes on reads again: not the map, whose place the state takes."""
+    named = [getattr(settings, f.name) for f in fields(settings) if f.name != "map"]
+    return [path for path in named if isinstance(path, Path) and path.is_file()]
+
+
+@dataclass(frozen=True)
+class _Method:
+    """The chosen regulariser, the user's solvent mask [z, y, x], and notes on how masks were changed to fit."""
+
+    regulariser: Regulariser
+    mask: Tensor | None
+    notes: list[str]
+
+
+def _method_of(settings: RefineSettings, table: ParticleTable) -> _Method:
+    """Read the masks that the settings name. Where one is an option of the regulariser, it takes the path's place."""
+    notes = []
+
     def read(path: Path, what: str) -> Tensor:
-        mask, *_ = read_reference(path, table, settings.diameter, what)
-        notes.extend([mask.note] if mask.note else [])
+        mask = read_reference(path, table, settings.diameter, what)
+        notes.append(mask.note)
         return mask.map.clamp(0, 1)
 
-    user_mask = None if settings.mask is None else read(settings.mask, "mask")
+    given = None if settings.mask is None else read(settings.mask, "mask")
     options = regulariser_options(settings)
     if options.get("mask") is not None:
         options["mask"] = read(options["mask"], f"{settings.regulariser} mask")
-    return user_mask, regulariser_named(settings.regulariser, **options)
+    return _Method(regulariser_named(settings.regulariser, **options), given, notes)
 
 
-def _posed(
-    settings: RefineSettings, source: ParticleSource, grid: tuple[int, float],
-    masks_and_method: tuple[Tensor | None, Regulariser], where: tuple[torch.device, Tensor],
-) -> Problem:
-    """The problem; where: the device and the point group's operators [o, 3, 3]."""
-    (box, pixel_size), (user_mask, regulariser), (device, symmetry) = grid, masks_and_method, where
-    groups = torch.arange(len(source.table)) if settings.scale == "particle" else _scale_groups(source.table)
-    place = None
-    if settings.sums == "disk" and device.type == "cpu":
-        place = Scratch(settings.scratch or settings.out / "checkpoint").keep
-    model = em.ImagingModel(
-        box, pixel_size, symmetry.to(device), groups, settings.padding, settings.scale != "none", settings.insertion,
-        place,
-    )  # fmt: skip
-    schedule = _schedule(settings, grid, symmetry)
-    return Problem(settings, source, model, schedule, regulariser, None if user_mask is None else user_mask.to(device))
-
-
-def _schedule(settings: RefineSettings, grid: tuple[int, float], symmetry: Tensor) -> Schedule:
-    box, pixel_size = grid
-    return Schedule(
-        box, pixel_size, settings.diameter, symmetry, settings.ini_high, _finest_shell(settings, box, pixel_size),
+def _described(
+    settings: RefineSettings, source: ParticleSource, grid: Grid, symmetry: Tensor, method: _Method,
+    limits: MemoryLimits, ranks: Ranks,
+) -> Problem:  # fmt: skip
+    """The problem, with a memory plan that may not fit. symmetry: operators [o, 3, 3], where maps shall be."""
+    device = symmetry.device
+    schedule = Schedule(
+        grid.box, grid.pixel_size, settings.diameter, symmetry.cpu(), settings.ini_high, _finest_shell(settings, grid),
         settings.search, settings.local_from, settings.offset_range, settings.angular_step, MODES,
         settings.max_iterations, settings.posterior,
     )  # fmt: skip
+    solve = SolveMethod(
+        needs_of(settings.regulariser, settings.ss_parameters), settings.padding, settings.join_halves is not None,
+        mask_anywhere=settings.mask is not None and settings.flatten_solvent,
+    )  # fmt: skip
+    memory = plan_memory(limits, source, schedule, solve, device, ranks.on_machine)
+    limits = limits.under(memory)
+    on_disk = limits.sums == "disk" and device.type == "cpu"
+    model = ImagingModel(
+        grid.box, grid.pixel_size, symmetry, torch.empty(0), settings.padding, settings.scale != "none",
+        settings.insertion, Scratch(settings.scratch or settings.out / "checkpoint").keep if on_disk else None,
+    )  # fmt: skip
+    given = None if method.mask is None else method.mask.to(device)
+    problem = Problem(
+        source, model, schedule, Masking(grid, settings.diameter, given, settings.flatten_solvent), method.regulariser,
+        settings.join_halves, settings.regulariser not in WITHOUT_QUARTERS, memory, limits, settings.seed, ranks,
+    )  # fmt: skip
+    return _with_particles(problem, replace(source, batch=limits.batch), settings.scale)
+
+
+def _with_particles(problem: Problem, source: ParticleSource, scale: str) -> Problem:
+    """The problem for these particles, whose contrast is shared as ``scale`` says."""
+    groups = torch.arange(len(source.table)) if scale == "particle" else _scale_groups(source.table)
+    return replace(problem, source=source, model=replace(problem.model, scale_group=groups))
 
 
 def _scale_groups(table: ParticleTable) -> Tensor:
@@ -226,22 +224,18 @@ def _scale_groups(table: ParticleTable) -> Tensor:
     return torch.from_numpy(np.unique(pairs, axis=1, return_inverse=True)[1].reshape(-1))
 
 
-def _finest_shell(settings: RefineSettings, box: int, pixel_size: float) -> int:
-    finest = (box + 1) // 2 - 1
+def _finest_shell(settings: RefineSettings, grid: Grid) -> int:
+    finest = (grid.box + 1) // 2 - 1
     if settings.max_resolution is not None:
-        finest = min(finest, int(box * pixel_size / settings.max_resolution))
+        finest = min(finest, int(grid.length / settings.max_resolution))
     return max(4, finest)
 
 
-def _initial_state(problem: Problem, start: Tensor, power: tuple[Tensor, ...]) -> State:
-    """The starting map, low-passed and in a soft sphere, for both half sets; the noise is the images' own power."""
-    settings, (box, pixel_size) = problem.settings, problem.grid
-    table = problem.source.table
-    edge = min(SPHERE_EDGE, box / 8)
-    radius = min(settings.diameter / (2 * pixel_size), box / 2 - edge)
-    sphere = spherical_mask(box, radius, edge).to(start)
-    mask = problem.user_mask if problem.user_mask is not None else sphere
-    reference = lowpass(start, pixel_size, settings.ini_high) * (mask if settings.flatten_solvent else sphere)
+def _initial_state(settings: RefineSettings, problem: Problem, start: Tensor, power: tuple[Tensor, ...]) -> State:
+    """The starting map, low-passed and masked, for both half sets. The noise is the images' own power [g][s]."""
+    table, masking, pixel_size = problem.source.table, problem.masking, problem.grid.pixel_size
+    mask = masking.first_mask(start)
+    reference = lowpass(start, pixel_size, settings.ini_high) * masking.first_window(mask)
     assert table.half is not None
     poses = PoseTable.empty(torch.from_numpy(table.half), MODES)
     if settings.search in ("local", "fixed") and table.rotations is not None:

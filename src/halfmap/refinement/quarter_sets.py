@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,25 +12,44 @@ from halfmap.particles.source import ParticleSource
 from halfmap.refinement.state import PoseTable
 
 
-def drawn(poses: PoseTable, half: int, seed: int) -> tuple[Tensor, Tensor]:
-    """The members of a half set, and the quarter set [b] of every particle."""
+@dataclass(frozen=True)
+class QuarterSets:
+    """The division of one half set. members int64 [m]: its particles; quarter_of [b]: the quarter set, 0 or 1, of every
+    particle (of no meaning outside the half set)."""
+
+    members: Tensor
+    quarter_of: Tensor
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Quarter sets that are made together, and the particles (indices) that are still to be inserted into them."""
+
+    quarters: tuple[int, ...]
+    particles: Tensor
+
+
+def drawn(poses: PoseTable, half: int, seed: int) -> QuarterSets:
+    """Divide a half set at random into two quarter sets of equal size."""
     members = torch.nonzero(poses.half == half)[:, 0]
     generator = torch.Generator().manual_seed(seed * 2 + half)
     quarter_of = torch.zeros(len(poses), dtype=torch.int64)
     quarter_of[members[torch.randperm(len(members), generator=generator)[::2]]] = 1
-    return members, quarter_of
+    return QuarterSets(members, quarter_of)
 
 
-def turns(
-    source: ParticleSource, members: Tensor, quarter_of: Tensor, apart: bool, done: int
-) -> Iterator[tuple[tuple[int, ...], Tensor]]:
-    """The quarter sets (0, 1) that are made together, and their particles but those of the first ``done`` batches."""
-    both = [((0, 1), members)] if not apart else [((q,), members[quarter_of[members] == q]) for q in (0, 1)]
-    for quarters, chosen in both:
+def turns(source: ParticleSource, sets: QuarterSets, apart: bool, done: int) -> Iterator[Turn]:
+    """The order in which quarter sets are made: both together, or one after the other (``apart``).
+
+    done: batches of this order that were inserted before and are left out. The rest is cut into batches as it was.
+    """
+    members, quarter_of = sets.members, sets.quarter_of
+    both = [Turn((q,), members[quarter_of[members] == q]) for q in (0, 1)] if apart else [Turn((0, 1), members)]
+    for turn in both:
         if not done:  # cutting into batches sorts all images
-            yield quarters, chosen
+            yield turn
             continue
-        batches = source.batches(chosen)
-        rest = [torch.from_numpy(rows) for _, rows in batches[done:]]  # cut as they were
+        batches = source.batches(turn.particles)
+        rest = [torch.from_numpy(rows) for _, rows in batches[done:]]
         done = max(0, done - len(batches))
-        yield quarters, torch.cat(rest) if rest else chosen[:0]
+        yield Turn(turn.quarters, torch.cat(rest) if rest else turn.particles[:0])

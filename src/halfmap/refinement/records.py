@@ -1,4 +1,4 @@
-"""What is said about an iteration: to the schedule in a few figures, to iterations.jsonl and the report in full."""
+"""The record of an iteration: in a few figures for the schedule, in full for iterations.jsonl and the report."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from halfmap.geometry.rotations import angular_distance
+from halfmap.maps.grid import Grid
 from halfmap.refinement.outputs import Record
 from halfmap.refinement.schedule import Plan, Progressed
 from halfmap.refinement.state import State
-from halfmap.regularisation.protocol import HalfSets
+from halfmap.regularisation.protocol import HalfSets, Solution
 from halfmap.validation.fsc import crossing_shell, mask_verdict, resolution
 
 WEIGHTY = 0.02  # posterior weight from which a mode counts as known
@@ -24,48 +25,49 @@ ALWAYS_CROSSES = "noise spectra, grey scale, shift spread"
 
 @dataclass(frozen=True)
 class Step:
-    """One iteration as it ran: its plan, the states around it, what it left and what it cost.
+    """One iteration as it ran: its plan, the states before and after it, half sets and solution, and what it cost.
 
-    pixel_size [b]: of each particle's image, angstrom; seconds: wall time by stage; cpu: seconds of processor time.
+    pixel_size [b]: of each particle's image, in angstrom; seconds: wall time by stage; cpu: seconds of processor time.
     """
 
     plan: Plan
     before: State
     after: State
     halves: HalfSets
+    solution: Solution
     pixel_size: Tensor
     seconds: dict[str, float]
     cpu: float
 
     @property
-    def grid(self) -> tuple[int, float]:
-        """Box and pixel size of the maps."""
-        return self.halves.raw[0].shape[-1], self.halves.pixel_size
+    def grid(self) -> Grid:
+        """The grid of the maps."""
+        return Grid(self.halves.raw[0].shape[-1], self.halves.pixel_size)
 
 
 def progressed(step: Step) -> Progressed:
     """What the schedule needs to know."""
-    box, pixel_size = step.grid
+    box, pixel_size = step.grid.box, step.grid.pixel_size
     curves, poses = step.halves.curves, step.after.poses
     last = step.plan.insert_limit  # nothing was back-projected beyond
     agreed = max(int(crossing_shell(curve[: last + 1], 0.143) or last) for curve in (curves.unmasked, curves.corrected))
-    angle, _ = _changes(step)
+    change = _changes(step)
     far = max(2.0 * math.degrees(step.plan.sampling.grid_step), FAR)
     jumped = _from_nearest_mode(step) > far
     sure = step.after.poses.weight[:, 0] > 0.5
     return Progressed(
         step.plan.stage, step.plan.sampling.limit, agreed, resolution(curves.unmasked, box, pixel_size),
-        float(poses.gain.mean()), float(jumped.double().mean()), float(angle.median()),
+        float(poses.gain.mean()), float(jumped.double().mean()), float(change.angle.median()),
         float(poses.angle_sd.median()), float((jumped & sure).double().mean()),
     )  # fmt: skip
 
 
 def record(step: Step, latest: Progressed, groups: list[str], crosses: str) -> Record:
-    """The iteration as one JSON object; ``groups``: names of the optics groups, ``crosses``: see `what_crosses`."""
-    box, pixel_size = step.grid
+    """The iteration as one JSON object. groups: names of the optics groups; crosses: see `what_crosses`."""
+    box, pixel_size = step.grid.box, step.grid.pixel_size
     curves, state = step.halves.curves, step.after
     poses = state.poses
-    angle, shift = _changes(step)
+    change = _changes(step)
     known = bool(step.before.poses.known.any())
     return {
         "iteration": state.iteration, "search": step.plan.stage,
@@ -77,8 +79,8 @@ def record(step: Step, latest: Progressed, groups: list[str], crosses: str) -> R
         "fsc": curves.unmasked.tolist(), "fsc_spherical": curves.spherical.tolist(),
         "fsc_masked": curves.masked.tolist(), "fsc_randomised": curves.randomised.tolist(),
         "fsc_corrected": curves.corrected.tolist(),
-        "angle_change_deg": float(angle.median()) if known else None,
-        "shift_change_A": float(shift.median()) if known else None,
+        "angle_change_deg": float(change.angle.median()) if known else None,
+        "shift_change_A": float(change.shift.median()) if known else None,
         "surprised": latest.surprised if known else None, "jumped": latest.jumped if known else None,
         "max_posterior": float(poses.weight[:, 0].mean()), "precision_deg": float(poses.angle_sd.median()),
         "shift_sigma_A": state.shift_sigma,
@@ -95,8 +97,9 @@ def record(step: Step, latest: Progressed, groups: list[str], crosses: str) -> R
 def what_crosses(regulariser: str, start: float, poor: bool, joined: float | None) -> str:
     """Everything that the half sets have in common, as a list in words.
 
-    regulariser: what its method says; start: resolution (angstrom) of the starting map; poor: whether that map was
-    improved with all images; joined: resolution up to which half maps are joined in every iteration.
+    regulariser: what the method itself carries across. start: resolution of the starting map, in angstrom. poor:
+    whether that map was improved with all images. joined: resolution up to which half maps are joined in every
+    iteration.
     """
     parts = [f"starting map to {start:g} A" + (" (improved with all images)" if poor else "")]
     parts += [regulariser, ALWAYS_CROSSES]
@@ -119,12 +122,20 @@ def _from_nearest_mode(step: Step) -> Tensor:
     return torch.stack(angles).amin(dim=0)
 
 
-def _changes(step: Step) -> tuple[Tensor, Tensor]:
-    """How far each particle moved: degrees modulo the symmetry (180 where it was unknown), and angstrom."""
+@dataclass(frozen=True)
+class _Changes:
+    """How far each particle moved. angle [b]: degrees modulo the symmetry, 180 where its pose was unknown; shift [b]:
+    angstrom."""
+
+    angle: Tensor
+    shift: Tensor
+
+
+def _changes(step: Step) -> _Changes:
     before, after = step.before.poses, step.after.poses
     angle = angular_distance(
         before.rotations[:, 0].double(), after.rotations[:, 0].double(), step.halves.operators.cpu()
     )
     angle = torch.where(before.known, angle, 180.0)
     shift = (after.shifts[:, 0] - before.shifts[:, 0]).norm(dim=1) * step.pixel_size
-    return angle, shift
+    return _Changes(angle, shift)

@@ -16,7 +16,7 @@ from halfmap.errors import InputError
 from halfmap.refinement.checkpoints import Checkpoints, Course
 from halfmap.refinement.outputs import RunFolder
 from halfmap.refinement.problem import Problem, device_named, prepared_again
-from halfmap.refinement.refine import Report, iterate
+from halfmap.refinement.refine import Outputs, Report, iterate
 from halfmap.refinement.shared_work import assist, how_to_go_on, share_cores
 from halfmap.refinement.state import State
 from halfmap.runtime.checkpoint import library_versions
@@ -29,15 +29,16 @@ from halfmap.settings.resume import ResumeSettings
 
 
 def resume(wanted: ResumeSettings, reports: Callable[[RefineSettings], Report] | None = None) -> State:
-    """Run ``halfmap resume`` to the end of the refinement; on a CPU its result is that of a run never stopped.
+    """Run ``halfmap resume`` to the end of the refinement. On a CPU the result is that of a run never stopped.
 
-    reports: gives the report of a refinement with these settings (see `refine`). Raises InputError for a folder without
-    a checkpoint, a checkpoint of another version or damaged, and input that changed since; nothing is written then.
+    reports: gives the report of a refinement with these settings (see `Outputs`). Raises InputError, and writes
+    nothing, for a folder without a checkpoint, for a checkpoint that is damaged or of another version, and for input
+    that has changed since.
     """
     checkpoints = Checkpoints(wanted.run, 1.0, device_named("auto"))
     if not checkpoints.exist:
         raise InputError(f"{wanted.run}: holds no checkpoint to go on from; refine anew with `halfmap refine`")
-    # read twice where there is a GPU: what lies on it waits until the processes have shared out the GPUs
+    # With a GPU the checkpoint is read twice: tensors go to a GPU only once the processes have shared them out.
     gpu = device_named("auto").type == "cuda" and Checkpoints(wanted.run, 1.0).load()[0].origin.device == "cuda"
     with (
         joined(gpu, partial(how_to_go_on, wanted.run)) as ranks,
@@ -48,12 +49,12 @@ def resume(wanted: ResumeSettings, reports: Callable[[RefineSettings], Report] |
         ranks.wait()  # all begin with the same
         origin = course.origin
         settings = replace(origin.settings, out=wanted.run, **_given(wanted))
-        checkpoints.interval, checkpoints.process = 60 * settings.checkpoint_minutes, (ranks.rank, ranks.world)
+        checkpoints.interval = 60 * settings.checkpoint_minutes
+        checkpoints.rank, checkpoints.world = ranks.rank, ranks.world
         share_cores(settings.threads, ranks)
         with _in(origin.working_folder):
             origin.inputs.check_files()
-            where = _device(origin.device), ranks
-            problem = prepared_again(settings, origin.rows, course.state, origin.grid, where)
+            problem = prepared_again(settings, origin, course.state, _device(origin.device), ranks)
             origin.inputs.check_particles(problem.source.table)
             if not ranks.first:
                 with checkpoints.resumable():
@@ -65,45 +66,45 @@ def resume(wanted: ResumeSettings, reports: Callable[[RefineSettings], Report] |
             with RunLog(settings.out / "log.txt", progress) as log:
                 log.begin(__version__, f"halfmap resume {wanted.run}")
                 log.notice(f"{wanted.run}: goes on after iteration {course.state.iteration}")
-                log.notice(f"memory: {problem.memory}")
+                log.notice(problem.memory.sentence())
                 for note in _differences(libraries) + _planned_otherwise(course, problem, checkpoints):
                     log.notice(note)
                 log.warnings = list(course.warnings)
                 report = reports(origin.settings) if reports is not None else None
                 with checkpoints.resumable():
-                    iterate(problem, course, (folder, checkpoints), (log, progress), report)
+                    iterate(problem, course, Outputs(folder, checkpoints, log, progress, report))
     return course.state
 
 
 def _given(wanted: ResumeSettings) -> dict[str, Any]:
-    """What is chosen for the rest of the run, by the names of its settings."""
+    """The settings that are chosen for the rest of the run, by name."""
     chosen = {f.name: getattr(wanted, f.name) for f in fields(wanted) if f.name != "run"}
     return {name: value for name, value in chosen.items() if value is not None}
 
 
 def _planned_otherwise(course: Course, problem: Problem, checkpoints: Checkpoints) -> list[str]:
-    """Notes where memory asks for other batches or another place of the sums than so far: that is kept from now on.
+    """Notes where memory asks for other batches, or another place of the sums, than so far. That is kept from now on.
 
-    Sums add in another order then, so those of an iteration under way cannot be gone on with.
+    Sums then add up in another order, so an iteration under way starts anew.
     """
-    before, now = course.origin.settings, problem.settings
+    before, now = course.origin.limits, problem.limits
     changed = [words for words, other in ((f"{now.batch} images at once", now.batch != before.batch),
                                           ("sums on disk", now.sums == "disk" != before.sums)) if other]
     if not changed:
         return []
     again = f"; iteration {course.state.iteration + 1} starts anew" if checkpoints.within_iteration else ""
-    course.origin = replace(course.origin, settings=replace(before, batch=now.batch, sums=now.sums))
+    course.origin = replace(course.origin, limits=replace(before, batch=now.batch, sums=now.sums))
     checkpoints.save(course)
     return [f"from here on {', '.join(changed)}, as memory is short: the same up to rounding, not to the bit{again}"]
 
 
 def _in(folder: Path) -> chdir[Path] | nullcontext[None]:
-    """The folder that the run was begun in, where it is still there: relative paths mean and are written the same."""
+    """Work in the folder that the run was begun in, if it is still there, so that relative paths mean the same."""
     return chdir(folder) if folder.is_dir() else nullcontext()
 
 
 def _device(name: str) -> torch.device:
-    """The device that the run was begun on; another one would give another result."""
+    """The device that the run was begun on. Another one would give another result."""
     with suppress(InputError):
         return device_named(name)
     raise InputError("the run was begun on a GPU, and there is none that this torch can use; resume it where there is "

@@ -1,7 +1,7 @@
 """How long a refinement will take on this machine: an estimate from the kernels' speed, measured in a few seconds.
 
-A usual run is taken for granted (USUAL): so many iterations of each stage, local ones aligned to two thirds of the
-Nyquist frequency. With N images, K coefficients up to the shell that is aligned to, K' up to that which is inserted,
+It assumes a usual run (USUAL): so many iterations of each stage, local ones aligned to two thirds of the Nyquist
+frequency. With N images, K coefficients up to the shell aligned to, and K' up to the shell inserted,
 
     time of an iteration = N (f + m p K + m q K' + g)  +  solve,
 
@@ -9,8 +9,8 @@ f: reading, two transforms and the CTF of an image; p: polishing a start, per co
 coefficient; m: modes, and ten sigma points in each (SAMPLES); g: the exhaustive grid, 4 R T k operations for R
 rotations, T shifts and k coefficients (two products, real and imaginary). Solving takes about 60 transforms of the
 padded map, n log n each. f, p, q and the speed of products are measured on one thread and on data larger than the
-cache, in seconds of the processor, the least of a few trials, and divided by the threads times their usual efficiency:
-other work on the machine is not in the estimate.
+cache: processor seconds, the least of a few trials. They are divided by the number of threads times their usual
+efficiency. Other work on the machine is not in the estimate.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from halfmap.geometry.rotations import random_rotations
 from halfmap.imaging.ctf import Defocus
 from halfmap.imaging.forward import ImagingGeometry, band_images
 from halfmap.imaging.optics import OpticsGroup
+from halfmap.kernels.poses import Samples, Starts
 from halfmap.particles.preprocess import soft_circle
 from halfmap.refinement.memory_plan import usual_search
 from halfmap.refinement.schedule import Schedule
@@ -40,7 +41,7 @@ USUAL = {"burn-in": 5, "global": 2, "local": 6, "final": 1}
 BAND = 2 / 3  # of the Nyquist frequency, aligned to in local iterations
 MODES, SAMPLES = 1.3, 10
 STEPS = 8  # Gauss-Newton steps of a start at most
-TAKEN = 5  # of which so many are needed
+TAKEN = 5  # of them are needed
 TRANSFORMS = 60  # of the padded map in one solve
 EFFICIENCY = 0.85
 TRIALS, TRIAL_SECONDS = 12, 0.4
@@ -49,8 +50,11 @@ TRIAL_BOX, TRIAL_SHELL, TRIAL_IMAGES, PADDING = 128, 56, 24, 2
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds: per pixel read and transformed, per coefficient of a step of a start, per coefficient of an inserted
-    sample, per multiply-add of the grid's products, and per point and doubling of a transform."""
+    """Seconds, each per unit of work.
+
+    pixel: per pixel read and transformed. step: per coefficient of a step of a start. sample: per coefficient of an
+    inserted sample. product: per multiply-add of the grid's products. transform: per point and doubling of a transform.
+    """
 
     pixel: float
     step: float
@@ -61,7 +65,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Task:
-    """A refinement as far as its time depends on it; padding of the reference and the schedule it would follow."""
+    """What the time of a refinement depends on: number and side of the images, padding of the reference, schedule."""
 
     images: int
     image_box: int
@@ -83,7 +87,7 @@ def measured_speed(threads: int) -> Speed:
 
 
 def _measured() -> Speed:
-    """Time the kernels on noise; each once before it is timed, so that what is compiled or planned then is left out."""
+    """Time the kernels on noise. Each runs once before it is timed, so that compiling and planning are left out."""
     optics = OpticsGroup("trial", 300.0, 2.7, 0.1, 1.0, TRIAL_BOX)
     geometry = ImagingGeometry.build(optics, TRIAL_BOX, 1.0, TRIAL_SHELL)
     generator = torch.Generator().manual_seed(0)
@@ -93,15 +97,15 @@ def _measured() -> Speed:
     raw = torch.randn(TRIAL_IMAGES, TRIAL_BOX, TRIAL_BOX, generator=generator)
     zero = torch.zeros(TRIAL_IMAGES, dtype=torch.float64)
     defocus = Defocus(zero + 1e4, zero + 1e4, zero, zero, zero, zero + 1)
-    noise = (torch.full((TRIAL_BOX // 2 + 1,), float(TRIAL_BOX**2)), torch.ones(TRIAL_IMAGES))
+    sigma2, scale = torch.full((TRIAL_BOX // 2 + 1,), float(TRIAL_BOX**2)), torch.ones(TRIAL_IMAGES)
     mask = soft_circle(TRIAL_BOX, TRIAL_BOX / 2 - 6)
-    batch = band_images(raw, mask, geometry, defocus, noise)
+    batch = band_images(raw, mask, geometry, defocus, sigma2, scale)
     rotations, shifts = random_rotations(TRIAL_IMAGES, generator), torch.zeros(TRIAL_IMAGES, 2, dtype=torch.float64)
-    starts = (torch.arange(TRIAL_IMAGES), rotations, shifts)
+    starts = Starts(torch.arange(TRIAL_IMAGES), rotations, shifts)
     reference, k = Reference(volume, PADDING), len(geometry.band)
     values, weights = batch.sums()
     sums = torch.zeros((*size, 3))
-    samples = (starts[0], rotations, shifts, torch.ones(TRIAL_IMAGES))
+    samples = Samples(starts.image, rotations, shifts, torch.ones(TRIAL_IMAGES))
     y, c = batch.whitened(12)
     few = ReferenceSlices.build(volume, geometry.coords[: y.shape[1]], PADDING, random_rotations(1024, generator))
     phases = torch.ones(20, y.shape[1], dtype=torch.complex64)
@@ -109,7 +113,7 @@ def _measured() -> Speed:
     points = 96**3
     steps = TRIAL_IMAGES * k * STEPS
     return Speed(
-        _timed(lambda: band_images(raw, mask, geometry, defocus, noise)) / raw.numel(),
+        _timed(lambda: band_images(raw, mask, geometry, defocus, sigma2, scale)) / raw.numel(),
         _timed(lambda: polish(reference, batch, starts, ShiftPrior(1.0), TRIAL_SHELL, STEPS)) / steps,
         _timed(lambda: kernels.insert_slices_(sums, values, weights, geometry.coords * PADDING, geometry.band.kxy,
                                               TRIAL_BOX, samples)) / (TRIAL_IMAGES * k),
@@ -130,7 +134,7 @@ def _timed(work: Callable[[], object]) -> float:
 
 
 def estimated_seconds(task: Task, speed: Speed) -> dict[str, float]:
-    """Seconds of all iterations of each stage of USUAL; what does not occur in the schedule's search is left out."""
+    """Seconds of all iterations of each stage of USUAL that the schedule's search goes through."""
     schedule, finest = task.schedule, task.schedule.finest_insert
     band = min(schedule.finest, int(BAND * finest))
     padded = (task.padding * schedule.box) ** 3
@@ -149,7 +153,7 @@ def estimated_seconds(task: Task, speed: Speed) -> dict[str, float]:
 
 
 def _grid_seconds(sampling: Sampling, speed: Speed) -> float:
-    """The exhaustive search of one image, and polishing what it finds at the grid's resolution."""
+    """Seconds of the exhaustive search of one image, and of polishing what it finds at the grid's resolution."""
     assert sampling.grid is not None and sampling.shifts is not None
     k = _coefficients(sampling.grid_limit)
     products = 4 * len(sampling.grid) * len(sampling.shifts) * k

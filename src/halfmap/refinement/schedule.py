@@ -1,7 +1,7 @@
 """What to search next, and when to stop.
 
 A refinement passes four stages. *Burn-in*: global search at the resolution of the starting map, until the likelihood
-stops rising; an iteration there costs next to nothing, and mistakes made there are the ones no later stage mends.
+stops rising. An iteration there costs next to nothing, and no later stage mends the mistakes made there.
 *Global*: exhaustive search while the resolution grows, until poses stop jumping. *Local*: Gauss-Newton from the known
 modes, until resolution and poses stand still. *Final*: once more, back-projected to the Nyquist frequency.
 """
@@ -25,9 +25,9 @@ BURN_IN_MOST = 30
 POOR_START = 0.1  # share of particles surprised, in the second iteration or later, by a map that does not explain them
 GLOBAL_MOST = 10
 JUMPING = 0.01  # local search begins when fewer particles than this jumped farther than two grid steps
-GRID_RESOLUTION = 15.0  # angstrom; the exhaustive part scores no finer detail, Gauss-Newton takes over from there
+GRID_RESOLUTION = 15.0  # angstrom; the exhaustive part scores no finer detail, and Gauss-Newton takes over from there
 GROWTH = 1.5  # the band grows by at most this factor in an iteration
-MARGIN = 6  # shells searched beyond the last one that the half maps agree on; their references are filtered already
+MARGIN = 6  # shells searched beyond the last one that the half maps agree on: the references are filtered already
 RESOLUTION_GAIN = 0.005  # smaller relative improvements of the resolution do not count
 FINEST_ORDER = 5  # 1.9 degrees: finer grids cost more than Gauss-Newton steps from this one
 
@@ -36,10 +36,10 @@ FINEST_ORDER = 5  # 1.9 degrees: finer grids cost more than Gauss-Newton steps f
 class Progressed:
     """What an iteration achieved, as far as the schedule needs to know.
 
-    stage; limit: shell aligned to; agreed: last shell at which the half maps agree (FSC 0.143); resolution in angstrom;
-    gain: mean log-likelihood above the null; jumped: share of particles that moved more than two grid steps;
-    angle_change, angle_sd: medians in degrees; surprised: share that jumped and is sure of the new pose (weight above
-    1/2).
+    stage. limit: shell aligned to. agreed: last shell at which the half maps agree (FSC 0.143). resolution: in A. gain:
+    mean log-likelihood above a model without a particle. jumped: share of particles that moved more than two grid
+    steps. angle_change, angle_sd: medians in degrees. surprised: share of particles that jumped and are sure of the new
+    pose (weight above 1/2).
     """
 
     stage: str
@@ -55,7 +55,11 @@ class Progressed:
 
 @dataclass(frozen=True)
 class Plan:
-    """The next iteration: its stage, what is searched, the highest shell back-projected, what feeds the M-step."""
+    """The next iteration.
+
+    stage. sampling: what is searched. insert_limit: highest shell back-projected, and of the noise estimate. posterior:
+    what feeds the M-step (expectation.posterior.posterior_samples).
+    """
 
     stage: str
     sampling: Sampling
@@ -67,10 +71,11 @@ class Plan:
 class Schedule:
     """Stages and limits of one refinement.
 
-    box, pixel_size (angstrom) of the reference, diameter (angstrom) of the particle, symmetry operators [o, 3, 3];
-    start: resolution of the first iteration; finest: shell never exceeded; search: auto, global, local or fixed;
-    local_from: resolution at which auto turns local whatever the poses do; offset_range in angstrom and angular_step in
-    degrees override what resolution and diameter suggest; modes: pose modes kept; posterior: what feeds the M-step.
+    box, pixel_size: of the reference, in voxels and angstrom. diameter: of the particle, in angstrom. symmetry:
+    operators [o, 3, 3]. start: resolution of the first iteration, in angstrom. finest: shell never exceeded. search:
+    auto, global, local or fixed. local_from: resolution at which auto turns local whatever the poses do. offset_range,
+    angular_step: in angstrom and degrees, instead of what resolution and diameter suggest. modes: pose modes kept.
+    posterior: what feeds the M-step.
     """
 
     box: int
@@ -92,7 +97,7 @@ class Schedule:
         return max(3, min(self.finest, int(self.box * self.pixel_size / resolution)))
 
     def next(self, history: Sequence[Progressed], shift_sigma: float) -> Plan | None:
-        """The plan of the next iteration, None when the refinement is over.
+        """The plan of the next iteration, or None when the refinement is over.
 
         shift_sigma: spread of the shifts found so far, in angstrom.
         """
@@ -100,10 +105,10 @@ class Schedule:
             return None
         stage, limit = self._stage(history), self._limit(history)
         insert = self.finest_insert if stage == "final" else min(self.finest_insert, max(limit + 8, int(limit * 1.3)))
-        unknown = not history and self.search in ("auto", "global")  # one iteration only: poses must be found in it
+        unknown = not history and self.search in ("auto", "global")  # a run of one iteration must find poses in it
         if stage in ("burn-in", "global") or unknown:
             return Plan(stage, self._global(limit, history, shift_sigma), insert, self.posterior)
-        if self.search == "fixed":  # poses are taken as given: the low-passed start cannot say how sure they are
+        if self.search == "fixed":  # poses enter as points: the low-passed start cannot say how sure they are
             return Plan(stage, Sampling("fixed", limit, modes=self.modes), insert, "best")
         return Plan(stage, Sampling("local", limit, modes=self.modes), insert, self.posterior)
 
@@ -130,7 +135,7 @@ class Schedule:
         return "final" if self._converged(history) else "local"
 
     def burnt_in(self, history: Sequence[Progressed]) -> bool:
-        """Whether likelihood and poses at the starting resolution have settled, or will not."""
+        """Whether likelihood and poses at the starting resolution have settled, or never will."""
         done = [h for h in history if h.stage == "burn-in"]
         if len(done) < 3 or len(done) >= BURN_IN_MOST:
             return len(done) >= BURN_IN_MOST
@@ -140,7 +145,7 @@ class Schedule:
         return done[-1].gain < before * (1 + BURN_IN_GROWTH)
 
     def poor_start(self, history: Sequence[Progressed]) -> bool:
-        """Whether the images contradicted the starting map: from a good one few particles jump after the first time."""
+        """Whether the images contradict the starting map. From a good one few particles jump after the first time."""
         done = [h for h in history if h.stage == "burn-in"]
         return any(h.surprised > POOR_START for h in done[1:])
 
@@ -157,7 +162,7 @@ class Schedule:
         return len(done) >= GLOBAL_MOST or (settled and last.jumped < JUMPING)
 
     def _converged(self, history: Sequence[Progressed]) -> bool:
-        """No better resolution in two iterations and poses that move far less than they are known."""
+        """Whether two iterations brought no better resolution, and poses move far less than they are uncertain."""
         recent = [h for h in history if h.stage == history[-1].stage]
         if len(recent) < 3:
             return False
@@ -174,20 +179,20 @@ class Schedule:
         if last.stage == "burn-in" and not self.burnt_in(history):
             return start
         grown = int(last.limit * GROWTH) + 2
-        if last.stage == "burn-in":  # the exhaustive search does its best at its own resolution
+        if last.stage == "burn-in":  # the exhaustive search is at its best at its own resolution
             grown = max(grown, self.shell(GRID_RESOLUTION))
         return max(start, min(self.finest, last.agreed + MARGIN, grown))
 
     def _global(self, limit: int, history: Sequence[Progressed], shift_sigma: float) -> Sampling:
         grid_limit = min(limit, self.shell(GRID_RESOLUTION))
         detail = self.box * self.pixel_size / grid_limit
-        # a rotation by half a step moves the rim of the particle by less than a quarter of the finest detail scored
+        # A rotation by half a step moves the rim of the particle by less than a quarter of the finest detail scored.
         wanted = self.angular_step or 0.75 * math.degrees(detail / (0.5 * self.diameter))
         order = 1
         while angular_step(order) > wanted and order < FINEST_ORDER:
             order += 1
         step = max(1.0, detail / (4.5 * self.pixel_size))
-        # once burn-in has found the centres, orientations need only be tried about them
+        # Once burn-in has found the centres, only shifts about them are tried.
         centred = bool(history) and self.burnt_in(history)
         default_range = max(6.0, 3.0 * shift_sigma) if history else max(10.0, 0.08 * self.diameter)
         reach = 1.5 * step if centred else (self.offset_range or default_range) / self.pixel_size

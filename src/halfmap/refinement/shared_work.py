@@ -1,9 +1,9 @@
-"""One refinement by several processes: each deals with its share of the images, the first does everything else.
+"""One refinement by several processes: each deals with its share of the images, and the first does everything else.
 
-In every iteration each process runs the expectation step on its own particles. What that leaves is added up in the
-first process, the only one that makes maps, decides and writes; it hands out the references and the few numbers that
-the next step needs. So all do the same whatever machine they run on, and the memory and time for maps is spent once.
-The others know the poses of their own particles only.
+In every iteration each process runs the expectation step on its own particles. The results are added up in the first
+process. It alone makes maps, decides and writes, and it hands out the references and the few numbers that the next step
+needs. So all processes do the same whatever machine they run on, and the memory and time for maps is spent once. The
+other processes know the poses of their own particles only.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from halfmap import kernels
 from halfmap.kernels.threads import available_cores
 from halfmap.particles.source import ParticleSource
 from halfmap.refinement import em
-from halfmap.refinement.checkpoints import Checkpoints
+from halfmap.refinement.checkpoints import Checkpoints, StepIdentity
 from halfmap.refinement.problem import Problem
 from halfmap.refinement.schedule import Plan, Progressed
 from halfmap.refinement.state import PoseTable, State
 from halfmap.runtime.distributed import Ranks
 from halfmap.runtime.log import RunLog
+from halfmap.runtime.stopwatch import Cost
 
 ROW = tuple(f.name for f in fields(PoseTable) if f.name != "half")  # what is found for a particle
 
@@ -55,28 +56,25 @@ def expected(problem: Problem, state: State, plan: Plan, following: em.Following
     if ranks.world > 1:
         mine = partial(problem.source.share, part=ranks.rank, parts=ranks.world)
         following = replace(following, share=mine)
-    return em.expectation_step(
-        state, problem.source, problem.model, plan.sampling, (plan.insert_limit, plan.posterior),
-        seed_of(problem, state), following,
-    )  # fmt: skip
+    return em.expectation_step(state, problem.source, problem.model, plan, seed_of(problem, state), following)
 
 
 def seed_of(problem: Problem, state: State) -> int:
-    """What is random in the iteration after ``state`` is drawn from this."""
-    return problem.settings.seed * 100_003 + state.iteration
+    """The seed of everything random in the iteration after ``state``."""
+    return problem.seed * 100_003 + state.iteration
 
 
 def united(problem: Problem, mine: em.Expectation) -> em.Expectation:
-    """In the first process: what the expectation step leaves in all of them together. In the others: nothing of use.
+    """In the first process: the results of all processes together. In the others: nothing of use.
 
-    Sums add up in place, one quarter set after another, so no copy of them is made. (Adding up in the first process
-    alone is no quicker by gloo.) That one has the others' cores, which wait for it, until `handed_out`.
+    Sums add up in place, one quarter set after another, so that no copy of them is made. (Adding up in the first
+    process alone is no quicker with gloo.) The others wait until `handed_out`, and the first process has their cores.
     """
     ranks = problem.ranks
     if ranks.world == 1:
         return mine
     tally = mine.tally
-    small = [*tally.noise, *tally.count, tally.cross, tally.norm, torch.tensor([mine.cost[1]], dtype=torch.float64)]
+    small = [*tally.noise, *tally.count, tally.cross, tally.norm, torch.tensor([mine.cost.cpu], dtype=torch.float64)]
     together = torch.cat([values.flatten() for values in small])
     ranks.add_([q.sums for quarters in mine.statistics for q in quarters] + [together])
     for values, total in zip(small, together.split([len(values) for values in small]), strict=True):
@@ -85,7 +83,7 @@ def united(problem: Problem, mine: em.Expectation) -> em.Expectation:
     if not ranks.first:
         return replace(mine, statistics=())
     _set_threads(kernels.thread_count() * ranks.on_machine)
-    return replace(mine, poses=poses, cost=(mine.cost[0], float(small[-1])))
+    return replace(mine, poses=poses, cost=Cost(mine.cost.wall, float(small[-1])))
 
 
 def _every_pose(poses: PoseTable, source: ParticleSource, ranks: Ranks) -> PoseTable:
@@ -103,9 +101,10 @@ def _every_pose(poses: PoseTable, source: ParticleSource, ranks: Ranks) -> PoseT
 
 
 def handed_out(problem: Problem, state: State, latest: Progressed | None) -> tuple[State, Progressed | None]:
-    """The state, as far as the next expectation step needs it, and the latest iteration, as the first process has them.
+    """The state and the latest iteration, as the first process has them.
 
-    Poses, mask and the regulariser's memory stay what each process has.
+    Handed out is what the next expectation step needs. Poses, mask and the regulariser's memory stay what each process
+    has.
     """
     ranks = problem.ranks
     if ranks.world == 1:
@@ -124,19 +123,19 @@ def handed_out(problem: Problem, state: State, latest: Progressed | None) -> tup
     return state, latest
 
 
-def under_way(problem: Problem, state: State) -> tuple[int, int | None, bool]:
-    """What an expectation step depends on that is kept before it is over (see Checkpoints.keep)."""
-    return state.iteration, problem.settings.batch, problem.model.place is not None
+def step_after(problem: Problem, state: State) -> StepIdentity:
+    """Identifies the expectation step that follows ``state``."""
+    return StepIdentity(state.iteration, problem.limits.batch, problem.model.place is not None)
 
 
 def assist(problem: Problem, state: State, checkpoints: Checkpoints, history: Sequence[Progressed] = ()) -> State:
-    """What every process but the first does until the refinement is over; the result is the first one's."""
+    """What every process but the first does until the refinement is over. The results are the first process's."""
     problem.ranks.wait()  # until the folder of the run is there
     known = list(history)
     while (plan := problem.schedule.next(known, state.shift_sigma)) is not None:
-        under = under_way(problem, state)
-        begun, _ = checkpoints.begun(under, problem.model.place)
-        following = em.Following(begun, keep=partial(checkpoints.keep, under))
+        step = step_after(problem, state)
+        begun, _ = checkpoints.begun(step, problem.model.place)
+        following = em.Following(begun, keep=partial(checkpoints.keep, step))
         mine = united(problem, expected(problem, state, plan, following))
         state, latest = handed_out(problem, replace(state, poses=mine.poses), None)
         checkpoints.drop_sums()

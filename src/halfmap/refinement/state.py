@@ -1,4 +1,4 @@
-"""The state of a refinement: everything that one iteration hands to the next, and what a checkpoint holds."""
+"""The state of a refinement: everything that one iteration hands to the next. A checkpoint holds it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from torch import Tensor
 class PoseTable:
     """Poses of all particles b with up to c modes each, best first.
 
-    rotations float32 [b, c, 3, 3] (RELION's A), shifts float32 [b, c, 2] (image pixels, particle off the box centre),
-    weight float32 [b, c] (posterior weight, 0: no such mode), gain float32 [b] (log-likelihood of the best mode above a
-    model without a particle, nats), angle_sd float32 [b] (posterior sd of the best mode's rotation, degrees, root mean
-    square over the axes), shift_sd float32 [b] (pixels), half int64 [b] (0 or 1).
+    rotations float32 [b, c, 3, 3]: RELION's A. shifts float32 [b, c, 2]: particle off the box centre, in pixels of the
+    image. weight float32 [b, c]: posterior weight (0: there is no such mode). gain float32 [b]: log-likelihood of the
+    best mode above a model without a particle, in nats. angle_sd float32 [b]: posterior sd of the best mode's rotation,
+    in degrees, root mean square over the axes. shift_sd float32 [b]: the same of its shift, in pixels. half int64 [b]:
+    half set, 0 or 1.
     """
 
     rotations: Tensor
@@ -29,7 +30,7 @@ class PoseTable:
 
     @staticmethod
     def empty(half: Tensor, modes: int) -> PoseTable:
-        """No pose known yet for particles of half sets ``half`` [b]."""
+        """No pose is known yet of particles in half sets ``half`` [b]."""
         count = len(half)
         eye = torch.eye(3).expand(count, modes, 3, 3).clone()
         zero = torch.zeros(count)
@@ -57,10 +58,10 @@ class PoseTable:
 class State:
     """One refinement between two iterations.
 
-    references[h]: maps [z, y, x] the next expectation step aligns to (regularised, solvent-flattened);
-    sigma2[g]: noise power [s] of each optics group by image shell, 0..box//2; scale [n]: contrast of each scale group
-    (or particle) relative to the reference; shift_sigma: spread of the shifts in angstrom; poses; mask [z, y, x];
-    memory: the regulariser's own.
+    references[h]: maps [z, y, x] that the next expectation step aligns to, regularised and solvent-flattened.
+    sigma2[g]: noise power [s] of each optics group by image shell, 0..box//2. scale [n]: contrast of each scale group
+    (or particle) relative to the reference. shift_sigma: spread of the shifts, in angstrom. poses. mask [z, y, x]: the
+    solvent mask. memory: the regulariser's own.
     """
 
     iteration: int

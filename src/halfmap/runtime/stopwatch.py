@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 
 class Stopwatch:
@@ -22,12 +23,23 @@ class Stopwatch:
         self.last = time.perf_counter()
 
 
+@dataclass(frozen=True)
 class Cost:
-    """What a step costs, on top of what was spent on it before: seconds by the clock and of the processor."""
+    """Seconds by the clock and of the processor."""
 
-    def __init__(self, before: tuple[float, float] = (0.0, 0.0)) -> None:
-        self.began = (time.perf_counter() - before[0], time.process_time() - before[1])
+    wall: float = 0.0
+    cpu: float = 0.0
 
-    def so_far(self) -> tuple[float, float]:
+
+NOTHING = Cost()
+
+
+class CostMeter:
+    """Measures what a step costs. before: what was spent on it already."""
+
+    def __init__(self, before: Cost = NOTHING) -> None:
+        self.wall, self.cpu = time.perf_counter() - before.wall, time.process_time() - before.cpu
+
+    def so_far(self) -> Cost:
         """The cost until now."""
-        return time.perf_counter() - self.began[0], time.process_time() - self.began[1]
+        return Cost(time.perf_counter() - self.wall, time.process_time() - self.cpu)

@@ -1,18 +1,18 @@
 """Random subsets of a finished run's particles, reconstructed at the poses of the run in one pass over the images.
 
-Sums of the M-step add up. A chain of nested subsets therefore grows in one Backprojection per half set and is looked at
-on its way; chains that share no particle are added up two by two at their ends. However many subsets there are, every
+Sums of the M-step add up. So a chain of nested subsets grows in one Backprojection per half set, and is looked at on
+its way. Chains that share no particle are added up two by two at their ends. However many subsets there are, every
 image is read and back-projected once.
 
-A subset keeps poses that were found with all particles, better ones than it could find by itself: what is measured is
-the data, not the method.
+A subset keeps poses that were found with all particles, which are better than those it could find by itself. This
+measures the data, not the method.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,17 +20,19 @@ import torch
 from torch import Tensor
 
 from halfmap.errors import InputError
-from halfmap.expectation.posterior import Poses, Samples, posterior_samples
+from halfmap.expectation.posterior import Poses, posterior_samples
 from halfmap.fourier.transform import coarser_box, resample_volume
 from halfmap.geometry.symmetry import symmetry_group
 from halfmap.imaging.forward import ImagingGeometry
+from halfmap.kernels.poses import Samples
+from halfmap.maps.grid import Grid
 from halfmap.particles.source import ParticleSource
 from halfmap.particles.table import ParticleTable
 from halfmap.reconstruction.inverse import reconstruct
 from halfmap.reconstruction.statistics import Backprojection
-from halfmap.refinement import em
+from halfmap.refinement.imaging_model import ImagingModel, band_batch
 from halfmap.refinement.outputs import Record, read_records
-from halfmap.refinement.preflight import read_particles
+from halfmap.refinement.preflight import ParticleInput, read_particles
 from halfmap.refinement.state import PoseTable, State
 from halfmap.settings.refine import from_toml
 from halfmap.validation.fsc import GOLD_STANDARD, crossing_shell
@@ -40,16 +42,16 @@ from halfmap.workflows.half_map_pair import HalfMaps, read_half_maps
 SPREADS = ("halfmapAngleSd", "halfmapShiftSd")  # of the best pose: degrees and A
 REACH, MARGIN = 1.15, 4  # shells back-projected: beyond the last one that the run's own half maps agree on
 
-Sums = tuple[Backprojection, Backprojection]  # of the half sets
+Sums = tuple[Backprojection, ...]  # of the half sets [h]
 
 
 @dataclass(frozen=True)
 class FixedRun:
     """A finished run, ready to be reconstructed from any of its particles.
 
-    own: its half maps; limit: highest shell back-projected; mask [z, y, x]: that all subsets are measured within, on
-    the grid of their half maps, which is no finer than that shell needs; spreads [b, 2]: standard deviations of
-    rotation (radians) and shift (pixels) that the best pose enters the map with, or None where it enters as a point.
+    own: its half maps. limit: highest shell back-projected. mask [z, y, x]: what all subsets are measured within, on
+    the grid of their half maps, which is no finer than that shell needs. spreads [b, 2]: standard deviations of
+    rotation (radians) and shift (pixels) with which the best pose enters the map; None enters it as a point.
     """
 
     folder: Path
@@ -57,24 +59,25 @@ class FixedRun:
     own: HalfMaps
     mask: Tensor
     source: ParticleSource
-    model: em.ImagingModel
+    model: ImagingModel
     state: State
     spreads: Tensor | None
     limit: int
     geometries: dict[int, ImagingGeometry] = field(default_factory=dict)
 
-
     @property
-    def grid(self) -> tuple[int, float]:
-        """Box and pixel size of the subsets' half maps."""
+    def grid(self) -> Grid:
+        """The grid of the subsets' half maps."""
         box = self.mask.shape[-1]
-        return box, self.own.pixel_size * self.own.box / box
+        return Grid(box, self.own.pixel_size * self.own.box / box)
 
 
 @dataclass(frozen=True)
 class Subset:
-    """One random subset: all particles halved `level` times, which draw of it, its particles, and its plain half maps
-    [z,y,x]."""
+    """One random subset and its plain half maps [z, y, x].
+
+    level: how often all particles were halved; draw: which of the draws of that level; count: its particles.
+    """
 
     level: int
     draw: int
@@ -84,7 +87,7 @@ class Subset:
 
 
 def finished_records(run: Path) -> list[Record]:
-    """The records of a run that came to its end; InputError where one is damaged or the run did not."""
+    """The records of a finished run. Raises InputError where one is damaged, or the run has not finished."""
     records = read_records(run / "iterations.jsonl")
     if not records or records[-1].get("search") != "final":
         raise InputError(f"{run}: the refinement has not finished; wait for it, or run it again")
@@ -92,16 +95,16 @@ def finished_records(run: Path) -> list[Record]:
 
 
 def read_fixed_run(folder: Path, mask: Path | None) -> FixedRun:
-    """Read what a run left; mask: instead of its own.
+    """Read what a run left. mask: to measure within, instead of the run's own.
 
-    Raises InputError where a file is missing or damaged, the run did not finish, or images are not where they were.
+    Raises InputError where a file is missing or damaged, the run has not finished, or images are not where they were.
     """
     settings = from_toml(folder / "settings.toml")
     records = finished_records(folder)
     mask = mask or folder / "mask.mrc"
     own = read_half_maps(folder / "half1_unfil.mrc", folder / "half2_unfil.mrc", mask, settings.diameter)
     star = folder / "particles.star"
-    table = read_particles(star, settings.data_dir, resplit=False, split_by="particle", seed=0)
+    table = read_particles(ParticleInput(star, settings.data_dir))
     if table.rotations is None:
         raise InputError(f"{star}: no angles (rlnAngleRot, rlnAngleTilt, rlnAnglePsi); give a finished run")
     # The spectra that weighted the run's last sums are those that the iteration before left.
@@ -114,8 +117,8 @@ def read_fixed_run(folder: Path, mask: Path | None) -> FixedRun:
     one = torch.ones(1, dtype=torch.float64)  # contrast: groups differ little, and their mean is the map's
     noise = tuple(torch.tensor(s, dtype=torch.float64) for s in spectra)
     state = State(0, (own.half1, own.half2), noise, one, 1.0, poses, own.mask)
-    model = em.ImagingModel(own.box, own.pixel_size, symmetry_group(settings.symmetry),
-                            torch.zeros(len(table), dtype=torch.int64), settings.padding, False, settings.insertion)
+    model = ImagingModel(own.box, own.pixel_size, symmetry_group(settings.symmetry),
+                         torch.zeros(len(table), dtype=torch.int64), settings.padding, False, settings.insertion)
     wide = settings.posterior == "sigma" and settings.search != "fixed"
     limit = _limit(own)
     small = resample_volume(own.mask, coarser_box(own.box, 2 * limit + 4)).clamp(0, 1)
@@ -138,21 +141,20 @@ def _limit(own: HalfMaps) -> int:
     return min(finest, math.ceil(reach))
 
 
-def random_orders(table: ParticleTable, seed: int) -> tuple[Tensor, Tensor]:
-    """The particles of both half sets, each in a random order, which subsets are cut from (`drawn`)."""
+def random_orders(table: ParticleTable, seed: int) -> tuple[Tensor, ...]:
+    """The particles of each half set [h] in a random order, from which subsets are cut (`drawn`)."""
     generator = torch.Generator().manual_seed(seed)
     halves = (torch.nonzero(torch.from_numpy(table.half == h))[:, 0] for h in (0, 1))
-    first, second = (members[torch.randperm(len(members), generator=generator)] for members in halves)
-    return first, second
+    return tuple(members[torch.randperm(len(members), generator=generator)] for members in halves)
 
 
 def subsets(
     run: FixedRun, levels: int, draws: int, seed: int, advance: Callable[[int], None] = lambda n: None
 ) -> Iterator[Subset]:
-    """Half maps of all subsets: of all particles halved 0 .. levels times, `draws` of each (a power of two, at most
-    2^levels) as far as there are so many that share no particle. The last one holds all particles.
+    """Half maps of all subsets, the last of which holds all particles.
 
-    advance: called with numbers of images done.
+    All particles are halved 0 .. ``levels`` times, and each size is drawn ``draws`` times (a power of two, at most
+    2^levels), as far as there are so many subsets that share no particle. advance: called with numbers of images done.
     """
     orders = random_orders(run.source.table, seed)
     top = draws.bit_length() - 1  # the level of a whole chain
@@ -163,23 +165,26 @@ def subsets(
         for level in range(levels, top - 1, -1):
             for h, order in enumerate(orders):
                 stop = drawn(len(order), level, draw, draws).stop
-                _insert(run, order[done[h]:stop], sums[h], advance)
+                insert_(sums[h], run, order[done[h]:stop], advance)
                 done[h] = stop
-            yield _subset(run, orders, (level, draw, draws), sums)
+            yield _subset(run, sums, _count(orders, level, draw, draws), level, draw)
         level, node = top, draw
         while level and node % 2:
             before, level, node = waiting.pop(), level - 1, node // 2
             for own, other in zip(before, sums, strict=True):
                 own.sums.add_(other.sums)
             sums = before
-            yield _subset(run, orders, (level, node, draws), sums)
+            yield _subset(run, sums, _count(orders, level, node, draws), level, node)
         waiting.append(sums)
 
 
-def _subset(run: FixedRun, orders: tuple[Tensor, Tensor], place: tuple[int, int, int], sums: Sums) -> Subset:
-    level, draw, draws = place
-    count = sum(len(order[drawn(len(order), level, draw, draws)]) for order in orders)
-    box, _ = run.grid
+def _count(orders: tuple[Tensor, ...], level: int, draw: int, draws: int) -> int:
+    """How many particles a subset holds."""
+    return sum(len(order[drawn(len(order), level, draw, draws)]) for order in orders)
+
+
+def _subset(run: FixedRun, sums: Sums, count: int, level: int, draw: int) -> Subset:
+    box = run.grid.box
     half1, half2 = (reconstruct(half.coarser(run.limit, box).finished(run.model.symmetry)) for half in sums)
     return Subset(level, draw, count, half1, half2)
 
@@ -189,23 +194,24 @@ def _nothing(run: FixedRun) -> Backprojection:
     return Backprojection.zeros(model.box, model.padding, run.limit, torch.zeros(()), model.kernel)
 
 
-def _insert(run: FixedRun, members: Tensor, into: Backprojection, advance: Callable[[int], None]) -> None:
+def insert_(sums: Backprojection, run: FixedRun, members: Tensor, advance: Callable[[int], None]) -> None:
     """Back-project particles at their poses."""
-    for group, index, images, _ in run.source.stream(members):
+    for images in run.source.stream(members):
+        group, index = images.group, images.index
         if group not in run.geometries:
             optics = run.source.table.optics[group]
             run.geometries[group] = ImagingGeometry.build(optics, run.model.box, run.model.pixel_size, run.limit)
         geometry = run.geometries[group]
         centred = torch.zeros(len(index), 2, dtype=torch.int64)  # of the mask for scoring: nothing is scored
-        batch, _ = em.band_batch(run.state, run.source, run.model, geometry, (group, index, images, centred))
+        batch = band_batch(run.state, run.source, run.model, geometry, images, centred)
         values, weights = batch.sums()
-        image, rotations, shifts, mass = _samples(run, index)
-        into.insert_(values, weights, geometry.coords, geometry.band, (image, rotations, shifts, mass.float()))
+        samples = _samples(run, index)
+        sums.insert_(values, weights, geometry.coords, geometry.band, replace(samples, mass=samples.mass.float()))
         advance(len(index))
 
 
 def _samples(run: FixedRun, index: Tensor) -> Samples:
-    """What a particle enters the map with: points about its best pose, spread as the run found it to be known."""
+    """The poses at which a particle enters the map: its best pose, spread as widely as the run knew it."""
     rotations, shifts = run.state.poses.rotations[index].double(), run.state.poses.shifts[index].double()
     precision = torch.zeros(len(index), 1, 5, 5, dtype=torch.float64)
     if run.spreads is not None:

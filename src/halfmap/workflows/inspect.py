@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -46,14 +46,21 @@ LIKELY = 2 / 3  # of the images' side: the diameter of a particle in a box of th
 START = 30.0  # A, of the starting map that the time is counted for
 
 
+class Fact(NamedTuple):
+    """A line of what was found."""
+
+    name: str
+    text: str
+
+
 @dataclass(frozen=True)
 class Inspection:
-    """What was found: facts (name, text), what would stop a refinement, what is worth a look, and the particle table,
-    images, memory plan and seconds by stage where there are any."""
+    """What was found: facts, faults that would stop a refinement, and notes on what is worth a look. Of particles also
+    the table, images, memory plan and seconds by stage, where there are any."""
 
     name: str
     kind: str
-    facts: list[tuple[str, str]]
+    facts: list[Fact]
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     table: ParticleTable | None = None
@@ -63,7 +70,7 @@ class Inspection:
 
 
 def run(settings: InspectSettings, report: Report | None = None) -> Inspection:
-    """Look at settings.file and print what is there; settings as `validated_inspect` returns them.
+    """Look at settings.file and print what is there. settings: as `validated_inspect` returns them.
 
     report: called with the fields of a page where settings.out is named. Raises InputError for a file that cannot be
     read at all.
@@ -116,10 +123,12 @@ def particles(table: ParticleTable, kind: str, settings: InspectSettings) -> Ins
         facts += _image_facts(looked)
         faults += _image_faults(looked)
         notes += _image_notes(looked)
-    plan, seconds, said = _cost(table, diameter, settings)
-    if plan is not None and plan.peak > plan.available:
-        notes.append(_refused(plan))
-    return Inspection(settings.file.name, kind, facts + said, faults, notes, table, looked, plan, seconds)
+    cost = _cost(table, diameter, settings)
+    if cost.plan.peak > cost.plan.available:
+        notes.append(_refused(cost.plan))
+    return Inspection(
+        settings.file.name, kind, facts + cost.facts, faults, notes, table, looked, cost.plan, cost.seconds
+    )
 
 
 def _readable(table: ParticleTable, stacks: list[SeenStack]) -> ParticleTable:
@@ -129,50 +138,50 @@ def _readable(table: ParticleTable, stacks: list[SeenStack]) -> ParticleTable:
     return table.select(np.array([pair not in bad for pair in pairs], bool)) if bad else table
 
 
-def _table_facts(table: ParticleTable, stacks: list[SeenStack]) -> list[tuple[str, str]]:
+def _table_facts(table: ParticleTable, stacks: list[SeenStack]) -> list[Fact]:
     """What the table says, in words."""
     micrographs = np.bincount(table.micrograph)
     micrographs = micrographs[micrographs > 0]
     files = len({s.path for s in stacks})
-    facts = [("particles", f"{len(table):,} of {len(micrographs):,} micrographs ({micrographs.min()} to "
+    facts = [Fact("particles", f"{len(table):,} of {len(micrographs):,} micrographs ({micrographs.min()} to "
               f"{micrographs.max()} each), in {files:,} stack{'s' if files > 1 else ''}")]
     for number, group in enumerate(table.optics):
         count = int((table.optics_index == number).sum())
         extra = [word for word, there in (("beam tilt or odd aberrations", group.has_odd_aberration),
                                           ("even aberrations", any(group.even_zernike)),
                                           ("anisotropic magnification", group.has_distortion)) if there]
-        facts.append((f"optics {group.name}", f"{count:,} images of {group.box} px of {group.pixel_size:.4g} A, "
+        facts.append(Fact(f"optics {group.name}", f"{count:,} images of {group.box} px of {group.pixel_size:.4g} A, "
                       f"{group.voltage:g} kV, Cs {group.spherical_aberration:g} mm, amplitude contrast "
                       f"{group.amplitude_contrast:g}" + "".join(f", {word}" for word in extra)))
     u, v = table.defocus.u.numpy(), table.defocus.v.numpy()
     mean = 0.5e-4 * (u + v)
     plate = "; phase plate" if bool(table.defocus.phase_shift.any()) else ""
-    facts.append(("defocus", f"{mean.min():.2f} to {mean.max():.2f} um, median {np.median(mean):.2f}; astigmatism "
+    facts.append(Fact("defocus", f"{mean.min():.2f} to {mean.max():.2f} um, median {np.median(mean):.2f}; astigmatism "
                   f"{np.median(np.abs(u - v)):.0f} A{plate}"))
     if table.half is None:
-        facts.append(("half sets", "none; a refinement draws them"))
+        facts.append(Fact("half sets", "none; a refinement draws them"))
     else:
-        facts.append(("half sets", " and ".join(f"{n:,}" for n in np.bincount(table.half, minlength=2))))
+        facts.append(Fact("half sets", " and ".join(f"{n:,}" for n in np.bincount(table.half, minlength=2))))
     if table.rotations is None:
-        facts.append(("poses", "none; a refinement finds them"))
+        facts.append(Fact("poses", "none; a refinement finds them"))
     else:
         spread = float(table.origins.square().mean().sqrt())
-        facts.append(("poses", f"angles, and shifts of {spread:.1f} A along an axis (rms)"))
+        facts.append(Fact("poses", f"angles, and shifts of {spread:.1f} A along an axis (rms)"))
     kinds = sorted({str(s.header.dtype) for s in stacks if s.header is not None})
-    facts.append(("values", ", ".join(kinds) or "no stack can be read"))
+    facts.append(Fact("values", ", ".join(kinds) or "no stack can be read"))
     return facts
 
 
-def _image_facts(looked: Looked) -> list[tuple[str, str]]:
+def _image_facts(looked: Looked) -> list[Fact]:
     """What images look like, in words."""
     bad = [f"{count} {what}" for what, count in looked.faulty.items() if count]
     said = f"{looked.count:,} looked at: {', '.join(bad) if bad else 'none faulty'}; {looked.doubtful} stand out"
-    facts = [("images", said)]
+    facts = [Fact("images", said)]
     for group in looked.spectra:
         if group.with_ctf:
             reach = group.rings.reach
             text = f"to {group.box * group.pixel_size / reach:.1f} A" if reach else "not seen"
-            facts.append((f"Thon rings {group.name}", f"{text}, in {group.rings.images:,} images"))
+            facts.append(Fact(f"Thon rings {group.name}", f"{text}, in {group.rings.images:,} images"))
     return facts
 
 
@@ -196,10 +205,17 @@ def _image_notes(looked: Looked) -> list[str]:
     return notes
 
 
-def _cost(table: ParticleTable, diameter: float, settings: InspectSettings) -> tuple[
-    MemoryPlan | None, dict[str, float], list[tuple[str, str]]
-]:
-    """Memory and time of a refinement with these images, and both in words."""
+@dataclass(frozen=True)
+class _Cost:
+    """What a refinement would take: memory, seconds by stage, and both in words."""
+
+    plan: MemoryPlan
+    seconds: dict[str, float]
+    facts: list[Fact]
+
+
+def _cost(table: ParticleTable, diameter: float, settings: InspectSettings) -> _Cost:
+    """What a refinement of these images would take."""
     optics = table.optics[int(np.bincount(table.optics_index, minlength=len(table.optics)).argmax())]
     box, pixel_size = optics.box, optics.pixel_size
     if diameter > box * pixel_size:
@@ -210,15 +226,15 @@ def _cost(table: ParticleTable, diameter: float, settings: InspectSettings) -> t
     schedule = Schedule(box, pixel_size, diameter, group, start, (box + 1) // 2 - 1)
     source = ParticleSource(table, diameter)
     largest = int(np.argmax([one.box for one in table.optics]))
-    images = table.optics[largest].box, min(len(table), source.batch_size(largest))
+    image_box, batch = table.optics[largest].box, min(len(table), source.batch_size(largest))
     padding, regulariser = settings.padding or 2, settings.regulariser or "uniform"
-    plan = planned(demand_of(schedule, padding, images, len(group) > 1, regulariser), allowance(settings.max_memory))
+    plan = planned(demand_of(schedule, padding, image_box, batch, regulariser), allowance(settings.max_memory))
     threads = kernels.thread_count()
-    seconds = estimated_seconds(Task(len(table), images[0], padding, schedule), measured_speed(threads))
+    seconds = estimated_seconds(Task(len(table), image_box, padding, schedule), measured_speed(threads))
     total = _duration(sum(seconds.values()))
-    words = [("memory", f"{plan.words()} ({regulariser}, padding {padding})"),
-             ("time", f"about {total} on {threads} threads, an estimate: {_stages(seconds)}")]
-    return plan, seconds, words
+    return _Cost(plan, seconds, [
+        Fact("memory", f"{plan.words()} ({regulariser}, padding {padding})"),
+        Fact("time", f"about {total} on {threads} threads, an estimate: {_stages(seconds)}")])
 
 
 def _refused(plan: MemoryPlan) -> str:
@@ -243,7 +259,7 @@ def _duration(seconds: float) -> str:
 def _run_folder(folder: Path, settings: InspectSettings) -> Inspection:
     """A refinement: how far it got, and its particles."""
     asked = from_toml(folder / "settings.toml")
-    facts = [("run", _status(folder)), ("settings", _asked(asked))]
+    facts = [Fact("run", _status(folder)), Fact("settings", _asked(asked))]
     try:
         records = read_records(folder / "iterations.jsonl")
     except InputError:
@@ -251,8 +267,8 @@ def _run_folder(folder: Path, settings: InspectSettings) -> Inspection:
     notes = []
     if records:
         last = records[-1]
-        facts.append(("reached", f"iteration {last['iteration']} ({last['search']}), {last['resolution_A']:.2f} A at "
-                      f"FSC 0.143 unmasked, {last['resolution_05_A']:.2f} A at 0.5"))
+        facts.append(Fact("reached", f"iteration {last['iteration']} ({last['search']}), {last['resolution_A']:.2f} A "
+                          f"at FSC 0.143 unmasked, {last['resolution_05_A']:.2f} A at 0.5"))
         notes += [f"iteration {record['iteration']}: {text}" for record in records for text in record["warnings"]]
     star = folder / "particles.star"
     data = settings.data_dir or asked.data_dir
@@ -287,11 +303,11 @@ def _mrc(path: Path, settings: InspectSettings) -> Inspection:
     header = seen.header
     sections, rows, columns = header.shape
     facts = [
-        ("map" if is_map(header) else "stack", f"{columns} x {rows} x {sections}, {header.dtype.name}"
+        Fact("map" if is_map(header) else "stack", f"{columns} x {rows} x {sections}, {header.dtype.name}"
          + (", gzipped" if header.compressed else "")),
-        ("pixel size", " x ".join(f"{side:.4g}" for side in header.voxel) + " A"),
-        ("header says", "least {:.4g}, largest {:.4g}, mean {:.4g}, sd {:.4g}".format(*seen.said)),
-        *(("label", label) for label in seen.labels if label),
+        Fact("pixel size", " x ".join(f"{side:.4g}" for side in header.voxel) + " A"),
+        Fact("header says", "least {:.4g}, largest {:.4g}, mean {:.4g}, sd {:.4g}".format(*seen.said)),
+        *(Fact("label", label) for label in seen.labels if label),
     ]
     faults, notes = [seen.fault] if seen.fault else [], list(seen.odd)
     if seen.fault:
@@ -301,7 +317,7 @@ def _mrc(path: Path, settings: InspectSettings) -> Inspection:
             data = read_map(path).data
         except InputError as error:
             return Inspection(path.name, "map", facts, [*faults, str(error)], notes)
-        facts.append(("values", f"least {float(data.min()):.4g}, largest {float(data.max()):.4g}, mean "
+        facts.append(Fact("values", f"least {float(data.min()):.4g}, largest {float(data.max()):.4g}, mean "
                       f"{float(data.mean()):.4g}, sd {float(data.std()):.4g}"))
         if float(data.min()) == float(data.max()):
             faults.append(f"{path.name}: the map is the same everywhere; give one with density")

@@ -69,13 +69,14 @@ def look(table: ParticleTable, diameter: float, most: int, with_ctf: bool = True
     source, seen = ParticleSource(table, diameter), torch.zeros(len(table), 3, dtype=torch.float64)
     sound, collected = np.ones(len(table), bool), _Collected(table, with_ctf)
     pictures: dict[int, Tensor] = {}
-    for group, index, stored, images, fine in source.stream_with_raw(torch.arange(len(table))):
+    for batch in source.stream(torch.arange(len(table))):
+        index, images, fine = batch.index, batch.images, batch.sound
         sound[index.numpy()] = fine.numpy()
-        seen[index] = traits(stored, images)
+        seen[index] = traits(batch.stored, images)
         # One image with a wild pixel would outweigh all others.
         tame = fine & (seen[index, 2] < 10 * seen[index, 2][fine].median()) if bool(fine.any()) else fine
         if bool(tame.any()):
-            collected.add(group, index[tame], images[tame])
+            collected.add(batch.group, index[tame], images[tame])
         pictures |= {int(i): images[j] for j, i in enumerate(index.tolist()) if i in shown}
     odd = odd_ones(table, seen, sound)
     absurd, finite = odd.deviation > ABSURD, seen.isfinite().all(dim=1).numpy()

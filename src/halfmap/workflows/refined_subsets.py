@@ -17,6 +17,7 @@ from halfmap.particles.star import read_star, write_star
 from halfmap.particles.table import ParticleTable
 from halfmap.refinement.outputs import made_folder
 from halfmap.refinement.preflight import read_particles
+from halfmap.refinement.problem import particle_input
 from halfmap.refinement.refine import refine
 from halfmap.refinement.resume import resume
 from halfmap.settings.refine import RefineSettings, from_toml, validated
@@ -30,8 +31,10 @@ STAR = "particles.star"
 
 @dataclass(frozen=True)
 class RefinedRun:
-    """A finished run whose subsets are refined anew: its folder, settings, and the particles that it began with, in its
-    half sets and with the poses (if any) that it began with."""
+    """A finished run whose subsets are refined anew.
+
+    table: the particles that it began with, in its half sets and with the poses (if any) that it began with.
+    """
 
     folder: Path
     settings: RefineSettings
@@ -39,12 +42,10 @@ class RefinedRun:
 
 
 def read_refined_run(folder: Path) -> RefinedRun:
-    """Read the settings and particles of a run; InputError where it did not finish or its particles have changed."""
+    """Read the settings and particles of a run. Raises InputError where it is not finished or they changed."""
     settings = from_toml(folder / "settings.toml")
     finished_records(folder)
-    table = read_particles(settings.particles, settings.data_dir, settings.passthrough, settings.strip_prefix,
-                           resplit=settings.resplit, split_by=settings.split_by, seed=settings.seed)
-    return RefinedRun(folder, settings, table)
+    return RefinedRun(folder, settings, read_particles(particle_input(settings)))
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ class Place:
 
 
 def places(run: RefinedRun, levels: int, draws: int, out: Path) -> list[Place]:
-    """All subsets, small ones first; the folder is the number of particles, with the draw behind it from the second
-    on."""
+    """All subsets, small ones first. A folder is named by the number of particles, and from the second draw on by the
+    draw too."""
     found = []
     sizes = [len(order) for order in random_orders(run.table, 0)]
     for level in range(levels, -1, -1):
@@ -69,24 +70,31 @@ def places(run: RefinedRun, levels: int, draws: int, out: Path) -> list[Place]:
     return found
 
 
-def refined(
-    run: RefinedRun, place: Place, regulariser: str, options: tuple[int, int], finish: Callable[[Path], object]
-) -> tuple[int, Path]:
-    """Refine one subset with one regulariser, unless it is done: number of particles, and the folder of the run.
+@dataclass(frozen=True)
+class RefinedSubset:
+    """A subset that was refined: its number of particles, and the folder of the run."""
 
-    options: seed of the subsets, and threads. The run itself is what all particles give with its own regulariser. A
-    refinement that was interrupted goes on. finish: called with the folder after a refinement. Raises InputError
-    where the folder holds other particles or a run with other settings.
+    count: int
+    folder: Path
+
+
+def refined(
+    run: RefinedRun, place: Place, regulariser: str, finish: Callable[[Path], object], *, seed: int, threads: int
+) -> RefinedSubset:
+    """Refine one subset with one regulariser, unless that is done.
+
+    The run itself is what all particles give with its own regulariser. A refinement that was interrupted goes on.
+    finish: called with the folder after a refinement; seed: of the subsets. Raises InputError where the folder holds
+    other particles, or a run with other settings.
     """
-    seed, threads = options
     if place.level == 0 and regulariser == run.settings.regulariser:
-        return len(run.table), run.folder
+        return RefinedSubset(len(run.table), run.folder)
     orders = random_orders(run.table, seed)
     chosen = selected(run.table, [order[drawn(len(order), place.level, place.draw, place.draws)] for order in orders])
     star = kept_particles(place.folder, chosen, "--seed, --repeats and --smallest")
     folder = place.folder / regulariser
     refined_to_end(subset_settings(run.settings, regulariser, star, folder, threads), finish)
-    return len(chosen), folder
+    return RefinedSubset(len(chosen), folder)
 
 
 def selected(table: ParticleTable, members: Sequence[torch.Tensor]) -> ParticleTable:
@@ -95,7 +103,10 @@ def selected(table: ParticleTable, members: Sequence[torch.Tensor]) -> ParticleT
 
 
 def kept_particles(folder: Path, chosen: ParticleTable, options: str) -> Path:
-    """The file of a subset, written unless it is there; InputError, which names the options, where it holds others."""
+    """The file of a subset, written unless it is there.
+
+    Raises InputError, which names the options, where it holds other particles.
+    """
     star = made_folder(folder) / STAR
     if star.exists():
         _require_same(star, chosen, options)
@@ -105,8 +116,10 @@ def kept_particles(folder: Path, chosen: ParticleTable, options: str) -> Path:
 
 
 def refined_to_end(wanted: RefineSettings, finish: Callable[[Path], object]) -> None:
-    """Refine unless that is done, and call finish with the folder then. An interrupted refinement goes on; InputError
-    where the folder holds a run with other settings."""
+    """Refine, unless that is done, and then call ``finish`` with the folder. An interrupted refinement goes on.
+
+    Raises InputError where the folder holds a run with other settings.
+    """
     if not finished(wanted.out):
         _refine(wanted)
         finish(wanted.out)
@@ -114,7 +127,7 @@ def refined_to_end(wanted: RefineSettings, finish: Callable[[Path], object]) -> 
 
 
 def subset_settings(base: RefineSettings, regulariser: str, star: Path, out: Path, threads: int) -> RefineSettings:
-    """The run's settings for other particles and perhaps another regulariser, whose options are those of the run."""
+    """The run's settings for other particles, and perhaps another regulariser, whose options are those of the run."""
     others = [prefix for name, prefix in PREFIXES.items() if name != regulariser]
     usual: dict[str, Any] = {
         f.name: f.default for f in dataclasses.fields(RegulariserOptions) if f.name.startswith(tuple(others))
@@ -126,7 +139,7 @@ def subset_settings(base: RefineSettings, regulariser: str, star: Path, out: Pat
 
 
 def _refine(wanted: RefineSettings) -> None:
-    """Refine, or go on where an interrupted start of the same refinement stood."""
+    """Refine, or go on where the same refinement was interrupted."""
     if (wanted.out / "checkpoint" / "state").exists():
         _require_settings(wanted.out, wanted)
         resume(ResumeSettings(wanted.out, wanted.threads))

@@ -139,7 +139,7 @@ def _fixed(settings: ManyResLogSettings, run: FixedRun, name: str, levels: int, 
         for subset in subsets(run, levels, settings.draws, settings.seed, advance):
             generator = torch.Generator().manual_seed(_SEED)
             curves = corrected_fsc(subset.half1, subset.half2, run.mask, generator, draws=_DRAWS)
-            found.add(subset.level, subset.count, _resolutions(curves, *run.grid, run.limit))
+            found.add(subset.level, subset.count, _resolutions(curves, run.grid.box, run.grid.pixel_size, run.limit))
     found.cpu_seconds = time.process_time() - started
     return found
 
@@ -162,9 +162,8 @@ def _refined(settings: ManyResLogSettings, finish: Callable[[Path], object]) -> 
     for place in places(run, levels, settings.draws, out):
         for one in found:
             started = time.process_time()
-            options = (settings.seed, settings.threads)
-            count, folder = refined(run, place, one.regulariser, options, finish)
-            one.add(place.level, count, measured(folder))
+            subset = refined(run, place, one.regulariser, finish, seed=settings.seed, threads=settings.threads)
+            one.add(place.level, subset.count, measured(subset.folder))
             one.cpu_seconds += time.process_time() - started
     return found
 

@@ -1,0 +1,123 @@
+"""Levenberg-Marquardt of poses in plain torch: the oracle of the compiled kernel, and the path of other devices."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from halfmap.kernels.poses import Polished, PolishOptions, Starts
+from halfmap.kernels.reference import CHUNK, corner_list, corners, positions
+
+
+def _slice_jacobian(volume: Tensor, coords: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor]:
+    """Slices [j, k] and their derivative [j, 3, k] to the left perturbation w of R <- exp([w]x) R."""
+    real = volume.real.dtype
+    rot = rotations.to(real)
+    q, flip = positions(coords, rot[:, :2], real)
+    index, w = corners(q, volume.shape)
+    flat = volume.reshape(-1)
+    value = torch.zeros_like(index, dtype=volume.dtype)
+    gradient = torch.zeros((*index.shape, 3), dtype=volume.dtype, device=volume.device)
+    for dz, dy, dx, offset in corner_list(volume.shape):
+        corner = flat[index + offset]
+        wz, wy, wx = w[..., 2, dz], w[..., 1, dy], w[..., 0, dx]
+        value += wz * wy * wx * corner
+        gradient[..., 0] += (2 * dx - 1) * wz * wy * corner
+        gradient[..., 1] += (2 * dy - 1) * wz * wx * corner
+        gradient[..., 2] += (2 * dz - 1) * wy * wx * corner
+    # V(q) = conj V(-q): the conjugate's gradient has the opposite sign
+    value = torch.where(flip, value.conj(), value)
+    gradient = torch.where(flip[..., None], -gradient.conj(), gradient)
+    g = torch.einsum("jac,jkc->jka", rot.to(volume.dtype), gradient)
+    u, v = coords[:, 0].to(real), coords[:, 1].to(real)
+    jacobian = torch.stack([-v * g[..., 2], u * g[..., 2], v * g[..., 0] - u * g[..., 1]], dim=1)
+    return value, jacobian
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The log-likelihood of images at one pose each, float64: gain [j], gradient [j, 5], Gauss-Newton precision
+    [j, 5, 5]."""
+
+    gain: Tensor
+    gradient: Tensor
+    precision: Tensor
+
+
+def pose_objective(
+    volume: Tensor, coords: Tensor, kxy: Tensor, y: Tensor, c: Tensor, rotations: Tensor, shifts: Tensor,
+    options: PolishOptions,
+) -> Objective:  # fmt: skip
+    """The objective of images y[j, k], c[j, k] at rotations[j, 3, 3], shifts[j, 2]."""
+    value, slope = _slice_jacobian(volume, coords, rotations)
+    turn = 2 * math.pi / options.box
+    freq = turn * kxy.to(shifts.dtype)
+    phase = torch.polar(torch.ones((), dtype=shifts.dtype, device=shifts.device), shifts @ freq.T).to(y.dtype)
+    data, model = y * phase, c * value
+    residual = data - model
+    jacobian = torch.cat([c[:, None] * slope, -1j * freq.T.to(model.real.dtype) * model[:, None]], dim=1)
+    jr = torch.view_as_real(jacobian).flatten(2).double()
+    rr = torch.view_as_real(residual).flatten(1).double()
+    hessian = 2 * jr @ jr.transpose(1, 2)
+    gradient = 2 * torch.einsum("jpk,jk->jp", jr, rr)
+    gain = (data.real**2 + data.imag**2 - residual.real**2 - residual.imag**2).double().sum(1)
+    gain = gain - 0.5 * options.prior * (shifts**2).sum(1)
+    gradient[:, 3:] -= options.prior * shifts
+    hessian[:, 3, 3] += options.prior
+    hessian[:, 4, 4] += options.prior
+    return Objective(gain, gradient, hessian)
+
+
+def _rotation_exponential(w: Tensor) -> Tensor:
+    """exp([w]x) for rotation vectors w[j, 3]."""
+    zero = torch.zeros_like(w[:, 0])
+    rows = [zero, -w[:, 2], w[:, 1], w[:, 2], zero, -w[:, 0], -w[:, 1], w[:, 0], zero]
+    return torch.linalg.matrix_exp(torch.stack(rows, dim=1).view(-1, 3, 3))
+
+
+def refine_poses(
+    volume: Tensor, coords: Tensor, kxy: Tensor, y: Tensor, c: Tensor, starts: Starts, options: PolishOptions
+) -> Polished:
+    """Levenberg-Marquardt of every start at once, with the steps and the acceptance rule of the compiled kernel."""
+    step_size = max(1, CHUNK // (8 * max(1, coords.shape[0])))
+    parts = []
+    for j in range(0, len(starts), step_size):
+        some = slice(j, j + step_size)
+        take = starts.image[some]
+        yj, cj = y[take], c[take]
+        rot, shift = starts.rotations[some].double().clone(), starts.shifts[some].double().clone()
+
+        def objective(rotations: Tensor, shifts: Tensor, yj: Tensor = yj, cj: Tensor = cj) -> Objective:
+            return pose_objective(volume, coords, kxy, yj, cj, rotations, shifts, options)
+
+        first = objective(rot, shift)
+        value, gradient, hessian = first.gain, first.gradient, first.precision
+        damping = torch.full_like(value, 1e-2)
+        active = torch.ones_like(value, dtype=torch.bool)
+        for _ in range(options.steps):
+            diagonal = torch.diagonal(hessian, dim1=1, dim2=2)
+            damped = hessian + torch.diag_embed(damping[:, None] * diagonal + 1e-12)
+            step = torch.linalg.solve(damped, gradient)
+            angle = step[:, :3].norm(dim=1)
+            step = step * torch.clamp(options.max_step / angle.clamp_min(1e-30), max=1.0)[:, None]
+            active &= 0.5 * (step * gradient).sum(1) >= options.tolerance
+            if not bool(active.any()):
+                break
+            turned, moved = _rotation_exponential(step[:, :3]) @ rot, shift + step[:, 3:]
+            trial = objective(turned, moved)
+            better = active & (trial.gain > value)
+            rot = torch.where(better[:, None, None], turned, rot)
+            shift = torch.where(better[:, None], moved, shift)
+            value = torch.where(better, trial.gain, value)
+            gradient = torch.where(better[:, None], trial.gradient, gradient)
+            hessian = torch.where(better[:, None, None], trial.precision, hessian)
+            damping = torch.where(better, (damping * 0.2).clamp_min(1e-6), (damping * 8).clamp_min(1e-3))
+            active &= damping <= 1e6
+        parts.append((rot, shift, value, hessian))
+    if not parts:
+        empty = starts.rotations.new_zeros(0, dtype=torch.float64)
+        return Polished(starts.rotations.double(), starts.shifts.double(), empty, empty.reshape(0, 5, 5))
+    return Polished(*(torch.cat(p) for p in zip(*parts, strict=True)))

@@ -1,0 +1,73 @@
+"""How much memory a refinement may take, and the plan that keeps to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from halfmap.particles.source import ParticleSource
+from halfmap.refinement.memory_plan import Demand, MemoryPlan, demand_of, planned
+from halfmap.refinement.schedule import Schedule
+from halfmap.runtime.memory import GIGABYTE, allowance
+
+
+@dataclass(frozen=True)
+class MemoryLimits:
+    """What a user allows. gigabytes: for all processes of a machine (None: what is free); sums: where the sums of the
+    map's transform lie, ``memory``, ``disk`` or ``auto``; batch: images worked on at once (0: automatic)."""
+
+    gigabytes: float | None = None
+    sums: str = "auto"
+    batch: int = 0
+
+
+    def under(self, plan: MemoryPlan) -> MemoryLimits:
+        """The limits from which the same plan is made again, as long as it fits."""
+        usual = plan.batch == plan.demand.batch
+        return replace(self, sums="disk" if plan.on_disk else self.sums, batch=self.batch if usual else plan.batch)
+
+
+@dataclass(frozen=True)
+class SolveMethod:
+    """What decides the memory of a solve beside its grid.
+
+    regulariser: as memory_plan.REGULARISER names it; padding: of the reference; joined: whether half maps share their
+    low resolution; mask_anywhere: whether references are kept within a mask that may lie anywhere in the box.
+    """
+
+    regulariser: str
+    padding: int
+    joined: bool = False
+    mask_anywhere: bool = False
+
+
+def plan_memory(
+    limits: MemoryLimits, source: ParticleSource, schedule: Schedule, method: SolveMethod, device: torch.device,
+    processes: int = 1,
+) -> MemoryPlan:  # fmt: skip
+    """The quickest way within the limits to refine these particles. processes: how many share the machine."""
+    available = available_on(device, limits.gigabytes, processes)
+    demand = _demand(source, schedule, method)
+    return planned(demand, available, limits.sums if device.type == "cpu" else "memory")
+
+
+def _demand(source: ParticleSource, schedule: Schedule, method: SolveMethod) -> Demand:
+    table = source.table
+    largest = max(range(len(table.optics)), key=lambda g: table.optics[g].box)
+    usual = min(len(table), source.batch_size(largest))
+    demand = demand_of(
+        schedule, method.padding, image_box=table.optics[largest].box, batch=usual, regulariser=method.regulariser
+    )
+    return replace(demand, joined=method.joined, kept=0 if method.mask_anywhere else demand.kept)
+
+
+def available_on(device: torch.device, limit: float | None, processes: int = 1) -> int:
+    """Bytes of memory that this process may hold on the device, what it holds already among them.
+
+    limit: of the user for all processes of the machine, in GB; processes: how many there are.
+    """
+    if device.type == "cpu":
+        return allowance(limit, processes)
+    free = int(torch.cuda.mem_get_info(device)[0])
+    return free if limit is None else min(free, int(limit * GIGABYTE))
