@@ -85,7 +85,7 @@ class SparseSmooth:
         """
         cutoffs: list[Lattice] = []
         if self.parameters == "local":
-            cutoffs = [cutoff for _, cutoff in NonUniform().validated(halves, mask)]
+            cutoffs = [half.cutoff for half in NonUniform().validated(halves, mask)]
         local = [strength_by_place(cutoff, mask, solving_box(halves.halves[0])) for cutoff in cutoffs] or (1.0, 1.0)
         earlier = memory.get("maps", (None, None))
         solved = [self._of_half_set(halves, h, earlier[h], local[h]) for h in (0, 1)]
