@@ -33,7 +33,8 @@ def uneven_sums(seed: int, noise: float = 1.0) -> tuple[Tensor, Backprojection]:
 
 @pytest.mark.parametrize("agreement", [0.1, 0.5, 0.9])
 def test_evened_directions_of_little_weight_are_what_a_wiener_filter_makes_of_them(agreement, monkeypatch):
-    """Against one of mean weight, and no amplitude is smaller than that filter asks for: float64 brute force."""
+    """They are so relative to a coefficient of mean weight, and no amplitude is smaller than that filter makes it. By
+    brute force in float64."""
     kept = []
 
     def keep(ratio: Tensor, *_: int) -> Tensor:

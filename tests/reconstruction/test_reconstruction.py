@@ -14,6 +14,7 @@ from halfmap.fourier.transform import resample_volume, volume_fft
 from halfmap.geometry.symmetry import symmetry_group
 from halfmap.imaging.ctf import Defocus, ctf
 from halfmap.imaging.optics import OpticsGroup
+from halfmap.kernels.evening import Evening
 from halfmap.kernels.poses import Samples
 from halfmap.reconstruction.inverse import reconstruct, reconstructed_difference
 from halfmap.reconstruction.statistics import Backprojection
@@ -258,7 +259,7 @@ def test_shell_means_and_division_are_what_numpy_gives_compiled_and_plain():
         assert np.allclose(ratio.numpy(), numerator / np.maximum(weight + added, least))
         ratio = module.divided(sums, ridge, floor, padding, share)
         assert np.allclose(ratio.numpy(), numerator / np.maximum(weight + added, part * weight + least))
-        difference = module.ratio_difference(sums, other, floor, padding, m, False, (share, ridge))
+        difference = module.ratio_difference(sums, other, floor, padding, m, False, Evening(share, ridge))
         assert np.allclose(difference.numpy(), plain * both / np.maximum(both, part * both + added))
         inverse = module.inverse_weight_by_shell(sums, floor[:6], padding)
         total, count = module.weight_by_shell(sums, padding, 6)

@@ -56,7 +56,7 @@ def test_coefficients_before_the_edge_are_untouched_and_beyond_the_limit_there_a
         assert np.abs(F)[RADIUS > limit].max() < 1e-10 * np.abs(G).max()
         gain = (F / G).real[~kept]
         order = np.argsort(RADIUS[~kept], kind="stable")
-        assert np.diff(gain[order]).max() < 1e-5 and gain.min() > -1e-6  # it falls and never shrinks below nothing
+        assert np.diff(gain[order]).max() < 1e-5 and gain.min() > -1e-6  # it falls, and never below zero
 
 
 @pytest.mark.parametrize(("threshold", "shell"), [(0.143, 6 + (0.4 - 0.143) / 0.4), (0.5, 5 + 0.3 / 0.4)])
@@ -105,7 +105,7 @@ def test_nothing_of_the_inside_reaches_the_outside():
 
 def test_weight_fades_the_outside_to_the_level_of_the_solvent():
     inside, solvent = half_space(), torch.zeros(BOX, BOX, BOX, dtype=torch.float64)
-    solvent[:20] = 1  # the last four planes are solvent, of which the level is measured
+    solvent[:20] = 1  # the last four planes are solvent; its level is measured there
     v = noise(5) + 3
     v[20:] = 0.25
     pair = MapPair(v, v, curves(), PIXEL)
@@ -119,7 +119,7 @@ def test_weight_fades_the_outside_to_the_level_of_the_solvent():
 
 
 def half_sets(shell: int | None) -> HalfSets:
-    """Noise back-projected with an even weight, every half from two quarters; joined up to ``shell``."""
+    """Back-projected noise of even weight, two quarter sets in every half set; joined up to ``shell``."""
     limit, padding = 10, 2
     quarters = []
     for q in range(4):

@@ -44,7 +44,7 @@ def two_sided(box: int = 64) -> tuple[Tensor, Tensor]:
 
 
 def brute_force(half1: np.ndarray, half2: np.ndarray, extent: float, threshold: float) -> tuple[np.ndarray, ...]:
-    """The two filtered maps and the cut-off, by the formulas, a window at every voxel."""
+    """The two filtered maps and the cut-off, by the formulas, with a window at every voxel."""
     box, length = len(half1), radius(len(half1))
     shape = [np.exp(-4 * np.log(2) * (length / 3 - j) ** 2) for j in range(box)]
     away = np.arange(box) - np.arange(box)[:, None]
@@ -73,7 +73,7 @@ def test_the_filter_is_that_of_the_formulas_with_a_window_at_every_voxel():
     solution = filtered(one, two, LocalFsc(window=extent * PIXEL, threshold=0.3))
     expected = brute_force(one.numpy(), two.numpy(), extent, 0.3)
     for found, wanted in zip(solution.maps, expected[:2], strict=True):
-        # bands begin and end a little elsewhere, as the correlation is interpolated between lattice points
+        # bands begin and end in slightly other places, because the correlation is interpolated on a lattice
         assert np.linalg.norm(found.numpy() - wanted) < 0.1 * np.linalg.norm(wanted)
     cutoff = box * PIXEL / solution.arrays["theta"].numpy()
     assert (np.abs(cutoff - expected[2]) < 1e-6).mean() > 0.93

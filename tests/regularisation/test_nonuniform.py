@@ -91,7 +91,7 @@ def test_the_fast_search_finds_the_cutoff_of_the_literal_formula(method):
     assert (away <= 1).double().mean() > 0.93 and (away <= 3).double().mean() > 0.98
     least, most = errors.min(0).values, errors.max(0).values
     regret = (errors.gather(0, index[None])[0] - least) / (most - least)
-    assert regret.mean() < 1e-3  # what little is lost: an error that is worse by a thousandth of its range
+    assert regret.mean() < 1e-3  # little is lost: the error is worse by a thousandth of its range
 
 
 def test_the_cutoff_rises_in_the_core_and_falls_in_the_belt_and_changes_within_a_window():
@@ -118,7 +118,7 @@ def test_scaling_the_data_leaves_the_cutoff_and_rotation_and_mirror_commute_with
     assert torch.equal(scaled.values, found.values)
 
     def turned(v: Tensor) -> Tensor:
-        """By 90 degrees about z and then about x, around the centre voxel (periodic, as the FFT is)."""
+        """Turned by 90 degrees about z and then about x, around the centre voxel (periodic, as the FFT is)."""
         v = torch.roll(v.transpose(1, 2).flip(1), 1, dims=1)
         return torch.roll(v.transpose(0, 1).flip(0), 1, dims=0)
 
@@ -129,9 +129,8 @@ def test_scaling_the_data_leaves_the_cutoff_and_rotation_and_mirror_commute_with
 
 
 def test_wide_windows_spoil_the_literal_comparison_and_steps_cure_it():
-    """Poses are not exact, so that what the maps disagree on is more inside the molecule than in the solvent. The
-    literal form compares the molecule seen through a narrow window with solvent seen through a wide one, and prefers
-    the wide one."""
+    """Poses are not exact, so the maps differ more inside the molecule than in the solvent. The literal form compares
+    the molecule, seen through a narrow window, with solvent, seen through a wide one, and prefers the wide one."""
     inside = torch.sigmoid((12 - distance()) / 0.7)
     s = 4 * inside * band_limited(3, 20)
     m1, m2 = (s + (1 + inside) * white(seed) for seed in (4, 5))
@@ -149,7 +148,7 @@ def test_equal_windows_make_both_forms_the_same():
     m1, m2 = phantom(20, 8, seed=2)
     wide = CrossValidation(awf=1e4, form="literal")
     pair = MapsToCompare.of(m1, m2)
-    one, other = (local_error(pair, CANDIDATES, replace(wide, form=form))[0] for form in ("literal", "increment"))
+    one, other = (local_error(pair, CANDIDATES, replace(wide, form=form)) for form in ("literal", "increment"))
     one = one - one[0]
     assert torch.allclose(one, other, rtol=1e-6, atol=1e-6 * float(one.abs().max()))
 
@@ -178,7 +177,7 @@ def test_with_one_window_and_a_free_value_per_shell_the_best_gain_is_the_fsc():
     )
     # the search's E_j, with a window wider than the box, is this quadratic form of the gains
     wide = CrossValidation(awf=1e4, target="quarter")
-    errors = local_error(MapsToCompare.of(m1, m2), CANDIDATES, wide)[0].mean(dim=(1, 2, 3))
+    errors = local_error(MapsToCompare.of(m1, m2), CANDIDATES, wide).mean(dim=(1, 2, 3))
     s = torch.arange(len(power), dtype=torch.float64)
     gains = (1 + (s / CANDIDATES[:, None]) ** 16).rsqrt()
     expected = (gains**2 * power - 4 * gains * cross).sum(1)
@@ -221,7 +220,7 @@ def directions(z: Tensor, y: Tensor, x: Tensor) -> Tensor:
 
 
 def flat_statistics(v: Tensor, limit: int, uneven: bool = False) -> Backprojection:
-    """Sums as if every coefficient of the map had been measured once, or as ``directions`` says."""
+    """Sums in which every coefficient of the map was measured once, or with the weights of ``directions``."""
     transform = half_volume(v, 2, limit)
     weight = torch.ones_like(transform.real)
     if uneven:
@@ -268,8 +267,8 @@ def test_corrections_carry_the_fsc_across_and_nothing_else(sampling, monkeypatch
 
 
 def test_noise_that_quarter_maps_share_is_taken_for_noise():
-    """Two quarters with noise that correlates by 0.3, as noise aligned to one reference does, half maps with none: what
-    the quarters agree on is not there, and with the correction no cut-off but the lowest is chosen."""
+    """The noise of two quarter maps correlates by 0.3, as noise aligned to one reference does, that of half maps does
+    not. So what the quarters agree on is not real, and with the correction only the lowest cut-off is chosen."""
     shared = white(30)
     m1, m2 = (math.sqrt(0.3) * shared + math.sqrt(0.7) * white(seed) for seed in (31, 32))
     pair = MapsToCompare.of(m1, m2)
@@ -284,7 +283,7 @@ def test_noise_that_quarter_maps_share_is_taken_for_noise():
 
 
 def test_signal_is_left_alone_by_the_correction():
-    """Quarters that share nothing but signal predict the FSC of the half maps: nothing is to be corrected."""
+    """Quarter maps that share nothing but signal predict the FSC of the half maps, so nothing is corrected."""
     s = band_limited(33, 20)
     q = [s + white(seed) for seed in (34, 35, 36, 37)]
     halves = fsc(q[0] + q[1], q[2] + q[3])
@@ -292,7 +291,7 @@ def test_signal_is_left_alone_by_the_correction():
 
 
 def test_directions_of_few_views_do_not_spoil_the_references():
-    """Well-seen directions lose nothing to the others' noise, the others gain, and even views are left alone."""
+    """Well-seen directions lose nothing to the noise of the others, the others gain, and even views do not change."""
     truth, mask, k = phantom(20, 8, noise=0.0)[0], spherical_mask(BOX, 26, 4), torch.fft.fftfreq(BOX)
     well_seen = directions(k[:, None, None], k[:, None], k[: BOX // 2 + 1]) > 1
     for sets, most in ((half_sets(uneven=True), 0.95), (half_sets(), 1.001)):

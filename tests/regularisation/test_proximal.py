@@ -139,7 +139,8 @@ def test_the_gradient_of_the_smooth_term_is_that_of_finite_differences(spacing, 
     factor = noise(5, 5, 5, seed=9).exp() if local else 1.0
     penalty = Penalty(0.0, 0.7, 0.0, 1.0, 0.4, 0.5, spacing, factor)
     x = noise(5, 5, 5, seed=3)
-    found, diagonal = penalty.smooth_gradient(x)
+    bound = penalty.smooth_bound(x)
+    found, diagonal = bound.gradient, bound.curvature
     step = 1e-5
     for v in np.ndindex(5, 5, 5):
         there, back = x.clone(), x.clone()
@@ -204,7 +205,7 @@ def test_the_last_step_is_the_first_that_gains_less_than_the_share_asked_for(tin
 
 @pytest.mark.parametrize("name", ["sparse", "smooth", "both", "coarse", "local"])
 def test_the_map_is_the_one_that_another_solver_finds(tiny, name):
-    """scipy's L-BFGS-B on the positive and negative parts of the map, whose difference it is: no threshold needed."""
+    """scipy's L-BFGS-B solves for the positive and the negative part of the map, so that it needs no threshold."""
     penalty, data = PENALTIES[name], NormalEquations.of(tiny)
     before = 0.2 * noise(7, 7, 7, seed=5)
     start = reconstruct(tiny)
@@ -213,7 +214,7 @@ def test_the_map_is_the_one_that_another_solver_finds(tiny, name):
     previous = before.numpy().reshape(-1)
 
     def gradient(x: np.ndarray) -> np.ndarray:
-        smooth = penalty.smooth_gradient(torch.from_numpy(x.reshape(7, 7, 7)))[0].numpy().reshape(-1)
+        smooth = penalty.smooth_bound(torch.from_numpy(x.reshape(7, 7, 7))).gradient.numpy().reshape(-1)
         return A @ x - b + penalty.inertia * (x - previous) + smooth
 
     def split(parts: np.ndarray) -> tuple[float, np.ndarray]:
@@ -248,7 +249,7 @@ def test_more_images_of_the_same_kind_leave_all_parameters_but_the_rounding_as_t
 
 
 def test_the_unit_of_the_parameters_is_the_rms_over_the_padded_box(tiny):
-    """Not over the box: a map that fills it has padding^(3/2) times less in the padded one."""
+    """It is not the rms over the box: that of a map which fills the box is padding^(3/2) times larger."""
     data = NormalEquations.of(tiny)
     size, m = 14, tiny.sums.shape[2] - 1
     D = np.zeros((size,) * 3, complex)

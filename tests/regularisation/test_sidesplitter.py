@@ -1,4 +1,4 @@
-"""SIDESPLITTER against its formulas in plain numpy, and what it is for: noise that nothing rises above is removed."""
+"""SIDESPLITTER against its formulas in plain numpy, and its purpose: where nothing rises above it, noise is removed."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_maps_of_another_grey_scale_get_the_same_filter_and_half_maps_change_pla
 
 
 def test_either_half_map_chooses_its_own_levels_under_shared_thresholds(pair):
-    """Density in a corner of one half map, where nothing is measured, is kept in that one and not in the other."""
+    """Density in a corner of one half map, where nothing is measured, is kept in that map and not in the other."""
     changed = pair.half2.clone()
     changed[1:5, 1:5, 1:5] += 2
     solution, other = solve(pair), solve(MapPair(pair.half1, changed, pair.curves, PIXEL))
@@ -179,6 +179,6 @@ def test_either_half_map_chooses_its_own_levels_under_shared_thresholds(pair):
     for half2 in (pair.half2, rougher):
         spectrum = spectra(torch.stack((pair.half1, half2)))
         levels = sidesplitter.ladder(spectrum, inside, 7.0)
-        mean.append(float(sidesplitter.selected(spectrum, levels, inside, True)[1][0][inside].mean()))
+        mean.append(float(sidesplitter.selected(spectrum, levels, inside, True).cutoff[0][inside].mean()))
     assert mean[1] < 0.8 * mean[0]
     assert "threshold" in Sidesplitter().crosses

@@ -81,8 +81,8 @@ def times(halves: HalfSets, numerator: float, weight: float) -> HalfSets:
 
 
 def test_without_penalties_the_map_is_the_plain_reconstruction_where_there_are_data(blobs, random_poses):
-    """And nearer the truth, for a map that agrees with the sums must also end with its box; nothing tells what lies
-    beyond their limit."""
+    """It is also nearer the truth, because a map that agrees with the sums must end at the edge of its box. Nothing is
+    known beyond the limit of the sums."""
     halves, truth = half_sets(blobs, random_poses, 1.0, level=0.0), blobs(24, width=1.5).map()
     solution = SparseSmooth(alpha=0, beta=0, gamma=0).solve(halves, torch.ones(24, 24, 24), {})
     inside = frequency_length(24) <= 10
@@ -143,8 +143,8 @@ def test_what_is_not_kept_need_not_be_solved_for(blobs, random_poses, mode):
     scale = float((whole[0] * truth).sum() / truth.square().sum())
     for a, b in zip(within, whole, strict=True):
         assert not a[0].any() and not a[:, :, -1].any()
-        # measured: 0.054 where one of ten settings is chosen, which may be another, 0.039 where the belt is held more
-        # firmly than the core, and else 0.021
+        # measured: 0.054 where one of ten settings is chosen, because another may be chosen; 0.039 where the belt is
+        # held more firmly than the core; else 0.021
         most = {"published-code": 0.1, "local": 0.05}.get(mode, 0.03)
         assert float(((a - b) * window).norm() / (b * window).norm()) < most
         far_a, far_b = (float(((m / scale - truth) * window).norm()) for m in (a, b))
@@ -153,8 +153,8 @@ def test_what_is_not_kept_need_not_be_solved_for(blobs, random_poses, mode):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_half_set_learns_of_the_other_only_what_the_mode_says(blobs, random_poses, mode, monkeypatch):
-    """To the bit: another set of images in the place of half set 2, and half set 1 gets the same map; with a local
-    strength this holds as long as the FSC is the same, which that mode says it uses."""
+    """Half set 2 gets other images, and the map of half set 1 is the same to the bit. With a local strength this holds
+    as long as the FSC is the same; that mode says that it uses the FSC."""
     method, mask = SparseSmooth(alpha=0.05, beta=0.2, parameters=mode, steps=30), torch.ones(16, 16, 16)
     halves = half_sets(blobs, random_poses, 0.3, box=16, limit=6, count=60, seed=1)
     maps, strengths, local = [], [], mode == "local"

@@ -63,7 +63,7 @@ def half_sets(blobs, random_poses, signal: float, noise_scale: float = 1.0, sigm
 
 
 def brute_force_wiener(statistics: Backprojection, ratio: np.ndarray) -> np.ndarray:
-    """N / (W + mean W / ratio), the shells' means joined by straight lines, through numpy's whole transform."""
+    """N / (W + mean W / ratio), with means that are linear between shells, by numpy's whole transform."""
     N, W = statistics.numerator.numpy(), statistics.weight.double().numpy()
     shell = np.rint(RADIUS).astype(int)
     tau2_inverse = np.array([W[shell == s].mean() / max(ratio[s], 1e-6) for s in range(LIMIT + 1)])
@@ -100,7 +100,7 @@ def test_references_are_the_brute_force_wiener_filter_of_each_half_and_of_both(b
 def test_under_even_weights_a_half_is_multiplied_by_its_fsc_f_and_both_together_by_2f_over_1_plus_f():
     v = torch.randn(BOX, BOX, BOX, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     v = v * spherical_mask(BOX, 7.0, 3.0).double()
-    # a half volume is freed of the envelope on the way in, a reconstruction on the way out
+    # half_volume divides by the envelope before the transform, a reconstruction after it
     envelope = trilinear_envelope(BOX, PADDING)
     V = half_volume(v * (envelope[:, None, None] * envelope[:, None] * envelope), PADDING, LIMIT)
     V = V * torch.from_numpy(RADIUS <= LIMIT + 0.5)
@@ -120,12 +120,12 @@ def test_references_from_pure_noise_vanish_beyond_the_first_shell_without_correl
     solution = Uniform("unmasked").solve(halves, torch.ones(BOX, BOX, BOX), {})
     fsc = halves.curves.unmasked.numpy()
     first = next(s for s in range(1, len(fsc)) if fsc[s] <= 0)
-    assert first <= 6  # noise correlates by chance, not for long
+    assert first <= 6  # noise correlates by chance, but only in a few shells
     k = np.fft.fftfreq(BOX, 1 / BOX)
     shell = np.rint(np.sqrt(k[:, None, None] ** 2 + k[:, None] ** 2 + k**2)).astype(int).ravel()
     for reference, raw in zip(solution.maps, halves.raw, strict=True):
         power = [np.bincount(shell, weights=(np.abs(np.fft.fftn(m.numpy())) ** 2).ravel()) for m in (reference, raw)]
-        # one shell of transition: shells are joined by straight lines
+        # one shell of transition: the filter is linear between shells
         assert (power[0] / power[1])[first + 1 : LIMIT].max() < 1e-4
         assert float(reference.norm()) < 0.2 * float(raw.norm())
 

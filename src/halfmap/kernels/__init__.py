@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from halfmap.kernels import reference, reference_poses
+from halfmap.kernels.evening import Evening
 from halfmap.kernels.poses import Polished, PolishOptions, Samples, Starts
 from halfmap.kernels.threads import for_ranges, run_all, set_threads, thread_count
 
@@ -177,7 +178,10 @@ def distinct_peaks(score: Tensor, order: Tensor, rotations: Tensor, angle: float
 
 
 def symmetrise(accumulator: Tensor, operators: Tensor, radius: float) -> Tensor:
-    """Sum of accumulator(g q) over the operators g [o, 3, 3], for |q| <= radius (padded units); folded input."""
+    """Sum accumulator(g q) over the operators g [o, 3, 3]: a new accumulator [z, y, x, 3], zero where |q| > radius.
+
+    radius: in padded units. The accumulator must be folded.
+    """
     if accumulator.device.type != "cpu":
         return reference.symmetrise(accumulator, operators, radius)
     from halfmap.kernels.numba_search import permute_planes, symmetrise_planes
@@ -194,10 +198,11 @@ def symmetrise(accumulator: Tensor, operators: Tensor, radius: float) -> Tensor:
 
 
 def filtered_pair(first: Tensor, second: Tensor, size: int, gain1: Tensor, gain2: Tensor) -> Tensor:
-    """Two real maps, filtered, as one complex map [z, y, x] on a grid of ``size``: gain1 * first + i gain2 * second.
+    """Filter two real maps and return them as one complex map [z, y, x]: gain1 * first + i gain2 * second.
 
-    first, second: transforms of torch.fft.rfftn, each on a grid at least as fine over the same extent; gain[k^2] by
-    squared frequency (cycles per box), an integer.
+    first, second: transforms (torch.fft.rfftn) of the maps, each on a grid over the same extent that is as fine as
+    ``size`` or finer. gain1, gain2 [k^2]: indexed by the squared frequency (cycles per box), which is an integer. size:
+    side of the result's grid.
     """
     gains = [(gain * (size / part.shape[0]) ** 3).to(first.real).contiguous()
              for part, gain in ((first, gain1), (second, gain2))]
@@ -225,9 +230,10 @@ def power_difference(pair: Tensor) -> Tensor:
 
 
 def add_kept_bands_(out: Tensor, place: Tensor, pair: Tensor, node: int) -> None:
-    """Add to out [z, y, x] what is kept of bands ``node`` and ``node`` + 1, the real and imaginary part of pair.
+    """Add what is kept of the bands ``node`` and ``node`` + 1 to out [z, y, x], in place.
 
-    place [z, y, x]: where the cut-off stands among the nodes; cubic convolution between them (reference.band_kept).
+    pair [z, y, x]: the two bands, as real and imaginary part. place [z, y, x]: position of the local cut-off among the
+    nodes, a real number; between nodes cubic convolution interpolates (reference.band_kept).
     """
     if out.device.type != "cpu":
         reference.add_kept_bands_(out, place, pair, node)
@@ -239,7 +245,10 @@ def add_kept_bands_(out: Tensor, place: Tensor, pair: Tensor, node: int) -> None
 
 
 def weight_by_shell(sums: Tensor, padding: int, shells: int) -> tuple[Tensor, Tensor]:
-    """Sum [s] of the weight over each of the first ``shells`` shells of the half volume, and the number of points."""
+    """Sum [s] of the weight over each of the first ``shells`` shells of the half volume, and number [s] of its points.
+
+    sums: [z, y, x, 3] on the half volume. Both results are float64.
+    """
     if sums.device.type != "cpu":
         return reference.weight_by_shell(sums, padding, shells)
     from halfmap.kernels.numba_volume import weight_by_shell_planes
@@ -251,7 +260,7 @@ def weight_by_shell(sums: Tensor, padding: int, shells: int) -> tuple[Tensor, Te
 
 
 def inverse_weight_by_shell(sums: Tensor, floor: Tensor, padding: int) -> Tensor:
-    """Sum [s] of 1 / max(weight, floor[s]) over each shell of the half volume for which there is a floor."""
+    """Sum [s] of 1 / max(weight, floor[s]) over each shell of the half volume, for all shells in ``floor``; float64."""
     if sums.device.type != "cpu":
         return reference.inverse_weight_by_shell(sums, floor, padding)
     from halfmap.kernels.numba_volume import inverse_weight_by_shell_planes
@@ -263,10 +272,11 @@ def inverse_weight_by_shell(sums: Tensor, floor: Tensor, padding: int) -> Tensor
 
 
 def divided(sums: Tensor, ridge: Tensor, floor: Tensor, padding: int, share: Tensor | None = None) -> Tensor:
-    """numerator / max(weight + ridge, share weight + floor), complex [z, y, x], from sums [z, y, x, 3] on the half
-    volume.
+    """Divide sums [z, y, x, 3] on the half volume: numerator / max(weight + ridge, share weight + floor), complex
+    [z, y, x].
 
-    ridge[s], floor[s], share[s] (none: 0): linear in the frequency between shells, constant beyond the last.
+    ridge [s], floor [s], share [s] (None: 0): between shells they are linear in the frequency, beyond the last one
+    constant.
     """
     if sums.device.type != "cpu":
         return reference.divided(sums, ridge, floor, padding, share)
@@ -281,14 +291,14 @@ def divided(sums: Tensor, ridge: Tensor, floor: Tensor, padding: int, share: Ten
 
 
 def ratio_difference(
-    first: Tensor, second: Tensor, floor: Tensor, padding: int, extent: int, fold: bool,
-    evening: tuple[Tensor, Tensor] | None = None,
+    first: Tensor, second: Tensor, floor: Tensor, padding: int, extent: int, fold: bool, evening: Evening | None = None
 ) -> Tensor:
-    """Difference of the two numerator / max(weight, floor), complex [z, y, x], from sums [z, y, x, 3] on half volumes.
+    """Difference of numerator / max(weight, floor) between two sums [z, y, x, 3] on half volumes: complex [z, y, x].
 
-    evening: share[s] and even[s]; it is multiplied by w / max(w, share w + even), w both weights together. All profiles
-    are linear in the frequency between shells. The result reaches to padded coordinate ``extent`` and is zero more than
-    a shell beyond floor[s]; fold: whether the Friedel mates of the sums' plane x = 0 have still to be added.
+    evening: if given, the difference is multiplied by w / max(w, share w + added), where w is the sum of both weights.
+    All profiles [s] are linear in the frequency between shells. extent: padded coordinate to which the result reaches;
+    it is zero more than one shell beyond the last floor. fold: whether the Friedel mates of the sums' plane x = 0 have
+    still to be added.
     """
     if first.device.type != "cpu":
         return reference.ratio_difference(first, second, floor, padding, extent, fold, evening)
@@ -297,7 +307,7 @@ def ratio_difference(
     side = 2 * extent + 1
     out = torch.empty((side, side, extent + 1, 2), dtype=first.dtype)
     o, a, b = out.numpy(), first.contiguous().numpy(), second.contiguous().numpy()
-    evening = evening or (torch.zeros_like(floor), torch.zeros_like(floor))
-    f, share, even = (profile.double().cpu().numpy() for profile in (floor, *evening))
-    for_ranges(lambda i, j: difference_planes(o, a, b, f, share, even, float(padding), fold, i, j), side)
+    evening = evening or Evening(torch.zeros_like(floor), torch.zeros_like(floor))
+    f, share, added = (profile.double().cpu().numpy() for profile in (floor, evening.share, evening.added))
+    for_ranges(lambda i, j: difference_planes(o, a, b, f, share, added, float(padding), fold, i, j), side)
     return torch.view_as_complex(out)

@@ -1,7 +1,8 @@
-"""Radial filters and what is made of filtered maps, on the CPU, in one pass over memory where torch needs many.
+"""Radial filters of maps, and sums and differences of filtered maps, on the CPU. Each makes one pass over memory where
+torch needs many.
 
-Half transforms are float arrays [z, y, x, 2] (real, imaginary) in the order of rfftn, full ones in that of fftn. Planes
-z0 <= z < z1 of the result are written.
+Half transforms are float arrays [z, y, x, 2] (real, imaginary) in the order of rfftn; full transforms are in the order
+of fftn. Every function writes the planes z0 <= z < z1 of the result.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from numba import njit
 
 @njit(nogil=True, cache=True, fastmath=True)
 def combine_planes(out, first, second, gain1, gain2, z0, z1):
-    """out [size, size, size] = gain1 first + i gain2 second, from half transforms of real maps, each on a grid as fine
-    or finer; gains are indexed by the squared frequency."""
+    """out [z, y, x, 2] = gain1 first + i gain2 second, a full transform, from half transforms of two real maps.
+
+    The grids of first and second are as fine as that of out, or finer. gain1, gain2 [k^2]: by squared frequency.
+    """
     size, box1, box2 = out.shape[0], first.shape[0], second.shape[0]
     half = (size - 1) // 2
-    # an even grid has one coefficient where a finer one has two: it is left out, unless the grids are equal
+    # At Nyquist an even grid has one coefficient where a finer one has two. It is left out unless the grids are equal.
     lowest = half + 1 - size if size == box1 == box2 else -half
     zero = np.float32(0.0)
     for z in range(z0, z1):
@@ -32,7 +35,7 @@ def combine_planes(out, first, second, gain1, gain2, z0, z1):
                 g1, g2 = gain1[plane + x * x], gain2[plane + x * x]
                 out[z, y, x, 0] = g1 * a[x, 0] - g2 * b[x, 1]
                 out[z, y, x, 1] = g1 * a[x, 1] + g2 * b[x, 0]
-            # the other half from Friedel mates; for the Nyquist column of an even grid the mate is the column itself
+            # The other half comes from Friedel mates. The Nyquist column of an even grid is its own mate.
             a, b = first[-kz % box1, -ky % box1], second[-kz % box2, -ky % box2]
             for x in range(1, -lowest + 1):
                 g1, g2 = gain1[plane + x * x], gain2[plane + x * x]
@@ -54,7 +57,7 @@ def power_difference_planes(out, pair, z0, z1):
 
 @njit(nogil=True, cache=True, fastmath=True)
 def keep_planes(out, place, pair, node, z0, z1):
-    """Add to out what is kept of the bands ``node`` and ``node`` + 1 where the cut-off stands at ``place``."""
+    """Add what is kept of the bands ``node`` and ``node`` + 1 to out [z, y, x]; see kernels.add_kept_bands_."""
     for z in range(z0, z1):
         for y in range(out.shape[1]):
             for x in range(out.shape[2]):
@@ -64,7 +67,7 @@ def keep_planes(out, place, pair, node, z0, z1):
 
 @njit(nogil=True, cache=True, fastmath=True, inline="always")
 def _kept(t):
-    """Sum of the cubic convolution weights of the nodes from the one t steps below on; see reference.band_kept."""
+    """Fraction of a band that is kept where the cut-off lies t nodes above the band's own; see reference.band_kept."""
     if t >= np.float32(1.0):
         return np.float32(1.0)
     if t < np.float32(-2.0):

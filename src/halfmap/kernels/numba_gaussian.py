@@ -1,6 +1,6 @@
-"""Insertion with a Gaussian of three grid points along each axis, the local kernel of OPUS-SSRI, on the CPU.
+"""Back-projection on the CPU with a Gaussian of three grid points along each axis, the local kernel of OPUS-SSRI.
 
-See numba_slices.py for the arrays and for who writes what.
+See numba_slices.py for the arrays, and for how slabs divide the writing.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import math
 import numpy as np
 from numba import njit
 
-# Integral of exp(-d^2 / 2) over the three points' width: a sample's weights add up to 1 on average.
+# Integral of exp(-d^2 / 2) over the width of three grid points. Divided by it, weights add up to 1 on average.
 TOTAL = math.sqrt(2 * math.pi) * math.erf(1.5 / math.sqrt(2))
 _FALL = math.exp(-0.5)
 
 
 @njit(nogil=True, cache=True, fastmath=True, inline="always")
 def _weigh(weight, axis, f, constant):
-    """weight[axis, :] of the grid points before, nearest to and after a position f beyond the nearest."""
+    """Fill weight[axis, :] for the grid points before, nearest to and after a position that is f beyond the nearest."""
     middle = constant[0] * np.exp(constant[1] * f * f)
     growth = np.exp(f)
     weight[axis, 0] = constant[2] * middle / growth
@@ -29,7 +29,8 @@ def _weigh(weight, axis, f, constant):
 def insert_gaussian_slab(
     accumulator, values, weights, kxy, coords, sample_image, axes, phase_x, phase_y, mass, z0, z1
 ):
-    """As numba_slices.insert_slab, each sample on the 27 grid points about the nearest, exp(-|d|^2 / 2) / TOTAL^3."""
+    """Like numba_slices.insert_slab, but a sample is added to the nearest grid point and the 26 around it, each at
+    distance d with weight exp(-|d|^2 / 2) / TOTAL^3."""
     m = (accumulator.shape[0] - 1) // 2
     centre = np.int16(m)
     limit = (phase_y.shape[1] - 1) // 2

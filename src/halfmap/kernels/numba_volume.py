@@ -1,7 +1,7 @@
-"""Passes over the sums of the M-step: means over shells, and their division.
+"""Passes over the sums of the M-step: totals by shell, and the division of numerator by weight.
 
-Sums are float arrays [z, y, x, 3] (numerator re, im, weight) on the half volume, z and y centred at m, x = 0..m; shells
-count unpadded cycles per box. Planes z0 <= z < z1 are worked on.
+Sums are float arrays [z, y, x, 3] (numerator re, im, weight) on the half volume: z and y are centred at m, x = 0..m.
+Shells are in unpadded cycles per box. Every function works on the planes z0 <= z < z1.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from numba import njit
 
 @njit(nogil=True, cache=True)
 def weight_by_shell_planes(total, count, sums, padding, z0, z1):
-    """total[z, s] and count[z, s]: sum of the weight over the points of shell s in plane z, and their number."""
+    """Add the weights of the points of shell s in plane z to total[z, s], and their number to count[z, s]."""
     m = sums.shape[2] - 1
     shells = total.shape[1]
     for z in range(z0, z1):
@@ -27,7 +27,7 @@ def weight_by_shell_planes(total, count, sums, padding, z0, z1):
 
 @njit(nogil=True, cache=True, fastmath=True)
 def inverse_weight_by_shell_planes(total, sums, floor, padding, z0, z1):
-    """total[z, s]: sum of 1 / max(weight, floor[s]) over the points of shell s in plane z."""
+    """Add 1 / max(weight, floor[s]) of the points of shell s in plane z to total[z, s]."""
     m = sums.shape[2] - 1
     for z in range(z0, z1):
         for y in range(sums.shape[1]):
@@ -40,7 +40,10 @@ def inverse_weight_by_shell_planes(total, sums, floor, padding, z0, z1):
 
 @njit(nogil=True, cache=True, fastmath=True)
 def divide_planes(out, sums, ridge, floor, share, padding, z0, z1):
-    """out[z, y, x, 2] = numerator / max(weight + ridge, share weight + floor); all three linear between shells."""
+    """out[z, y, x, 2] = numerator / max(weight + ridge, share weight + floor).
+
+    ridge, floor, share [s]: linear between shells.
+    """
     m = sums.shape[2] - 1
     last = len(floor) - 1
     inverse = 1.0 / padding
@@ -62,10 +65,13 @@ def divide_planes(out, sums, ridge, floor, share, padding, z0, z1):
 
 
 @njit(nogil=True, cache=True, fastmath=True)
-def difference_planes(out, first, second, floor, share, even, padding, fold, z0, z1):
-    """out[z, y, x, 2] = difference of both numerator / max(weight, floor), times w / max(w, share w + even) of both
-    weights' sum w, up to one shell beyond floor; out may be smaller than the sums, and fold adds the Friedel mates of
-    their plane x = 0."""
+def difference_planes(out, first, second, floor, share, added, padding, fold, z0, z1):
+    """out[z, y, x, 2] = difference of numerator / max(weight, floor) between two sums, evened.
+
+    Evened means: times w / max(w, share w + added), where w is the sum of both weights. The result is zero more than
+    one shell beyond the last floor. out may be smaller than the sums. fold: add the Friedel mates of the sums' plane
+    x = 0.
+    """
     m = out.shape[2] - 1
     off = first.shape[2] - 1 - m
     last = len(floor) - 1
@@ -93,7 +99,7 @@ def difference_planes(out, first, second, floor, share, even, padding, fold, z0,
                     imaginary += b * below
                     total += w
                 blended = (share[low] + (share[high] - share[low]) * f) * total
-                blended += even[low] + (even[high] - even[low]) * f
+                blended += added[low] + (added[high] - added[low]) * f
                 gain = total / max(total, blended, 1e-20)
                 out[z, y, x, 0] = gain * real
                 out[z, y, x, 1] = gain * imaginary

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from halfmap.kernels.evening import Evening
+
 CHUNK = 1 << 22  # coefficients whose corners are held at once
 
 
@@ -110,7 +112,7 @@ def best_shift(cross_re: Tensor, cross_im: Tensor, norm: Tensor, log_prior: Tens
 
 
 def symmetrise(accumulator: Tensor, operators: Tensor, radius: float) -> Tensor:
-    """Sum over operators g of accumulator(g q) for |q| <= radius, trilinear; accumulator[z, y, x, 3] folded."""
+    """See kernels.symmetrise; trilinear."""
     m = (accumulator.shape[0] - 1) // 2
     axis = torch.arange(-m, m + 1, device=accumulator.device, dtype=torch.float64)
     z, y, x = torch.meshgrid(axis, axis, axis[m:], indexing="ij")
@@ -140,7 +142,7 @@ def symmetrise(accumulator: Tensor, operators: Tensor, radius: float) -> Tensor:
 
 
 def combined_transforms(first: Tensor, second: Tensor, size: int, gain1: Tensor, gain2: Tensor) -> Tensor:
-    """gain1 first + i gain2 second as a full transform [size, size, size]; see kernels.filtered_pair."""
+    """Full transform [z, y, x] of the complex map that kernels.filtered_pair returns: gain1 first + i gain2 second."""
     half = (size - 1) // 2
     k = torch.cat([torch.arange(half + 1), torch.arange(half + 1 - size, 0)]).to(first.device)
     square = k[:, None, None] ** 2 + k[:, None] ** 2 + k**2
@@ -163,10 +165,11 @@ def add_kept_bands_(out: Tensor, place: Tensor, pair: Tensor, node: int) -> None
 
 
 def band_kept(t: Tensor) -> Tensor:
-    """How much of a band is kept where the cut-off stands t nodes above it.
+    """Fraction of a band that is kept where the cut-off lies t nodes above the band's own; t may be negative.
 
-    Cubic convolution (Keys 1981, IEEE Trans. ASSP 29, 1153) weighs the filters of four nodes; the band between a filter
-    and the one before it enters with the sum of the weights from that filter on.
+    Cubic convolution (Keys 1981, IEEE Trans. ASSP 29, 1153) gives weights to the filters of four nodes. A band is the
+    difference between its node's filter and the one below. So it is kept with the sum of the weights of its own node
+    and all higher ones.
     """
     whole = t.floor()
     f = t - whole
@@ -205,8 +208,7 @@ def divided(sums: Tensor, ridge: Tensor, floor: Tensor, padding: int, share: Ten
 
 
 def ratio_difference(
-    first: Tensor, second: Tensor, floor: Tensor, padding: int, extent: int, fold: bool,
-    evening: tuple[Tensor, Tensor] | None = None,
+    first: Tensor, second: Tensor, floor: Tensor, padding: int, extent: int, fold: bool, evening: Evening | None = None
 ) -> Tensor:
     """See kernels.ratio_difference."""
     ratios, parts = [], []
@@ -223,12 +225,12 @@ def ratio_difference(
     if evening is None:
         return difference
     weight = parts[0][..., 2] + parts[1][..., 2]
-    share, even = _between_shells(parts[0], padding, *evening)
-    return difference * (weight / torch.maximum(weight, share * weight + even).clamp_min(1e-20)).to(weight)
+    share, added = _between_shells(parts[0], padding, evening.share, evening.added)
+    return difference * (weight / torch.maximum(weight, share * weight + added).clamp_min(1e-20)).to(weight)
 
 
 def _between_shells(sums: Tensor, padding: int, *profiles: Tensor) -> list[Tensor]:
-    """Profiles [s] on the half volume [z, y, x] of these sums, linear between shells, float64."""
+    """Interpolate profiles [s] to the half volume [z, y, x] of these sums: linear between shells, float64."""
     last = len(profiles[0]) - 1
     radius = (_half_volume_radius(sums) / padding).clamp(max=last)
     low = radius.floor().long().clamp(max=max(0, last - 1))

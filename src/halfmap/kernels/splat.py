@@ -1,13 +1,13 @@
 """Atoms onto pixels: sums of isotropic Gaussians, evaluated exactly at the points of a grid.
 
-A cloud of atoms is xyz[a, 3] (A), weight[a, t] and exponent[a, t] (1/A^2): in three dimensions term t of atom
-a is weight * (exponent / pi)^(3/2) * exp(-exponent r^2), which integrates to its weight, and its projection
-along z is the two-dimensional Gaussian of the same weight and exponent. A Gaussian is a product of
-one-dimensional ones, so an atom costs a few exponentials for the edges of its window and a multiplication a
-point and term; along a row the exponentials follow by recurrence, exp(-e (d + h)^2) = exp(-e d^2) * q, where
-q shrinks by exp(-2 e h^2) each step.
+A cloud of atoms is xyz[a, 3] (A), weight[a, t] and exponent[a, t] (1/A^2). In three dimensions term t of atom
+a is weight * (exponent / pi)^(3/2) * exp(-exponent r^2), which integrates to its weight. Its projection along z
+is the two-dimensional Gaussian of the same weight and exponent. A Gaussian is a product of one-dimensional ones,
+so an atom costs a few exponentials for the edges of its window, and one multiplication per point and term. Along
+a row the exponentials follow by recurrence: exp(-e (d + h)^2) = exp(-e d^2) * q, where q shrinks by
+exp(-2 e h^2) each step.
 
-The window of an atom ends where its widest term has fallen to exp(-CUT) of its peak: at most that fraction of
+The window of an atom ends where its widest term has fallen to exp(-CUT) of its peak. At most that fraction of
 the atom's weight is lost in projection.
 """
 
@@ -21,10 +21,10 @@ CUT = 10.0  # exp(-10) = 4.5e-5
 
 @njit(nogil=True, cache=True, fastmath=True)
 def _window(position, exponents, spacing, profile):
-    """Fill profile[t, j] = exp(-exponents[t] d_j^2) at the grid points around `position` (in steps of the
-    grid).
+    """Fill profile[t, j] = exp(-exponents[t] d_j^2) at the grid points around `position`.
 
-    Returns the first grid index and the number of points.
+    position: in steps of the grid. spacing: of the grid, in A. Returns the first grid index and the number of
+    points.
     """
     narrowest = exponents[0]
     for t in range(1, exponents.shape[0]):
@@ -52,10 +52,10 @@ def _profile_length(exponent, spacing):
 
 @njit(nogil=True, cache=True, fastmath=True)
 def splat_image(image, centre, xyz, weight, exponent, rotation, shift, spacing):
-    """Add the projection of a cloud to image[y, x], origin at [centre, centre], points `spacing` A apart.
+    """Add the projection of a cloud to image[y, x]; the origin is at [centre, centre], points are `spacing` A
+    apart.
 
-    Atoms go to rotation[3, 3] @ xyz + shift[2] (A) and are projected along z; the image gains weight per
-    square A.
+    Atoms move to rotation[3, 3] @ xyz + shift[2] (A) and are projected along z. Values are in weight per square A.
     """
     height, width = image.shape
     terms = weight.shape[1]
@@ -82,9 +82,10 @@ def splat_image(image, centre, xyz, weight, exponent, rotation, shift, spacing):
 
 @njit(nogil=True, cache=True, fastmath=True)
 def splat_planes(planes, first_plane, centre, xyz, weight, exponent, spacing):
-    """Add the density of a cloud to planes[z, y, x], planes `first_plane` onwards of a cube whose voxel
-    [centre, centre, centre] is the origin and whose points lie `spacing` A apart; the planes gain weight per
-    cubic A.
+    """Add the density of a cloud to planes[z, y, x]: the planes from `first_plane` on of a cube.
+
+    The cube's voxel [centre, centre, centre] is the origin, its points are `spacing` A apart. Values are in weight
+    per cubic A.
     """
     depth, height, width = planes.shape
     terms = weight.shape[1]

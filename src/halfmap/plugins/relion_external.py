@@ -162,10 +162,11 @@ def _reconstruct_call(call: Call, settings: ExternalSettings) -> str:
         method, previous = SparseSmooth(**regulariser_options(_options(settings))), call.previous()
         if not bool((sums.weight > 0).any()):
             raise InputError("RELION's sums are empty: this half set holds no images; look at its particles")
-        found, objective = method.alone(sums, pixel_size, previous)
+        solved = method.alone(sums, pixel_size, previous)
+        found = solved.map
         since = "from no earlier map" if previous is None else f"from the map of iteration {call.iteration - 1}"
         said = (f"sparse_smooth alpha {method.alpha:g} beta {method.beta:g} gamma {method.gamma:g}, "
-                f"{len(objective) - 1} steps, {since}")
+                f"{len(solved.objective) - 1} steps, {since}")
     write_map(call.result, found, pixel_size)
     return said
 

@@ -1,1 +1,1 @@
-"""Regularisers: how sufficient statistics become the next references. One file, one published method."""
+"""Regularisers make the next references from the sums of the M-step. One file, one published method."""

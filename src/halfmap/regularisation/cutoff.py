@@ -1,8 +1,8 @@
-"""A strict resolution limit: amplitudes beyond it are set to zero, those before it are left alone.
+"""A strict resolution limit: amplitudes beyond it become zero, all others stay as they are.
 
-The regularisation of Frealign and cisTEM (Grant, Rohou & Grigorieff 2018, eLife 7, e35383), where the limit is the one
-safeguard against overfitting; no amplitude is shrunk. Their mask for a labelled region comes with it: what lies outside
-the well-ordered part, a micelle for instance, is low-passed to a coarser limit, attenuated or cleared.
+This is the regularisation of Frealign and cisTEM (Grant, Rohou & Grigorieff 2018, eLife 7, e35383). The limit is the
+only safeguard against overfitting. Their mask for a labelled region comes with it: density outside the well-ordered
+part, a micelle for instance, is low-passed to a coarser limit, attenuated or cleared.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from halfmap.validation.fsc import GOLD_STANDARD, crossing_shell
 class Cutoff:
     """Options of the limit.
 
-    resolution: the limit in A; None takes it from where the corrected FSC first falls below ``threshold``, and cuts
-    nothing if it never does. edge: shells over which a cosine falls to zero; it ends at the limit.
+    resolution: the limit in A. None takes it from where the corrected FSC first falls below ``threshold``, and cuts
+    nothing if it never does. edge: number of shells over which a cosine falls to zero; it ends at the limit.
 
-    mask [z, y, x]: 1 in the well-ordered part of the map, soft at its edge; None means all of it. outside: resolution
-    in A of what lies outside the mask, None for that of the rest. weight: what is kept outside, from 0 (the solvent's
-    level) to 1 (all).
+    mask [z, y, x]: 1 in the well-ordered part of the map, with a soft edge; None stands for the whole map. outside:
+    resolution in A of the density outside the mask; None for the same as inside. weight: how much of the density
+    outside is kept, from 0 (only the solvent's level) to 1 (all).
     """
 
     resolution: float | None = None
@@ -40,28 +40,29 @@ class Cutoff:
 
     @property
     def crosses(self) -> str:
-        """The limit, unless it was given."""
+        """The solvent mask, and the limit if it is found from the FSC."""
         return "resolution limit (FSC), solvent mask" if self.resolution is None else "solvent mask"
 
     def solve(self, halves: HalfSets, mask: Tensor, memory: dict[str, Any]) -> Solution:
-        """Both half maps, cut; the joined map is their average, cut at the same limit."""
+        """Cut both plain half maps at the limit. The joined map is the average of the cut half maps."""
         return self.filter_pair(plain_pair(halves), mask)
 
     def filter_pair(self, pair: MapPair, mask: Tensor) -> Solution:
-        """The same; ``mask`` [z, y, x] is the solvent mask, which tells where the solvent's level is found."""
+        """The same for finished half maps; mask [z, y, x]: solvent mask, outside of which the solvent's level is
+        measured."""
         limit = self._limit(pair)
         half1, half2 = (self._cut(v, limit, mask, pair.pixel_size) for v in (pair.half1, pair.half2))
         return Solution((half1, half2), (half1 + half2) / 2)
 
     def _limit(self, pair: MapPair) -> float | None:
-        """The limit in cycles per box."""
+        """The limit in cycles per box; None if nothing is to be cut."""
         if self.resolution is not None:
             return pair.half1.shape[-1] * pair.pixel_size / self.resolution
         return crossing_shell(pair.curves.corrected, self.threshold)
 
     def _cut(self, v: Tensor, limit: float | None, solvent_mask: Tensor, pixel_size: float) -> Tensor:
         if limit is not None:
-            edge = min(self.edge, limit)  # a limit within the first shells leaves room for no more
+            edge = min(self.edge, limit)  # a limit in the first shells leaves no room for a wider edge
             v = lowpass(v, pixel_size, v.shape[-1] * pixel_size / (limit - edge / 2), edge)
         if self.mask is None:
             return v
@@ -71,15 +72,18 @@ class Cutoff:
         return inside * v + (1 - inside) * (level + self.weight * (surroundings - level))
 
     def _surroundings(self, v: Tensor, inside: Tensor, level: Tensor, pixel_size: float) -> Tensor:
-        """The map outside the mask; where it is filtered, the well-ordered part is replaced by solvent before, so that
-        nothing of it is smeared out over its surroundings."""
+        """The map [z, y, x] to take outside the mask, low-passed if ``outside`` is given.
+
+        Before the low-pass the well-ordered part is replaced by solvent, so that the filter does not smear it over its
+        surroundings.
+        """
         if self.outside is None:
             return v
         return lowpass(inside * level + (1 - inside) * v, pixel_size, self.outside, self.edge)
 
 
 def _solvent_level(v: Tensor, inside: Tensor, solvent_mask: Tensor) -> Tensor:
-    """Mean of v where neither mask reaches; of all that lies outside the first one if the two fill the box."""
+    """Mean of v outside both masks, or outside the first mask alone if both together fill the box."""
     weight = (1 - inside) * (1 - solvent_mask)
     if float(weight.mean()) < 1e-3:
         weight = 1 - inside

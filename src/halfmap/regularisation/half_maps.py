@@ -1,10 +1,12 @@
-"""The half maps that a method works on which filters finished maps, and their radial filters.
+"""Half maps, and transforms of them, for the methods that filter finished maps.
 
-Such a method applies many filters without direction to both half maps. They need no phase origin, so the transforms
-here are spared the shifts of those in fourier.transform.
+Such a method applies many radial filters to both half maps. Radial filters need no phase origin, so the transforms here
+leave out the shifts of those in fourier.transform.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,16 +14,25 @@ from torch import Tensor
 from halfmap.regularisation.protocol import HalfSets, MapPair
 
 
+@dataclass(frozen=True)
+class Filtered:
+    """Filtered half maps [h, z, y, x], and their local cut-off in cycles per box: [h, z, y, x], or one for both
+    [z, y, x]."""
+
+    maps: Tensor
+    cutoff: Tensor
+
+
 def plain_pair(halves: HalfSets) -> MapPair:
-    """Plain reconstructions of the statistics: ``halves.raw``, but joined at low resolution if the statistics are."""
+    """Plain reconstructions of both half sets; they share their low resolution if the statistics are joined there."""
     return MapPair(halves.plain(0), halves.plain(1), halves.curves, halves.pixel_size)
 
 
 def spectra(maps: Tensor) -> Tensor:
-    """Transforms of maps [.., z, y, x] in rfft layout, phase origin in the corner."""
+    """Transforms [.., z, y, x // 2 + 1] of maps [.., z, y, x] in rfft layout, with the phase origin in the corner."""
     return torch.fft.rfftn(maps, dim=(-3, -2, -1))
 
 
 def from_spectra(spectrum: Tensor) -> Tensor:
-    """Maps [.., z, y, x] from transforms by `spectra`, of which the axis y tells the box."""
+    """Maps [.., z, y, x] from their transforms by `spectra`; the box is the length of the y axis."""
     return torch.fft.irfftn(spectrum, s=(spectrum.shape[-2],) * 3, dim=(-3, -2, -1))

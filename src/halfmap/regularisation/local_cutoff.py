@@ -4,10 +4,13 @@ For cut-offs f_j and low-passes h_j, two maps m1 and m2 with independent noise, 
 
     E_j(x) = w_j * ( |h_j*m1 - m2|^2 + |h_j*m2 - m1|^2 ) (x),      f*(x) = argmin_j E_j(x).
 
-What makes it fast, with no full-size array per candidate: both maps ride in one complex transform; a cut-off needs a
-grid only as fine as itself; the window makes E smooth, so E is kept on a coarse lattice, where separable windows are
-three small matrix products; and E is smooth in ln f too (a Butterworth filter of order 8 takes a quarter of its cut-off
-to fall), so candidates that stand closer than EVALUATION_STEP are interpolated between neighbours.
+No candidate needs an array of full size:
+
+- Both maps share one complex transform.
+- The grid of a cut-off is only as fine as that cut-off needs.
+- The window makes E smooth, so E is kept on a coarse lattice, where separable windows are three small matrix products.
+- E is smooth in ln f too (a Butterworth filter of order 8 takes a quarter of its cut-off to fall), so candidates that
+  stand closer than EVALUATION_STEP are interpolated between neighbours.
 """
 
 from __future__ import annotations
@@ -23,25 +26,25 @@ from torch import Tensor
 from halfmap import kernels
 from halfmap.regularisation.local_filter import Butterworth, Lattice, separable, window_weights
 
-EVALUATION_STEP = 1.6  # in ln(cut-off), divided by the order of the filter
-SEARCH_TAIL = 0.2  # amplitude to which filters have fallen where the search's grids end
-PER_EXTENT = 3.0  # lattice points across the extent of the narrowest window: 2.5 % of a Gaussian's detail is lost
+EVALUATION_STEP = 1.6  # in ln(cut-off), to be divided by the order of the filter
+SEARCH_TAIL = 0.2  # amplitude of a filter where the grid it is evaluated on ends
+PER_EXTENT = 3.0  # lattice points across the narrowest window: 2.5 % of a Gaussian's detail is lost
 
 
 @dataclass(frozen=True)
 class CrossValidation:
     """How cut-offs are compared.
 
-    filter: the low-pass; awf: extent of the window in wavelengths of the cut-off (gamma; cryoSPARC's adaptive window
-    factor); window: ``box`` (the extent is its side) or ``gaussian``, with the variance of that box.
+    filter: the low-pass. awf: extent of the window in wavelengths of the cut-off (gamma; cryoSPARC's adaptive window
+    factor). window: ``box`` (the extent is its side) or ``gaussian``, with the variance of that box.
 
-    form: ``literal`` compares the E_j above. Windows of different size see different parts of the map, so a wide window
-    that reaches out of the molecule dilutes the error there and wins unjustly; ``increment`` adds up what each step of
-    the cut-off changes, seen through the window of that step: sum_i<=j w_i * (e_i - e_(i-1)). For equal windows both
-    are the same.
+    form: ``literal`` compares the E_j above. Windows of different size see different parts of the map: a wide window
+    that reaches out of the molecule dilutes the error there and wins unjustly. ``increment`` adds up the changes that
+    each step of the cut-off makes, seen through the window of that step: sum_i<=j w_i * (e_i - e_(i-1)). With equal
+    windows both forms are the same.
 
-    target: ``quarter`` is the criterion as published: it finds the best cut-off for each of the two maps. ``half``
-    takes off half the noise, w_j * |h_j*(m1 - m2)|^2 / 2, which finds the best one for their average.
+    target: ``quarter`` is the published criterion, which finds the best cut-off for each of the two maps. ``half``
+    subtracts half the noise, w_j * |h_j*(m1 - m2)|^2 / 2, and so finds the best cut-off for their average.
     """
 
     filter: Butterworth = field(default_factory=Butterworth)
@@ -53,11 +56,11 @@ class CrossValidation:
 
 @dataclass(frozen=True)
 class MapsToCompare:
-    """Two maps m1 and m2 of one molecule with noise of their own, as transforms (torch.fft.rfftn) of their mean and of
-    their difference, each on a grid over the same extent.
+    """Two maps m1 and m2 of one molecule with independent noise, as transforms (torch.fft.rfftn) of their mean and of
+    their difference. Each is on a grid of its own over the same extent.
 
-    noise_gain [s] by shell: what the difference is multiplied by where it does not hold all of the noise, because part
-    of it is the same in both maps.
+    noise_gain [s]: factor of the difference in each shell; None: 1. It makes up for noise that is the same in both maps
+    and so missing in their difference.
     """
 
     mean: Tensor
@@ -66,16 +69,19 @@ class MapsToCompare:
 
     @staticmethod
     def of(first: Tensor, second: Tensor) -> MapsToCompare:
-        """Two maps [z, y, x] whose noise is independent."""
+        """From two maps [z, y, x] with independent noise."""
         return MapsToCompare(torch.fft.rfftn((first + second) / 2), torch.fft.rfftn(first - second))
 
     @property
     def box(self) -> int:
-        """Side of the grid that positions are counted on."""
+        """Side of the mean's grid; positions count its voxels."""
         return self.mean.shape[0]
 
     def on_grid(self, size: int, sum_gain: Tensor, difference_gain: Tensor) -> Tensor:
-        """gain * sum + i gain * difference [z, y, x] on a grid of ``size``, gains [k^2] by squared frequency."""
+        """sum_gain * (m1 + m2) + i difference_gain * (m1 - m2), a complex map [z, y, x] on a grid of ``size``.
+
+        The gains [k^2] are indexed by the squared frequency.
+        """
         if self.noise_gain is not None:
             shell = torch.arange(len(difference_gain), dtype=torch.float64).sqrt().round().long()
             difference_gain = difference_gain * self.noise_gain.cpu()[shell.clamp(max=len(self.noise_gain) - 1)]
@@ -89,29 +95,43 @@ class MapsToCompare:
 
 
 def local_cutoff(pair: MapsToCompare, candidates: Tensor, method: CrossValidation) -> Lattice:
-    """The candidate [j], ascending and in cycles per box, with the least cross-validated error at lattice points."""
-    nodes, errors, spacing = _errors_at_nodes(pair, candidates, method)
+    """The candidate with the least cross-validated error at every lattice point.
+
+    candidates [j]: cut-offs in cycles per box, ascending.
+    """
+    found = _errors_at_nodes(pair, candidates, method)
+    errors = found.errors
     least = torch.full_like(errors[0], torch.inf)
     best = torch.full_like(errors[0], float(candidates[0]))
-    for cutoff, row in zip(candidates.tolist(), _interpolation(candidates, nodes).to(errors), strict=True):
+    for cutoff, row in zip(candidates.tolist(), _interpolation(candidates, found.nodes).to(errors), strict=True):
         error = torch.tensordot(row, errors, dims=1)
         best = torch.where(error < least, cutoff, best)
         least = torch.minimum(error, least)
-    return Lattice(best, spacing, pair.box)
+    return Lattice(best, found.spacing, pair.box)
 
 
-def local_error(pair: MapsToCompare, candidates: Tensor, method: CrossValidation) -> tuple[Tensor, float]:
-    """E_j at the lattice points [j, z, y, x], but for what is the same for all j, and the spacing in voxels."""
-    nodes, errors, spacing = _errors_at_nodes(pair, candidates, method)
-    return torch.tensordot(_interpolation(candidates, nodes).to(errors), errors, dims=1), spacing
+def local_error(pair: MapsToCompare, candidates: Tensor, method: CrossValidation) -> Tensor:
+    """E_j at the lattice points [j, z, y, x], up to a term that is the same for all j."""
+    found = _errors_at_nodes(pair, candidates, method)
+    return torch.tensordot(_interpolation(candidates, found.nodes).to(found.errors), found.errors, dims=1)
 
 
-def _errors_at_nodes(
-    pair: MapsToCompare, candidates: Tensor, method: CrossValidation
-) -> tuple[list[int], Tensor, float]:
-    """Which candidates were evaluated, their errors [node, z, y, x] at the lattice points, and the spacing."""
+@dataclass(frozen=True)
+class _NodeErrors:
+    """Errors of the candidates that were evaluated, the nodes between which the others are interpolated.
+
+    nodes: their indices among the candidates. errors [node, z, y, x]: at the lattice points, up to a term that is the
+    same for all. spacing: of the lattice points, in voxels.
+    """
+
+    nodes: list[int]
+    errors: Tensor
+    spacing: float
+
+
+def _errors_at_nodes(pair: MapsToCompare, candidates: Tensor, method: CrossValidation) -> _NodeErrors:
     spacing = max(1.0, method.awf * pair.box / float(candidates[-1]) / PER_EXTENT)
-    nodes = evaluated(candidates, EVALUATION_STEP / method.filter.order)
+    nodes = _evaluated(candidates, EVALUATION_STEP / method.filter.order)
     search = _Search(pair, spacing, method, float(candidates[-1]))
     windows = _window_cutoffs(candidates, nodes, method)
     errors: list[Tensor] = []
@@ -121,17 +141,19 @@ def _errors_at_nodes(
         if method.form == "literal":
             errors.append(search.smooth(terms, windows[i]) + search.constant(windows[i]))
             continue
-        # A step is seen through one window, which is laid over the errors at both its ends.
+        # A step is seen through one window, which is applied to the errors at both ends of the step.
         here = search.smooth(terms, windows[i])
         errors.append(here - before if before is not None else torch.zeros_like(here))
         before = search.smooth(terms, windows[i + 1]) if i + 1 < len(nodes) else None
     stacked = torch.stack(errors)
-    return nodes, stacked.cumsum(dim=0) if method.form == "increment" else stacked, spacing
+    return _NodeErrors(nodes, stacked.cumsum(dim=0) if method.form == "increment" else stacked, spacing)
 
 
-def evaluated(candidates: Tensor, step: float) -> list[int]:
-    """Which candidates are evaluated: the first, the last, and steps of at most ``step`` in ln f between them, if
-    candidates are that close."""
+def _evaluated(candidates: Tensor, step: float) -> list[int]:
+    """Indices of the candidates to evaluate: the first, the last, and some between them.
+
+    Neighbours are at most ``step`` apart in ln f, if candidates are that close.
+    """
     nodes = [0]
     for j in range(1, len(candidates) - 1):
         near_end = float(candidates[-1]) < float(candidates[j]) * math.exp(0.5 * step)
@@ -141,7 +163,7 @@ def evaluated(candidates: Tensor, step: float) -> list[int]:
 
 
 def _window_cutoffs(candidates: Tensor, nodes: list[int], method: CrossValidation) -> list[float]:
-    """Cut-off whose window belongs to each node: its own, or in the increment form the mean of those it stands for."""
+    """The cut-off that sets each node's window: its own, or in the increment form the mean of those it stands for."""
     f = candidates.double()
     if method.form == "literal":
         return [float(f[node]) for node in nodes]
@@ -160,37 +182,42 @@ def _interpolation(candidates: Tensor, nodes: list[int]) -> Tensor:
 
 
 class _Search:
-    """Two maps, ready to be filtered and compared at one cut-off after another."""
+    """Filters and compares two maps at one cut-off after another.
+
+    spacing: of the lattice points, in voxels. highest: the highest cut-off, in cycles per box.
+    """
 
     def __init__(self, pair: MapsToCompare, spacing: float, method: CrossValidation, highest: float) -> None:
         self.pair, self.box, self.method = pair, pair.box, method
-        size = pair.difference.shape[0]
-        self.finest = (highest, size)
+        self.highest, self.finest = highest, pair.difference.shape[0]
         self.positions = Lattice.positions(self.box, spacing)
         self.power: Tensor | None = None
         if method.form == "literal":
-            first, second = pair.maps(size)
+            first, second = pair.maps(self.finest)
             self.power = first.square() + second.square()
 
     def terms(self, cutoff: float) -> Tensor:
-        """|h*m1 - m2|^2 + |h*m2 - m1|^2 - |m1|^2 - |m2|^2 on a grid that holds the cut-off.
+        """|h*m1 - m2|^2 + |h*m2 - m1|^2 - |m1|^2 - |m2|^2 [z, y, x] on a grid that is fine enough for the cut-off.
 
-        In terms of the sum s and the difference d of both maps it is |d filtered by sqrt(h + h^2/2)|^2 - |s filtered by
+        With the sum s and the difference d of both maps it is |d filtered by sqrt(h + h^2/2)|^2 - |s filtered by
         sqrt(h - h^2/2)|^2, as far as h is the same for all frequencies that beat within a window.
         """
-        size = self.method.filter.grid(cutoff, self.finest, SEARCH_TAIL)
+        size = self.method.filter.grid(cutoff, self.highest, self.finest, SEARCH_TAIL)
         h = self.method.filter.gain(size, cutoff)
         noise = 0.5 * h.square() if self.method.target == "quarter" else 0.0
         both = self.pair.on_grid(size, (h - 0.5 * h.square()).sqrt(), (h + noise).sqrt())
         return kernels.power_difference(both)
 
     def smooth(self, values: Tensor, cutoff: float) -> Tensor:
-        """Means of values [z, y, x], on a grid of any size, in the window of this cut-off about the lattice points."""
+        """Means [z, y, x] of values in the window of this cut-off about every lattice point.
+
+        values [z, y, x]: on a grid of any size over the box.
+        """
         extent = self.method.awf * self.box / cutoff
         weight = window_weights(self.positions, values.shape[0], self.box, extent, self.method.window)
         return separable(values, weight.to(values))
 
     def constant(self, cutoff: float) -> Tensor:
-        """w * (|m1|^2 + |m2|^2): the same for all cut-offs but for the window."""
+        """w * (|m1|^2 + |m2|^2) [z, y, x] at the lattice points; it depends on the cut-off through the window only."""
         assert self.power is not None
         return self.smooth(self.power, cutoff)

@@ -1,15 +1,16 @@
 """The data term of the M-step as a quadratic form of the map itself, not of its padded transform.
 
-Insertion leaves sums whose ratio is the transform averaged over the insertion kernel, and that average is the
-transform of the map x times the kernel's envelope E (fourier/gridding.py): numerator = weight . FFT(E x) for images
-without noise. So the sums say, up to a constant, that
+The ratio of the sums is the transform averaged over the insertion kernel. That average is the transform of the map x
+times the kernel's envelope E (fourier/gridding.py): numerator = weight . FFT(E x) for images without noise. So the sums
+say, up to a constant, that
 
     -log likelihood = 1/2 <x, A x> - <b, x>,   A = E crop IFFT weight FFT pad E,   b = E crop IFFT numerator,
 
-for a map that is zero outside its support (support.py), which the crop keeps to; transforms on the padded grid. It is
-exact for the sums. A division by the weight, in contrast, fills the padded box and is cropped afterwards.
-The crop makes A a Toeplitz matrix: between two voxels stands what the weight's transform holds at their distance. So
-any grid that is twice the support along each axis gives the same A with weights made for it once, and a small support
+for a map that is zero outside its support (support.py). The crop is to the support, transforms are on the padded grid.
+This is exact for the sums. A division by the weight, in contrast, fills the padded box and is cropped afterwards.
+
+The crop makes A a Toeplitz matrix: its element for two voxels is the weight's transform at their distance. So any grid
+that is twice the support along each axis gives the same A, with weights that are made for it once, and a small support
 costs little. Everything is divided by the mean weight, so that b, and whatever is weighed against it, is a density.
 """
 
@@ -29,18 +30,18 @@ from halfmap.reconstruction.statistics import Backprojection
 from halfmap.regularisation.support import Support
 
 _CHUNK = 1 << 22  # complex values transformed at a time: 32 MiB in complex64
-_POWER_STEPS = 3  # of the estimate of the largest eigenvalue
+_POWER_STEPS = 3  # steps of the power method for the largest eigenvalue
 
 
 @dataclass(frozen=True)
 class NormalEquations:
-    """A and b of one set of sums, over the mean weight.
+    """A and b of one set of sums, divided by the mean weight.
 
-    weight [y, x >= 0, z]: of transforms on a grid of twice the support; linear [z, y, x]: b over the support, a
-    density; envelopes: along z, y and x; size: of the grid along x; mean_weight: within the limit, in the units of the
-    sums; rms: root mean square of IFFT numerator over the *padded* box, over the mean weight (the density that the
-    parameters of OPUS-SSRI refer to; over the box alone it would be padding^(3/2) larger); noise: sd of the plain map's
-    noise in a voxel, if all weights were the mean.
+    weight [y, x >= 0, z]: of transforms on a grid of twice the support. linear [z, y, x]: b over the support, a
+    density. envelopes: E along z, y and x. size: of the grid along x. mean_weight: within the limit, in the units of
+    the sums. rms: root mean square of IFFT numerator over the *padded* box, divided by the mean weight. This is the
+    density that the parameters of OPUS-SSRI refer to; over the box alone it would be padding^(3/2) larger. noise: sd of
+    the plain map's noise in a voxel, if all weights were the mean.
     """
 
     weight: Tensor
@@ -53,11 +54,11 @@ class NormalEquations:
 
     @staticmethod
     def of(statistics: Backprojection, spacing: float = 1.0, support: Support | None = None) -> NormalEquations:
-        """From finished statistics; weights beyond their limit count for nothing.
+        """From finished statistics; sums beyond their limit are left out.
 
-        spacing: of the voxels, in those of the map that the images were inserted for (Backprojection.coarser); support:
-        outside of which the map is zero, the whole box unless given.
-        Raises ValueError for unfinished statistics, and for such without any weight.
+        spacing: size of the voxels, in voxels of the map that the images were inserted for (Backprojection.coarser).
+        support: outside it the map is zero; None stands for the whole box.
+        Raises ValueError for statistics that are unfinished, or have no weight.
         """
         if not statistics.folded:
             raise ValueError("statistics must be finished (folded) before they are inverted")
@@ -74,13 +75,13 @@ class NormalEquations:
         sizes = tuple(fft_size(2 * n - 1) for n in support.shape)
         weight = _on_grid(_within_limit(statistics, slice(2, 3))[..., 0] / mean, p * box, support.shape, sizes)
         rms = math.sqrt(power) / (p * box) ** 3 / mean
-        # each of the map's coefficients gathers the weight of padding^3 points
+        # Each coefficient of the map gathers the weight of padding^3 points.
         noise = math.sqrt(4 / 3 * math.pi * limit**3 / (p**3 * mean)) / (spacing * box) ** 3
         return NormalEquations(weight, linear, envelopes, sizes[2], mean, rms, noise)
 
     @cached_property
     def largest_eigenvalue(self) -> float:
-        """An estimate from below (power method), a tenth or two too small: descend mends it where that matters."""
+        """Largest eigenvalue of A by the power method, 10 to 20 % too small; `descend` mends it where it matters."""
         x, value = self.linear, 0.0
         for _ in range(_POWER_STEPS):
             x = x / x.norm().clamp_min(torch.finfo(x.dtype).tiny)
@@ -90,11 +91,11 @@ class NormalEquations:
 
     @property
     def largest_weight(self) -> float:
-        """No eigenvalue of A exceeds it: neither crop nor envelope makes anything larger."""
+        """Upper bound of the eigenvalues of A, because neither crop nor envelope makes anything larger."""
         return float(self.weight.max())
 
     def apply(self, x: Tensor) -> Tensor:
-        """A x [z, y, x]. Transforms run axis by axis, along lines that are not all zero."""
+        """A x [z, y, x]. Transforms run axis by axis, and only along lines that are not all zero."""
         depth, height, width = x.shape
         tall, half, deep = self.weight.shape
         t = torch.fft.rfft(_times(x, self.envelopes), n=self.size, dim=2)
@@ -107,19 +108,24 @@ class NormalEquations:
         return _times(torch.fft.irfft(rows, n=self.size, dim=2)[..., :width], self.envelopes)
 
     def misfit(self, x: Tensor) -> float:
-        """Weighted square distance of a map from the sums, sum weight |FFT(E x) - numerator / weight|^2, less a
-        constant that does not depend on the map; times the mean weight it adds over sets."""
+        """Weighted square distance of a map from the sums, sum weight |FFT(E x) - numerator / weight|^2.
+
+        A constant that does not depend on the map is left out. Distances from several sums add up after multiplication
+        with their mean weights.
+        """
         return float((x.double() * (self.apply(x) - 2 * self.linear).double()).sum())
 
 
 def mean_weight(statistics: Backprojection) -> float:
-    """Of finished sums, within their limit."""
+    """Mean weight of finished statistics within their limit."""
     return _mean_and_power(statistics)[0]
 
 
 def _planes(statistics: Backprojection) -> Iterator[tuple[Tensor, Tensor]]:
-    """Plane by plane: sums [y, x, 3], and their distance [y, x] from the origin in padded pixels, float64. No array of
-    the whole half volume is made."""
+    """Yield the sums [y, x, 3] of every plane, and their distance [y, x] from the origin in padded pixels, float64.
+
+    So no array of the whole half volume is made.
+    """
     m = (statistics.sums.shape[0] - 1) // 2
     q = torch.arange(-m, m + 1, dtype=torch.float64, device=statistics.sums.device)
     square = q[:, None].square() + q[m:].square()
@@ -128,7 +134,7 @@ def _planes(statistics: Backprojection) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _mean_and_power(statistics: Backprojection) -> tuple[float, float]:
-    """Mean weight up to the limit, and summed power of the numerator, of both halves of the transform."""
+    """Mean weight up to the limit and summed power of the numerator, each over the whole transform (both halves)."""
     p, limit = statistics.padding, statistics.limit
     twice = torch.full(statistics.sums.shape[2:3], 2.0, dtype=torch.float64, device=statistics.sums.device)
     twice[0] = 1.0  # x > 0 stands for its mate too
@@ -143,7 +149,7 @@ def _mean_and_power(statistics: Backprojection) -> tuple[float, float]:
 
 
 def _within_limit(statistics: Backprojection, which: slice) -> Tensor:
-    """Some of the sums [z, y, x, ..], zero beyond their limit."""
+    """Copy of some of the sums [z, y, x, ..], zero beyond their limit; which: numerator (0:2) or weight (2:3)."""
     reach = statistics.padding * (statistics.limit + 0.5) + 1.0
     result = torch.empty_like(statistics.sums[..., which], memory_format=torch.contiguous_format)
     for out, (plane, radius) in zip(result, _planes(statistics), strict=True):
@@ -152,16 +158,17 @@ def _within_limit(statistics: Backprojection, which: slice) -> Tensor:
 
 
 def _times(v: Tensor, envelopes: tuple[Tensor, ...]) -> Tensor:
+    """v [z, y, x] times a separable envelope, given along z, y and x."""
     z, y, x = envelopes
     return v * (z[:, None, None] * y[:, None] * x)
 
 
 def _on_grid(weight: Tensor, padded: int, reach: tuple[int, ...], sizes: tuple[int, ...]) -> Tensor:
-    """Weight [y, x >= 0, z] on a grid of ``sizes`` [z, y, x] that acts on maps of ``reach`` voxels [z, y, x] as the
-    weight of a half volume [z, y, x] does on the padded grid.
+    """Weight [y, x >= 0, z] on a grid of ``sizes`` [z, y, x] that acts like ``weight`` on the padded grid.
 
-    Its transform is cut to the distances that occur within the map and transformed back. Both transforms together are
-    one product with a real matrix along each axis; a coefficient at x > 0 stands for its mate too.
+    weight [z, y, x]: on a half volume. padded: side of the padded grid. reach: size [z, y, x] of the maps, in voxels.
+    The weight's transform is cut to the distances that occur within such a map, and transformed back. Both transforms
+    together are one product with a real matrix along each axis. A coefficient at x > 0 stands for its Friedel mate too.
     """
     m = weight.shape[-1] - 1
     r = min(m, padded // 2)
@@ -185,12 +192,14 @@ def _on_grid(weight: Tensor, padded: int, reach: tuple[int, ...], sizes: tuple[i
 
 
 def _dirichlet(padded: int, r: int, n: int, size: int) -> Tensor:
-    """Matrix [k, q = -r..r] that takes coefficients on a grid of ``padded`` points to such on one of ``size`` points,
-    keeping what their transform holds at distances of less than n; float64."""
+    """Matrix [k, q = -r..r] from coefficients on a grid of ``padded`` points to those on a grid of ``size`` points.
+
+    It keeps what their transform holds at distances of less than n; float64.
+    """
     q = torch.arange(-r, r + 1, dtype=torch.float64) / padded
     angle = math.pi * (q - torch.arange(size, dtype=torch.float64)[:, None] / size)
     below = torch.sin(angle)
     whole = below.abs() < 1e-12
     matrix = torch.where(whole, 2.0 * n - 1, torch.sin((2 * n - 1) * angle) / torch.where(whole, 1.0, below)) / padded
-    # an even grid has one Nyquist coefficient where there are two here
+    # An even grid has one Nyquist coefficient where q runs over two.
     return matrix * torch.where(q.abs() == 0.5, 0.5, 1.0)

@@ -1,4 +1,4 @@
-"""What a regulariser is: statistics and a mask in, references and its own memory out."""
+"""What a regulariser is: it takes statistics and a mask, and returns references and its own memory."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from halfmap.fourier.shells import half_volume_radius
+from halfmap.kernels.evening import Evening
 from halfmap.reconstruction.inverse import evening, reconstruct, reconstruct_evened, reconstructed_difference
 from halfmap.reconstruction.statistics import Backprojection
 from halfmap.validation.fsc import FscCurves
@@ -19,12 +20,13 @@ from halfmap.validation.fsc import FscCurves
 
 @dataclass(frozen=True)
 class HalfSets:
-    """Everything a regulariser may see.
+    """Everything that a regulariser may see.
 
-    halves[h]: finished statistics of the half sets; sums[h][q]: unfinished ones of their quarter sets, which add up to
-    them; operators [o, 3, 3] of the point group; raw[h]: plain reconstructions [z, y, x] of the half sets, neither
-    regularised nor masked; curves: their FSC curves; pixel_size in angstrom; joined: the statistics share their low
-    resolution; window [z, y, x]: references will be cleared where it is 0.
+    halves [h]: finished statistics of the half sets. sums [h][q]: unfinished statistics of their quarter sets, which
+    add up to those of the half sets. operators [o, 3, 3]: of the point group. raw [h]: plain reconstructions [z, y, x]
+    of the half sets, neither regularised nor masked. curves: FSC of the raw maps. pixel_size: in angstrom. joined:
+    whether the half sets share their low resolution. window [z, y, x]: references will be cleared where it is 0; None:
+    nowhere.
     """
 
     halves: tuple[Backprojection, ...]
@@ -37,36 +39,41 @@ class HalfSets:
     window: Tensor | None = None
 
     def plain(self, h: int) -> Tensor:
-        """What half set h gives without regularisation: raw[h], or what the joined statistics do."""
+        """Map [z, y, x] of half set h without regularisation: raw[h], or the map of the joined statistics."""
         return reconstruct(self.halves[h]) if self.joined else self.raw[h]
 
     def evened(self, h: int, limit: int, box: int) -> Tensor:
-        """What half set h gives where directions that few images show do not stand out by their noise: up to shell
-        ``limit``, on a grid of ``box`` voxels (Backprojection.coarser)."""
+        """Evened map [z, y, x] of half set h: no direction that few images show stands out by its noise.
+
+        It holds shells up to ``limit`` and is on a grid of ``box`` voxels (Backprojection.coarser).
+        """
         return reconstruct_evened(self.halves[h].coarser(limit, box), self._evening[h])
 
     @cached_property
-    def _evening(self) -> tuple[tuple[Tensor, Tensor], ...]:
-        """How each half set is evened: by the corrected FSC of the half maps as far as they agree."""
+    def _evening(self) -> tuple[Evening, ...]:
+        """How each half set [h] is evened: with the corrected FSC of the half maps, up to where they stop agreeing."""
         ratio = shell_ratio(self.curves.corrected, joined=False)
         return tuple(evening(half, ratio / (1 + ratio)) for half in self.halves)
 
     def quarter(self, h: int, q: int, limit: int, box: int) -> Backprojection:
-        """Finished statistics of quarter set q of half set h, on demand: not every method looks at quarters.
+        """Finished statistics of quarter set q of half set h, up to shell ``limit``, for a map of ``box`` voxels
+        (Backprojection.coarser).
 
-        Up to shell ``limit``, for a map of ``box`` voxels (Backprojection.coarser).
+        They are made on demand, because not every method looks at quarter sets.
         """
         part = self.sums[h][q].coarser(limit, box)
         if part is self.sums[h][q]:
             return part.finished(self.operators)
-        return part.put().finished_(self.operators)  # of a copy no other copy is made
+        return part.put().finished_(self.operators)  # the coarser sums are a copy already, which may be used up
 
     def quarter_difference(self, h: int, limit: int, box: int, evened: bool = False) -> Tensor:
-        """Map [z, y, x] of the first less the second quarter set of half set h, as in ``quarter``; evened: as the half
-        set's map is by ``evened``, direction by direction.
+        """Map [z, y, x] of the first quarter set of half set h less that of the second.
 
-        It holds nothing but noise, and for weights w1 and w2 that of (w1 m1 + w2 m2) / (w1 + w2), the half set's own
-        map, is independent of it: with that map it says all that both quarter maps say, for half their transforms.
+        limit, box: as in `quarter`. evened: even the difference, as `evened` does with the half set's map.
+
+        The difference holds nothing but noise. With weights w1 and w2 it is independent of the noise in the half set's
+        own map, (w1 m1 + w2 m2) / (w1 + w2). So this map and the difference say all that both quarter maps say, for
+        half their transforms.
         """
         first, second = self.sums[h]
         if len(self.operators) > 1:
@@ -75,9 +82,10 @@ class HalfSets:
         return reconstructed_difference(first, second, weight, box, self._evening[h] if evened else None)
 
     def joined_below(self, shell: int) -> HalfSets:
-        """The same with both half sets' statistics averaged up to ``shell``: they then share that resolution.
+        """The same, with the statistics of both half sets replaced by their mean up to ``shell``.
 
-        Keeps the half sets in one orientation (RELION's low-resolution joining); raw maps and curves stay apart.
+        This keeps the half sets in one orientation (RELION's low-resolution joining). Raw maps and curves are not
+        joined.
         """
         sums = tuple(zip(*(_averaged(quarter, shell) for quarter in zip(*self.sums, strict=True)), strict=True))
         return replace(self, halves=_averaged(self.halves, shell), sums=sums, joined=True)
@@ -89,18 +97,22 @@ class HalfSets:
         pixel_size: float,
         curves_of: Callable[[Tensor, Tensor], FscCurves],
     ) -> HalfSets:
-        """Reconstruct both half sets plainly and measure their FSC with ``curves_of(half1, half2)``."""
+        """Reconstruct both half sets plainly, and measure their FSC with ``curves_of(half1, half2)``.
+
+        sums [h][q], operators [o, 3, 3], pixel_size in angstrom: as in the fields.
+        """
         halves = tuple(_together(parts).finished_(operators) for parts in sums)
         raw = tuple(reconstruct(half) for half in halves)
         return HalfSets(halves, sums, operators, raw, curves_of(raw[0], raw[1]), pixel_size)
 
 
 def _together(parts: tuple[Backprojection, ...]) -> Backprojection:
-    """The sum of the parts, which stay as they are."""
+    """Sum of the parts, in new memory: the parts do not change."""
     return reduce(add, parts) if len(parts) > 1 else replace(parts[0], sums=parts[0].sums.clone())
 
 
 def _averaged(statistics: tuple[Backprojection, ...], shell: int) -> tuple[Backprojection, ...]:
+    """Replace the sums of all statistics by their mean up to ``shell``."""
     first = statistics[0]
     inside = half_volume_radius((first.sums.shape[0] - 1) // 2) <= first.padding * shell
     mean = reduce(add, (s.sums for s in statistics)) / len(statistics)
@@ -111,8 +123,10 @@ def _averaged(statistics: tuple[Backprojection, ...], shell: int) -> tuple[Backp
 
 @dataclass(frozen=True)
 class MapPair:
-    """Two finished half maps [z, y, x], raw and unmasked, their FSC curves, and the pixel size in angstrom: what there
-    is when the sums of the M-step are gone."""
+    """Two finished half maps [z, y, x], raw and unmasked, with their FSC curves and the pixel size in angstrom.
+
+    Regularisers work on it where the sums of the M-step no longer exist.
+    """
 
     half1: Tensor
     half2: Tensor
@@ -122,8 +136,12 @@ class MapPair:
 
 @dataclass(frozen=True)
 class Solution:
-    """References [h] (regularised, unmasked), the joined map, memory for the next iteration, arrays worth keeping, and
-    ``chosen``: what the method found, for the record (JSON)."""
+    """What a regulariser returns.
+
+    maps [h]: references [z, y, x], regularised and unmasked. joined [z, y, x]: map of both half sets. memory: what the
+    method wants back in the next iteration. arrays: arrays worth keeping, by name. chosen: values that the method
+    found, for the record (JSON).
+    """
 
     maps: tuple[Tensor, ...]
     joined: Tensor
@@ -133,29 +151,29 @@ class Solution:
 
 
 class Regulariser(Protocol):
-    """A published method: name, what crosses between half sets, and one function."""
+    """A published method: its name, what crosses between half sets, and how references are made."""
 
     @property
     def name(self) -> str:
-        """What a user calls it."""
+        """The name that a user chooses it by."""
 
     @property
     def crosses(self) -> str:
-        """What it carries from one half set to the other, in words."""
+        """What passes from one half set to the other, in words."""
 
     def solve(self, halves: HalfSets, mask: Tensor, memory: dict[str, Any]) -> Solution:
         """Regularised references from the statistics of both half sets; mask [z, y, x] in [0, 1]."""
         ...
 
     def filter_pair(self, pair: MapPair, mask: Tensor) -> Solution:
-        """The same for two finished half maps, outside any refinement: both of them and their average, filtered."""
+        """The same for two finished half maps, outside any refinement: both of them and a joined map, filtered."""
         ...
 
 
 def shell_ratio(fsc: Tensor, joined: bool) -> Tensor:
     """Signal-to-noise ratio per shell from a half-map FSC: F / (1 - F) of one half, 2F / (1 - F) of both together.
 
-    Zero from the first shell on where the FSC falls to zero: beyond it a positive value is chance.
+    It is zero from the first shell on where the FSC falls to zero: beyond that shell positive values are chance.
     """
     f = fsc.double().clamp(max=0.9999)
     below = torch.nonzero(f[1:] <= 0)

@@ -1,16 +1,18 @@
-"""Sparse and smooth maps: the penalties of OPUS-SSRI and a descent that never goes up.
+"""Sparse and smooth maps: the penalties of OPUS-SSRI, and a descent that never raises the objective.
 
-Luo et al. (2021) PNAS 118, e2013756118, equations 3-6. Minimised is
+Luo et al. (2021) PNAS 118, e2013756118, equations 3-6. The objective to minimise is
 
     F(x) = 1/2 <x, A x> - <b, x> + gamma/2 |x - previous|^2
            + alpha sum_v log(1 + |x_v| / eps) + beta sum_v log(1 + h(|grad x|_v) / eps'),
 
-h(d) = d^2 / (2 mu) below mu and d - mu/2 above: Nesterov's smoothing of the norm. grad is the forward difference along
-each axis, nothing across the box's edge. Both logarithms are concave, in |x| and in the square of |grad x|, so their
-tangents at a point y bound them from above: a weighted l1 norm (equation 4) and a weighted sum of squared differences.
-The quadratic part, Lipschitz constant L, plus twice the diagonal of the weighted differences bounds the rest, and the
-minimiser of the whole bound is a gradient step with a length of its own at every voxel and a soft threshold (equation
-6). Each step therefore lowers F, the gradient of the TV term included. Reweighting happens at every step.
+with h(d) = d^2 / (2 mu) below mu and d - mu/2 above, which is Nesterov's smoothing of the norm. grad is the forward
+difference along each axis, and 0 across the edge of the box.
+
+The logarithms are concave in |x| and in the square of |grad x|. So their tangents at a point y bound them from above: a
+weighted l1 norm (equation 4) and a weighted sum of squared differences. The curvature of all but the l1 norm is bounded
+by the Lipschitz constant L of the quadratic part plus twice the diagonal of the weighted differences. The minimiser of
+the whole bound is a gradient step, with a length of its own at every voxel, followed by a soft threshold (equation 6).
+Each step therefore lowers F, including the TV term. Reweighting happens at every step.
 """
 
 from __future__ import annotations
@@ -27,12 +29,29 @@ _AXES = (0, 1, 2)
 
 
 @dataclass(frozen=True)
-class Penalty:
-    """What is weighed against the data, all of it in densities or per mean weight.
+class Strength:
+    """Factors of the strengths: sparse multiplies alpha, smooth multiplies beta."""
 
-    sparse: alpha; smooth: beta; inertia: gamma; eps, eps_gradient: of the logarithms; rounding: mu; spacing: distance
-    of neighbouring voxels, in voxels of the map that eps_gradient was chosen for; local: factor of alpha and beta at
-    every voxel [z, y, x], or one for all.
+    sparse: float = 1.0
+    smooth: float = 1.0
+
+
+@dataclass(frozen=True)
+class SmoothBound:
+    """The bound of the TV term about a point: the term's gradient [z, y, x] there, and the diagonal [z, y, x] that the
+    bound's curvature nowhere exceeds."""
+
+    gradient: Tensor
+    curvature: Tensor
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """What is weighed against the data. All of it is in densities, or per mean weight.
+
+    sparse: alpha. smooth: beta. inertia: gamma. eps, eps_gradient: eps and eps' of the logarithms. rounding: mu.
+    spacing: distance of neighbouring voxels, in voxels of the map that eps_gradient was chosen for. local: factor of
+    alpha and beta at every voxel [z, y, x], or one for all.
     """
 
     sparse: float
@@ -44,12 +63,12 @@ class Penalty:
     spacing: float = 1.0
     local: Tensor | float = 1.0
 
-    def times(self, sparse: float, smooth: float) -> Penalty:
-        """With both strengths multiplied."""
-        return replace(self, sparse=self.sparse * sparse, smooth=self.smooth * smooth)
+    def times(self, strength: Strength) -> Penalty:
+        """The penalty with alpha and beta multiplied."""
+        return replace(self, sparse=self.sparse * strength.sparse, smooth=self.smooth * strength.smooth)
 
     def value(self, x: Tensor) -> float:
-        """Of both logarithms."""
+        """Both logarithmic terms of F for the map x [z, y, x]."""
         total = 0.0
         if self.sparse > 0:
             total += self.sparse * float((self.local * (x.abs() / self.eps).log1p()).sum(dtype=torch.float64))
@@ -59,8 +78,8 @@ class Penalty:
             total += self.smooth * float((self.local * (h / self.eps_gradient).log1p()).sum(dtype=torch.float64))
         return total
 
-    def smooth_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradient of the TV term [z, y, x], and a diagonal that its bound's curvature nowhere exceeds."""
+    def smooth_bound(self, x: Tensor) -> SmoothBound:
+        """The bound of the TV term about the map x [z, y, x]."""
         differences = self._differences(x)
         d = _length(differences)
         h = torch.where(d < self.rounding, d.square() / (2 * self.rounding), d - self.rounding / 2)
@@ -75,10 +94,10 @@ class Penalty:
             edge = weight.narrow(axis, 0, count) * (2 / self.spacing)
             diagonal.narrow(axis, 0, count).add_(edge)
             diagonal.narrow(axis, 1, count).add_(edge)
-        return gradient, diagonal
+        return SmoothBound(gradient, diagonal)
 
     def _differences(self, x: Tensor) -> list[Tensor]:
-        """Forward differences along z, y and x, each [z, y, x], 0 at the last voxel."""
+        """Forward differences along z, y and x, each [z, y, x] and 0 at the last voxel."""
         result = []
         for axis in _AXES:
             difference = torch.zeros_like(x)
@@ -89,6 +108,7 @@ class Penalty:
 
 
 def _length(differences: list[Tensor]) -> Tensor:
+    """|grad x| [z, y, x] from the differences along z, y and x."""
     z, y, x = differences
     return (z * z).addcmul_(y, y).addcmul_(x, x).sqrt_()
 
@@ -100,7 +120,7 @@ def soft_threshold(y: Tensor, threshold: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Descent:
-    """The map [z, y, x] that was reached and F at the start and after every step."""
+    """The map [z, y, x] that was reached, and F at the start and after every step that lowered it."""
 
     map: Tensor
     objective: tuple[float, ...]
@@ -108,37 +128,37 @@ class Descent:
 
 @dataclass(frozen=True)
 class Problem:
-    """F: the data, the penalty and the previous map (None where there is none, and then no pull towards it)."""
+    """F: the data, the penalty and the previous map [z, y, x]; without one (None) nothing pulls towards it."""
 
     data: NormalEquations
     penalty: Penalty
     previous: Tensor | None = None
 
-    def times(self, sparse: float, smooth: float) -> Problem:
-        """With both strengths multiplied."""
-        return replace(self, penalty=self.penalty.times(sparse, smooth))
+    def times(self, strength: Strength) -> Problem:
+        """The problem with alpha and beta multiplied."""
+        return replace(self, penalty=self.penalty.times(strength))
 
     @property
     def inertia(self) -> float:
-        """gamma, if there is anything to hold on to."""
+        """gamma, or 0 without a previous map."""
         return self.penalty.inertia if self.previous is not None else 0.0
 
     def value(self, x: Tensor, applied: Tensor) -> float:
-        """F of a map x, given A x."""
+        """F of a map x [z, y, x]; applied: A x."""
         total = float((x.double() * (0.5 * applied - self.data.linear).double()).sum()) + self.penalty.value(x)
         if self.previous is not None:
             total += 0.5 * self.inertia * float((x - self.previous).double().square().sum())
         return total
 
     def step(self, y: Tensor, applied: Tensor, bound: float) -> Tensor:
-        """Minimiser of the bound of F about y, given A y and a bound of A."""
+        """Minimiser [z, y, x] of the bound of F about y; applied: A y; bound: of the eigenvalues of A."""
         gradient = applied - self.data.linear
         if self.previous is not None:
             gradient = gradient + self.inertia * (y - self.previous)
         curvature = torch.full_like(y, bound + self.inertia)
         if self.penalty.smooth > 0:
-            smooth, diagonal = self.penalty.smooth_gradient(y)
-            gradient, curvature = gradient + smooth, curvature + diagonal
+            smooth = self.penalty.smooth_bound(y)
+            gradient, curvature = gradient + smooth.gradient, curvature + smooth.curvature
         z = y - gradient / curvature
         if self.penalty.sparse > 0:
             z = soft_threshold(z, self.penalty.local * self.penalty.sparse / ((self.penalty.eps + y.abs()) * curvature))
@@ -146,34 +166,36 @@ class Problem:
 
 
 def descend(problem: Problem, start: Tensor, steps: int, tolerance: float, share: float = 0.0) -> Descent:
-    """Lower F from ``start`` by at most ``steps`` steps, until one changes the map by less than ``tolerance`` of it, or
-    lowers F by less than ``share`` of what all of them have.
+    """Lower F from the map ``start`` [z, y, x], in at most ``steps`` steps.
 
-    Steps are accelerated (Beck & Teboulle 2009, SIAM J. Imaging Sci. 2, 183) and restarted where that would raise F.
-    Where a plain step raises F the estimate of the largest eigenvalue of A was too small; it grows, to the largest
-    weight at most, which bounds it.
+    The descent ends earlier when a step changes the map by less than ``tolerance`` times its norm, or lowers F by less
+    than ``share`` of what all steps together have.
+
+    Steps are accelerated (Beck & Teboulle 2009, SIAM J. Imaging Sci. 2, 183), and the acceleration starts anew where it
+    would raise F. Where a plain step raises F, the estimate of the largest eigenvalue of A is too small. It is then
+    increased, at most to the largest weight, which is an upper bound.
     """
     data = problem.data
     bound = data.largest_eigenvalue
     ceiling = max(data.largest_weight, bound)
     x, applied = start, data.apply(start)
     value = problem.value(x, applied)
-    objective, before, momentum = [value], (x, applied), 1.0
+    objective, before, before_applied, momentum = [value], x, applied, 1.0
     for _ in range(steps):
         grown = 0.5 * (1 + math.sqrt(1 + 4 * momentum**2))
         ahead = (momentum - 1) / grown
-        z = problem.step(x + ahead * (x - before[0]), applied + ahead * (applied - before[1]), bound)
+        z = problem.step(x + ahead * (x - before), applied + ahead * (applied - before_applied), bound)
         z_applied = data.apply(z)
         z_value = problem.value(z, z_applied)
         if z_value > value:
             if ahead == 0:
                 if bound >= ceiling:
-                    break  # rounding is all that is left
+                    break  # only rounding errors are left
                 bound = min(1.5 * bound, ceiling)
-            before, momentum = (x, applied), 1.0
+            before, before_applied, momentum = x, applied, 1.0
             continue
         change = float((z - x).norm() / z.norm().clamp_min(torch.finfo(z.dtype).tiny))
-        before, momentum = (x, applied), grown
+        before, before_applied, momentum = x, applied, grown
         gained, x, applied, value = value - z_value, z, z_applied, z_value
         objective.append(value)
         if change < tolerance or gained < share * (objective[0] - value):

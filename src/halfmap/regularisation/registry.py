@@ -1,4 +1,4 @@
-"""The regularisers by name: a new method is one file and one line here."""
+"""All regularisers by name. A new method is one file and one line here."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ REGULARISERS: dict[str, Callable[..., Regulariser]] = {
 
 
 def regulariser_named(name: str, **options: Any) -> Regulariser:
-    """A regulariser with these options and defaults for the others; KeyError for an unknown name."""
+    """The regulariser of this name with these options, all others at their defaults; KeyError for an unknown name."""
     return REGULARISERS[name](**options)

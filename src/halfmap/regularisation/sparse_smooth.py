@@ -1,27 +1,31 @@
 """OPUS-SSRI: maps that are sparse and smooth, solved for on the sums of each half set.
 
 Luo, Ni, Wang & Ma (2021) PNAS 118, e2013756118, equations 3-8: a log-l1 and a log-TV penalty, and a pull towards the
-half set's previous map (its "implicit gradient" term). proximal.py holds the penalties and the descent,
-normal_equations.py the data term. Here is what the paper sets by hand or leaves open:
+half set's previous map (the paper's "implicit gradient" term). proximal.py holds the penalties and the descent,
+normal_equations.py the data term. This file chooses what the paper sets by hand or leaves open:
 
-- alpha, beta, gamma are relative, as in the paper: to rms(A^H D y) x eps and to the mean weight, the rms taken over the
-  padded box as the authors' program does. All else is a density, so the grey scale does not matter.
+- alpha, beta and gamma are relative, as in the paper: alpha and beta to rms(A^H D y) x eps, gamma to the mean weight.
+  The rms is taken over the padded box, as the authors' program does. All else is a density, so the grey scale does not
+  matter.
 - eps, "the level of density values corresponding to molecular content", is the level at which our own mask would be
   drawn on that half set's plain map (maps/masks.py, automatic_threshold).
-- mu, which smooths the norm of the gradient, is the sd of the plain map's noise: the sums tell it.
-- Wherever the sums end far below Nyquist the map is solved for on a coarser grid over the same extent, and only in the
-  cuboid around the window that references are kept within (support.py).
-- The strength: ``fixed``; ``cross-validated``, which chooses a common factor for alpha and beta inside each half set,
-  by how well the map of one quarter set predicts the sums of the other; ``published-code``, which does what the
-  authors' program does and their paper does not mention: the other half set's sums choose, and that leaks; or
-  ``local``, ours: alpha and beta are means, and their factor at each place is the inverse square of the local cut-off
+- mu, which smooths the norm of the gradient, is the sd of the plain map's noise, which the sums tell.
+- Where the sums end far below Nyquist the map is solved for on a coarser grid over the same extent. It is solved for
+  only in the cuboid around the window that references are kept within (support.py).
+- The strength of the penalties is one of four:
+  ``fixed``: as given.
+  ``cross-validated``: a common factor for alpha and beta is chosen inside each half set, by how well the map of one
+  quarter set predicts the sums of the other.
+  ``published-code``: as in the authors' program, which their paper does not mention: the sums of the other half set
+  choose. That leaks.
+  ``local``, our own: alpha and beta are means. Their factor at each place is the inverse square of the local cut-off
   that non-uniform refinement finds inside the half set (nonuniform.py), so that the belt is smoothed and the core kept.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -39,27 +43,32 @@ from halfmap.regularisation.local_filter import Lattice
 from halfmap.regularisation.nonuniform import NonUniform, local_resolution
 from halfmap.regularisation.normal_equations import NormalEquations, mean_weight
 from halfmap.regularisation.protocol import HalfSets, MapPair, Solution
-from halfmap.regularisation.proximal import Penalty, Problem, descend
+from halfmap.regularisation.proximal import Descent, Penalty, Problem, Strength, descend
 from halfmap.regularisation.support import Support
 
-STRENGTHS = (4.0, 2.0, 1.0, 0.5, 0.25, 0.125)  # factors of alpha and beta that cross-validation tries, warm
-PUBLISHED = tuple((1 / (1 + e), (1 - j / 5) / (1 + e)) for e in (0, 1) for j in range(5))  # alpha, beta: the program's
-PATH_SHARE = 5  # of the inner steps is spent on each point of a path, which starts from its neighbour
-TOLERANCE = 1e-4  # relative change of the map by one step, below which it is solved
-ENOUGH = 3e-4  # of what F has gained: a step that gains less is the last, the next iteration goes on from its map
-MARGIN = 1.5  # of the coarser grid beyond the sums' limit: sparse maps hold finer detail than the sums
-LEVEL_LOWPASS = 15.0  # A, of the map on which the level is found: the mask's own
-EMPTY, QUIETEST = 1e-8, 1e-3  # of the noisiest shell: shells below hold nothing, and none weighs more than that
+# Factors of alpha and beta that cross-validation tries, one after the other; each descent starts from the last map.
+STRENGTHS = (4.0, 2.0, 1.0, 0.5, 0.25, 0.125)
+# The factors that the authors' program tries.
+PUBLISHED = tuple(Strength(1 / (1 + e), (1 - j / 5) / (1 + e)) for e in (0, 1) for j in range(5))
+PATH_SHARE = 5  # each of these factors gets one part in five of the steps: its descent starts from its neighbour's map
+TOLERANCE = 1e-4  # relative change of the map by one step; below it the map counts as solved
+ENOUGH = 3e-4  # part of what F has gained: a step that gains less is the last; the next iteration goes on from its map
+MARGIN = 1.5  # size of the coarser grid over what the sums' limit needs: sparse maps hold finer detail than the sums
+LEVEL_LOWPASS = 15.0  # A, for the map on which the level is found; the same as for the mask
+EMPTY, QUIETEST = 1e-8, 1e-3  # parts of the largest noise power: shells below EMPTY are empty, QUIETEST limits weights
 LOCAL_POWER = -2.0  # of the local cut-off, which gives the strength at a place
-_CROSSES = "solvent mask, limit of alignment (FSC)"
 LAST_AGREEING = 0.3  # FSC: the authors' choice looks no further than the last shell above it
+_CROSSES = "solvent mask, limit of alignment (FSC)"
 
 
 @dataclass(frozen=True)
 class SparseSmooth:
-    """alpha, beta, gamma: strengths of sparseness, smoothness and of the pull towards the previous map, relative as in
-    the paper; eps_gradient: eps' over eps; steps: of the descent, at most; parameters: ``fixed``, ``cross-validated``,
-    ``published-code`` or ``local``."""
+    """Options of OPUS-SSRI.
+
+    alpha, beta, gamma: strengths of sparseness, of smoothness and of the pull towards the previous map, relative as in
+    the paper. eps_gradient: eps' over eps. steps: of the descent, at most. parameters: ``fixed``, ``cross-validated``,
+    ``published-code`` or ``local``.
+    """
 
     alpha: float = 0.6
     beta: float = 2.0
@@ -71,7 +80,7 @@ class SparseSmooth:
 
     @property
     def crosses(self) -> str:
-        """The mask, and in one mode more than there should be."""
+        """The mask and the limit of alignment; in some modes more, in ``published-code`` more than should be."""
         if self.parameters == "published-code":
             return f"{_CROSSES}, strength of regularisation chosen with the other half set's images (a leak)"
         return NonUniform().crosses if self.parameters == "local" else _CROSSES
@@ -79,21 +88,23 @@ class SparseSmooth:
     def solve(self, halves: HalfSets, mask: Tensor, memory: dict[str, Any]) -> Solution:
         """References that minimise F on each half set's sums, and their mean.
 
-        memory: ``maps`` [h] of the last iteration within its mask, from which the descent starts and which gamma holds
-        on to. arrays: ``theta``, the mean local cut-off in angstrom, where it gives the strength. chosen: ``objective``
-        [h], F of every step; ``strength`` [h], the factors of alpha and beta.
+        memory: ``maps`` [h], those of the last iteration within its mask. The descent starts from them, and gamma pulls
+        towards them. arrays: ``theta`` [z, y, x], the mean local cut-off in angstrom, where it gives the strength.
+        chosen: ``objective`` [h], F after every step; ``strength`` [h], the factors of alpha and beta.
         """
         cutoffs: list[Lattice] = []
         if self.parameters == "local":
-            cutoffs = [cutoff for _, cutoff in NonUniform().validated(halves, mask)]
-        local = [strength_by_place(cutoff, mask, solving_box(halves.halves[0])) for cutoff in cutoffs] or (1.0, 1.0)
+            cutoffs = [half.cutoff for half in NonUniform().validated(halves, mask)]
+        local = [strength_by_place(cutoff, mask, solving_box(halves.halves[0])) for cutoff in cutoffs] or (None, None)
         earlier = memory.get("maps", (None, None))
         solved = [self._of_half_set(halves, h, earlier[h], local[h]) for h in (0, 1)]
         return _solution(solved, mask, local_resolution(cutoffs, halves.halves[0].box, halves.pixel_size))
 
     def filter_pair(self, pair: MapPair, mask: Tensor) -> Solution:
-        """The same for finished half maps: as sums, the weight of a shell is one over the power of its noise, which is
-        half that of the half maps' difference. Where a strength is chosen, half maps choose it for each other."""
+        """The same for finished half maps, from which sums are made (`sums_of_maps`).
+
+        Where a strength is chosen, half maps choose it for each other.
+        """
         maps = (pair.half1, pair.half2)
         sums, support = sums_of_maps(*maps), Support.whole(len(pair.half1))
         solved, cutoffs = [], []
@@ -112,37 +123,38 @@ class SparseSmooth:
             solved.append(self._solved(half).in_box(len(maps[h])))
         return _solution(solved, mask, local_resolution(cutoffs, len(pair.half1), pair.pixel_size))
 
-    def alone(
-        self, sums: Backprojection, pixel_size: float, previous: Tensor | None
-    ) -> tuple[Tensor, tuple[float, ...]]:
-        """The map [z, y, x] of one half set at the strengths as given, and F of every step; pixel_size in angstrom.
+    def alone(self, sums: Backprojection, pixel_size: float, previous: Tensor | None) -> Descent:
+        """The map [z, y, x] of one half set at the given strengths, and F of every step.
 
-        previous [z, y, x]: what it starts from and is pulled towards, zero outside the window that references are kept
-        within; None: it starts from a damped plain map, in the whole box.
+        pixel_size: in angstrom. previous [z, y, x]: the map that the descent starts from and that gamma pulls towards,
+        zero outside the window that references are kept within. None: the descent starts from a damped plain map, in
+        the whole box.
         """
         box, level = solving_box(sums), density_level(reconstruct(sums), pixel_size)
         support = Support.of(previous, box)
         half = self._posed(sums.coarser(sums.limit, box), support, level, sums.box / box, previous)
         solved = self._solved(half, ENOUGH).in_box(sums.box)
-        return solved.map, solved.objective
+        return Descent(solved.map, solved.objective)
 
     def penalty(self, data: NormalEquations, level: float, spacing: float) -> Penalty:
-        """The penalty in the units of the data; level: eps; spacing: of the voxels, in those of the full map."""
+        """The penalty in the units of the data; level: eps; spacing: size of the voxels, in those of the full map."""
         return Penalty(
             sparse=self.alpha * data.rms * level, smooth=self.beta * data.rms * level * self.eps_gradient,
             inertia=self.gamma, eps=level, eps_gradient=self.eps_gradient * level, rounding=data.noise, spacing=spacing,
         )  # fmt: skip
 
-    def _of_half_set(self, halves: HalfSets, h: int, previous: Tensor | None, local: Tensor | float) -> _Solved:
-        """What is found for half set h; local: factor of both strengths at every place. Nothing else of the problem is
-        left in memory."""
+    def _of_half_set(self, halves: HalfSets, h: int, previous: Tensor | None, local: Tensor | None) -> _Solved:
+        """Solve for the map of half set h, and keep nothing else of the problem in memory.
+
+        local [z, y, x]: factor of both strengths at every place; None: 1.
+        """
         whole, plain, chosen, judge = halves.halves[h], halves.plain(h), None, None
         limit, box = whole.limit, solving_box(whole)
         spacing, support = whole.box / box, Support.of(halves.window, box)
         level = density_level(plain, halves.pixel_size)
         del plain
         sums = whole.coarser(limit, box)
-        if self.parameters == "cross-validated":  # before the problem itself takes memory
+        if self.parameters == "cross-validated":  # comes first, before the problem itself takes memory
             quarters = [NormalEquations.of(halves.quarter(h, q, limit, box), spacing, support) for q in (0, 1)]
             chosen = self._validated(quarters, level, spacing)
             del quarters
@@ -151,7 +163,7 @@ class SparseSmooth:
         half = self._posed(sums, support, level, spacing, previous)
         if chosen is not None:
             half = half.at(chosen)
-        elif isinstance(local, Tensor):
+        elif local is not None:
             half = half.with_local(local)
         elif judge is not None:
             half = self._along_published_path(half, judge)
@@ -160,7 +172,8 @@ class SparseSmooth:
     def _posed(
         self, sums: Backprojection, support: Support, level: float, spacing: float, previous: Tensor | None
     ) -> _HalfSet:
-        """The problem of one half set; without a previous map it begins with a map damped by the mean weight."""
+        """The problem of one half set. Without a previous map the descent starts from a plain map that is damped by the
+        mean weight."""
         if previous is None:
             damped = torch.full((sums.limit + 1,), mean_weight(sums), dtype=torch.float64)
             start = support.cut(reconstruct(sums, damped))
@@ -170,32 +183,33 @@ class SparseSmooth:
         return _HalfSet(Problem(data, self.penalty(data, level, spacing), previous), support, start)
 
     def _solved(self, half: _HalfSet, share: float = 0.0) -> _HalfSet:
-        """At the half set's own strength, unless a path has led to its map; share: see descend."""
+        """Solve at the half set's own strength, unless a path has found its map already; share: see `descend`."""
         if half.objective:
             return half
-        found = descend(half.problem.times(*half.strength), half.map, self.steps, TOLERANCE, share)
+        found = descend(half.problem.times(half.strength), half.map, self.steps, TOLERANCE, share)
         return replace(half, map=found.map, objective=found.objective)
 
     def _validated(self, parts: list[NormalEquations], level: float, spacing: float = 1.0) -> float:
-        """The factor of both strengths at which the maps of two parts predict each other's sums best, both added up,
-        times the parts' mean weight.
+        """The factor of both strengths, times the mean weight of two parts, at which the maps of the parts predict each
+        other's sums best; the errors of both are added.
 
-        Without the pull towards the previous map: that is a map of both parts, and would tell each of the other.
+        Nothing pulls towards the previous map here: it was made of both parts, and would tell each about the other.
         """
         errors = [0.0] * len(STRENGTHS)
         for data, other in (parts, parts[::-1]):
             problem, x = Problem(data, self.penalty(data, level, spacing)), torch.zeros_like(data.linear)
             for i, factor in enumerate(STRENGTHS):
-                x = descend(problem.times(factor, factor), x, self._path_steps, TOLERANCE).map
+                x = descend(problem.times(Strength(factor, factor)), x, self._path_steps, TOLERANCE).map
                 errors[i] += other.misfit(x) * other.mean_weight
         best = STRENGTHS[errors.index(min(errors))]
         return best * sum(part.mean_weight for part in parts) / len(parts)
 
     def _along_published_path(self, half: _HalfSet, judge: NormalEquations) -> _HalfSet:
-        """The map of the program's ten settings, each begun where the last ended, that the judge's sums fit best."""
+        """Out of the maps at the program's ten settings, the one that fits the judge's sums best. Each descent starts
+        where the last ended."""
         x, best, chosen = half.map, math.inf, half
         for strength in PUBLISHED:
-            found = descend(half.problem.times(*strength), x, self._path_steps, TOLERANCE)
+            found = descend(half.problem.times(strength), x, self._path_steps, TOLERANCE)
             x, error = found.map, judge.misfit(found.map)
             if error < best:
                 best, chosen = error, replace(half, map=x, strength=strength, objective=found.objective)
@@ -207,8 +221,8 @@ class SparseSmooth:
 
 
 def _published_judge(other: Backprojection, curve: Tensor, support: Support) -> NormalEquations:
-    """What the authors' program chooses by: the other half set's sums up to the last shell on which the half sets,
-    with this FSC [s], agree."""
+    """What the authors' program chooses by: the sums of the other half set, up to the last shell on which the half sets
+    agree; curve [s]: their FSC."""
     agreeing = torch.nonzero(curve[: other.limit + 1] > LAST_AGREEING)
     shell = max(int(agreeing[-1]) if len(agreeing) else 0, 2)
     return NormalEquations.of(other.coarser(shell, other.box), support=support)
@@ -216,45 +230,49 @@ def _published_judge(other: Backprojection, curve: Tensor, support: Support) -> 
 
 @dataclass(frozen=True)
 class _HalfSet:
-    """A half set's problem and the support of its map; the map [z, y, x] so far, over the support, the factors of alpha
-    and beta, and F of every step once it is solved."""
+    """The problem of a half set, and how far it is solved.
+
+    map [z, y, x]: the map so far, over the support. strength: factors of alpha and beta. objective: F of every step,
+    empty until the problem is solved.
+    """
 
     problem: Problem
     support: Support
     map: Tensor
-    strength: tuple[float, float] = (1.0, 1.0)
+    strength: Strength = field(default_factory=Strength)
     objective: tuple[float, ...] = ()
 
     def in_box(self, box: int) -> _Solved:
-        """What was found, the map on a grid of ``box`` voxels, zero outside the support."""
+        """The solution, with the map on a grid of ``box`` voxels, zero outside the support."""
         return _Solved(resample_volume(self.support.within_box(self.map), box), self.strength, self.objective)
 
     def at(self, factor: float) -> _HalfSet:
-        """At a factor of both strengths times the mean weight of the sums that it was chosen with.
+        """With this factor of both strengths, which holds the mean weight of the sums that it was chosen with.
 
-        What is carried over is the penalty itself, as a prior is, not its share of the mean weight: all images of the
-        half set weigh against it, where half of them did.
+        The penalty itself is carried over, as a prior is, and not its ratio to the mean weight: all images of the half
+        set now weigh against it, where only half of them did.
         """
         own = factor / self.problem.data.mean_weight
-        return replace(self, strength=(own, own))
+        return replace(self, strength=Strength(own, own))
 
     def with_local(self, local: Tensor) -> _HalfSet:
-        """With a factor of both strengths at every voxel [z, y, x]."""
+        """With a factor of both strengths at every voxel; local [z, y, x]: over the whole box."""
         penalty = replace(self.problem.penalty, local=self.support.cut(local).to(self.map))
         return replace(self, problem=replace(self.problem, penalty=penalty))
 
 
 @dataclass(frozen=True)
 class _Solved:
-    """What is left of a half set's problem: the map [z, y, x] in the whole box, its strength, F of every step."""
+    """Solution of a half set's problem: the map [z, y, x] in the whole box, the factors of alpha and beta, and F of
+    every step."""
 
     map: Tensor
-    strength: tuple[float, float]
+    strength: Strength
     objective: tuple[float, ...]
 
 
 def strength_by_place(cutoff: Lattice, mask: Tensor, box: int) -> Tensor:
-    """Factor of the strengths at every voxel [z, y, x] of a grid of ``box``: 1 on average within the mask [z, y, x]."""
+    """Factor [z, y, x] of the strengths on a grid of ``box``; its mean within the mask [z, y, x] is 1."""
     factor = cutoff.on_grid(box).double() ** LOCAL_POWER
     inside = resample_volume(mask, box).to(factor).clamp(0, 1)
     return factor * (inside.sum() / (factor * inside).sum())
@@ -262,18 +280,21 @@ def strength_by_place(cutoff: Lattice, mask: Tensor, box: int) -> Tensor:
 
 def _solution(solved: list[_Solved], mask: Tensor, arrays: dict[str, Tensor]) -> Solution:
     maps = tuple(half.map for half in solved)
-    chosen = {"objective": [half.objective for half in solved], "strength": [half.strength for half in solved]}
+    chosen = {"objective": [half.objective for half in solved], "strength": [astuple(half.strength) for half in solved]}
     memory = {"maps": tuple(m * mask.to(m) for m in maps)}
     return Solution(maps, (maps[0] + maps[1]) / 2, memory, arrays, chosen)
 
 
 def solving_box(statistics: Backprojection) -> int:
-    """Side of the grid that a map is solved for on."""
+    """Side of the grid on which a map is solved for."""
     return coarser_box(statistics.box, MARGIN * (2 * statistics.limit + 2))
 
 
 def density_level(plain: Tensor, pixel_size: float) -> float:
-    """The level at which a mask would be drawn on a plain map [z, y, x]; where nothing stands out, two sd of it."""
+    """The density at which a mask would be drawn on a plain map [z, y, x], or two sd of the map if nothing stands out.
+
+    pixel_size: in angstrom.
+    """
     smooth = gaussian_lowpass(plain, pixel_size, LEVEL_LOWPASS)
     ball = spherical_mask(len(plain), len(plain) / 2, 0.0).to(plain.device) > 0
     level = automatic_threshold(smooth, ball, pixel_size)
@@ -281,9 +302,10 @@ def density_level(plain: Tensor, pixel_size: float) -> float:
 
 
 def sums_of_maps(first: Tensor, second: Tensor) -> tuple[Backprojection, Backprojection]:
-    """Sums that two half maps [z, y, x] with independent noise would be the plain reconstructions of.
+    """Sums of which two half maps [z, y, x] with independent noise would be the plain reconstructions.
 
-    Raises InputError if the maps are the same: then there is no noise to weigh against.
+    The weight of a shell is one over the power of its noise, which is half the power of the half maps' difference.
+    Raises InputError if the maps are the same, because then there is no noise to weigh against.
     """
     box, padding = len(first), 2
     difference = volume_fft((first - second).float())
@@ -302,7 +324,7 @@ def sums_of_maps(first: Tensor, second: Tensor) -> tuple[Backprojection, Backpro
     envelope = trilinear_envelope(box, padding).to(difference.real)
     envelope = (envelope[:, None, None] * envelope[:, None] * envelope).square()
     result = []
-    for v in (first, second):  # half_volume divides by the envelope, and the sums are to hold it once
+    for v in (first, second):  # half_volume divides by the envelope once, and the sums have to hold it once
         numerator = torch.view_as_real(half_volume(v.float() * envelope, padding, limit)) * inside[..., None]
         result.append(Backprojection(torch.cat([numerator, inside[..., None]], dim=-1), box, padding, limit, True))
     return result[0], result[1]

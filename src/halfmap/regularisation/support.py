@@ -1,4 +1,4 @@
-"""Where a map is solved for: the cuboid around all that is kept of it. What lies outside is zero."""
+"""The part of the box that a map is solved for: a cuboid around what is kept of the map. Outside it the map is zero."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-BEYOND = 2  # voxels around the window: no difference of neighbours is cut off where the map is kept
+BEYOND = 2  # voxels around the window: differences between neighbours are whole wherever the map is kept
 
 
 @dataclass(frozen=True)
 class Support:
-    """Voxels low <= (z, y, x) < high of a box of ``box`` voxels a side."""
+    """Voxels low <= (z, y, x) < high of a box with ``box`` voxels a side."""
 
     box: int
     low: tuple[int, ...]
@@ -25,8 +25,8 @@ class Support:
 
     @staticmethod
     def of(window: Tensor | None, box: int) -> Support:
-        """Around the voxels of a window [z, y, x] that are not zero, on a grid of ``box`` voxels over the same extent;
-        the whole box if there is no window, or nothing in it."""
+        """The cuboid around all voxels of a window [z, y, x] that are not zero, on a grid of ``box`` voxels over the
+        same extent; the whole box if there is no window, or nothing in it."""
         inside = None if window is None else window != 0
         if window is None or inside is None or not bool(inside.any()):
             return Support.whole(box)
@@ -43,11 +43,11 @@ class Support:
         return tuple(b - a for a, b in zip(self.low, self.high, strict=True))
 
     def cut(self, v: Tensor) -> Tensor:
-        """The part of v[z, y, x], of ``box`` voxels a side, that lies within; copied."""
+        """Copy of the part of v [z, y, x], with ``box`` voxels a side, that lies in the support."""
         return v[self._places].clone()
 
     def within_box(self, v: Tensor) -> Tensor:
-        """v[z, y, x] of the support's shape in its place, zero around it."""
+        """Put v [z, y, x], which has the support's shape, into a box of zeros."""
         whole = v.new_zeros((self.box,) * 3)
         whole[self._places] = v
         return whole
