@@ -6,6 +6,8 @@ Nothing here stops a refinement. Each finding is a sentence that says what to ch
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -52,19 +54,26 @@ def table_notes(table: ParticleTable) -> list[str]:
     return notes
 
 
+class _OtherSize(NamedTuple):
+    """A stack whose header gives another pixel size (A) than its optics group."""
+
+    path: Path
+    pixel_size: float
+
+
 def header_notes(table: ParticleTable, seen: Iterable[SeenStack]) -> list[str]:
     """Where the headers of stacks give another pixel size than their optics group, a sentence for each group."""
-    differing: dict[int, list[tuple[SeenStack, float]]] = {}
+    differing: dict[int, list[_OtherSize]] = {}
     for stack in seen:
         if stack.header is None:
             continue
         group = int(table.optics_index[stack.row])
         said, meant = stack.header.voxel[0], table.optics[group].pixel_size
         if round(said, 3) not in UNSET and abs(said / meant - 1) > HEADER_TOLERANCE:
-            differing.setdefault(group, []).append((stack, said))
+            differing.setdefault(group, []).append(_OtherSize(stack.path, said))
     return [
-        f"{len(stacks)} stacks say {stacks[0][1]:.4g} A a pixel in their headers (first: {stacks[0][0].path.name}), "
-        f"optics group {table.optics[group].name} says {table.optics[group].pixel_size:.4g} A, which is used; check "
-        "rlnImagePixelSize"
+        f"{len(stacks)} stacks say {stacks[0].pixel_size:.4g} A a pixel in their headers (first: "
+        f"{stacks[0].path.name}), optics group {table.optics[group].name} says {table.optics[group].pixel_size:.4g} A, "
+        "which is used; check rlnImagePixelSize"
         for group, stacks in differing.items()
     ]

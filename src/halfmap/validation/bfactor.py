@@ -41,7 +41,7 @@ class GuinierFit:
 
     @property
     def slope(self) -> float:
-        """In A^2."""
+        """Slope of the line in A^2."""
         return self.bfactor / 4
 
     def line(self, inverse_square: Tensor) -> Tensor:
