@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this"."""
+"""The one exception that means "the user can correct this"."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from __future__ import annotations
 class InputError(Exception):
     """Something in the files or options given is wrong.
 
-    The message is one line: which file, row or image, what is wrong with it, and what to do about it.
-    The command line prints it after ``halfmap: error:`` and exits with status 2; any other exception is a
-    fault of the program. Of what is quoted, line breaks become blanks; control characters and stray bytes are escaped.
+    The message is one line: which file, row or image, what is wrong with it, and what to do about it. The command line
+    prints it after ``halfmap: error:`` and exits with status 2; any other exception is a fault of the program. In the
+    text that a message quotes, line breaks become blanks, and control characters and invalid bytes are escaped.
     """
 
     def __init__(self, message: str) -> None:
@@ -16,7 +16,8 @@ class InputError(Exception):
 
 
 def in_a_line(message: str) -> str:
-    """The message as it can be printed anywhere: single blanks for all white space, other characters escaped."""
+    """The message as it can be printed anywhere: white space becomes single blanks, and unprintable characters are
+    escaped."""
     return "".join(map(_shown, " ".join(message.split())))
 
 

@@ -4,12 +4,12 @@ A field's ``metadata`` may hold
 
 - ``help``: what it does, in one line; ``unit``: of its value; ``reference``: where the choice is discussed;
 - ``choices``: the values allowed; ``above``, ``at_least``: bounds of a number; ``none``: what None means;
-- ``group``: the heading it is listed under in the help;
-- ``aliases``: further spellings on the command line, kept out of the help; ``bare``: the value of the option
-  given without one; ``positional``; ``advanced``: listed in a group of its own; ``short``: a word for the
-  value; ``in_refinements``: it has an effect nowhere else, and a class with ``REFINES = False`` has no such option.
+- ``group``: the heading that lists it in the help; ``advanced``: listed in a group of its own;
+- ``aliases``: further spellings on the command line, which the help leaves out; ``bare``: the value of the option
+  where it is given without one; ``positional``: given without its name; ``short``: a word for the value;
+- ``in_refinements``: has an effect only in refinements; a class with ``REFINES = False`` has no such option.
 
-Values are ``str``, ``int``, ``float``, ``bool`` or ``Path``, or ``None`` beside one of them.
+Values are ``str``, ``int``, ``float``, ``bool`` or ``Path``, or one of these and ``None``.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ import shlex
 import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
+from typing import Any, NamedTuple, NoReturn, TypeVar, get_args, get_type_hints
 
 from halfmap.errors import InputError
 
 Settings = TypeVar("Settings")
 Field = dataclasses.Field[Any]
 
-# A value in a word, where its field gives neither a word nor a unit.
+# The word for a value in the help, where its field gives neither a word nor a unit.
 _WORDS: dict[type, str] = {int: "N", float: "X", str: "text", Path: "path"}
 
 
 class OptionParser(argparse.ArgumentParser):
-    """Options are never guessed from a prefix, and a wrong one is an InputError like any other."""
+    """A parser that never guesses an option from a prefix of it, and raises InputError for a wrong one."""
 
     def __init__(self, **keywords: Any) -> None:
         super().__init__(allow_abbrev=False, **keywords)
@@ -45,7 +45,7 @@ class OptionParser(argparse.ArgumentParser):
 
 
 def flag(field: Field) -> str:
-    """The option of a field on the command line."""
+    """The field's option on the command line."""
     return "--" + field.name.replace("_", "-")
 
 
@@ -54,7 +54,7 @@ def _fields(settings: object) -> tuple[Field, ...]:
 
 
 def _value_types(cls: type) -> dict[str, type]:
-    """The plain type of each field, ``None`` beside it left out."""
+    """The type of each field by name, without the ``None`` that may stand beside it."""
     plain = {}
     for name, hint in get_type_hints(cls).items():
         arguments = [a for a in get_args(hint) if a is not types.NoneType]
@@ -63,7 +63,7 @@ def _value_types(cls: type) -> dict[str, type]:
 
 
 def add_options(parser: argparse.ArgumentParser, cls: type) -> None:
-    """Give the parser one option for each field; what the user leaves out stays out of the namespace."""
+    """Add one option for each field to the parser. An option that the user does not give is not in the namespace."""
     kinds = _value_types(cls)
     titles = ["settings", "settings with a good default"]
     titles += [f.metadata["group"] for f in _fields(cls) if "group" in f.metadata]
@@ -98,7 +98,7 @@ def add_options(parser: argparse.ArgumentParser, cls: type) -> None:
 
 
 def _unless_absent(kind: type) -> Callable[[str], object]:
-    """argparse converts the default of a positional left out, even the mark that means "no default"."""
+    """The type for a positional. argparse converts its default too, even the mark that means "no default"."""
     return lambda text: text if text is argparse.SUPPRESS else kind(text)
 
 
@@ -121,9 +121,9 @@ def _shown(field: Field, value: object) -> str:
 
 
 def build(cls: type[Settings], values: Mapping[str, Any]) -> Settings:
-    """The settings with these values, defaults for the others.
+    """The settings with these values, and defaults for the others.
 
-    Raises InputError naming the options that have no default and were not given.
+    Raises InputError that names the options that have no default and are not given.
     """
     fields = _fields(cls)
     missing = [f.metadata.get("short", f.name) if f.metadata.get("positional") else flag(f) for f in fields
@@ -134,7 +134,7 @@ def build(cls: type[Settings], values: Mapping[str, Any]) -> Settings:
 
 
 def check_declared(settings: object) -> None:
-    """Raise InputError at the first value outside its field's declared choices or bounds."""
+    """Raise InputError for the first value outside its field's declared choices or bounds."""
     for field in _fields(settings):
         value, about = getattr(settings, field.name), field.metadata
         if value is None:
@@ -152,7 +152,7 @@ def check_declared(settings: object) -> None:
 
 
 def to_toml(settings: object, heading: str) -> str:
-    """Every setting as commented TOML; ``None``, which TOML lacks, as a line commented out."""
+    """Every setting as TOML with comments. A setting that is ``None``, which TOML lacks, is commented out."""
     lines = [f"# {line}" for line in heading.splitlines()]
     for field in _fields(settings):
         about, value = field.metadata, getattr(settings, field.name)
@@ -165,7 +165,7 @@ def to_toml(settings: object, heading: str) -> str:
 
 
 def to_command(settings: object, program: str) -> str:
-    """The shell command that asks for these settings: what has no default, and what differs from its default."""
+    """The shell command that gives these settings: those without a default, and those that differ from it."""
     words, options = shlex.split(program), []
     for field in _fields(settings):
         value = getattr(settings, field.name)
@@ -189,7 +189,7 @@ def _toml(value: object) -> str:
 
 
 def read_toml(cls: type, path: Path) -> dict[str, Any]:
-    """The values in a TOML file, typed as the fields of ``cls``.
+    """The values in a TOML file, with the types of the fields of ``cls``.
 
     Raises InputError where the file cannot be read, a key is not a setting, or a value has the wrong type.
     """
@@ -224,11 +224,19 @@ def _typed(value: object, kind: type, where: str) -> object:
     return value
 
 
-def table(settings: object) -> dict[str, tuple[str, str, str]]:
-    """Name -> (value, unit, meaning) of every setting, all text, for a report."""
+class SettingRow(NamedTuple):
+    """A setting as a table shows it: its value as text, its unit, and what it means."""
+
+    value: str
+    unit: str
+    meaning: str
+
+
+def table(settings: object) -> dict[str, SettingRow]:
+    """Every setting by name, as a report's table shows it."""
     rows = {}
     for field in _fields(settings):
         about, value = field.metadata, getattr(settings, field.name)
         meaning = about["help"] + (f" ({about['reference']})" if about.get("reference") else "")
-        rows[field.name] = (_shown(field, value), about.get("unit", "") if value is not None else "", meaning)
+        rows[field.name] = SettingRow(_shown(field, value), about.get("unit", "") if value is not None else "", meaning)
     return rows

@@ -1,4 +1,4 @@
-"""Claims about rotations, with scipy's Rotation as the independent witness."""
+"""Claims about rotations, compared with scipy's Rotation."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The simulator's projections are the analytic ones, in RELION's frame and sign conventions."""
+"""The simulator's projections equal the analytic ones, in RELION's frame and sign conventions."""
 
 import math
 import shutil

@@ -41,7 +41,7 @@ def test_nothing_comes_in_from_beyond_the_box():
 
 
 def test_a_fit_says_where_a_map_was_moved_to(blobs):
-    """The two agree on what rotation and shift mean."""
+    """`fitted_pose` and `moved` agree on what rotation and shift mean."""
     turn = Rotation.from_rotvec(np.radians([1.5, -2.0, 1.0])).as_matrix()
     specimen = blobs(40, spread=0.12, width=1.8)
     found = turned(specimen, turn, np.array([0.5, -0.3, 0.2])).map().float()

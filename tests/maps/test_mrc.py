@@ -1,4 +1,4 @@
-"""Maps and stacks on disk, with the mrcfile package and hand-made headers as the other party."""
+"""Maps and stacks on disk, compared with the mrcfile package and with headers made by hand."""
 
 from __future__ import annotations
 

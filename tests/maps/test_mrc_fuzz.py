@@ -1,4 +1,4 @@
-"""A map or stack damaged at random ends in finite values or in one clear line, at once and in little memory."""
+"""A map or stack damaged at random gives finite values or one clear line, quickly and with little memory."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def damaged(seed: int, sections: int, mode: int, edits: int) -> bytes:
 
 
 def map_or_refusal(attempt: Callable[..., Any], path: Path) -> bool:
-    """Read a map; gives whether it could be read."""
+    """Read a map; returns whether it could be read."""
     found = attempt(lambda: read_map(path), path.name)
     if found is None:
         return False
@@ -117,7 +117,7 @@ def map_or_refusal(attempt: Callable[..., Any], path: Path) -> bool:
 
 
 def stack_or_refusal(attempt: Callable[..., Any], star: Path, stack: Path) -> bool:
-    """Read all images of a stack by way of its STAR file; gives whether they could be read."""
+    """Read all images of a stack through its STAR file; returns whether they could be read."""
     def read() -> tuple[ParticleTable, np.ndarray]:
         table = read_star(star)
         check_stacks(table)

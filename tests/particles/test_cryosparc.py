@@ -1,4 +1,4 @@
-"""cryoSPARC datasets, made with numpy as versions 2 to 4 lay them out, with scipy as the other party for poses."""
+"""cryoSPARC datasets, made with numpy as versions 2 to 4 lay them out; poses are compared with scipy."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ COUNT = 7
 
 
 def dataset(*slots: list[tuple], **values: Any) -> np.ndarray:
-    """Seven particles of two stacks with the fields of these slots; `values` replace fields, "__" for the stroke."""
+    """Seven particles of two stacks with the fields of these slots; `values` replace fields ("__" stands for "/")."""
     generator = np.random.default_rng(5)
     made = np.zeros(COUNT, [field for slot in slots for field in slot])
     usual = {

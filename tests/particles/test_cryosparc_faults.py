@@ -1,4 +1,4 @@
-"""Whatever is wrong with a cryoSPARC file, reading ends in a table or in one line, at once and in little memory."""
+"""Whatever is wrong with a cryoSPARC file, reading gives a table or one line, quickly and with little memory."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read_or_refuse(attempt: Callable[..., Any], path: Path) -> None:
-    """Read; a table must go through a STAR file, an error must be one line, and both must be quick and small."""
+    """Read the file. A table must survive a STAR file, an error must be one line, and both must take little time and
+    memory."""
     def read() -> tuple[ParticleTable, ParticleTable]:
         table = read_cryosparc(path)
         write_star(path.with_suffix(".star"), table)

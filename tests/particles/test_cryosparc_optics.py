@@ -140,4 +140,5 @@ def test_orders_that_cryosparc_does_not_know_are_said_to_be_lost() -> None:
 def test_the_beam_tilt_is_that_of_csparc2star() -> None:
     lengths = cryosparc_terms(replace(GROUP, beam_tilt=(0.5, -0.25))).lengths
     np.testing.assert_allclose(np.arcsin(lengths.tilt / 2.7 * 1e-7) * 1e3, (0.5, -0.25), rtol=1e-6)
-    assert relion_terms(lengths, VOLTAGE, 2.7) == (pytest.approx((0.5, -0.25)), (), ())
+    terms = relion_terms(lengths, VOLTAGE, 2.7)
+    assert (terms.beam_tilt, terms.odd_zernike, terms.even_zernike) == (pytest.approx((0.5, -0.25)), (), ())

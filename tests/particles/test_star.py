@@ -1,4 +1,4 @@
-"""Particle STAR files read and written, with the starfile package and scipy as the other party."""
+"""Particle STAR files read and written, compared with the starfile package and with scipy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A STAR file damaged at random, in either layout, ends in a table that can be written or in one clear line."""
+"""A STAR file damaged at random, in either layout, gives a table that can be written or one clear line."""
 
 from __future__ import annotations
 
@@ -167,7 +167,8 @@ def damaged(seed: int, sound: int, edits: int) -> bytes:
 
 
 def read_or_refuse(attempt: Callable[..., Any], path: Path) -> bool:
-    """Read; a table must go through a new file, an error must be one line with the file's name; gives which it was."""
+    """Read the file; returns whether it gave a table. A table must survive a new file, an error must be one line with
+    the file's name."""
     def read() -> tuple[ParticleTable, ParticleTable]:
         table = read_star(path)
         write_star(path.with_name("again.star"), table)

@@ -56,7 +56,7 @@ def test_no_limit_of_version_1_is_no_limit(machine, tmp_path):
 
 
 def test_the_users_limit_is_for_all_that_the_processes_hold(machine, tmp_path):
-    """What a process holds already is no longer free, but it may keep it."""
+    """What a process holds already is no longer free, but counts as allowed."""
     assert allowance(12.0, root=tmp_path) == 12 * GB
     assert allowance(12.0, processes=4, root=tmp_path) == 3 * GB
     assert allowance(1000.0, root=tmp_path) == allowance(root=tmp_path) == pytest.approx(69 * GB, rel=1e-6)

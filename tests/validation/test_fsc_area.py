@@ -1,4 +1,4 @@
-"""The area under an FSC: what it is of a known curve, and that its error bar is how far it scatters."""
+"""The area under an FSC: its value for a known curve, and that its standard deviation is the scatter that occurs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said of FSC curves that do not stay at zero beyond the resolution."""
+"""What is said of FSC curves that are not zero beyond the resolution."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def with_rows(images: Images, rows: list[int], half: list[int] | None = None) ->
 
 
 def kept(images: Images, found: Audit) -> Images:
-    """What is left of the images, as the audit says."""
+    """What the audit keeps of the images."""
     at = np.flatnonzero(found.keep)
     return Images(images.image[at], None if found.half is None else found.half[at], images.micrograph[at],
                   None if images.position is None else images.position[at],

@@ -54,7 +54,7 @@ def test_the_line_and_its_error_are_those_of_scipy() -> None:
     assert line.slope == pytest.approx(found.slope) and line.error == pytest.approx(found.stderr)
     assert line.intercept == pytest.approx(found.intercept)
     assert line.bfactor == pytest.approx(2 / found.slope)
-    # the error of 2 / slope, by looking a little to either side
+    # the error of 2 / slope, from the difference between slopes a little to either side
     assert line.bfactor_error == pytest.approx((2 / (found.slope - 1e-6) - 2 / (found.slope + 1e-6)) / 2e-6
                                                * found.stderr, rel=1e-3)
 

@@ -12,7 +12,7 @@ IMAGES = 150
 
 
 def contrast(defocus: np.ndarray) -> np.ndarray:
-    """ctf^2 [b, k] written down anew, with numpy: 300 kV, Cs 2.7 mm, Q 0.1, 2 A a pixel."""
+    """ctf^2 [b, k] computed independently with numpy: 300 kV, Cs 2.7 mm, Q 0.1, 2 A a pixel."""
     wavelength, cs = 0.019687, 2.7e7
     f2 = (BAND.kxy.numpy() ** 2).sum(1) / 128.0**2
     chi = np.pi * wavelength * defocus[:, None] * f2 - 0.5 * np.pi * cs * wavelength**3 * f2**2 + np.arcsin(0.1)

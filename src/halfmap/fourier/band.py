@@ -1,8 +1,8 @@
 """The Band: which Fourier coefficients of an image are kept, and in which order.
 
-Exactly one of each Friedel pair is kept, the origin is left out, and coefficients are sorted by shell and, within a
-shell, by polar angle. A lower resolution is therefore a prefix ``[:band.count(limit)]`` and never another code path,
-and with ``sigma2 = E|n_k|^2`` the Gaussian log-likelihood of the whole plane is ``-sum_band |y - A V|^2 / sigma2``.
+The band holds exactly one of each Friedel pair and leaves the origin out. Coefficients are sorted by shell and, within
+a shell, by polar angle. A lower resolution is therefore the prefix ``[:band.count(limit)]`` and never another code
+path. With ``sigma2 = E|n_k|^2`` the Gaussian log-likelihood of the whole plane is ``-sum_band |y - A V|^2 / sigma2``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Band:
 
     @staticmethod
     def to_shell(box: int, limit: int) -> Band:
-        """Every coefficient with ``0 < round(|k|) <= limit``; the limit is kept below the Nyquist shell."""
+        """The coefficients with ``0 < round(|k|) <= limit``, and none beyond `band_limit`."""
         limit = min(limit, band_limit(box))
         axis = torch.arange(-limit, limit + 1)
         ky, kx = torch.meshgrid(axis, axis[limit:], indexing="ij")
@@ -48,7 +48,7 @@ class Band:
         return len(self.shell)
 
     def count(self, limit: int) -> int:
-        """Number of coefficients with shell <= limit: ``[:count]`` is the band of that lower resolution."""
+        """Number of coefficients with shell <= limit. ``[:count]`` is the band of that lower resolution."""
         return int(torch.searchsorted(self.shell, torch.tensor(limit, device=self.shell.device), right=True))
 
     def to(self, device: torch.device) -> Band:
@@ -56,7 +56,7 @@ class Band:
         return Band(self.box, self.kxy.to(device), self.shell.to(device))
 
     def prefix(self, limit: int) -> Band:
-        """The band of a lower resolution."""
+        """The band of the shells up to limit, a lower resolution."""
         k = self.count(limit)
         return Band(self.box, self.kxy[:k], self.shell[:k])
 
@@ -67,7 +67,7 @@ class Band:
         return images_fft.reshape(images_fft.shape[0], -1)[:, flat.to(images_fft.device)]
 
     def shell_sum(self, values: Tensor) -> Tensor:
-        """Sum of values [..., k] over each shell -> [..., limit + 1], in the values' dtype (shell 0 is zero)."""
+        """Sum values [..., k] over each shell: [..., limit + 1], in the values' dtype. Shell 0 is zero."""
         out = values.new_zeros((*values.shape[:-1], self.limit + 1))
         return out.index_add_(-1, self.shell.to(values.device), values)
 

@@ -1,10 +1,10 @@
-"""The real-space price of an interpolation kernel in Fourier space.
+"""The envelope by which interpolation in Fourier space multiplies a map, and how to divide by it.
 
-Trilinear interpolation convolves the padded transform with a triangle of half width one padded pixel along
-each axis. In real space that multiplies the map by the triangle's transform, sinc^2(x / (padding n)) along
-each axis. Dividing the map by this envelope before the transform (and after a reconstruction) makes the
-interpolation right on average: Jackson et al. (1991) IEEE Trans. Med. Imaging 10:473, with the
-triangle as the kernel. The same holds for any other kernel that slices are inserted with.
+Trilinear interpolation convolves the padded transform with a triangle whose half width is one padded pixel along each
+axis. In real space that multiplies the map by the triangle's transform, sinc^2(x / (padding n)) along each axis.
+Dividing the map by this envelope before the transform (and after a reconstruction) makes the interpolation right on
+average: Jackson et al. (1991) IEEE Trans. Med. Imaging 10:473, with the triangle as the kernel. The same holds for any
+other kernel that slices are inserted with.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ def trilinear_envelope(box: int, padding: int, dtype: torch.dtype = torch.float6
 
 
 def _gaussian_envelope(box: int, padding: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    """The same for insertion with a Gaussian exp(-d^2 / 2), d in padded pixels, onto the three nearest grid points.
+    """The envelope [x] of insertion with a Gaussian exp(-d^2 / 2), d in padded pixels.
 
-    Samples fall anywhere between grid points, so a point gathers them from a width of three padded pixels. At the edge
-    of the box 0.456 for padding 2. Luo et al. (2021) use the kernel; their program leaves its envelope in.
+    A sample goes to the three nearest grid points along each axis. It falls anywhere between them, so that a grid point
+    collects samples from a width of three padded pixels. The envelope is 0.456 at the box edge for padding 2. The
+    kernel is that of Luo et al. (2021); their program does not divide by the envelope.
     """
     offset = torch.arange(box, dtype=torch.float64) - box // 2
     d = 3.0 * ((torch.arange(_QUADRATURE, dtype=torch.float64) + 0.5) / _QUADRATURE - 0.5)
@@ -40,7 +41,7 @@ def _gaussian_envelope(box: int, padding: int, dtype: torch.dtype = torch.float6
 
 
 def insertion_envelope(box: int, padding: int, kernel: str) -> Tensor:
-    """Envelope [x] of sums inserted with ``trilinear`` or ``gaussian`` weights, float64."""
+    """Envelope [x] (float64) of sums inserted with ``trilinear`` or ``gaussian`` weights."""
     return _gaussian_envelope(box, padding) if kernel == "gaussian" else trilinear_envelope(box, padding)
 
 

@@ -25,7 +25,7 @@ def frequency_length(box: int) -> Tensor:
 def hermitian_weights(box: int) -> Tensor:
     """How many coefficients of the full transform each rfft column stands for: float64 [x//2+1].
 
-    1 for x = 0 and for the Nyquist column of an even box (both Friedel mates are stored), 2 for the others.
+    1 for column 0 and for the Nyquist column of an even box, where both Friedel mates are stored; 2 for the others.
     """
     weights = torch.full((box // 2 + 1,), 2.0, dtype=torch.float64)
     weights[0] = 1.0
@@ -35,10 +35,10 @@ def hermitian_weights(box: int) -> Tensor:
 
 
 def shell_sum(values: Tensor, shell: Tensor, count: int) -> Tensor:
-    """Sum values[..] over shells: shell[..] is the int64 index of each value, indices >= count are left out.
+    """Sum values[..] over shells; shell[..] is the int64 shell of each value, and shells >= count are left out.
 
-    values may carry leading axes before those of shell; they are kept: [..,s]. Accumulates in float64, also
-    for complex values (complex128). Returns a new tensor on the device of values.
+    values may have leading axes before those of shell, which are kept: [..,s]. Sums are made in float64 (complex128 for
+    complex values). Returns a new tensor on the device of values.
     """
     if values.dim() > shell.dim():
         return torch.stack([shell_sum(part, shell, count) for part in values])
@@ -49,7 +49,6 @@ def shell_sum(values: Tensor, shell: Tensor, count: int) -> Tensor:
 
 
 def half_volume_radius(m: int) -> Tensor:
-    """|q| in padded pixels for every element of the half volume: float32 [2m+1, 2m+1, m+1], see
-    transform.py."""
+    """|q| in padded pixels of every element of the half volume (see transform.py): float32 [2m+1, 2m+1, m+1]."""
     q = torch.arange(-m, m + 1, dtype=torch.float32)
     return (q[:, None, None].square() + q[:, None].square() + q[m:].square()).sqrt()

@@ -1,9 +1,8 @@
 """Fourier transforms of maps and images with the phase origin at the box centre n // 2.
 
-V(q) = sum_x v(x) exp(-2 pi i q.(x - c) / n): unscaled forward, 1/n^3 backward, q in cycles per box. Besides
-the plain transforms this module makes the oversampled *half volume* that the projection and insertion
-kernels read and write, and resamples maps without interpolation error. Every function keeps dtype and
-device of its input.
+V(q) = sum_x v(x) exp(-2 pi i q.(x - c) / n): unscaled forward, 1/n^3 backward, q in cycles per box. Besides the plain
+transforms this module makes the oversampled *half volume* that the projection and insertion kernels read and write, and
+resamples maps without interpolation error. Every function keeps the dtype and device of its input.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ def crop_volume(v: Tensor, size: int) -> Tensor:
 
 
 def fft_size(least: float) -> int:
-    """The smallest even number not below ``least`` without prime factors above 7."""
+    """The smallest even number that is at least ``least`` and has no prime factor above 7."""
     size = 2 * math.ceil(least / 2)
     while True:
         rest = size
@@ -68,16 +67,19 @@ def fft_size(least: float) -> int:
 
 
 def coarser_box(box: int, least: float) -> int:
-    """Side of a grid over the same box with at least ``least`` points along it, quick to transform, on which the centre
-    voxel stays where it is: ``box`` itself where there is no smaller one."""
+    """Side of a grid over the same box with at least ``least`` points along an axis, of a size that is quick to
+    transform.
+
+    The centre voxel stays where it is. Returns ``box`` where no smaller grid does.
+    """
     return min(box, fft_size(least)) if box % 2 == 0 else box
 
 
 def resample_volume(v: Tensor, box_out: int) -> Tensor:
     """Sample maps v[..,z,y,x] on box_out^3 points over the same physical extent.
 
-    Frequencies beyond the coarser of the two grids are removed; grey values are kept, and so is the
-    position of the centre voxel. Band-limited maps are reproduced exactly.
+    Frequencies beyond the Nyquist frequency of the coarser grid are removed. Grey values and the position of the centre
+    voxel are kept. Band-limited maps are reproduced exactly.
     """
     box = v.shape[-1]
     return v if box_out == box else resize_map(v, 1.0, box / box_out, box_out)
@@ -86,10 +88,9 @@ def resample_volume(v: Tensor, box_out: int) -> Tensor:
 def resize_map(v: Tensor, pixel_size: float, new_pixel_size: float, new_box: int) -> Tensor:
     """Resample maps v[..,z,y,x] to another pixel size (A) and box by exact band-limited interpolation.
 
-    The map is read as one period of a trigonometric polynomial, cut at the new Nyquist frequency and
-    evaluated at the new voxels by one small matrix product along each axis, so that any ratio of pixel
-    sizes is exact. Grey values and the centre are kept; voxels that lie outside the old box become 0.
-    Returns [..,z,y,x], new_box^3.
+    The map is read as one period of a trigonometric polynomial, cut at the new Nyquist frequency and evaluated at the
+    new voxels by one small matrix product along each axis, so that any ratio of pixel sizes is exact. Grey values and
+    the centre are kept; voxels outside the old box are 0. Returns [..,z,y,x], new_box^3.
     """
     box = v.shape[-1]
     ratio = new_pixel_size / pixel_size
@@ -101,10 +102,10 @@ def resize_map(v: Tensor, pixel_size: float, new_pixel_size: float, new_box: int
 
 
 def _dirichlet_matrix(box: int, position: Tensor, cutoff: float) -> Tensor:
-    """Interpolation weights M[j,x] from voxels x to positions j (input voxels from the centre), float64.
+    """Interpolation weights M[j,x] from voxels x to positions j (in input voxels from the centre), float64.
 
-    Only frequencies up to `cutoff` (cycles per box) pass. The Nyquist term of an even box, and a term
-    exactly at the cut-off, stand for the mean of +k and -k and count once where the others count twice.
+    Only frequencies up to `cutoff` (cycles per box) pass. The Nyquist term of an even box, and a term exactly at the
+    cut-off, stand for the mean of +k and -k: they count once where the others count twice.
     """
     voxel = torch.arange(box, dtype=torch.float64) - box // 2
     k = torch.arange(box // 2 + 1, dtype=torch.float64)
@@ -131,13 +132,13 @@ def half_volume_extent(padding: int, limit: int) -> int:
 def half_volume(v: Tensor, padding: int, limit: int) -> Tensor:
     """Oversampled transform of one map v[z,y,x], as the projection kernels read it.
 
-    The map is divided by the trilinear envelope, zero-padded to padding * n and transformed (unscaled).
-    Returns complex H[2m+1, 2m+1, m+1], m = `half_volume_extent(padding, limit)`: H[qz+m, qy+m, qx] is the
-    value at the padded coordinates q = padding * (cycles per box), qx >= 0; the other half is its Friedel
-    mate. Coordinates beyond the padded grid's Nyquist frequency are 0.
+    The map is divided by the trilinear envelope, zero-padded to padding * n and transformed (unscaled). Returns complex
+    H[2m+1, 2m+1, m+1], m = `half_volume_extent(padding, limit)`: H[qz+m, qy+m, qx] is the value at the padded
+    coordinates q = padding * (cycles per box), qx >= 0; the other half is its Friedel mate. Coordinates beyond the
+    padded grid's Nyquist frequency are 0.
 
-    The transform runs axis by axis and drops what is not kept after each, so neither the padded map nor the
-    whole padded transform is ever held.
+    The transform runs axis by axis and drops what is not kept after each axis, so that neither the padded map nor the
+    whole padded transform is ever in memory.
     """
     box, m = v.shape[-1], half_volume_extent(padding, limit)
     size = padding * box
@@ -161,9 +162,9 @@ def half_volume(v: Tensor, padding: int, limit: int) -> Tensor:
 def from_half_volume(H: Tensor, padding: int, box: int) -> Tensor:
     """Real map [z,y,x] of side `box` from a half volume H[2m+1, 2m+1, m+1] (layout of `half_volume`).
 
-    Inverse transform on the padded grid (1 / (padding box)^3, zero where H does not reach), cropped to the
-    box, without division by the trilinear envelope. The plane qx = 0 must hold both Friedel mates; an
-    imaginary part left there by unequal mates is dropped, which is their Hermitian mean.
+    Inverse transform on the padded grid (scaled by 1 / (padding box)^3, zero where H does not reach), cropped to the
+    box and not divided by the trilinear envelope. The plane qx = 0 must hold both Friedel mates. Where the mates
+    differ, the imaginary part that they leave is dropped, which amounts to taking their Hermitian mean.
     """
     m, size = H.shape[-1] - 1, padding * box
     reach = min(m, size // 2)

@@ -12,15 +12,15 @@ from halfmap.geometry.symmetry import asymmetric_unit
 
 
 def angular_step(order: int) -> float:
-    """Step in degrees of the grid of this order: 60 / 2^order, close to the spacing of the directions."""
+    """Step in degrees of the grid of this order, 60 / 2^order: close to the spacing of its directions."""
     return 60.0 / 2**order
 
 
 def healpix_directions(order: int) -> Tensor:
-    """Unit vectors [d,3] to the 12 * 4^order HEALPix pixel centres, nested numbering.
+    """Unit vectors [d,3] to the 12 * 4^order HEALPix pixel centres, in nested numbering.
 
-    Gorski et al. 2005, Astrophys. J. 622, 759, by way of the planar projection of Calabretta & Roukema 2007,
-    Mon. Not. R. Astron. Soc. 381, 865: twelve squares standing on a corner, each cut in 4^order, and the caps
+    Gorski et al. 2005, Astrophys. J. 622, 759, by way of the planar projection of Calabretta & Roukema 2007, Mon. Not.
+    R. Astron. Soc. 381, 865: twelve squares that stand on a corner, each cut into 4^order pixels, with the caps
     squeezed towards the poles.
     """
     pixel, bits = torch.arange(12 * 4**order), torch.arange(order)
@@ -44,7 +44,7 @@ def healpix_directions(order: int) -> Tensor:
 def direction_grid(order: int, group: Tensor, perturbation: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Angles rot[d] and tilt[d] in degrees of the HEALPix directions in the asymmetric unit of group[o,3,3].
 
-    `perturbation` [3,3] turns the whole grid (R -> R @ perturbation) before the unit is cut out.
+    `perturbation` [3,3] turns the whole grid (R -> R @ perturbation) before the asymmetric unit is cut out.
     """
     directions = healpix_directions(order).to(group.device)
     if perturbation is not None:
@@ -58,10 +58,10 @@ def orientation_grid(
 ) -> Tensor:
     """Rotations R[r,3,3] that cover SO(3) modulo group[o,3,3] in steps of `angular_step(order)` degrees.
 
-    Directions run slowest, in-plane angles fastest. With `half_turn` only in-plane angles in [0, 180) are
-    listed: turning an image by 180 degrees conjugates its coefficients, so that the other half costs no
-    projection. Without it the second half of the list is the first turned by 180 degrees, R[r + half] =
-    diag(-1, -1, 1) @ R[r]. `perturbation` [3,3] as in `direction_grid`.
+    Directions run slowest, in-plane angles fastest. With `half_turn` only in-plane angles in [0, 180) are listed: an
+    image turned by 180 degrees has conjugate coefficients, so the other half costs no projection. Without it the second
+    half of the list is the first turned by 180 degrees, R[r + half] = diag(-1, -1, 1) @ R[r]. `perturbation` [3,3] is
+    that of `direction_grid`.
     """
     rot, tilt = direction_grid(order, group, perturbation)
     psi = angular_step(order) * torch.arange(3 * 2**order, dtype=torch.float64, device=rot.device)

@@ -14,8 +14,8 @@ from torch import Tensor
 def euler_to_matrix(angles: Tensor) -> Tensor:
     """Matrices R[b,3,3] of the Euler angles (rot, tilt, psi)[b,3] in degrees.
 
-    Intrinsic ZYZ: R = Rz(psi) Ry(tilt) Rz(rot) of frame rotations, as RELION (Heymann et al. 2005, J. Struct.
-    Biol. 151, 196); the third row of R is the view direction.
+    Intrinsic ZYZ, R = Rz(psi) Ry(tilt) Rz(rot) of frame rotations, as in RELION (Heymann et al. 2005, J. Struct. Biol.
+    151, 196). The third row of R is the view direction.
     """
     cosine = torch.cos(torch.deg2rad(angles.double()))
     sine = torch.sin(torch.deg2rad(angles.double()))
@@ -29,10 +29,10 @@ def euler_to_matrix(angles: Tensor) -> Tensor:
 
 
 def matrix_to_euler(rotations: Tensor) -> Tensor:
-    """(rot, tilt, psi)[b,3] in degrees of R[b,3,3]; tilt in [0, 180], the others in [-180, 180].
+    """(rot, tilt, psi)[b,3] in degrees of R[b,3,3]; tilt lies in [0, 180], the others in [-180, 180].
 
-    At tilt 0 and 180 only rot + psi or rot - psi means anything; the matrix survives the round trip all the
-    same, because psi is read from a column that never vanishes once rot is chosen.
+    At tilt 0 only rot + psi is defined, at tilt 180 only rot - psi. The angles still give the same matrix back, because
+    psi is read from a column that never vanishes once rot is chosen.
     """
     r = rotations.double()
     rot = torch.atan2(r[..., 2, 1], r[..., 2, 0])
@@ -43,7 +43,7 @@ def matrix_to_euler(rotations: Tensor) -> Tensor:
 
 
 def quaternion_to_matrix(quaternions: Tensor) -> Tensor:
-    """Matrices R[b,3,3] of the quaternions (w, x, y, z)[b,4], which need not have unit length."""
+    """Matrices R[b,3,3] of the quaternions (w, x, y, z)[b,4]. They need not have unit length."""
     q = quaternions.double()
     w, x, y, z = (q / q.norm(dim=-1, keepdim=True)).unbind(-1)
     entries = [
@@ -57,8 +57,8 @@ def quaternion_to_matrix(quaternions: Tensor) -> Tensor:
 def matrix_to_quaternion(rotations: Tensor) -> Tensor:
     """Unit quaternions (w, x, y, z)[b,4] with w >= 0 of R[b,3,3].
 
-    The column of the matrix 4 q q^T with the largest diagonal is taken, so that nothing is divided by a small
-    number at any angle.
+    Each is the column of the matrix 4 q q^T with the largest diagonal element, so that no angle leads to a division by
+    a small number.
     """
     r = rotations.double()
     xx, yy, zz = r[..., 0, 0], r[..., 1, 1], r[..., 2, 2]
@@ -79,8 +79,8 @@ def matrix_to_quaternion(rotations: Tensor) -> Tensor:
 def random_rotations(count: int, generator: torch.Generator | None = None) -> Tensor:
     """`count` rotations R[r,3,3] uniform on SO(3), on the generator's device.
 
-    Four normal numbers point in a uniform direction, and unit quaternions cover SO(3) evenly (Shoemake 1992,
-    Graphics Gems III, 124).
+    Four normal numbers give a uniform direction in four dimensions, and uniform unit quaternions give uniform rotations
+    (Shoemake 1992, Graphics Gems III, 124).
     """
     device = generator.device if generator is not None else None
     quaternions = torch.randn(count, 4, generator=generator, dtype=torch.float64, device=device)
@@ -106,8 +106,8 @@ def matrix_to_rotation_vector(rotations: Tensor) -> Tensor:
 def angular_distance(first: Tensor, second: Tensor, symmetry: Tensor | None = None) -> Tensor:
     """Angles[b] in degrees between the rotations first[b,3,3] and second[b,3,3] (they broadcast).
 
-    With `symmetry` [o,3,3] (rotations of the reference, R and R @ g equivalent) it is the smallest angle
-    between first @ g and second over the group.
+    symmetry[o,3,3] are rotations of the reference, R and R @ g being equivalent: the angle is then the smallest between
+    first @ g and second over the group.
     """
     first, second = first.double(), second.double()
     if symmetry is not None:
@@ -121,5 +121,5 @@ def angular_distance(first: Tensor, second: Tensor, symmetry: Tensor | None = No
 
 
 def view_directions(rotations: Tensor) -> Tensor:
-    """Unit vectors d[b,3] in the reference frame along which R[b,3,3] looks: the third row."""
+    """Unit vectors d[b,3] in the reference frame along which R[b,3,3] looks: the third rows."""
     return rotations[..., 2, :]

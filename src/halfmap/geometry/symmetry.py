@@ -31,9 +31,9 @@ GENERIC_DIRECTION = (0.36, 0.22, 0.91)
 
 
 def canonical_name(name: str) -> str:
-    """The name of the point group as this program writes it: "c4" is C4, and plain "I" is I2 as in RELION.
+    """The point group's name in this program's spelling: "c4" becomes C4, and plain "I" becomes I2, as in RELION.
 
-    Raises InputError on a name that is no group of proper rotations.
+    Raises InputError for a name that is no group of proper rotations.
     """
     canonical = name.strip().upper()
     canonical = "I2" if canonical == "I" else canonical
@@ -47,8 +47,8 @@ def canonical_name(name: str) -> str:
 def symmetry_group(name: str) -> Tensor:
     """All rotations g[o,3,3] (float64) of the point group `name`, the identity first.
 
-    Cn turns about z, Dn has a two-fold axis on x too, O has its four-fold axes on x, y and z, T a three-fold
-    axis on z. Raises InputError on an unknown name.
+    Cn turns about z. Dn has a two-fold axis on x too. O has its four-fold axes on x, y and z, T a three-fold axis on z.
+    Raises InputError for an unknown name.
     """
     name = canonical_name(name)
     if name in GENERATORS:
@@ -63,10 +63,10 @@ def symmetry_group(name: str) -> Tensor:
 
 
 def asymmetric_unit(directions: Tensor, group: Tensor) -> Tensor:
-    """True[r] for the view directions[r,3] that represent all the directions equivalent under group[o,3,3].
+    """Which of the view directions[r,3] lie in the asymmetric unit of group[o,3,3]: bool [r].
 
-    The unit is the Dirichlet domain of a generic direction: a view belongs to it if no equivalent view is
-    nearer to that direction. Views on its border are kept, so that each view has at least one representative.
+    The unit is the Dirichlet domain of a generic direction: a view belongs to it if no equivalent view is nearer to
+    that direction. Views on its border are kept, so that each view has at least one equivalent in the unit.
     """
     generic = torch.tensor(GENERIC_DIRECTION, dtype=torch.float64, device=directions.device)
     nearness = directions.double() @ (group.to(generic) @ generic).T
@@ -80,7 +80,7 @@ def _axis_rotation(fold: int, axis: tuple[float, float, float]) -> Tensor:
 
 
 def _closure(generators: Tensor) -> Tensor:
-    """The group [o,3,3] that generators[j,3,3] generate: multiply until nothing new appears."""
+    """The group [o,3,3] that generators[j,3,3] generate: products are added until nothing new appears."""
     elements = torch.eye(3, dtype=torch.float64)[None]
     while True:
         found = torch.cat([elements, (elements[:, None] @ generators).flatten(0, 1)])

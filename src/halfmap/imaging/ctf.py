@@ -6,10 +6,10 @@ For a coefficient at the spatial frequency f (1/A), as RELION writes it:
     gamma(f) = -pi lambda dz(f) |f|^2 + pi/2 Cs lambda^3 |f|^4 - phase_shift - asin(Q) + even(f)
     dz(f)    = (u + v)/2 + (u - v)/2 cos(2 (azimuth(f) - angle)),   underfocus positive
 
-so that CTF(0) = +Q and protein is white (phase: Rohou & Grigorieff 2015, J. Struct. Biol. 192, 216).
-Symmetric (even) aberrations add a phase to gamma; antisymmetric (odd) ones, beam tilt among them, shift the
-phases of the model (tilt: Zivanov et al. 2018, eLife 7, e42166; higher orders and anisotropic magnification:
-Zivanov et al. 2020, IUCrJ 7, 253). Both are sums of Zernike polynomials of f in 1/A.
+so that CTF(0) = +Q and protein is white (phase: Rohou & Grigorieff 2015, J. Struct. Biol. 192, 216). Symmetric (even)
+aberrations add a phase to gamma. Antisymmetric (odd) ones, beam tilt among them, shift the phases of the model (tilt:
+Zivanov et al. 2018, eLife 7, e42166; higher orders and anisotropic magnification: Zivanov et al. 2020, IUCrJ 7, 253).
+Both are sums of Zernike polynomials of f in 1/A.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ COEFFICIENTS_PER_PASS = 1 << 19
 
 @dataclass(frozen=True)
 class Defocus:
-    """What the CTF needs to know of each image.
+    """The values of each image that its CTF depends on.
 
-    u[b] and v[b]: defocus in A along two axes; angle[b]: radians from x to the axis of u; phase_shift[b]:
-    radians; bfactor[b]: A^2; scale[b]: rlnCtfScalefactor.
+    u[b] and v[b]: defocus in A along two axes; angle[b]: radians from x to the axis of u; phase_shift[b]: radians;
+    bfactor[b]: A^2; scale[b]: rlnCtfScalefactor.
     """
 
     u: Tensor
@@ -58,8 +58,8 @@ class Defocus:
 def ctf(kxy: Tensor, optics: OpticsGroup, defocus: Defocus) -> Tensor:
     """The CTF[b,k] in float32 of every image at the coefficients kxy[k,2] (cycles per box of the image).
 
-    The defocus term is a quadratic form in (kx, ky), so the phases of a batch are one matrix product. They
-    reach hundreds of radians: they are formed in float64 and cut to a turn before the sine in float32.
+    The defocus term is a quadratic form in (kx, ky), so the phases of a batch are one matrix product. Phases reach
+    hundreds of radians: they are computed in float64 and reduced to one turn before the sine in float32.
     """
     basis, common = _phase_terms(kxy, optics)
     weights = _image_terms(optics, defocus)
@@ -81,10 +81,10 @@ def ctf(kxy: Tensor, optics: OpticsGroup, defocus: Defocus) -> Tensor:
 
 
 def odd_aberration(kxy: Tensor, optics: OpticsGroup) -> Tensor | None:
-    """The phase factor exp(i phi)[k] (complex64) of beam tilt and odd Zernike terms: it multiplies the MODEL.
+    """The phase factor exp(i phi)[k] (complex64) of beam tilt and odd Zernike terms. It multiplies the MODEL.
 
-    phi is odd in k, so that the factor of a Friedel mate is the conjugate. None where the group has neither.
-    Tilt and Zernike terms add up, as in RELION 5 (3.1 ignores the third-order coma terms beside a tilt).
+    phi is odd in k, so the factor of a Friedel mate is the conjugate. Returns None where the group has neither. Tilt
+    and Zernike terms add up, as in RELION 5 (3.1 ignores the third-order coma terms where there is a tilt).
     """
     if not optics.has_odd_aberration:
         return None
@@ -98,11 +98,11 @@ def odd_aberration(kxy: Tensor, optics: OpticsGroup) -> Tensor | None:
 
 
 def reference_coordinates(kxy: Tensor, optics: OpticsGroup, box: int, pixel_size: float) -> Tensor:
-    """Where the coefficients kxy[k,2] of the image lie in the reference, float64 [k,2] in cycles per
-    box * pixel_size (A) of the reference map.
+    """Where coefficients of the image lie in the transform of the reference: float64 [k,2].
 
-    The magnification matrix maps frequencies of the image to frequencies of the undistorted specimen (Zivanov
-    et al. 2020, IUCrJ 7, 253). The CTF and the aberrations above are functions of the latter too.
+    kxy[k,2] is in cycles per box of the image, the result in cycles per box * pixel_size (A) of the reference map. The
+    magnification matrix maps frequencies of the image to frequencies of the undistorted specimen (Zivanov et al. 2020,
+    IUCrJ 7, 253). The CTF and the aberrations of this module are functions of the latter too.
     """
     return _frequencies(kxy, optics) * (box * pixel_size)
 
@@ -116,7 +116,7 @@ def _frequencies(kxy: Tensor, optics: OpticsGroup) -> Tensor:
 
 
 def _phase_terms(kxy: Tensor, optics: OpticsGroup) -> tuple[Tensor, Tensor]:
-    """The functions (fx^2, fx fy, fy^2, 1)[4,k], and the part [k] of -gamma in turns common to all images."""
+    """The functions (fx^2, fx fy, fy^2, 1)[4,k], and the part [k] of -gamma in turns that all images share."""
     f = _frequencies(kxy, optics)
     x, y = f.unbind(-1)
     squared = f.square().sum(-1)
@@ -126,7 +126,7 @@ def _phase_terms(kxy: Tensor, optics: OpticsGroup) -> tuple[Tensor, Tensor]:
 
 
 def _image_terms(optics: OpticsGroup, defocus: Defocus) -> Tensor:
-    """The coefficients [b,4] of those functions in -gamma, in turns, for each image.
+    """The coefficients [b,4] of the functions of `_phase_terms` in -gamma, in turns, for each image.
 
     dz(f) |f|^2 = mean |f|^2 + half (cos(2 angle) (fx^2 - fy^2) + sin(2 angle) 2 fx fy).
     """
@@ -146,8 +146,8 @@ def _envelope(basis: Tensor, bfactor: Tensor) -> Tensor:
 def _zernike_sum(f: Tensor, coefficients: tuple[float, ...], odd: bool) -> Tensor:
     """The phase [k] in radians of a sum of Zernike polynomials at the frequencies f[k,2], radius in 1/A.
 
-    Only odd or only even orders are numbered, in rising order n and then rising m: odd n = 1, 3, 3 ... with
-    m = -n, -n+2 ... n; a negative m stands for the sine.
+    Coefficients belong to the odd or to the even orders only, by rising order n and then rising m: odd n = 1, 3, 3 ...
+    with m = -n, -n+2 ... n. A negative m stands for the sine.
     """
     radius, azimuth = f.norm(dim=-1), torch.atan2(f[..., 1], f[..., 0])
     total = torch.zeros_like(radius)

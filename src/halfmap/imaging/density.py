@@ -1,11 +1,10 @@
-"""Atoms as electrons see them: projections and maps of clouds of Gaussians, exact up to Nyquist frequency.
+"""Atoms as electrons see them: projections and maps of clouds of Gaussians, exact up to the Nyquist frequency.
 
-The scattering of an atom is a sum of Gaussians (Peng et al. 1996, Acta Cryst. A52, 257, equation 2), f(s) =
-sum_t a_t exp(-(b_t + B) s^2 / 4), whose potential and its projection are Gaussians again. They are evaluated
-in real space on a grid finer than the pixels and the frequencies beyond Nyquist are then removed: as a camera
-image that was scaled down by Fourier cropping, and unlike Gaussians sampled at the pixels, which alias. No
-map is ever interpolated, so that images made here test every convention of a program that works with Fourier
-slices.
+The scattering of an atom is a sum of Gaussians (Peng et al. 1996, Acta Cryst. A52, 257, equation 2), f(s) = sum_t a_t
+exp(-(b_t + B) s^2 / 4). Its potential and the projection of that are Gaussians too. They are evaluated in real space on
+a grid finer than the pixels, and the frequencies beyond Nyquist are then removed. The result equals a camera image that
+was scaled down by Fourier cropping; Gaussians sampled at the pixels themselves would alias. No map is ever
+interpolated, so that images made here test every convention of a program that works with Fourier slices.
 """
 
 from __future__ import annotations
@@ -20,17 +19,16 @@ from torch import Tensor
 from halfmap.kernels.splat import splat_image, splat_planes
 from halfmap.kernels.threads import for_ranges
 
-ALIASED = 1e-3  # what a point grid may fold back into the band, as a fraction of the forward scattering
-FINEST = 8
+ALIASED = 1e-3  # the fraction of the forward scattering that a point grid may fold back into the band
+FINEST = 8  # points per pixel along an axis
 PLANES_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
 class Cloud:
-    """Isotropic Gaussians: xyz[a,3] in A, weight[a,t] (scattering length of the term, A) and exponent[a,t] in
-    1/A^2.
+    """Isotropic Gaussians: xyz[a,3] in A, weight[a,t] (scattering length of the term, A), exponent[a,t] in 1/A^2.
 
-    A term with the B factor b (A^2, its own and the atom's) has the exponent 4 pi^2 / b.
+    A term with the B factor b (A^2, its own and the atom's together) has the exponent 4 pi^2 / b.
     """
 
     xyz: Tensor
@@ -41,13 +39,13 @@ class Cloud:
         return self.xyz.shape[0]
 
     def select(self, index: Tensor) -> Cloud:
-        """The chosen atoms: a mask[a] or indices."""
+        """The chosen atoms; index is a mask[a] or indices."""
         return Cloud(self.xyz[index], self.weight[index], self.exponent[index])
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A cloud in front of the camera: its atoms lie at rotation[3,3] @ xyz, moved by shift[2] (x, y) in A."""
+    """A cloud in front of the camera: atoms at rotation[3,3] @ xyz, moved by shift[2] (x, y) in A."""
 
     cloud: Cloud
     rotation: Tensor
@@ -55,10 +53,10 @@ class Placed:
 
 
 def oversampling_for(clouds: Sequence[Cloud], pixel_size: float, tolerance: float = ALIASED) -> int:
-    """Points per pixel (along an axis) at which sampling folds less than `tolerance` of the scattering into
-    the band.
+    """Points per pixel along an axis at which sampling folds little of the scattering into the band.
 
-    A grid of spacing p/f folds the frequencies beyond f/p - 1/(2p) into those below 1/(2p). Limited to 8.
+    Little is less than `tolerance` of the whole. A grid of spacing p/f folds the frequencies beyond f/p - 1/(2p) into
+    those below 1/(2p). At most 8.
     """
     for factor in range(1, FINEST):
         s = (factor - 0.5) / pixel_size
@@ -69,9 +67,9 @@ def oversampling_for(clouds: Sequence[Cloud], pixel_size: float, tolerance: floa
 
 
 def project(scenes: Sequence[Sequence[Placed]], box: int, pixel_size: float, oversampling: int) -> Tensor:
-    """Band-limited projections [b,y,x] (float32, scattering length per square A) of one scene an image.
+    """Band-limited projections [b,y,x] (float32, scattering length per square A), one image for each scene.
 
-    The origin is at pixel [box//2, box//2]; atoms outside the box are cut off.
+    The origin is at pixel [box//2, box//2]. Atoms outside the box are cut off.
     """
     size = box * oversampling
     images = np.zeros((len(scenes), size, size), np.float32)
@@ -80,9 +78,10 @@ def project(scenes: Sequence[Sequence[Placed]], box: int, pixel_size: float, ove
     def work(start: int, stop: int) -> None:
         for b in range(start, stop):
             for body in scenes[b]:
-                if len(body.cloud):
-                    splat_image(images[b], centre, *_arrays(body.cloud), body.rotation.double().numpy(),
-                                body.shift.double().numpy(), spacing)
+                cloud = body.cloud
+                if len(cloud):
+                    splat_image(images[b], centre, cloud.xyz.numpy(), cloud.weight.numpy(), cloud.exponent.numpy(),
+                                body.rotation.double().numpy(), body.shift.double().numpy(), spacing)
 
     for_ranges(work, len(scenes))
     return _cropped_image(torch.from_numpy(images), box, oversampling)
@@ -91,8 +90,8 @@ def project(scenes: Sequence[Sequence[Placed]], box: int, pixel_size: float, ove
 def density_map(clouds: Sequence[Cloud], box: int, pixel_size: float, oversampling: int) -> Tensor:
     """Band-limited map v[z,y,x] (float32) of clouds in the reference frame, origin at voxel box//2.
 
-    Grey values are potential times pixel size, so that the sum of the map along z is the projection along z
-    as `project` gives it.
+    Grey values are potential times pixel size, so that the sum of the map along z equals the projection along z that
+    `project` gives.
     """
     size, keep = box * oversampling, (box - 1) // 2
     centre, spacing = oversampling * (box // 2), pixel_size / oversampling
@@ -103,7 +102,8 @@ def density_map(clouds: Sequence[Cloud], box: int, pixel_size: float, oversampli
         def work(start: int, stop: int, planes: np.ndarray = planes, first: int = first) -> None:
             for cloud in clouds:
                 if len(cloud):
-                    splat_planes(planes[start:stop], first + start, centre, *_arrays(cloud), spacing)
+                    splat_planes(planes[start:stop], first + start, centre, cloud.xyz.numpy(), cloud.weight.numpy(),
+                                 cloud.exponent.numpy(), spacing)
 
         for_ranges(work, len(planes), grain=8)
         if planes.any():
@@ -116,19 +116,14 @@ def density_map(clouds: Sequence[Cloud], box: int, pixel_size: float, oversampli
     return torch.fft.irfftn(cropped, s=(box, box, box)) * (pixel_size / oversampling ** 3)
 
 
-def _arrays(cloud: Cloud) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return cloud.xyz.numpy(), cloud.weight.numpy(), cloud.exponent.numpy()
-
-
 def _cropped_image(fine: Tensor, box: int, oversampling: int) -> Tensor:
-    """Images [b,y,x] of side `box` with the frequencies below Nyquist of fine[b, y, x]."""
+    """Images [b,y,x] of side `box` with the frequencies of fine[b,y,x] below Nyquist."""
     spectrum = _crop_rows(torch.fft.rfft2(fine), box)
     return torch.fft.irfft2(spectrum, s=(box, box)) / oversampling ** 2
 
 
 def _crop_rows(spectrum: Tensor, box: int) -> Tensor:
-    """The frequencies strictly below the Nyquist frequency of `box` pixels out of rfft2 spectra [.., y,
-    x]."""
+    """The frequencies of rfft2 spectra [..,y,x] strictly below the Nyquist frequency of `box` pixels."""
     size, keep = spectrum.shape[-2], (box - 1) // 2
     out = torch.zeros(*spectrum.shape[:-2], box, box // 2 + 1, dtype=spectrum.dtype)
     out[..., :keep + 1, :keep + 1] = spectrum[..., :keep + 1, :keep + 1]

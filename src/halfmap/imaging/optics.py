@@ -9,7 +9,7 @@ from halfmap.errors import InputError
 
 
 def electron_wavelength(voltage: float) -> float:
-    """Relativistic electron wavelength in A for an acceleration `voltage` in kV, with RELION's constants."""
+    """Relativistic electron wavelength in A for an acceleration voltage in kV, with RELION's constants."""
     volts = voltage * 1e3
     return 12.2643247 / math.sqrt(volts * (1.0 + volts * 0.978466e-6))
 
@@ -18,9 +18,9 @@ def electron_wavelength(voltage: float) -> float:
 class OpticsGroup:
     """The optics of a group of images, in the units of a RELION 3.1 optics table.
 
-    voltage in kV, spherical_aberration in mm, pixel_size in A, box in pixels, beam_tilt (x, y) in mrad;
-    odd_zernike and even_zernike are phase coefficients in radians, in RELION's order, at spatial
-    frequencies in 1/A; magnification is rlnMagMat00, 01, 10, 11; number is rlnOpticsGroup (1-based).
+    voltage in kV, spherical_aberration in mm, pixel_size in A, box in pixels, beam_tilt (x, y) in mrad. odd_zernike and
+    even_zernike are phase coefficients in radians, in RELION's order, at spatial frequencies in 1/A. magnification is
+    rlnMagMat00, 01, 10, 11; number is rlnOpticsGroup (1-based).
 
     Raises InputError where a value cannot belong to a microscope.
     """
@@ -43,7 +43,7 @@ class OpticsGroup:
             raise InputError(f"optics group '{self.name}': {problem}; correct the optics table of the input")
 
     def _problem(self) -> str | None:
-        """The first value that is not physical, in words; None where all are."""
+        """What is wrong with the first value that is not physical; None where all are."""
         numbers = [self.voltage, self.spherical_aberration, self.amplitude_contrast, self.pixel_size,
                    *self.beam_tilt, *self.odd_zernike, *self.even_zernike, *self.magnification]
         if not all(math.isfinite(value) for value in numbers):
@@ -75,10 +75,10 @@ class OpticsGroup:
 
     @property
     def has_odd_aberration(self) -> bool:
-        """True where beam tilt or an odd Zernike coefficient shifts the phases of the images."""
+        """Whether beam tilt or an odd Zernike coefficient shifts the phases of the images."""
         return any(self.beam_tilt) or any(self.odd_zernike)
 
     @property
     def has_distortion(self) -> bool:
-        """True where the magnification differs from the identity."""
+        """Whether the magnification matrix differs from the identity."""
         return self.magnification != (1.0, 0.0, 0.0, 1.0)

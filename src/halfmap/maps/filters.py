@@ -1,4 +1,4 @@
-"""Radial filters of maps v[z,y,x]: gains that depend on the length of the frequency alone."""
+"""Radial filters of maps v[z,y,x]: gains that depend only on the length of the frequency."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from halfmap.fourier.transform import volume_fft, volume_ifft
 
 
 def lowpass(v: Tensor, pixel_size: float, resolution: float, edge_shells: float = 2.0) -> Tensor:
-    """Low-pass maps v[..,z,y,x] at `resolution` (A); the cosine edge is `edge_shells` wide around it."""
+    """Low-pass maps v[..,z,y,x] at `resolution` (A); the gain falls there by a cosine edge of `edge_shells` shells."""
     k = frequency_length(v.shape[-1]).to(v.device)
     cutoff = v.shape[-1] * pixel_size / resolution
     ramp = ((k - cutoff) / max(edge_shells, 1e-6) + 0.5).clamp(0, 1)
@@ -19,7 +19,7 @@ def lowpass(v: Tensor, pixel_size: float, resolution: float, edge_shells: float 
 
 
 def gaussian_lowpass(v: Tensor, pixel_size: float, resolution: float) -> Tensor:
-    """Low-pass maps v[..,z,y,x] with a Gaussian gain that is 1/2 at `resolution` (A); does not ring."""
+    """Low-pass maps v[..,z,y,x] with a Gaussian gain that is 1/2 at `resolution` (A). It does not ring."""
     s = frequency_length(v.shape[-1]).to(v.device) * (resolution / (v.shape[-1] * pixel_size))
     return _multiply(v, (-math.log(2.0) * s.square()).exp())
 
@@ -31,14 +31,14 @@ def sharpen(v: Tensor, pixel_size: float, bfactor: float) -> Tensor:
 
 
 def butterworth_gain(frequency: Tensor, cutoff: Tensor | float, order: int = 8) -> Tensor:
-    """Amplitude gain [1 + (f / fc)^(2 order)]^(-1/2), frequencies of any shape; 1/sqrt(2) at the cut-off."""
+    """Amplitude gain [1 + (f / fc)^(2 order)]^(-1/2) at frequencies of any shape; 1/sqrt(2) at the cut-off fc."""
     return (1 + (frequency / cutoff) ** (2 * order)).rsqrt()
 
 
 def apply_radial_gain(v: Tensor, gain: Tensor) -> Tensor:
     """Multiply the transform of maps v[..,z,y,x] by gain[s] (s = 0, 1, .. cycles per box).
 
-    Linear between shells; frequencies beyond the last entry, the corners included, take the last value.
+    The gain is linear between shells. Frequencies beyond the last entry, the corners included, take its value.
     """
     k = frequency_length(v.shape[-1]).to(v.device).clamp(max=len(gain) - 1)
     gain = gain.to(v)

@@ -1,4 +1,4 @@
-"""What the header of an MRC file says beside what reading needs, and what is odd about it."""
+"""What the header of an MRC file says beyond what reading the file needs, and what is odd about it."""
 
 from __future__ import annotations
 
@@ -9,33 +9,35 @@ from pathlib import Path
 import numpy as np
 from mrcfile.dtypes import HEADER_DTYPE
 
-from halfmap.maps.mrc import HEADER_BYTES, MrcHeader, read_header
+from halfmap.maps.mrc import HEADER_BYTES, GreyValues, MrcHeader, read_header
 
-SQUARE = 1e-3  # relative difference of a voxel's sides
-STACK_GROUP, VOLUME_STACK = 0, 401  # space groups: images, and stacks of volumes
-LABEL = 80
+SQUARE = 1e-3  # relative difference of a voxel's sides beyond which they count as different
+STACK_GROUP, VOLUME_STACK = 0, 401  # space group of image stacks, and the first one of stacks of volumes
 
 
 @dataclass(frozen=True)
 class HeaderFacts:
-    """The header; the numbers it gives for the values (least, largest, mean, sd); its labels; what is odd, a sentence
-    each, and what makes the file useless, or nothing."""
+    """The facts of a file's header.
+
+    said: what the header says of the values; labels: its lines of text; odd: what is odd, a sentence each; fault: what
+    makes the file useless, empty if nothing does.
+    """
 
     header: MrcHeader
-    said: tuple[float, float, float, float]
+    said: GreyValues
     labels: tuple[str, ...]
     odd: tuple[str, ...]
     fault: str = ""
 
 
 def header_facts(path: Path) -> HeaderFacts:
-    """Read the header alone. Raises InputError where the file cannot be read or is not MRC."""
+    """Read the header only. Raises InputError where the file cannot be read or is not MRC."""
     header = read_header(path)
     opened = gzip.open if header.compressed else open
     with opened(path, "rb") as stream:
         kind = HEADER_DTYPE.newbyteorder(header.dtype.byteorder if header.dtype.itemsize > 1 else "=")
         raw = np.frombuffer(stream.read(HEADER_BYTES), kind)[0]
-    said = (float(raw["dmin"]), float(raw["dmax"]), float(raw["dmean"]), float(raw["rms"]))
+    said = GreyValues(float(raw["dmin"]), float(raw["dmax"]), float(raw["dmean"]), float(raw["rms"]))
     count = min(max(int(raw["nlabl"]), 0), 10)
     labels = tuple(bytes(label).decode("ascii", "replace").strip("\0 ") for label in raw["label"][:count])
     expected = header.offset + header.shape[0] * header.image_bytes
@@ -46,7 +48,7 @@ def header_facts(path: Path) -> HeaderFacts:
 
 
 def is_map(header: MrcHeader) -> bool:
-    """Whether the sections make one volume: they are a cube."""
+    """Whether the sections make one volume, that is a cube."""
     return len(set(header.shape)) == 1 and header.shape[0] > 1
 
 

@@ -7,19 +7,19 @@ from torch import Tensor
 
 from halfmap.maps.masks import spherical_mask
 
-NOISE = 4.0  # standard deviations of the solvent that a surface stays above
+NOISE = 4.0  # a surface lies at least this many standard deviations of the solvent above its mean
 CUBIC_ANGSTROM_PER_DALTON = 1.21  # 0.73 cm^3/g, the partial specific volume of protein
 
 
 def molecular_volume(kilodaltons: float) -> float:
-    """Volume in A^3 that a protein of this mass displaces: 1.21 A^3 to the dalton."""
+    """Volume in A^3 of a protein of this mass, at 1.21 A^3 to the dalton."""
     return 1000 * kilodaltons * CUBIC_ANGSTROM_PER_DALTON
 
 
 def level_for_volume(volume: Tensor, cubic_angstrom: float, pixel_size: float) -> float:
-    """Grey value above which a map [z,y,x] of `pixel_size` (A) holds `cubic_angstrom`, counted in voxels.
+    """Grey value above which a map [z,y,x] of `pixel_size` (A) holds a volume of `cubic_angstrom`, counted in voxels.
 
-    Linear between the grey values of neighbouring ranks; a volume beyond the box's takes the lowest value, and one
+    Linear between the grey values of neighbouring ranks. A volume larger than the box gives the lowest value, and one
     below a voxel the highest.
     """
     values = volume.flatten()
@@ -31,11 +31,12 @@ def level_for_volume(volume: Tensor, cubic_angstrom: float, pixel_size: float) -
 
 
 def contour_level(volume: Tensor, mask: Tensor | None = None) -> float:
-    """A grey value at which to draw a map [z,y,x]: what best tells molecule from solvent within its soft mask [z,y,x].
+    """A grey value at which to draw a map [z,y,x]: the one that best separates molecule from solvent.
 
-    It splits the voxels inside the mask (above one half; the box's sphere where there is none) into the two classes
-    whose means lie furthest apart for their sizes (Otsu 1979, IEEE Trans. Syst. Man Cybern. 9, 62), but does not sink
-    into the noise: it is at least four standard deviations above the mean of what lies outside the mask.
+    It splits the voxels inside the soft mask [z,y,x] (where it is above one half; without a mask, inside the box's
+    sphere) into the two classes whose means lie furthest apart for their sizes (Otsu 1979, IEEE Trans. Syst. Man
+    Cybern. 9, 62). It never lies within the noise: it is at least four standard deviations above the mean of what lies
+    outside the mask.
     """
     inside = (mask if mask is not None else _inscribed(volume)) > 0.5
     values = volume[inside] if bool(inside.any()) else volume.flatten()

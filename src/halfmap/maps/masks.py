@@ -1,4 +1,4 @@
-"""Soft masks: a sphere, and the envelope of whatever density stands out of the solvent."""
+"""Soft masks: a sphere, and the envelope of the density that stands out of the solvent."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from halfmap.maps.filters import gaussian_lowpass
 
 EXTEND, SOFT = 6.0, 8.0  # A: how far a mask reaches beyond the density, and the width of its edge
 SPHERE_EDGE = 5.0  # voxels over which the sphere around a reference falls to zero
-_LEVEL = 0.15  # of the height of the molecule's density; a belt of detergent reaches a third of it
-_NOISE = 4.0  # standard deviations of the solvent that density has to exceed
-_VISIBLE = 8.0  # the same for the densest part: what falls short of it is no molecule
-_CORE_VOLUME = 1e4  # A^3: the density that this volume (8 kDa of protein) exceeds is the molecule's height
-_FRAGMENT = 0.05  # of the largest component: smaller ones are noise
+_LEVEL = 0.15  # threshold as a fraction of the height of the molecule's density; a detergent belt reaches a third of it
+_NOISE = 4.0  # the threshold lies at least this many standard deviations of the solvent above its level
+_VISIBLE = 8.0  # a map whose height is less than this many standard deviations of the solvent shows no molecule
+_CORE_VOLUME = 1e4  # A^3 (8 kDa of protein): the density that this volume exceeds is the height of the molecule's
+_FRAGMENT = 0.05  # components smaller than this fraction of the largest are noise
 
 
 def spherical_mask(box: int, radius_px: float, edge_px: float) -> Tensor:
-    """Soft ball around the centre voxel: float32 [z,y,x], 1 up to radius_px, then a cosine edge to 0."""
+    """Soft ball around the centre voxel: float32 [z,y,x], 1 up to radius_px, then a cosine edge of edge_px to 0."""
     r = _radius(box)
     if edge_px <= 0:
         return (r <= radius_px).float()
@@ -38,16 +38,14 @@ def solvent_mask(
 ) -> Tensor:
     """Soft mask around the density of a map v[z,y,x]: float32 [z,y,x] in [0, 1]. All lengths in A.
 
-    The map is low-passed (Gaussian, 1/2 at `lowpass`) and thresholded inside the sphere of `diameter` (or
-    that which the box holds); components smaller than a twentieth of the largest are dropped; the rest is
-    extended by `extend`, cavities that this closes are filled, and a cosine edge of width `soft` is added
-    outside.
+    The map is low-passed (Gaussian, 1/2 at `lowpass`) and thresholded inside the sphere of `diameter` (by default the
+    largest sphere in the box). Components smaller than a twentieth of the largest are dropped. The rest is extended by
+    `extend`, cavities that this closes are filled, and a cosine edge of width `soft` is added outside.
 
-    threshold is in grey values of the low-passed map. By default it is solvent + max(0.15 H, 4 sd), with
-    the solvent's level and sd from the shortest interval that holds a quarter of the voxels in the box's
-    sphere, and H the height above it that 10,000 A^3 exceed. Where H is below 8 sd nothing stands out of
-    the noise and the mask is the soft sphere. It errs on the large side by intent: a tight mask makes FSC
-    of its own.
+    threshold is in grey values of the low-passed map. By default it is solvent + max(0.15 H, 4 sd). The level and the
+    sd of the solvent come from the shortest interval that holds a quarter of the voxels in the box's sphere; H is the
+    height above that level that 10,000 A^3 exceed. Where H is below 8 sd nothing stands out of the noise, and the mask
+    is the soft sphere. The mask is rather too large than too small on purpose: a tight mask adds an FSC of its own.
     """
     box = v.shape[-1]
     radius = box / 2 if diameter is None else min(diameter / (2 * pixel_size), box / 2)
@@ -64,7 +62,7 @@ def solvent_mask(
 def automatic_threshold(smooth: Tensor, sphere: Tensor, pixel_size: float) -> float | None:
     """Grey value that separates molecule from solvent in a smooth map [z,y,x], by the rule of `solvent_mask`.
 
-    sphere[z,y,x] (bool) is where the molecule may be. None if nothing stands out.
+    sphere[z,y,x] (bool) is where the molecule may be. None if nothing stands out of the noise.
     """
     inscribed = smooth[(_radius(smooth.shape[-1]) <= smooth.shape[-1] / 2).to(smooth.device)]
     solvent, sd = _solvent_level(inscribed)
@@ -77,9 +75,9 @@ def automatic_threshold(smooth: Tensor, sphere: Tensor, pixel_size: float) -> fl
 
 
 def _solvent_level(values: Tensor) -> tuple[float, float]:
-    """Mode and sd of the commonest grey value, from the shortest interval that holds a quarter of the values.
+    """Mode and sd of the most frequent grey value, from the shortest interval that holds a quarter of the values.
 
-    A molecule that fills half of them moves it little. 25 % of a normal distribution lie within 0.3186 sd.
+    A molecule that takes up half of the voxels hardly changes it. 25 % of a normal distribution lie within 0.3186 sd.
     """
     values = values.sort().values
     held = max(len(values) // 4, 1)

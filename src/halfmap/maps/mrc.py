@@ -1,8 +1,7 @@
 """MRC files: maps read and written as tensors, and particle stacks written as a stream.
 
-The format is MRC2014 (Cheng et al. 2015, J. Struct. Biol. 192, 146). Reading is forgiving where the meaning
-is clear (either byte order, extended headers, any axis order, gzip, a missing "MAP " stamp) and refuses what
-is not.
+The format is MRC2014 (Cheng et al. 2015, J. Struct. Biol. 192, 146). Reading accepts every variant whose meaning is
+clear (either byte order, extended headers, any axis order, gzip, a missing "MAP " stamp) and refuses the others.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ HEADER_BYTES = 1024
 TYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 REFUSED_MODES = {3: "complex integers", 4: "complex floats", 101: "4-bit integers"}
 STACK_MODES = {"int8": 0, "float32": 2, "float16": 12}
-# A side of this many pixels is no image: it is a header in the other byte order, or not a header at all.
+# A longer side means that the header is in the other byte order, or that the file is not MRC.
 LONGEST_SIDE = 65535
 MOST_SECTIONS = 1 << 26
 PIECE_BYTES = 1 << 22
@@ -47,10 +46,23 @@ class MapFile:
 
 
 @dataclass(frozen=True)
+class GreyValues:
+    """Least, largest and mean value of a file, and their standard deviation, as its header gives them."""
+
+    least: float
+    largest: float
+    mean: float
+    sd: float
+
+
+@dataclass(frozen=True)
 class MrcHeader:
-    """What is needed to read an MRC file: shape (sections, rows, columns), the type of a value in the file's
-    byte order, where the values begin in bytes, the voxel's sides (x, y, z) in A (0 where not given), the
-    axes (1 x, 2 y, 3 z) along columns, rows and sections, and whether the file is gzipped."""
+    """What is needed to read an MRC file.
+
+    shape: sections, rows, columns; dtype: the type of a value, in the file's byte order; offset: where the values
+    begin, in bytes; voxel: its sides (x, y, z) in A, 0 where not given; axes: which axis (1 x, 2 y, 3 z) runs along
+    columns, rows and sections; compressed: whether the file is gzipped.
+    """
 
     shape: tuple[int, int, int]
     dtype: np.dtype[np.generic]
@@ -61,15 +73,14 @@ class MrcHeader:
 
     @property
     def image_bytes(self) -> int:
-        """Length of one section in bytes."""
+        """Size of one section in bytes."""
         return self.shape[1] * self.shape[2] * self.dtype.itemsize
 
 
 def read_header(path: Path | str) -> MrcHeader:
     """The header of an MRC file, gzipped or not.
 
-    Raises InputError where the file cannot be read, is not MRC, or holds a type of value that is not
-    supported.
+    Raises InputError where the file cannot be read, is not MRC, or holds values of a type that is not supported.
     """
     with _opened(path) as stream:
         header = _parse_header(stream.read(HEADER_BYTES), path)
@@ -79,9 +90,9 @@ def read_header(path: Path | str) -> MrcHeader:
 def read_map(path: Path | str) -> MapFile:
     """Read a cubic map (MRC modes 0, 1, 2, 6 and 12, gzipped or not) as float32 data[z,y,x].
 
-    Axes are put in the order z, y, x; the header's origin and start indices are ignored, because the centre
-    of the box is always voxel n//2. Raises InputError for a file that is missing, truncated, not MRC, not
-    cubic, without a pixel size, or with values that are not finite.
+    Axes are put in the order z, y, x. The header's origin and start indices are ignored, because the centre of the box
+    is always voxel n//2. Raises InputError for a file that is missing, truncated, not MRC, not cubic, without a pixel
+    size, or with values that are not finite.
     """
     with _opened(path) as stream:
         header = _parse_header(stream.read(HEADER_BYTES), path)
@@ -104,14 +115,14 @@ def read_map(path: Path | str) -> MapFile:
 def write_map(path: Path | str, data: Tensor, pixel_size: float, label: str = "Halfmap") -> None:
     """Write data[z,y,x] as a float32 volume with voxels of `pixel_size` A, origin and start indices zero.
 
-    label: the header's one line of text, of which 80 characters fit. The file appears complete or not at all. Raises
-    InputError where it cannot be written.
+    label: the header's one line of text; its first 80 characters are written. The file appears complete or not at all.
+    Raises InputError where it cannot be written.
     """
     values = data.detach().to("cpu", torch.float32).contiguous().numpy()
     header = _new_header((values.shape[0], values.shape[1], values.shape[2]), 2, pixel_size)
     header["ispg"], header["label"][0] = 1, label.encode("ascii", errors="replace")[:80]
-    _set_statistics(header, float(values.min()), float(values.max()),
-                    float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64)))
+    _set_grey_values(header, GreyValues(float(values.min()), float(values.max()),
+                                        float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))))
     with replaced_atomically(path) as stream:
         stream.write(header.tobytes())
         stream.write(values.astype("<f4", copy=False).data)
@@ -127,9 +138,9 @@ def write_stack(path: Path | str, images: Tensor | NDArray[np.generic], pixel_si
 class StackWriter:
     """Write a particle stack of `count` square images of `box` pixels piece by piece.
 
-    Used as a context manager: the file appears under its name, complete and with the right header, when the
-    block ends without an exception and all images were written; otherwise nothing is left. With dtype "int8"
-    values are rounded and clipped to -128..127 and scaling them is the caller's part.
+    Used as a context manager. The file appears under its name, complete and with the right header, when the block ends
+    without an exception and all images were written; otherwise nothing is left. With dtype "int8" values are rounded
+    and clipped to -128..127; the caller scales them.
     """
 
     def __init__(self, path: Path | str, count: int, box: int, pixel_size: float,
@@ -172,7 +183,7 @@ class StackWriter:
             total = self.count * self.box * self.box
             mean = self._sum / total
             sd = math.sqrt(max(self._squares / total - mean * mean, 0.0))
-            _set_statistics(self._header, self._low, self._high, mean, sd)
+            _set_grey_values(self._header, GreyValues(self._low, self._high, mean, sd))
             self._stream.seek(0)
             self._stream.write(self._header.tobytes())
         if kind is None and not complete:
@@ -184,9 +195,9 @@ class StackWriter:
 
 @contextmanager
 def replaced_atomically(path: Path | str) -> Iterator[BinaryIO]:
-    """Give a stream to write to; what was written takes the place of `path` when the block ends well.
+    """Give a stream to write to; what was written replaces the file `path` when the block ends without an exception.
 
-    The data reach the disk before the name does, so a crash leaves the old file or the new one. Raises
+    The data reach the disk before the name does, so that a crash leaves either the old file or the new one. Raises
     InputError where the file system refuses.
     """
     path = Path(path)
@@ -199,20 +210,20 @@ def replaced_atomically(path: Path | str) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
     except OSError as error:
         if error.filename is not None and Path(os.fsdecode(error.filename)) != temporary:
-            raise  # another file's fault, met while this one was open
+            raise  # the fault of another file, raised while this one was open
         raise InputError(f"{path}: cannot be written: {error.strerror or error}; "
                          f"check that the folder exists, is writable and has space") from error
     finally:
-        with suppress(OSError):  # gone, or not ours any more: what went wrong is said already
+        with suppress(OSError):  # it is gone already, or cannot be deleted; the error itself has been raised
             temporary.unlink()
 
 
 @contextmanager
 def _opened(path: Path | str) -> Iterator[BinaryIO | gzip.GzipFile]:
-    """The file's bytes as a stream, decompressed where its first two bytes say gzip; its faults as
-    InputError."""
+    """The file as a stream of bytes, decompressed where its first two bytes are those of gzip. Raises InputError where
+    it cannot be read."""
     try:
-        if Path(path).is_fifo():  # opening one waits for ever where nobody writes, and a map is read in two places
+        if Path(path).is_fifo():  # opening a pipe that nobody writes to waits for ever, and a map is read twice
             raise OSError("it is a pipe")
         with open(path, "rb") as plain:
             packed = plain.read(2) == b"\x1f\x8b"
@@ -225,14 +236,14 @@ def _opened(path: Path | str) -> Iterator[BinaryIO | gzip.GzipFile]:
 
 
 def _values(stream: BinaryIO | gzip.GzipFile, header: MrcHeader, path: Path | str) -> bytes | bytearray:
-    """The bytes of a map's values; memory is taken for what the file holds, whatever its header promises."""
+    """The bytes of a map's values. Memory is allocated for what the file holds, not for what its header promises."""
     expected = math.prod(header.shape) * header.dtype.itemsize
     stream.seek(header.offset)
     if isinstance(stream, gzip.GzipFile):
         raw: bytes | bytearray = bytearray()
         while len(raw) < expected and (piece := stream.read(min(PIECE_BYTES, expected - len(raw)))):
             raw += piece
-        stream.read(1)  # the check sum stands at the end, and is looked at only there
+        stream.read(1)  # gzip verifies its checksum only when the end of the file is read
     else:
         held = os.fstat(stream.fileno()).st_size - header.offset
         raw = stream.read(max(0, min(expected, held)))
@@ -242,7 +253,7 @@ def _values(stream: BinaryIO | gzip.GzipFile, header: MrcHeader, path: Path | st
 
 
 def _parse_header(raw: bytes, path: Path | str) -> MrcHeader:
-    """The header in whichever byte order gives possible sizes."""
+    """The header, read in the byte order that gives possible sizes."""
     orders: tuple[Literal["<"], Literal[">"]] = ("<", ">")
     for order in orders:
         if len(raw) < HEADER_BYTES:
@@ -271,7 +282,7 @@ def _parse_header(raw: bytes, path: Path | str) -> MrcHeader:
 
 
 def _cubic_pixel_size(header: MrcHeader, path: Path | str) -> float:
-    """The one pixel size in A of a map, or InputError where it has none or several."""
+    """The pixel size in A of a map. Raises InputError where it has none, or voxels that are no cubes."""
     sides = header.voxel
     if not all(math.isfinite(side) and side > 0.0 for side in sides):
         raise InputError(f"{path}: the header gives no pixel size; set it, for example with "
@@ -283,7 +294,7 @@ def _cubic_pixel_size(header: MrcHeader, path: Path | str) -> float:
 
 
 def _new_header(shape: tuple[int, int, int], mode: int, pixel_size: float) -> Any:
-    """A little-endian header (a numpy record) for data of shape (sections, rows, columns)."""
+    """A little-endian header (a numpy record) for data of this shape (sections, rows, columns)."""
     header = np.zeros((), HEADER_DTYPE.newbyteorder("<"))[()]
     for axis, size in zip("zyx", shape, strict=True):
         header["n" + axis] = header["m" + axis] = size
@@ -296,5 +307,5 @@ def _new_header(shape: tuple[int, int, int], mode: int, pixel_size: float) -> An
     return header
 
 
-def _set_statistics(header: Any, low: float, high: float, mean: float, sd: float) -> None:
-    header["dmin"], header["dmax"], header["dmean"], header["rms"] = low, high, mean, sd
+def _set_grey_values(header: Any, said: GreyValues) -> None:
+    header["dmin"], header["dmax"], header["dmean"], header["rms"] = said.least, said.largest, said.mean, said.sd

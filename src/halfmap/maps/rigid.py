@@ -1,4 +1,4 @@
-"""Maps turned and shifted."""
+"""Maps rotated and shifted as rigid bodies."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch import Tensor
 
 
 def moved(v: Tensor, rotation: Tensor, shift: Tensor, pixel_size: float, order: int = 3) -> Tensor:
-    """The map v[z,y,x] with what was at x now at rotation[3,3] @ x + shift[3] (x, y, z; A from the box centre).
+    """The map v[z,y,x] moved so that what was at x is at rotation[3,3] @ x + shift[3] (x, y, z; A from the box centre).
 
-    Splines of the given order between voxels (1: linear, for masks and values with steps); nothing (0) comes in from
-    beyond the box. float32 [z,y,x].
+    Interpolated by splines of the given order (1: linear, for masks and values with steps). What comes in from beyond
+    the box is 0. float32 [z,y,x].
     """
-    back = rotation.double().cpu().T.flip(0, 1)  # axes are stored z, y, x
+    back = rotation.double().cpu().T.flip(0, 1)  # the axes of the array are z, y, x
     centre = torch.full((3,), float(v.shape[-1] // 2), dtype=torch.float64)
     offset = centre - back @ (centre + shift.double().cpu().flip(0) / pixel_size)
     values = v.double().cpu().numpy()

@@ -1,8 +1,8 @@
 """cryoSPARC particle datasets (.cs, .csg; versions 2 to 4) read into a ParticleTable.
 
-Poses are rotation vectors of the transpose of RELION's matrix; shifts are pixels of alignments3D/psize_A, with RELION's
-sign; split 0 and 1 are half sets 1 and 2; blob/sign -1 means protein-white images, as everywhere in this program, +1
-protein-dark ones, which are read with a CTF of the opposite sign.
+Poses are rotation vectors of the transpose of RELION's matrix. Shifts are in pixels of alignments3D/psize_A, with
+RELION's sign. Split 0 and 1 are half sets 1 and 2. blob/sign -1 means images with white protein, as everywhere in this
+program. blob/sign +1 means dark protein; such images are read with a CTF of the opposite sign.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from halfmap.particles.table import Column, Integers, ParticleTable
 
 POSE, SHIFT, SHIFT_PIXEL = "alignments3D/pose", "alignments3D/shift", "alignments3D/psize_A"
 SPLIT, CLASS = "alignments3D/split", "alignments3D/class"
-# The fields that make an optics group, and how many values they have; all but the first four may be missing.
+# The fields that make an optics group, and how many values each has (0: a scalar). All but the first four may be
+# missing.
 OPTICS = {"ctf/accel_kv": 0, "ctf/cs_mm": 0, "ctf/amp_contrast": 0, "blob/psize_A": 0, "ctf/exp_group_id": 0,
           "blob/shape": 2, "ctf/shift_A": 2, "ctf/tilt_A": 2, "ctf/trefoil_A": 2, "ctf/tetra_A": 4, "ctf/anisomag": 4}
 CTF = ("ctf/df1_A", "ctf/df2_A", "ctf/df_angle_rad", "ctf/phase_shift_rad", "ctf/bfactor", "ctf/scale")
 LOCATION = ("location/micrograph_path", "location/center_x_frac", "location/center_y_frac", "location/micrograph_shape")
 READ = {"uid", "blob/path", "blob/idx", "blob/sign", POSE, SHIFT, SHIFT_PIXEL, SPLIT, CLASS, *OPTICS, *CTF, *LOCATION}
-# Known without being read: constants, and what is the same for every particle.
+# Fields that need no place in a table: constants, and what is the same for every particle or stands in another field.
 IMPLIED = {"blob/import_sig", "ctf/type", "ctf/scale_const", "location/exp_group_id", "location/micrograph_uid"}
 LARGEST_DISTORTION = 0.5
 # The column in which a dataset's uids go through a STAR file, under the name that csparc2star.py gives it.
@@ -44,13 +45,13 @@ def read_cryosparc(path: Path | str, data_dir: Path | None = None, passthrough: 
     """Read the particles of a .cs or .csg file, with the fields of a passthrough file where one is given.
 
     Image paths: see `resolve_paths`. Raises InputError, naming file and row, for anything that is missing or makes no
-    sense; the stacks themselves are looked at by `check_stacks`.
+    sense. The stacks themselves are checked by `check_stacks`.
     """
     return particle_table(load_dataset(path, passthrough), data_dir, strip_prefix)
 
 
 def particle_table(dataset: CsDataset, data_dir: Path | None = None, strip_prefix: str | None = None) -> ParticleTable:
-    """The table of a dataset; as `read_cryosparc`."""
+    """The table of a dataset, for which `read_cryosparc` holds too."""
     images, paths = resolve_paths(dataset, data_dir, strip_prefix)
     optics, optics_index = _optics(dataset, images)
     columns: dict[str, Column] = {"rlnImageName": [
@@ -75,12 +76,12 @@ def particle_table(dataset: CsDataset, data_dir: Path | None = None, strip_prefi
 
 
 def unread_fields(dataset: CsDataset) -> list[str]:
-    """The fields of a dataset that a ParticleTable has no place for, in order."""
+    """The fields of a dataset that a ParticleTable has no place for, in the order of the dataset."""
     return [name for name in dataset.fields if name not in READ | IMPLIED]
 
 
 def _optics(dataset: CsDataset, images: ImageNames) -> tuple[tuple[OpticsGroup, ...], Integers]:
-    """Optics groups, and which of them each particle is in: one for an exposure group, more where its values vary."""
+    """The optics groups, and the group[b] of each particle: one for each exposure group, more where its values vary."""
     for name, width in list(OPTICS.items())[:4]:
         dataset.numbers(name, width)
     code = np.zeros(len(dataset), np.int64)
@@ -125,18 +126,20 @@ def _group(dataset: CsDataset, row: int, number: int, images: ImageNames) -> Opt
                          "less the identity, so small numbers; refine the CTF again")
     lengths = Lengths(*(vector(f"ctf/{name}_A") for name in ("shift", "tilt", "trefoil", "tetra")))
     try:
-        # A look at the plain values first: the others are computed from them.
+        # This group checks the plain values first, because the others are computed from them.
         group = OpticsGroup(f"opticsGroup{number}", voltage, aberration, contrast, pixel_size, columns, number=number)
-        tilt, odd, even = relion_terms(lengths, voltage, aberration)
+        terms = relion_terms(lengths, voltage, aberration)
         m00, m01, m10, m11 = (matrix + np.eye(2).ravel()).tolist()
-        return OpticsGroup(group.name, voltage, aberration, contrast, pixel_size, columns, beam_tilt=tilt,
-                           odd_zernike=odd, even_zernike=even, magnification=(m00, m01, m10, m11), number=number)
+        return OpticsGroup(group.name, voltage, aberration, contrast, pixel_size, columns, beam_tilt=terms.beam_tilt,
+                           odd_zernike=terms.odd_zernike, even_zernike=terms.even_zernike,
+                           magnification=(m00, m01, m10, m11), number=number)
     except InputError as error:
         raise InputError(f"{dataset.at(row)}: {error}") from error
 
 
 def _defocus(dataset: CsDataset) -> Defocus:
-    """The CTF values of the images in float64; a scale of 0 is one never set, and dark images have a negative one."""
+    """The CTF values of the images in float64. A scale of 0 means that it was never set; dark images have a negative
+    one."""
     def field(name: str, default: float | None = None) -> Tensor:
         return torch.from_numpy(dataset.numbers(name, default=default))
 
@@ -152,13 +155,13 @@ def _origins(dataset: CsDataset) -> Tensor:
     """RELION's origins [b,2] in A."""
     if SHIFT not in dataset:
         return torch.zeros(len(dataset), 2, dtype=torch.float64)
-    # Images may be aligned binned: shifts count pixels of the alignment, not of the images.
+    # Images may have been binned for the alignment. Shifts are in its pixels, not in those of the images.
     pixel = dataset.numbers(SHIFT_PIXEL if SHIFT_PIXEL in dataset else "blob/psize_A")
     return torch.from_numpy(dataset.numbers(SHIFT, 2) * pixel[:, None])
 
 
 def _halves(dataset: CsDataset) -> Integers | None:
-    """The half[b] of each image where alignments3D/split divides the particles in two, None where it does not."""
+    """The half[b] of each image where alignments3D/split divides the particles in two; None where it does not."""
     if SPLIT not in dataset:
         return None
     split = dataset.integers(SPLIT)
@@ -170,7 +173,7 @@ def _halves(dataset: CsDataset) -> Integers | None:
 
 
 def _micrographs(dataset: CsDataset) -> tuple[list[str], Integers]:
-    """The names of micrographs, and which of them each particle is from; no names where the dataset has none."""
+    """The names of the micrographs, and the micrograph[b] of each particle; no names where the dataset has none."""
     if "location/micrograph_path" in dataset:
         names, number = dataset.distinct_text("location/micrograph_path")
         return [name.removeprefix(">") or "none" for name in names], number
@@ -182,7 +185,7 @@ def _micrographs(dataset: CsDataset) -> tuple[list[str], Integers]:
 
 
 def _coordinates(dataset: CsDataset) -> dict[str, Column]:
-    """RELION's coordinates in pixels, from the top left; cryoSPARC's are fractions, from the bottom left."""
+    """RELION's coordinates in pixels, from the top left. cryoSPARC's are fractions, from the bottom left."""
     _, x, y, shape = LOCATION
     if not {x, y, shape} <= set(dataset.fields):
         return {}

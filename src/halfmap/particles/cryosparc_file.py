@@ -1,7 +1,7 @@
 """The bytes of cryoSPARC datasets: .cs files (numpy structured arrays), .csg files that name them, and joining by uid.
 
-Nothing in a file is trusted: no pickle is ever loaded, and what a header promises is compared with the length of the
-file before memory is asked for.
+Nothing in a file is trusted. No pickle is ever loaded, and what a header promises is compared with the length of the
+file before memory is allocated.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from halfmap.errors import InputError
 from halfmap.particles.table import Integers
 
 MAGIC = b"\x93NUMPY"
-STREAM = b"CSDAT"  # behind one byte: the compressed stream that some cryoSPARC versions write
-LONGEST_HEADER = 1 << 22  # numpy itself stops at 10,000 characters, which wide tables exceed
-LENGTHS = {1: "<H", 2: "<I", 3: "<I"}  # of the header, by version of the format
+STREAM = b"CSDAT"  # after one byte: begins the compressed stream that some cryoSPARC versions write
+LONGEST_HEADER = 1 << 22  # bytes; numpy itself stops at 10,000 characters, which wide tables exceed
+LENGTHS = {1: "<H", 2: "<I", 3: "<I"}  # version of the format -> how the length of the header is stored
 SUFFIXES = (".cs", ".csg")
 
 Fields = NDArray[Any]
@@ -34,7 +34,10 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 @dataclass(frozen=True)
 class CsDataset:
-    """The fields of a dataset by name, all with one row per particle; source is the file, for messages."""
+    """The fields of a dataset by name, all with one row per particle.
+
+    source: the file, for messages; rows: number of particles; joined: whether fields of another file were added.
+    """
 
     source: Path
     fields: dict[str, Fields]
@@ -48,11 +51,11 @@ class CsDataset:
         return name in self.fields
 
     def at(self, row: int) -> str:
-        """Which row (from 0) is meant, for a message."""
+        """Names a row (from 0) in a message."""
         return f"{self.source}: row {row + 1}"
 
     def numbers(self, name: str, width: int = 0, default: float | None = None) -> NDArray[np.float64]:
-        """A field as finite float64 [b], or [b, width]; `default`, where given, stands in for one that is missing.
+        """A field as finite float64 [b], or [b, width]; `default`, where given, replaces a missing field.
 
         Raises InputError where the field is missing, of another shape or type, or not finite, naming the row.
         """
@@ -63,7 +66,7 @@ class CsDataset:
         if field.shape != shape:
             raise InputError(f"{self.source}: field {name} has {field.shape[1:]} values to a particle, expected "
                              f"{shape[1:]}; export the particles again")
-        with np.errstate(invalid="ignore"):  # some patterns of bits are not even NaN quietly
+        with np.errstate(invalid="ignore"):  # a signalling NaN would raise a warning
             values = field.astype(np.float64)
         finite = np.isfinite(values).reshape(self.rows, -1).all(axis=1)
         if not finite.all():
@@ -72,7 +75,7 @@ class CsDataset:
         return values
 
     def integers(self, name: str, default: int | None = None) -> Integers:
-        """A field of whole numbers [b]."""
+        """A field of whole numbers: int64 [b]."""
         values = self.numbers(name, default=default)
         odd = (values != np.rint(values)) | (np.abs(values) > 2**53)
         if odd.any():
@@ -82,14 +85,14 @@ class CsDataset:
         return values.astype(np.int64)
 
     def text(self, name: str) -> Fields:
-        """A field of bytes [b]."""
+        """A field of text as bytes [b]."""
         field = self._field(name, "S", "text")
         if field.ndim != 1:
             raise InputError(f"{self.source}: field {name} has several texts to a particle; export the particles again")
         return field
 
     def distinct_text(self, name: str) -> tuple[list[str], Integers]:
-        """The different texts of a field, and which of them each particle has [b]."""
+        """The different texts of a field, and for each particle the index[b] of its own."""
         values, inverse = distinct(self.text(name))
         texts = [value.decode("utf-8", "surrogateescape") for value in values.tolist()]
         odd = next((place for place, text in enumerate(texts) if _CONTROL.search(text)), None)
@@ -99,7 +102,7 @@ class CsDataset:
         return texts, inverse
 
     def tidy(self, name: str, row: int) -> float:
-        """One number with no more digits than its type holds: 1.1, not the float32's 1.10000002384."""
+        """One number with no more digits than its type holds: 1.1 and not the float32's 1.10000002384."""
         return float(str(self.fields[name][row]))
 
     def _field(self, name: str, kinds: str, meaning: str) -> Fields:
@@ -112,7 +115,7 @@ class CsDataset:
         return field
 
     def _where(self) -> str:
-        """Where a missing field may be."""
+        """Where a missing field may be, as advice to the user."""
         if self.joined:
             return "export the particles again with this field"
         beside = sorted(path.name for path in self.source.parent.glob("*passthrough*.cs") if path != self.source)
@@ -121,7 +124,7 @@ class CsDataset:
 
 
 def distinct(values: Fields) -> tuple[Fields, Integers]:
-    """The different values in rising order and the place of each row's among them; fast where all are one."""
+    """The different values in ascending order, and for each row the index of its own; fast where all are equal."""
     if len(values) and (values == values[0]).all():
         return values[:1], np.zeros(len(values), np.int64)
     found, inverse = np.unique(values, return_inverse=True)
@@ -131,8 +134,8 @@ def distinct(values: Fields) -> tuple[Fields, Integers]:
 def load_dataset(path: Path | str, passthrough: Path | str | None = None) -> CsDataset:
     """The dataset of a .cs file, or of the files that a .csg file names, with the fields of `passthrough` added.
 
-    Files are joined by uid; where both have a field, that of the first file counts. Raises InputError for a file that
-    is not a dataset, for a uid given twice, and where a file lacks particles of the first.
+    Files are joined by uid. Where several have a field, that of the first file is taken. Raises InputError for a file
+    that is not a dataset, for a uid that occurs twice, and where a file lacks particles of the first.
     """
     path = Path(path)
     first, *others = _named_by(path) if path.suffix.lower() == ".csg" else [path]
@@ -140,16 +143,16 @@ def load_dataset(path: Path | str, passthrough: Path | str | None = None) -> CsD
     if not len(dataset):
         raise InputError(f"{first}: holds no particles; give a file with particles")
     for other in [*others, *([Path(passthrough)] if passthrough is not None else [])]:
-        dataset = joined(dataset, read_cs(other))
+        dataset = _joined(dataset, read_cs(other))
     if "uid" in dataset:
         _check_unique(dataset)
     return dataset
 
 
 def read_cs(path: Path) -> CsDataset:
-    """The fields of one .cs file: numpy's format, version 1, 2 or 3, a one-dimensional structured array.
+    """The fields of one .cs file: a one-dimensional structured array in numpy's format, version 1, 2 or 3.
 
-    Raises InputError for anything else, and for a file shorter than its header says, before memory is asked for.
+    Raises InputError for anything else, and for a file shorter than its header says, before memory is allocated.
     """
     try:
         size = path.stat().st_size
@@ -161,12 +164,12 @@ def read_cs(path: Path) -> CsDataset:
     if len(raw) < rows * dtype.itemsize:
         raise InputError(f"{path}: ends early; copy it again")
     array = np.frombuffer(raw, dtype, rows)
-    assert dtype.names is not None  # checked with the header
+    assert dtype.names is not None  # _parse_header has checked it
     return CsDataset(path, {name: array[name] for name in dtype.names}, rows)
 
 
 def _parse_header(path: Path, stream: BinaryIO, size: int) -> tuple[np.dtype[Any], int]:
-    """The type of a row and the number of rows; the stream is left at the first row."""
+    """The type of a row and the number of rows. The stream is left at the first row."""
     start = stream.read(8)
     if start[1:6] == STREAM:
         raise InputError(f"{path}: is in cryoSPARC's compressed stream format; save it in numpy format, with "
@@ -183,7 +186,7 @@ def _parse_header(path: Path, stream: BinaryIO, size: int) -> tuple[np.dtype[Any
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             dtype = np.lib.format.descr_to_dtype(descr)
-    except Exception as error:  # numpy has no one exception for a description that makes no sense
+    except Exception as error:  # numpy raises many kinds of exception for a description that makes no sense
         raise InputError(f"{path}: the header is damaged: its fields cannot be understood; copy the file again"
                          ) from error
     if dtype.hasobject:
@@ -199,7 +202,7 @@ def _parse_header(path: Path, stream: BinaryIO, size: int) -> tuple[np.dtype[Any
 
 
 def _described(path: Path, text: str) -> tuple[Any, tuple[int, ...]]:
-    """The description of the fields, and the shape, from the text of a header."""
+    """The description of the fields and the shape, from the text of a header."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -212,10 +215,10 @@ def _described(path: Path, text: str) -> tuple[Any, tuple[int, ...]]:
     return descr, shape
 
 
-def joined(dataset: CsDataset, other: CsDataset) -> CsDataset:
-    """The dataset with the fields that only `other` has, its rows found by uid.
+def _joined(dataset: CsDataset, other: CsDataset) -> CsDataset:
+    """The dataset with the fields that only `other` has, whose rows are found by uid.
 
-    Raises InputError where either has no uids or one of them twice, or where `other` lacks particles.
+    Raises InputError where one of them has no uids or a uid twice, or where `other` lacks particles.
     """
     ids = []
     for each in (dataset, other):
@@ -248,10 +251,10 @@ def _check_unique(dataset: CsDataset) -> None:
 
 
 def _named_by(path: Path) -> list[Path]:
-    """The .cs files that a .csg file names, that with the alignments (or else the images) first.
+    """The .cs files that a .csg file names. The one with the alignments, or else with the images, comes first.
 
-    The file is YAML as cryoSPARC writes it, in block or flow style: under `results`, each slot has a metafile. A
-    leading ">" means the folder of the .csg file, otherwise paths begin in the project folder, somewhere above.
+    The file is YAML as cryoSPARC writes it, in block or flow style. Under `results` each slot has a metafile. A leading
+    ">" means the folder of the .csg file; other paths begin in the project folder, which is one of the folders above.
     """
     try:
         text = path.read_bytes().decode("utf-8", "replace")

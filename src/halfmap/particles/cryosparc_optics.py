@@ -1,15 +1,15 @@
-"""Aberrations as cryoSPARC writes them, lengths in A, and as RELION writes them, tilts and Zernike coefficients.
+"""Aberrations as cryoSPARC writes them (lengths in A) and as RELION does (beam tilt and Zernike coefficients).
 
 With wavelength l, a frequency f = (x, y) in 1/A at azimuth phi, and r = |f|, the wave aberration of the lengths is
 
     chi(f) = 2 pi shift.f + 2 pi l^2 (tilt.f) r^2 + (2 pi / 3) l^2 r^3 (trefoil_0 cos 3phi + trefoil_1 sin 3phi)
            + 2 pi l^3 r^4 (tetra_0 cos 2phi + tetra_1 sin 2phi) + (pi / 2) l^3 r^4 (tetra_2 cos 4phi + tetra_3 sin 4phi)
 
-beside defocus and Cs: the lengths A0, B2, A2, S3 and A3 of Uhlemann & Haider 1998 (Ultramicroscopy 72, 109), with
-tilt = Cs times the angle of the beam. The odd part turns phases, by exp(-i chi); the even part adds to the CTF's gamma,
-as Cs does. cryoSPARC does not publish its signs: that of the tilt is the one csparc2star.py uses, the others are those
-of one lens, and none has been compared with real data yet. The magnification matrix is stored less the identity, and
-maps frequencies of the image as RELION's does.
+beside defocus and Cs. These are the lengths A0, B2, A2, S3 and A3 of Uhlemann & Haider 1998 (Ultramicroscopy 72, 109),
+with tilt = Cs times the angle of the beam. The odd part multiplies the model by exp(-i chi); the even part adds to the
+CTF's gamma, as Cs does. cryoSPARC does not publish its signs. That of the tilt is the one csparc2star.py uses, the
+others are those of one lens, and none has been compared with real data yet. The magnification matrix is stored less the
+identity, and maps frequencies of the image as RELION's does.
 """
 
 from __future__ import annotations
@@ -23,18 +23,17 @@ from numpy.typing import NDArray
 from halfmap.imaging.ctf import Defocus
 from halfmap.imaging.optics import OpticsGroup, electron_wavelength
 
-# Zernike polynomials in RELION's order as columns, in terms of y, x, r^3 sin 3, r^2 y, r^2 x, r^3 cos 3.
+# Columns: odd Zernike polynomials in RELION's order. Rows: the terms y, x, r^3 sin 3, r^2 y, r^2 x, r^3 cos 3.
 ODD = np.eye(6)
 ODD[[3, 4], [3, 4]], ODD[[0, 1], [3, 4]] = 3.0, -2.0
-# In terms of 1, r^2 sin 2, r^2, r^2 cos 2, r^4 sin 4, r^4 sin 2, r^4, r^4 cos 2, r^4 cos 4.
+# The same for even ones, with the terms 1, r^2 sin 2, r^2, r^2 cos 2, r^4 sin 4, r^4 sin 2, r^4, r^4 cos 2, r^4 cos 4.
 EVEN = np.eye(9)
 EVEN[[0, 2], [2, 2]] = -1.0, 2.0
 EVEN[[1, 5], [5, 5]] = EVEN[[3, 7], [7, 7]] = -3.0, 4.0
 EVEN[[0, 2, 6], [6, 6, 6]] = 1.0, -6.0, 6.0
-# A microscope of less spherical aberration (mm) has coma from other sources than a tilted beam.
+# mm. With less spherical aberration than this, coma has other sources than a tilted beam.
 LEAST_ABERRATION = 0.1
 
-Pair = tuple[float, float]
 Numbers = NDArray[np.float64]
 
 
@@ -48,9 +47,20 @@ class Lengths:
     tetra: Numbers
 
 
-def relion_terms(lengths: Lengths, voltage: float, aberration: float
-                 ) -> tuple[Pair, tuple[float, ...], tuple[float, ...]]:
-    """(beam tilt in mrad, odd Zernike [0 or 6], even Zernike [0 or 9]) for a voltage in kV and Cs in mm.
+@dataclass(frozen=True)
+class RelionTerms:
+    """Aberrations of an optics group in RELION's terms.
+
+    beam_tilt: (x, y) in mrad; odd_zernike[0 or 6] and even_zernike[0 or 9]: phase coefficients in radians.
+    """
+
+    beam_tilt: tuple[float, float]
+    odd_zernike: tuple[float, ...]
+    even_zernike: tuple[float, ...]
+
+
+def relion_terms(lengths: Lengths, voltage: float, aberration: float) -> RelionTerms:
+    """The lengths in RELION's terms, for a voltage in kV and a spherical aberration Cs in mm.
 
     The tilt becomes RELION's beam tilt, or coma where Cs is too small for it to mean a tilt.
     """
@@ -65,20 +75,20 @@ def relion_terms(lengths: Lengths, voltage: float, aberration: float
     even = np.zeros(9)
     even[[7, 5]] = fourth * lengths.tetra[:2]
     even[[8, 4]] = fourth / 4 * lengths.tetra[2:]
-    return (float(beam[0]), float(beam[1])), _solved(ODD, odd), _solved(EVEN, even)
+    return RelionTerms((float(beam[0]), float(beam[1])), _solved(ODD, odd), _solved(EVEN, even))
 
 
 def _solved(terms: Numbers, phase: Numbers) -> tuple[float, ...]:
-    """The Zernike coefficients of a phase given by its terms; none where it is zero."""
+    """The Zernike coefficients of a phase that is given by its terms; empty where it is zero."""
     return tuple((np.linalg.solve(terms, phase) + 0.0).tolist()) if phase.any() else ()
 
 
 @dataclass(frozen=True)
 class CryosparcTerms:
-    """The optics of a group in cryoSPARC's terms: lengths; cs_mm; what defocus and phase shift must take up.
+    """The optics of a group in cryoSPARC's terms, with the part that defocus and phase shift must take up.
 
-    low: phase in radians that adds to gamma, in terms of 1, r^2 sin 2, r^2 and r^2 cos 2; lost: True where the group
-    has aberrations of higher order, which cryoSPARC does not know.
+    low[4]: the phase in radians that adds to gamma, in the terms 1, r^2 sin 2, r^2 and r^2 cos 2, and that goes into
+    defocus and phase shift. lost: whether the group has aberrations of higher order, which cryoSPARC does not know.
     """
 
     lengths: Lengths
@@ -88,7 +98,7 @@ class CryosparcTerms:
 
 
 def cryosparc_terms(group: OpticsGroup) -> CryosparcTerms:
-    """The inverse of `relion_terms`: every term up to the fourth order keeps its phase."""
+    """The inverse of `relion_terms`. Every term up to the fourth order keeps its phase."""
     wavelength = group.wavelength
     odd = ODD @ np.array([*group.odd_zernike[:6], *[0.0] * (6 - len(group.odd_zernike))])
     even = EVEN @ np.array([*group.even_zernike[:9], *[0.0] * (9 - len(group.even_zernike))])
@@ -101,7 +111,10 @@ def cryosparc_terms(group: OpticsGroup) -> CryosparcTerms:
 
 
 def with_low_orders(defocus: Defocus, low: Numbers, voltage: float) -> Defocus:
-    """The defocus with a phase [4] of `CryosparcTerms.low` taken up: exact, as it is a defocus and a phase shift."""
+    """The defocus changed so that it takes up a phase low[4] of `CryosparcTerms`.
+
+    This is exact, because that phase is a defocus and a phase shift. voltage in kV.
+    """
     if not low.any():
         return defocus
     scale = 1.0 / (math.pi * electron_wavelength(voltage))

@@ -1,4 +1,4 @@
-"""The image stacks that cryoSPARC datasets name: paths from the project folder, some with marks of an import."""
+"""The image stacks that cryoSPARC datasets name, by paths from the project folder, some changed by an import."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from halfmap.errors import InputError
 from halfmap.particles.cryosparc_file import CsDataset
 from halfmap.particles.image_names import MOST_IMAGES, ImageNames, resolve_names
 
-# What "Import Particles" puts before the name of a linked stack: a number of up to 21 digits.
+# The number of up to 21 digits that "Import Particles" puts before the name of a linked stack.
 IMPORTED = re.compile(r"^\d{5,21}_(?=.)")
 
 
 def resolve_paths(dataset: CsDataset, data_dir: Path | None, strip_prefix: str | None) -> tuple[ImageNames, list[str]]:
-    """The files behind blob/path and blob/idx, and the path of each particle [b] as it is written, repaired.
+    """The files behind blob/path and blob/idx, and the repaired path [b] of each particle as text.
 
-    A leading ">" is dropped, and `strip_prefix` where a path begins with it. Paths are looked up in the working folder,
-    the file's folder and every folder above it (one of them is the project), and `data_dir`; .mrc and .mrcs stand for
-    each other; last, the number that an import puts before a name is left out. A file that is nowhere keeps its path as
-    written, and `check_stacks` reports it. Raises InputError for a path or index that makes no sense.
+    A leading ">" is dropped, and so is `strip_prefix` where a path begins with it. Paths are looked up in the working
+    folder, in the file's folder and every folder above it (one of them is the project), and in `data_dir`. .mrc and
+    .mrcs stand for each other. Last, the number that an import puts before a name is left out. A file that is not found
+    keeps its path as written, and `check_stacks` reports it. Raises InputError for a path or index that makes no sense.
     """
     written, of_row = dataset.distinct_text("blob/path")
     index = dataset.integers("blob/idx")
@@ -43,14 +43,14 @@ def resolve_paths(dataset: CsDataset, data_dir: Path | None, strip_prefix: str |
 
 
 def _found(paths: list[str], folders: list[Path]) -> list[Path]:
-    """The stack of each path."""
-    # Any image number does: only the paths matter here.
+    """The stack of each path, looked up in the folders."""
+    # The image number is arbitrary, because only the paths matter here.
     names = resolve_names([f"1@{path}" for path in paths], folders, str)
     return [names.stacks[stack] for stack in names.stack_index.tolist()]
 
 
 def _stripped(paths: list[str], prefix: str | None, source: Path) -> list[str]:
-    """The paths without a prefix; InputError where none begins with it."""
+    """The paths without a prefix. Raises InputError where none begins with it."""
     if prefix is None:
         return paths
     inside = [path.removeprefix(prefix).lstrip("/") if path.startswith(prefix) else path for path in paths]

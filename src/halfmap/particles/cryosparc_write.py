@@ -21,7 +21,7 @@ from halfmap.particles.table import Integers, ParticleTable
 
 Floats = NDArray[np.float32]
 
-# Columns whose content is in the fields of a table, or has a field of its own here.
+# Columns whose content is in the fields of a ParticleTable, or has a field of its own in a .cs file.
 HELD = {"rlnImageName", "rlnMicrographName", "rlnCoordinateX", "rlnCoordinateY", "rlnClassNumber", UID,
         "rlnOpticsGroup", "rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "rlnOriginXAngst", "rlnOriginYAngst",
         "rlnRandomSubset", "rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnPhaseShift", "rlnCtfBfactor",
@@ -33,11 +33,11 @@ HELD_OPTICS = {"rlnOpticsGroup", "rlnOpticsGroupName", "rlnVoltage", "rlnSpheric
 
 
 def write_cryosparc(path: Path | str, table: ParticleTable) -> list[str]:
-    """Write the table as a .cs file; gives what cannot be written, a phrase each.
+    """Write the table as a .cs file, and return what cannot be written, a phrase each.
 
-    Image paths are kept where they are valid in the working folder and become absolute where they are not. Numbers are
-    float32, as cryoSPARC's are. Low orders of the Zernike coefficients go into defocus and phase shift. The file
-    appears complete or not at all; InputError where it cannot.
+    Image paths are kept where they are valid in the working folder; elsewhere they become absolute. Numbers are
+    float32, as in cryoSPARC. Low orders of the Zernike coefficients go into defocus and phase shift. The file appears
+    complete or not at all. Raises InputError where it cannot be written.
     """
     terms = [cryosparc_terms(group) for group in table.optics]
     fields = _blob(table) | _ctf(table, terms) | _alignments(table)
@@ -53,14 +53,14 @@ def write_cryosparc(path: Path | str, table: ParticleTable) -> list[str]:
 
 
 def _blob(table: ParticleTable) -> dict[str, NDArray[Any]]:
-    """uid and the fields of the images."""
+    """The uid and the fields of the images."""
     held = table.columns.get("rlnImageName")
     names = written_names(None if held is None else [str(name) for name in held],
                           ImageNames(table.stacks, table.stack_index, table.image_index))
     boxes = np.array([group.box for group in table.optics], np.uint32)[table.optics_index]
     return {
         "uid": _uids(table, names),
-        "blob/path": _bytes([split_name(name)[1] for name in names]),
+        "blob/path": _bytes([split_name(name).path for name in names]),
         "blob/idx": table.image_index.astype(np.uint32),
         "blob/shape": np.stack([boxes, boxes], axis=1),
         "blob/psize_A": _floats(table.pixel_size),
@@ -100,7 +100,7 @@ def _ctf(table: ParticleTable, terms: list[CryosparcTerms]) -> dict[str, NDArray
 
 
 def _lowered(table: ParticleTable, terms: list[CryosparcTerms]) -> Defocus:
-    """The defocus of all images, with what the Zernike coefficients of their groups add to it."""
+    """The defocus of all images, with the low orders of their groups' Zernike coefficients added."""
     result = table.defocus
     for number, (group, term) in enumerate(zip(table.optics, terms, strict=True)):
         changed = with_low_orders(table.defocus, term.low, group.voltage)
@@ -112,7 +112,7 @@ def _lowered(table: ParticleTable, terms: list[CryosparcTerms]) -> Defocus:
 
 
 def _alignments(table: ParticleTable) -> dict[str, NDArray[Any]]:
-    """The fields of poses, half sets and classes; without orientations, no alignment."""
+    """The fields of poses, half sets and classes. A table without orientations has no alignment."""
     fields: dict[str, NDArray[Any]] = {}
     if table.half is not None:
         fields[SPLIT] = table.half.astype(np.uint32)
@@ -128,7 +128,7 @@ def _alignments(table: ParticleTable) -> dict[str, NDArray[Any]]:
 
 
 def _location(table: ParticleTable) -> tuple[dict[str, NDArray[Any]], list[str]]:
-    """The fields of places on micrographs, and what is lost: fractions need the size of the micrograph."""
+    """The fields of places on micrographs, and what is lost. Fractions need the size of the micrograph."""
     held = table.columns.get("rlnMicrographName")
     if held is None:
         return {}, []
@@ -150,7 +150,7 @@ def _location(table: ParticleTable) -> tuple[dict[str, NDArray[Any]], list[str]]
 
 
 def _size(micrograph: Path) -> tuple[int, int] | None:
-    """Rows and columns of a micrograph, None where it cannot be read."""
+    """Rows and columns of a micrograph; None where it cannot be read."""
     if not micrograph.is_file():
         return None
     try:
@@ -161,7 +161,7 @@ def _size(micrograph: Path) -> tuple[int, int] | None:
 
 
 def _unwritten(table: ParticleTable, terms: list[CryosparcTerms]) -> list[str]:
-    """What else a .cs file has no place for."""
+    """The other things that a .cs file has no place for, a phrase each."""
     lost = [f"columns {', '.join(columns)}" for columns in (
         [label for label in table.columns if label not in HELD],
         [label for label in table.optics_columns if label not in HELD_OPTICS]) if columns]
@@ -176,7 +176,7 @@ def _unwritten(table: ParticleTable, terms: list[CryosparcTerms]) -> list[str]:
 
 
 def _uids(table: ParticleTable, names: list[str]) -> NDArray[np.uint64]:
-    """The uids that the particles came with, or else numbers made of their place and name, the same every time."""
+    """The uids that the particles came with, or else numbers made from their row and name, the same ones every time."""
     held = table.columns.get(UID)
     if held is not None:
         try:
@@ -184,14 +184,14 @@ def _uids(table: ParticleTable, names: list[str]) -> NDArray[np.uint64]:
             if len(np.unique(uids)) == len(uids):
                 return uids
         except (ValueError, OverflowError):
-            pass  # not cryoSPARC's: made anew
+            pass  # not uids of cryoSPARC: new ones are made
     return np.array([int.from_bytes(hashlib.blake2b(f"{row}:{name}".encode("utf-8", "surrogateescape"),
                                                     digest_size=8).digest(), "little")
                      for row, name in enumerate(names)], np.uint64)
 
 
 def _whole(table: ParticleTable, label: str) -> Integers | None:
-    """A column of whole numbers, None where it is missing or is something else."""
+    """A column of whole numbers; None where it is missing or holds something else."""
     try:
         values = np.array(table.columns.get(label, ["-"]), np.float64)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Image names of STAR files ("000012@stack.mrcs"): the file and image they mean, and writing them again."""
+"""Image names of STAR files ("000012@stack.mrcs"): the file and image that they mean, and how they are written."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,7 +19,7 @@ SWAPPED = {".mrc": ".mrcs", ".mrcs": ".mrc"}
 
 @dataclass(frozen=True)
 class ImageNames:
-    """The files behind image names: stacks, stack_index[b] into them and image_index[b] from 0."""
+    """The files behind image names: the stacks, stack_index[b] into them, and image_index[b], counted from 0."""
 
     stacks: tuple[Path, ...]
     stack_index: Integers
@@ -28,10 +29,9 @@ class ImageNames:
 def resolve_names(names: Sequence[str], folders: Sequence[Path], at: Callable[[int], str]) -> ImageNames:
     """Find the file of each image name.
 
-    A relative path is looked up in the working folder, then in `folders`, in that order; where none has it,
-    the other of .mrc and .mrcs is tried. A file that is nowhere keeps its path as written, and `check_stacks`
-    reports it. A leading ">" is dropped. `at` says where a row is, for the InputError about a name that makes
-    no sense.
+    A relative path is looked up in the working folder, then in `folders`, in that order. Where none has it, the other
+    of .mrc and .mrcs is tried. A file that is not found keeps its path as written, and `check_stacks` reports it. A
+    leading ">" is dropped. `at` names a row, for the InputError about a name that makes no sense.
     """
     written: dict[str, int] = {}
     stack_index, image_index = np.empty(len(names), np.int64), np.empty(len(names), np.int64)
@@ -47,19 +47,26 @@ def resolve_names(names: Sequence[str], folders: Sequence[Path], at: Callable[[i
     return ImageNames(tuple(found), of_written[stack_index], image_index)
 
 
-def split_name(name: str) -> tuple[int, str]:
-    """The image number (from 1; 0 where it is no number) and the path of an image name; no number means 1."""
+class NameParts(NamedTuple):
+    """The two parts of an image name: the number of the image, from 1, and the path of its stack."""
+
+    number: int
+    path: str
+
+
+def split_name(name: str) -> NameParts:
+    """The number and path of an image name. A name without a number means image 1; 0 stands for what is no number."""
     number, mark, path = name.partition("@")
     if not mark:
         number, path = "1", name
     try:
-        return int(number), path.removeprefix(">")
+        return NameParts(int(number), path.removeprefix(">"))
     except ValueError:
-        return 0, path
+        return NameParts(0, path)
 
 
 def written_names(names: Sequence[str] | None, images: ImageNames) -> list[str]:
-    """Image names that are valid in the working folder: kept where they are, absolute where they were not."""
+    """Image names that are valid in the working folder. Valid names are kept, others get an absolute path."""
     valid: dict[tuple[str, int], bool] = {}
     absolute = [os.path.abspath(stack) for stack in images.stacks]
     result = []

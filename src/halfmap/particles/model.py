@@ -1,4 +1,4 @@
-"""Atomic models: what a PDB or mmCIF file says that an electron microscope would see."""
+"""Atomic models: the atoms of a PDB or mmCIF file, and how they scatter electrons."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Atoms:
-    """Atoms of a model: xyz[a,3] in A, bfactor[a] in A^2 and occupancy[a] (float64), and for each atom its
-    element, chain, residue (three letters), residue number and name as in the PDB."""
+    """The atoms of a model.
+
+    xyz[a,3] in A, bfactor[a] in A^2 and occupancy[a] (float64); for each atom its element, chain, residue (three
+    letters), residue number and name as in the PDB.
+    """
 
     xyz: Tensor
     bfactor: Tensor
@@ -45,7 +48,7 @@ class Atoms:
 
     @property
     def mass(self) -> float:
-        """Mass in dalton, hydrogens left out of the model not counted."""
+        """Mass in dalton. Hydrogens that the model lacks are not counted."""
         import gemmi
 
         weights = {e: gemmi.Element(e).weight for e in set(self.element)}
@@ -53,16 +56,15 @@ class Atoms:
 
     @property
     def volume(self) -> float:
-        """Volume in cubic A at the usual partial specific volume of protein; hydrogen adds 7 % to the
-        mass."""
+        """Volume in A^3 at the usual partial specific volume of protein; hydrogens add 7 % to the mass."""
         return 1.07 * self.mass * CUBIC_ANGSTROM_PER_DALTON
 
 
 def read_model(path: Path, assembly: bool = False) -> Atoms:
     """The atoms of the first model of a PDB or mmCIF file (also gzipped), without hydrogens and water.
 
-    With `assembly`, copies are made by the operators of biological assembly 1. Raises InputError where the
-    file cannot be read, has no atoms or no such assembly.
+    With `assembly`, copies are made by the operators of biological assembly 1. Raises InputError where the file cannot
+    be read, has no atoms or no such assembly.
     """
     import gemmi
 
@@ -103,15 +105,18 @@ def _atoms_of(model: gemmi.Model, path: Path) -> Atoms:
 
 
 def centred(atoms: Atoms) -> tuple[Atoms, Tensor]:
-    """The atoms with their mean position at the origin, and that mean [3] (A): for a symmetric assembly it
-    lies on the axes."""
+    """The atoms with their mean position at the origin, and that mean [3] (A).
+
+    The mean of a symmetric assembly lies on its axes.
+    """
     mean = atoms.xyz.mean(0)
     return atoms.moved(atoms.xyz - mean), mean
 
 
 def scattering(atoms: Atoms, bfactor: float = 0.0) -> Cloud:
-    """The atoms as electron scatterers: five Gaussians each (International Tables C, table 4.3.2.2), with the
-    atom's own B factor and `bfactor` (A^2) more. Raises InputError for an element without scattering factors.
+    """The atoms as electron scatterers, five Gaussians each (International Tables C, table 4.3.2.2).
+
+    `bfactor` (A^2) is added to each atom's own B factor. Raises InputError for an element without scattering factors.
     """
     import gemmi
 

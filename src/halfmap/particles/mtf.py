@@ -1,4 +1,4 @@
-"""The modulation transfer function of a detector, from a STAR table as RELION uses it."""
+"""The modulation transfer function (MTF) of a detector, from a STAR table as RELION uses it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ FREQUENCY, VALUE = "rlnResolutionInversePixel", "rlnMtfValue"
 
 @dataclass(frozen=True)
 class DetectorMtf:
-    """What the detector leaves of each amplitude: value [i] at frequency [i], ascending, in cycles per its pixel."""
+    """The fraction of each amplitude that the detector keeps.
+
+    value[i] at frequency[i], ascending, in cycles per pixel of the detector.
+    """
 
     frequency: NDArray[np.float64]
     value: NDArray[np.float64]
@@ -27,8 +30,8 @@ class DetectorMtf:
     def on_grid(self, box: int, pixel_size: float, detector_pixel: float) -> Tensor:
         """The MTF at every coefficient of a map of `box` voxels of `pixel_size` A: float32 [z,y,x//2+1].
 
-        detector_pixel: side of the detector's pixel at the specimen, in A. Straight lines between the table's rows; its
-        first and last value beyond them.
+        detector_pixel: side of the detector's pixel at the specimen, in A. The MTF is linear between the table's rows,
+        and has its first and last value beyond them.
         """
         at = frequency_length(box).double().numpy() * (detector_pixel / (box * pixel_size))
         return torch.from_numpy(np.interp(at, self.frequency, self.value)).float()
@@ -37,8 +40,8 @@ class DetectorMtf:
 def read_mtf(path: Path) -> DetectorMtf:
     """Read the first table with the columns rlnResolutionInversePixel and rlnMtfValue.
 
-    Raises InputError where the file cannot be read or has no such table, frequencies do not ascend, or a value is not
-    above 0: the map is divided by it.
+    Raises InputError where the file cannot be read or has no such table, where frequencies do not ascend, and where a
+    value is not above 0, because the map is divided by it.
     """
     tables = read_tables(path)
     table = next((t for t in tables if {FREQUENCY, VALUE} <= set(t.columns)), tables[0])

@@ -1,7 +1,7 @@
-"""Images that stand out from the others of their stack: another brightness, another contrast, an extreme pixel.
+"""Images that differ from the others of their stack in brightness, contrast or an extreme pixel.
 
-Robust statistics: the median of a stack, and 1.4826 times the median distance from it, which is the standard deviation
-of normal values and does not see outliers (Hampel 1974, J. Am. Stat. Assoc. 69, 383).
+Statistics are robust: the median of a stack, and 1.4826 times the median distance from it. The latter is the standard
+deviation of normal values and is not affected by outliers (Hampel 1974, J. Am. Stat. Assoc. 69, 383).
 """
 
 from __future__ import annotations
@@ -15,32 +15,39 @@ from torch import Tensor
 
 from halfmap.particles.table import Integers, ParticleTable
 
-ABSURD = 20.0  # robust standard deviations: no image of a microscope; it would be most of a map
+# Both in robust standard deviations. No microscope makes an absurd image, and a single one would dominate a map.
+ABSURD = 20.0
 DOUBTFUL = 6.0  # worth a look: ice, an edge of carbon, a hot pixel
-FEWEST = 16  # images that a stack is judged by; those of smaller ones are compared with all of their optics group
-# Images that were normalised are all but alike, and what tells them apart then is nothing to be judged by: the least
-# spread of brightness, in sds of the pixels, and of the logarithms of contrast and of the extreme pixel.
+FEWEST = 16  # images of a stack with fewer are compared with all images of their optics group
+# The least spread of brightness, in sds of the pixels, and of the logarithms of contrast and of the extreme pixel.
+# Normalised images are nearly equal in these, and the small differences between them mean nothing.
 LEAST_SPREAD = 0.1
 TRAITS = ("brightness", "contrast", "extreme pixel")
 
 
 class Odd(NamedTuple):
-    """How far each image [b] stands out, in robust standard deviations, and in which of TRAITS."""
+    """How far each image [b] deviates, in robust standard deviations, and in which of TRAITS."""
 
     deviation: NDArray[np.float64]
     trait: Integers
 
 
 def traits(raw: Tensor, normalised: Tensor) -> Tensor:
-    """Mean, sd and largest pixel off the background, in sds of it, of images [b, y, x] as stored and normalised:
-    float64 [b, 3]."""
+    """What images are judged by: float64 [b, 3].
+
+    Mean and sd of the images [b, y, x] as stored, and the largest distance of a pixel from the background in the
+    normalised ones, in sds of the background.
+    """
     variance, mean = torch.var_mean(raw.flatten(1).float(), dim=1)
     low, high = torch.aminmax(normalised.flatten(1), dim=1)
     return torch.stack([mean, variance.sqrt(), torch.maximum(-low, high)], dim=1).double()
 
 
 def odd_ones(table: ParticleTable, seen: Tensor, sound: NDArray[np.bool_]) -> Odd:
-    """Each sound image of the table against those of its stack; seen [b, 3] as `traits`. The others deviate by 0."""
+    """Compare each sound image of the table with those of its stack; seen [b, 3] as from `traits`.
+
+    Images that are not sound have a deviation of 0.
+    """
     values = seen.numpy()
     deviation, trait = np.zeros(len(table)), np.zeros(len(table), np.int64)
     for members in _companies(table, sound):
@@ -55,7 +62,7 @@ def odd_ones(table: ParticleTable, seen: Tensor, sound: NDArray[np.bool_]) -> Od
 
 
 def _companies(table: ParticleTable, sound: NDArray[np.bool_]) -> list[Integers]:
-    """The sound images by stack, those of small stacks by optics group."""
+    """The rows of sound images that are judged together: by stack, or by optics group for images of small stacks."""
     count = np.bincount(table.stack_index[sound], minlength=len(table.stacks))
     company = np.where(count[table.stack_index] >= FEWEST, len(table.optics) + table.stack_index, table.optics_index)
     rows = np.flatnonzero(sound)

@@ -1,4 +1,4 @@
-"""Preparing particle images: background to mean 0 and sd 1, and the soft circle that hides the neighbours."""
+"""Preparation of particle images: background with mean 0 and sd 1, and the soft circle that hides neighbours."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Pixels worked on together, so that a pass stays in the cache.
+# Pixels processed together, so that a pass stays in the cache.
 PIXELS_PER_PASS = 1 << 19
-# A background whose sd is this fraction of its spread before the fit holds nothing but rounding.
+# If the sd of a background is no more than this fraction of its spread before the fit, it is rounding error.
 ROUNDING = 1e-5
 
 
 def soft_circle(box: int, radius: float, edge: float = 5.0) -> Tensor:
-    """A circle[y,x] around pixel box//2: 1 within `radius`, 0 beyond `radius` + `edge` pixels, a cosine
-    between.
+    """A circle[y,x] around pixel box//2: 1 within `radius`, 0 beyond `radius` + `edge` pixels, a cosine between.
 
-    As RELION masks particles (raised cosine of the distance). `edge` may be 0.
+    RELION masks particles in this way (raised cosine of the distance). `edge` may be 0.
     """
     distance = _distance(box)
     if edge <= 0.0:
@@ -30,10 +29,10 @@ def soft_circle(box: int, radius: float, edge: float = 5.0) -> Tensor:
 def normalise(images: Tensor, radius: float, ramp: bool = True) -> tuple[Tensor, Tensor]:
     """Images[b,y,x] with a background of mean 0 and sd 1, and ok[b]: False for images that hold no signal.
 
-    The background is what lies further than `radius` pixels from the centre, and at least the rim and the
-    corners where the circle is nearly as large as the box. A plane fitted to it by least squares (its mean
-    alone without `ramp`) is subtracted from the whole image. An image with NaN or Inf (or a value whose
-    square overflows), or with a constant background, is not ok and comes back as zeros. New tensors, float32.
+    The background is what is farther than `radius` pixels from the centre. Where the circle is nearly as large as the
+    box, it is still the rim and the corners. A plane that is fitted to it by least squares (its mean alone without
+    `ramp`) is subtracted from the whole image. An image with NaN or Inf (or a value whose square overflows), or with a
+    constant background, is not ok and becomes zeros. Returns new tensors; images are float32.
     """
     count, box = images.shape[0], images.shape[-1]
     fit = _background(box, min(float(radius), box / 2 - 2), ramp).to(images.device)
@@ -42,12 +41,12 @@ def normalise(images: Tensor, radius: float, ramp: bool = True) -> tuple[Tensor,
     step = max(1, PIXELS_PER_PASS // (box * box))
     for start in range(0, count, step):
         flat = images[start:start + step].flatten(1).float()
-        # Relative to one background pixel, a constant is exactly zero and a high pedestal costs no digits.
+        # Relative to one background pixel a constant is exactly zero, and a high offset costs no digits.
         flat = flat - flat[:, fit.pixel, None]
         spread = (flat.square() @ fit.weight).sqrt()
         flat.addmm_(flat @ fit.inverse, fit.basis, alpha=-1.0)
         sd = (flat.square() @ fit.weight).sqrt()
-        # The sum is not finite where any pixel, in the background or not, is not.
+        # The sum is not finite if any pixel, in the background or not, is not finite.
         fine = torch.isfinite(flat.sum(1)) & torch.isfinite(sd) & (sd > ROUNDING * spread)
         flat.mul_(torch.where(fine, 1.0 / sd, 0.0)[:, None])
         if not bool(fine.all()):
@@ -58,8 +57,11 @@ def normalise(images: Tensor, radius: float, ramp: bool = True) -> tuple[Tensor,
 
 
 class _Background(NamedTuple):
-    """The fit of a plane to background pixels: basis[p,pixel], inverse[pixel,p] (zero off the background),
-    the weight[pixel] that averages over the background, and one of its pixels."""
+    """The fit of a plane to background pixels.
+
+    basis[p,pixel]; inverse[pixel,p], zero off the background; weight[pixel], which averages over the background; pixel:
+    one of the background's pixels.
+    """
 
     basis: Tensor
     inverse: Tensor
@@ -72,7 +74,7 @@ class _Background(NamedTuple):
 
 @lru_cache(maxsize=8)
 def _background(box: int, radius: float, ramp: bool) -> _Background:
-    """The least-squares fit to the pixels further than `radius` from the centre."""
+    """The least-squares fit to the pixels farther than `radius` from the centre."""
     outside = (_distance(box) > radius).flatten().double()
     axis = (torch.arange(box, dtype=torch.float64) - box // 2) / box
     plane = [torch.ones(box, box, dtype=torch.float64), axis.expand(box, box), axis[:, None].expand(box, box)]

@@ -1,24 +1,26 @@
-"""What looks wrong in a particle table before any image is read: optics, defocus, shifts, headers of the stacks.
+"""What looks wrong in a particle table before any image is read: optics, defocus, shifts, and headers of the stacks.
 
-Nothing here stops a refinement: each finding is a sentence with what to look at.
+Nothing here stops a refinement. Each finding is a sentence that says what to check.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from halfmap.particles.stack import SeenStack
 from halfmap.particles.table import ParticleTable
 
-HEADER_TOLERANCE = 0.01  # relative difference of pixel sizes: calibration changes less, binning more
-UNSET = (0.0, 1.0)  # pixel sizes that programs write where they know none
-PIXELS = (0.2, 10.0)  # A, plausible
-KILOVOLTS = (60.0, 400.0)
-MOST_CONTRAST, LARGEST_ABERRATION = 0.4, 8.0  # amplitude contrast; mm
-DEFOCUS = (1_000.0, 100_000.0)  # A, plausible
-FARTHEST = 0.25  # of the box: a particle that lies farther from the middle is not in its image
+HEADER_TOLERANCE = 0.01  # relative difference of pixel sizes: calibration makes a smaller one, binning a larger one
+UNSET = (0.0, 1.0)  # pixel sizes that programs write when they know none
+PIXELS = (0.2, 10.0)  # plausible pixel sizes in A, least and largest
+KILOVOLTS = (60.0, 400.0)  # plausible voltages, least and largest
+MOST_CONTRAST, LARGEST_ABERRATION = 0.4, 8.0  # amplitude contrast; spherical aberration in mm
+DEFOCUS = (1_000.0, 100_000.0)  # plausible defocus in A, least and largest
+FARTHEST = 0.25  # fraction of the box: a particle farther from the middle is not in its image
 
 
 def table_notes(table: ParticleTable) -> list[str]:
@@ -52,19 +54,26 @@ def table_notes(table: ParticleTable) -> list[str]:
     return notes
 
 
+class _OtherSize(NamedTuple):
+    """A stack whose header gives another pixel size (A) than its optics group."""
+
+    path: Path
+    pixel_size: float
+
+
 def header_notes(table: ParticleTable, seen: Iterable[SeenStack]) -> list[str]:
-    """Where stacks say another pixel size than their optics group, a sentence for each group."""
-    differing: dict[int, list[tuple[SeenStack, float]]] = {}
+    """Where the headers of stacks give another pixel size than their optics group, a sentence for each group."""
+    differing: dict[int, list[_OtherSize]] = {}
     for stack in seen:
         if stack.header is None:
             continue
         group = int(table.optics_index[stack.row])
         said, meant = stack.header.voxel[0], table.optics[group].pixel_size
         if round(said, 3) not in UNSET and abs(said / meant - 1) > HEADER_TOLERANCE:
-            differing.setdefault(group, []).append((stack, said))
+            differing.setdefault(group, []).append(_OtherSize(stack.path, said))
     return [
-        f"{len(stacks)} stacks say {stacks[0][1]:.4g} A a pixel in their headers (first: {stacks[0][0].path.name}), "
-        f"optics group {table.optics[group].name} says {table.optics[group].pixel_size:.4g} A, which is used; check "
-        "rlnImagePixelSize"
+        f"{len(stacks)} stacks say {stacks[0].pixel_size:.4g} A a pixel in their headers (first: "
+        f"{stacks[0].path.name}), optics group {table.optics[group].name} says {table.optics[group].pixel_size:.4g} A, "
+        "which is used; check rlnImagePixelSize"
         for group, stacks in differing.items()
     ]

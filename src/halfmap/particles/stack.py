@@ -22,22 +22,23 @@ from halfmap.particles.table import Integers, ParticleTable
 
 Images = NDArray[np.float32]
 
-OPEN_FILES = 64  # well below the limit of 256 of some systems
-READERS = 8  # headers looked at together: on a network disk each one is a wait
-# Up to this many unwanted images between two wanted ones are read along rather than skipped.
+OPEN_FILES = 64  # well below the limit of 256 on some systems
+READERS = 8  # headers read at the same time, because each one takes a while on a network disk
+# So many unwanted images at most between two wanted ones are read too and not skipped.
 LARGEST_GAP = 1
 
 
 class _Stack(NamedTuple):
+    """An open stack."""
     header: MrcHeader
     stream: FileIO
 
 
 class StackReader:
-    """Reads images of a table from its stacks, keeping the last 64 files open.
+    """Reads images of a table from its stacks, and keeps the last 64 files open.
 
-    Ordinary reads, not a memory map: a stack that shrinks or a disk that fails during a run is then an
-    InputError that names the file, where a mapped page would end the program without a word. Safe to use from
+    It uses ordinary reads and no memory map: a stack that shrinks or a disk that fails during a run then raises an
+    InputError that names the file, where a mapped page would end the program without a message. Safe to use from
     several threads.
     """
 
@@ -62,8 +63,8 @@ class StackReader:
     def read(self, index: Integers) -> Images:
         """The images[b,y,x] of the particles at `index`, as stored but in float32.
 
-        Files and images are read in ascending order, whatever the order of `index`. Raises InputError where
-        an image cannot be read, and where the images asked for have different sizes.
+        Files and images are read in ascending order, whatever the order of `index`. Raises InputError where an image
+        cannot be read, and where images have different sizes.
         """
         index = np.asarray(index, np.int64)
         stack, image = self.table.stack_index[index], self.table.image_index[index]
@@ -89,7 +90,8 @@ class StackReader:
         return images
 
     def _read_run(self, stack: int, first: int, count: int, row: int) -> NDArray[np.generic]:
-        """`count` neighbouring images of a stack in the file's own type; `row` is one that wants them."""
+        """`count` neighbouring images of a stack in the file's own type; `row` is one particle that needs them, for
+        messages."""
         path, box = self.table.stacks[stack], self.table.optics[self.table.optics_index[row]].box
         held = self._opened(stack)
         if held.header.shape[1:] != (box, box):
@@ -113,7 +115,7 @@ class StackReader:
         return block
 
     def _opened(self, stack: int) -> _Stack:
-        """The open file of a stack; the one not used for longest is closed when there are too many."""
+        """The open file of a stack. Where too many are open, the one not used for longest is closed."""
         if stack in self._open:
             self._open.move_to_end(stack)
             return self._open[stack]
@@ -126,11 +128,11 @@ class StackReader:
 
 
 def check_stacks(table: ParticleTable) -> None:
-    """Look at the header and length of every stack in use, once.
+    """Check header and length of every stack in use, once.
 
-    Raises InputError, naming the file and a row, for a stack that is missing, cut short before an image in
-    use, not MRC or of a type that is not supported, without the image that a row asks for, or with images of
-    another size than the optics group's box.
+    Raises InputError, naming the file and a row, for a stack that is missing, ends before an image in use, is not MRC
+    or of a type that is not supported, lacks the image that a row names, or has images of another size than the optics
+    group's box.
     """
     for seen in looked_at(table):
         if seen.fault:
@@ -138,8 +140,10 @@ def check_stacks(table: ParticleTable) -> None:
 
 
 class SeenStack(NamedTuple):
-    """A stack as rows of one optics group use it: one such row, its header where that can be read, and what is wrong
-    with it, in a sentence, or nothing."""
+    """A stack as rows of one optics group use it.
+
+    row: one such row; header: None where it cannot be read; fault: what is wrong, in a sentence, or empty.
+    """
 
     row: int
     path: Path
@@ -148,7 +152,7 @@ class SeenStack(NamedTuple):
 
 
 def looked_at(table: ParticleTable) -> Iterator[SeenStack]:
-    """Every stack in use, by optics group, as its header and length say; several are looked at together."""
+    """Every stack in use, by optics group, with what its header and length say. Several are read at the same time."""
     pairs = table.stack_index * len(table.optics) + table.optics_index
     first = np.unique(pairs, return_index=True)[1]
     last = np.zeros(len(table.stacks), np.int64)
@@ -178,17 +182,23 @@ def looked_at(table: ParticleTable) -> Iterator[SeenStack]:
         yield from pool.map(look, first.tolist())
 
 
-def read_ahead(reader: StackReader, batches: Iterable[Integers],
-               depth: int = 2) -> Generator[tuple[Integers, Images]]:
-    """Give (index, images) for each batch, while a thread already reads up to `depth` batches ahead.
+class StoredImages(NamedTuple):
+    """Images [b,y,x] as stored but in float32, and the rows[b] of the table that they belong to."""
 
-    What goes wrong in the thread is raised here, in the place of the batch it belongs to. The thread ends
-    with the iteration, also when that is left early.
+    rows: Integers
+    images: Images
+
+
+def read_ahead(reader: StackReader, batches: Iterable[Integers], depth: int = 2) -> Generator[StoredImages]:
+    """Give the images of each batch of particles, while a thread already reads up to `depth` batches ahead.
+
+    An error in the thread is raised here, in the place of the batch that it belongs to. The thread ends with the
+    iteration, also when that is left early.
     """
-    ready: queue.Queue[tuple[Integers, Images] | BaseException | None] = queue.Queue(depth)
+    ready: queue.Queue[StoredImages | BaseException | None] = queue.Queue(depth)
     stopped = threading.Event()
 
-    def put(item: tuple[Integers, Images] | BaseException | None) -> None:
+    def put(item: StoredImages | BaseException | None) -> None:
         while not stopped.is_set():
             try:
                 return ready.put(item, timeout=0.1)
@@ -198,11 +208,11 @@ def read_ahead(reader: StackReader, batches: Iterable[Integers],
     def run() -> None:
         try:
             for index in batches:
-                put((index, reader.read(index)))
+                put(StoredImages(index, reader.read(index)))
                 if stopped.is_set():
                     return
             put(None)
-        except BaseException as error:  # handed to the thread that waits for it
+        except BaseException as error:  # raised in the thread that waits for the images
             put(error)
 
     thread = threading.Thread(target=run, name="read-ahead", daemon=True)
@@ -218,7 +228,7 @@ def read_ahead(reader: StackReader, batches: Iterable[Integers],
 
 
 def _stack_header(path: Path) -> MrcHeader:
-    """The header of a stack whose images can be read one by one."""
+    """The header of a stack. Raises InputError where its images cannot be read one by one."""
     header = read_header(path)
     if header.compressed:
         raise InputError(f"{path}: image stacks cannot be read while compressed; unpack it with gunzip")

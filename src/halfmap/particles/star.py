@@ -18,7 +18,7 @@ from halfmap.imaging.optics import OpticsGroup
 from halfmap.maps.mrc import read_header
 from halfmap.particles.image_names import ImageNames, resolve_names, written_names
 from halfmap.particles.star_text import StarTable, read_tables, write_tables
-from halfmap.particles.star_upgrade import origins_in_angstrom, upgrade_table
+from halfmap.particles.star_upgrade import RelionTables, origins_in_angstrom, upgrade_table
 from halfmap.particles.table import Column, Integers, ParticleTable
 
 Numbers = NDArray[np.float64] | Integers
@@ -34,16 +34,17 @@ ZERNIKE = ("rlnOddZernike", "rlnEvenZernike")
 def read_star(path: Path | str, data_dir: Path | str | None = None) -> ParticleTable:
     """Read a particle STAR file of RELION 3.0, 3.1 or later.
 
-    Image paths are looked up in the working folder, the file's folder and `data_dir`, in that order. The box
-    comes from rlnImageSize, or from the header of a stack. Half sets are kept where rlnRandomSubset holds
-    both 1 and 2; orientations where all three angles are there. Raises InputError, naming file and row, for
-    anything that is missing or makes no sense; the stacks themselves are looked at by `check_stacks`.
+    Image paths are looked up in the working folder, the file's folder and `data_dir`, in that order. The box comes from
+    rlnImageSize, or from the header of a stack. Half sets are kept where rlnRandomSubset holds both 1 and 2,
+    orientations where all three angles are present. Raises InputError, naming file and row, for anything that is
+    missing or makes no sense. The stacks themselves are checked by `check_stacks`.
     """
     path = Path(path)
-    particles, optics = _particles_and_optics(path, read_tables(path))
-    optics_index = _optics_index(particles, optics)
+    tables = _particles_and_optics(path, read_tables(path))
+    optics = tables.optics
+    optics_index = _optics_index(tables.particles, optics)
     pixel_size = optics.numbers("rlnImagePixelSize")
-    particles = origins_in_angstrom(particles, pixel_size[optics_index])
+    particles = origins_in_angstrom(tables.particles, pixel_size[optics_index])
     folders = [path.parent] + ([Path(data_dir)] if data_dir is not None else [])
     images = resolve_names(particles.text("rlnImageName"), folders, particles.at)
     boxes = _boxes(optics, optics_index, images, particles)
@@ -67,10 +68,10 @@ def read_star(path: Path | str, data_dir: Path | str | None = None) -> ParticleT
 def write_star(path: Path | str, table: ParticleTable) -> None:
     """Write the table in the layout of RELION 3.1, with every column it came with.
 
-    Columns that no longer say what the table's fields say (angles, origins, half sets, defocus, optics) are
-    replaced; text that is still right is kept to the letter. Image names are kept where they are valid in the
-    working folder and become absolute paths where they are not. The file appears complete or not at all;
-    InputError where it cannot.
+    Columns that no longer agree with the table's fields (angles, origins, half sets, defocus, optics) are replaced;
+    text that is still right is kept unchanged. Image names are kept where they are valid in the working folder;
+    elsewhere they become absolute paths. The file appears complete or not at all. Raises InputError where it cannot be
+    written.
     """
     columns = dict(table.columns)
     images = ImageNames(table.stacks, table.stack_index, table.image_index)
@@ -93,11 +94,11 @@ def write_star(path: Path | str, table: ParticleTable) -> None:
         _update(columns, "rlnRandomSubset", table.half + 1)
     numbers = np.array([group.number for group in table.optics], np.int64)
     _update(columns, "rlnOpticsGroup", numbers[table.optics_index])
-    write_tables(path, [("optics", _optics_columns(table)), ("particles", columns)])
+    write_tables(path, {"optics": _optics_columns(table), "particles": columns})
 
 
-def _particles_and_optics(path: Path, tables: Sequence[StarTable]) -> tuple[StarTable, StarTable]:
-    """The tables of particles and optics, or InputError where the file is of another kind."""
+def _particles_and_optics(path: Path, tables: Sequence[StarTable]) -> RelionTables:
+    """The tables of particles and optics in the 3.1 layout. Raises InputError for a file of another kind."""
     held = [table for table in tables if "rlnImageName" in table.columns and table.name != "optics"]
     if len(held) > 1:
         held = [table for table in held if table.name == "particles"]
@@ -113,7 +114,7 @@ def _particles_and_optics(path: Path, tables: Sequence[StarTable]) -> tuple[Star
         return upgrade_table(particles)
     if len(optics) > 1 or not len(optics[0]):
         raise InputError(f"{path}: expected one table data_optics with at least one row; correct the file")
-    return particles, optics[0]
+    return RelionTables(particles, optics[0])
 
 
 def _group_numbers(optics: StarTable) -> Integers:
@@ -124,7 +125,7 @@ def _group_numbers(optics: StarTable) -> Integers:
 
 
 def _optics_index(particles: StarTable, optics: StarTable) -> Integers:
-    """The row of the optics table[b] of each particle."""
+    """The row[b] of the optics table that each particle belongs to."""
     numbers = _group_numbers(optics)
     rows = {int(number): row for row, number in enumerate(numbers)}
     if len(rows) < len(numbers):
@@ -152,7 +153,7 @@ def _boxes(optics: StarTable, optics_index: Integers, images: ImageNames, partic
         except InputError as error:
             raise InputError(f"{particles.at(row)}: the box is to come from its stack, as data_optics has no "
                              f"rlnImageSize: {error}") from error
-    # A group without particles never meets an image; any box will do for it.
+    # A group without particles has no images, so its box does not matter.
     return [boxes.get(group, next(iter(boxes.values()))) for group in range(len(optics))]
 
 
@@ -185,7 +186,7 @@ def _optics_groups(optics: StarTable, boxes: list[int]) -> tuple[OpticsGroup, ..
 
 
 def _vectors(optics: StarTable, label: str) -> list[tuple[float, ...]]:
-    """A column of vectors written "[a,b,..]"; empty vectors where the column is missing."""
+    """A column of vectors written as "[a,b,..]"; empty vectors where the column is missing."""
     if label not in optics.columns:
         return [()] * len(optics)
     vectors = []
@@ -211,7 +212,7 @@ def _defocus(particles: StarTable) -> Defocus:
 
 
 def _halves(particles: StarTable) -> Integers | None:
-    """The half[b] of each image where rlnRandomSubset divides the file in two, None where it does not."""
+    """The half[b] of each image where rlnRandomSubset divides the file in two; None where it does not."""
     if "rlnRandomSubset" not in particles.columns:
         return None
     subset = particles.integers("rlnRandomSubset")
@@ -223,7 +224,7 @@ def _halves(particles: StarTable) -> Integers | None:
 
 
 def _ids(particles: StarTable, *labels: str) -> tuple[Integers, tuple[str, ...]]:
-    """Ids[b] from 0 in the order of appearance, and names, from the first of the columns that is there."""
+    """Ids[b] from 0 in the order of appearance, and their names, from the first of these columns that the table has."""
     for label in labels:
         if label in particles.columns:
             known: dict[str, int] = {}
@@ -233,7 +234,8 @@ def _ids(particles: StarTable, *labels: str) -> tuple[Integers, tuple[str, ...]]
 
 
 def _update(columns: dict[str, Column], label: str, values: Numbers, absent: float | None = None) -> None:
-    """Make a column say `values`; it stays missing where all values are `absent`, what absence means."""
+    """Make a column hold `values`. A missing column stays missing where all values are `absent`, which is what absence
+    means."""
     if label not in columns:
         if absent is None or np.any(values != absent):
             columns[label] = values
@@ -244,12 +246,12 @@ def _update(columns: dict[str, Column], label: str, values: Numbers, absent: flo
 
 
 def _floats(column: Column) -> NDArray[np.float64]:
-    """A column of numbers, as text or not."""
+    """A column as numbers, which may be text."""
     return np.fromiter(map(float, column), np.float64, len(column))
 
 
 def _update_angles(columns: dict[str, Column], rotations: Tensor | None) -> None:
-    """Make the angles say `rotations`; angles that already mean the same rotations are kept as they are."""
+    """Make the angles agree with `rotations`. Angles that mean the same rotations already are kept unchanged."""
     if rotations is None:
         return
     if all(label in columns for label in ANGLES):
@@ -261,7 +263,7 @@ def _update_angles(columns: dict[str, Column], rotations: Tensor | None) -> None
 
 
 def _optics_columns(table: ParticleTable) -> dict[str, Column]:
-    """The columns of the table data_optics, brought up to date with the optics groups."""
+    """The columns of the table data_optics, made to agree with the optics groups."""
     groups, columns = table.optics, dict(table.optics_columns)
     _update(columns, "rlnOpticsGroup", np.array([group.number for group in groups]))
     columns["rlnOpticsGroupName"] = [group.name for group in groups]
@@ -286,7 +288,7 @@ def _optics_columns(table: ParticleTable) -> dict[str, Column]:
 
 
 def _differs(table: ParticleTable, label: str, vectors: list[tuple[float, ...]]) -> bool:
-    """True where the optics column of vectors is missing or says something else."""
+    """Whether the optics column of vectors is missing or holds other values."""
     text = [str(value) for value in table.optics_columns.get(label, [])]
     held = StarTable(table.source, "optics", {label: text})
     return len(text) != len(vectors) or any(

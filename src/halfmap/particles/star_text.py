@@ -1,15 +1,15 @@
 """The text of STAR files: named tables of columns, without any knowledge of what the columns mean.
 
-RELION's files keep one row on one line, and this reader holds on to that. It can therefore name the line of
-any fault, and takes file names that begin with "data_" or hold "#" or letters beyond ASCII, where a reader of
-the full CIF grammar stops.
+RELION's files have one row on one line, and this reader relies on that. It can therefore name the line of any fault,
+and it accepts file names that begin with "data_" or hold "#" or letters beyond ASCII, where a reader of the full CIF
+grammar stops.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
@@ -36,18 +36,18 @@ class StarTable:
         return len(next(iter(self.columns.values()), ()))
 
     def at(self, row: int) -> str:
-        """Where a row (from 0) is, for a message: the file, the table and the row counted from 1."""
+        """Names a row (from 0) in a message: the file, the table and the row counted from 1."""
         return f"{self.source}: table data_{self.name[:60]}, row {row + 1}"
 
     def text(self, label: str) -> list[str]:
-        """A column as it stands; InputError where it is missing."""
+        """A column as text. Raises InputError where it is missing."""
         if label not in self.columns:
             raise InputError(f"{self.source}: table data_{self.name[:60]} has no column {label}; "
                              f"add it, or give the file that has it")
         return self.columns[label]
 
     def numbers(self, label: str, default: float | None = None) -> NDArray[np.float64]:
-        """A column as finite numbers; `default`, where given, stands in for a column that is missing."""
+        """A column as finite numbers: float64 [b]; `default`, where given, replaces a missing column."""
         if default is not None and label not in self.columns:
             return np.full(len(self), default)
         column = self.text(label)
@@ -59,7 +59,7 @@ class StarTable:
         return values
 
     def integers(self, label: str) -> NDArray[np.int64]:
-        """A column as whole numbers."""
+        """A column as whole numbers: int64 [b]."""
         values = self.numbers(label)
         bad = np.flatnonzero((values != np.rint(values)) | (np.abs(values) > 1e15))
         if len(bad):
@@ -69,10 +69,10 @@ class StarTable:
 
 
 def read_tables(path: Path | str) -> list[StarTable]:
-    """All tables of a STAR file, in order, loops and label-value pairs alike.
+    """All tables of a STAR file in order, both loops and label-value pairs.
 
-    Raises InputError, naming the line, for a file that cannot be read or is not STAR, a row with too few or
-    too many values, and a label given twice.
+    Raises InputError, naming the line, for a file that cannot be read or is not STAR, a row with too few or too many
+    values, and a label given twice.
     """
     path = Path(path)
     try:
@@ -111,11 +111,11 @@ def read_tables(path: Path | str) -> list[StarTable]:
     return tables
 
 
-def write_tables(path: Path | str, tables: Sequence[tuple[str, dict[str, Column]]]) -> None:
-    """Write (name, columns) pairs as loops, as RELION 3.1 does; the file appears complete or not at all."""
+def write_tables(path: Path | str, tables: Mapping[str, Mapping[str, Column]]) -> None:
+    """Write tables (name -> columns by label) as loops, as RELION 3.1 does. The file appears complete or not at all."""
     with replaced_atomically(path) as raw:
         stream = TextIOWrapper(raw, encoding="utf-8", errors="surrogateescape", newline="\n")
-        for name, columns in tables:
+        for name, columns in tables.items():
             stream.write(f"\n# version 30001\n\ndata_{name}\n\nloop_\n")
             stream.writelines(f"_{label} #{place}\n" for place, label in enumerate(columns, 1))
             rows = zip(*(format_column(column) for column in columns.values()), strict=True)
@@ -139,7 +139,7 @@ def format_column(column: Column) -> list[str]:
 
 
 def _read_loop(table: StarTable, lines: list[str], number: int) -> int:
-    """Read the loop whose first line is lines[number] into the table; gives the number of the line after."""
+    """Read the loop whose first line is lines[number] into the table; returns the number of the line after it."""
     labels: list[str] = []
     while number < len(lines):
         words = _words(lines[number])
@@ -153,7 +153,7 @@ def _read_loop(table: StarTable, lines: list[str], number: int) -> int:
     width = len(labels)
     while number < len(lines):
         line = lines[number]
-        # Nearly every line of a long table takes the short way.
+        # Nearly every line of a long table needs only the fast split.
         words = _words(line, width) if '"' in line or "'" in line or "#" in line else line.split()
         if words and words[0][:1] in "_ld" and _ends_loop(words, width):
             break
@@ -169,7 +169,7 @@ def _read_loop(table: StarTable, lines: list[str], number: int) -> int:
 
 
 def _ends_loop(words: list[str], width: int) -> bool:
-    """True for a line that begins something new; a complete row may begin with the same letters."""
+    """Whether the line begins something new. A complete row may begin with the same letters."""
     first = words[0]
     if first[:1] == "_":
         return len(words) <= 2 != width
@@ -177,6 +177,7 @@ def _ends_loop(words: list[str], width: int) -> bool:
 
 
 def _add_label(table: StarTable, word: str, number: int) -> None:
+    """Add an empty column to the table. Raises InputError where it has one of that label."""
     if word[1:] in table.columns:
         raise InputError(f"{table.source}: line {number}: table data_{table.name[:60]} has the column {word[1:61]} "
                          f"twice; remove one")
@@ -184,7 +185,7 @@ def _add_label(table: StarTable, word: str, number: int) -> None:
 
 
 def _words(line: str, width: int = -1) -> list[str]:
-    """The values on a line; a word that begins with # begins a comment where no value is wanted."""
+    """The values on a line. A word that begins with # begins a comment where no value is expected."""
     if '"' in line or "'" in line:
         words = [first or second or third for first, second, third in _WORD.findall(line)]
     else:
@@ -199,7 +200,7 @@ def _words(line: str, width: int = -1) -> list[str]:
 
 
 def _number(text: str) -> float:
-    """The number that a value stands for, NaN where it is none."""
+    """The number that a value stands for; NaN where it is none."""
     try:
         return float(text)
     except ValueError:

@@ -1,6 +1,8 @@
-"""RELION 3.0 particle tables, brought into the layout of RELION 3.1: an optics table, and origins in A."""
+"""RELION 3.0 particle tables converted to the layout of RELION 3.1: an optics table, and origins in A."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +17,19 @@ ORIGINS = {f"rlnOrigin{axis}{kind}": f"rlnOrigin{axis}{kind}Angst"
            for kind in ("", "Prior") for axis in "XYZ"}
 
 
-def upgrade_table(table: StarTable) -> tuple[StarTable, StarTable]:
+@dataclass(frozen=True)
+class RelionTables:
+    """The two tables of a particle file in the layout of RELION 3.1."""
+
+    particles: StarTable
+    optics: StarTable
+
+
+def upgrade_table(table: StarTable) -> RelionTables:
     """The particle and optics tables of RELION 3.1 for a table of RELION 3.0.
 
-    Each distinct combination of microscope values, pixel size and beam tilt becomes an optics group, in the
-    order in which they appear. Raises InputError where a column that this needs is missing.
+    Each distinct combination of microscope values, pixel size and beam tilt becomes an optics group, in the order of
+    appearance. Raises InputError where a column that this needs is missing.
     """
     missing = [label for label in MICROSCOPE if label not in table.columns]
     if missing:
@@ -33,41 +43,40 @@ def upgrade_table(table: StarTable) -> tuple[StarTable, StarTable]:
     columns = {label: column for label, column in table.columns.items() if label not in (*used, *PIXEL)}
     columns["rlnOpticsGroup"] = [str(number) for number in member]
     particles = StarTable(table.source, table.name or "particles", columns)
-    # The text of the first row of each group, so that no digit changes.
+    # The values are copied as text from the first row of each group, so that no digit changes.
     first = np.unique(member, return_index=True)[1].tolist()
     optics = {"rlnOpticsGroup": [str(number) for number in groups.values()],
               "rlnOpticsGroupName": [f"opticsGroup{number}" for number in groups.values()]}
     for label in used:
         optics[label] = [table.columns[label][row] for row in first]
     optics["rlnImagePixelSize"] = [f"{pixel_size[row]:.9g}" for row in first]
-    return particles, StarTable(table.source, "optics", optics)
+    return RelionTables(particles, StarTable(table.source, "optics", optics))
 
 
 def origins_in_angstrom(table: StarTable, pixel_size: NDArray[np.float64]) -> StarTable:
     """The table with origins given in pixels replaced by origins in A, for pixel_size[b] in A.
 
-    Columns that already are in A win over those in pixels, which are dropped.
+    Where a table has both, the columns in A are kept and those in pixels are dropped.
     """
     columns: dict[str, list[str]] = {}
     for label, column in table.columns.items():
         if label not in ORIGINS:
             columns[label] = column
         elif ORIGINS[label] not in table.columns:
-            with np.errstate(over="ignore"):  # an infinite origin is refused with its row
+            with np.errstate(over="ignore"):  # an infinite origin raises an InputError later, with its row
                 columns[ORIGINS[label]] = format_column(table.numbers(label) * pixel_size)
     return StarTable(table.source, table.name, columns)
 
 
 def _pixel_size(table: StarTable) -> NDArray[np.float64]:
-    """Pixel size[b] in A from the detector's pixel in micrometres and the magnification, or from
-    rlnPixelSize."""
+    """Pixel size[b] in A, from the detector's pixel in micrometres and the magnification or from rlnPixelSize."""
     if "rlnDetectorPixelSize" in table.columns and "rlnMagnification" in table.columns:
         magnification = table.numbers("rlnMagnification")
         bad = np.flatnonzero(magnification <= 0.0)
         if len(bad):
             raise InputError(f"{table.at(int(bad[0]))}: rlnMagnification is not positive; correct the row")
-        # Nine digits, as written to the optics table, so that a group has one pixel size before and after.
-        with np.errstate(over="ignore"):  # an infinite size is refused with the optics table
+        # Rounded to nine digits, as in the optics table, so that a group has the same pixel size before and after.
+        with np.errstate(over="ignore"):  # an infinite size raises an InputError later, with the optics table
             exact = table.numbers("rlnDetectorPixelSize") * 1e4 / magnification
         return np.array([float(f"{value:.9g}") for value in exact.tolist()])
     if "rlnPixelSize" in table.columns:

@@ -1,4 +1,4 @@
-"""The particle table: one row per image, with what refinement needs and every column the user came with."""
+"""The particle table: one row per image, with what refinement needs and every column that the user's file had."""
 
 from __future__ import annotations
 
@@ -20,21 +20,20 @@ Integers = NDArray[np.int64]
 Column = list[str] | NDArray[np.generic]
 
 
-def _none() -> Integers:
+def _no_numbers() -> Integers:
     return np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
 class ParticleTable:
-    """Particles in the layout of RELION 3.1, whatever they were read from.
+    """Particles in the layout of RELION 3.1, whatever file they were read from.
 
-    The fields are what counts; `columns` keeps every column of the file (labels without underscore) so that
-    it can be written again, and `write_star` brings it up to date with the fields. Tensors: defocus,
-    rotations[b,3,3] (float64, reference to image frame; None where the file has no orientations),
-    origins[b,2] (float64, x and y in A with RELION's sign). Numpy int64: optics_index[b] into optics,
-    stack_index[b] into stacks, image_index[b] from 0 in the stack, half[b] 0 or 1 (None where there is no
-    division), micrograph[b] and group[b] ids from 0, the latter into group_names, rows[b] from 0 in `source`.
-    What is left out: one group per micrograph, rows in order.
+    The fields are what counts. `columns` keeps every column of the file (labels without underscore) so that it can be
+    written again, and `write_star` makes it agree with the fields. Tensors: defocus, rotations[b,3,3] (float64,
+    reference to image frame; None where the file has no orientations), origins[b,2] (float64, x and y in A with
+    RELION's sign). Numpy int64: optics_index[b] into optics, stack_index[b] into stacks, image_index[b] from 0 in the
+    stack, half[b] 0 or 1 (None where there are no half sets), micrograph[b] and group[b] ids from 0, the latter into
+    group_names, rows[b] from 0 in `source`. By default each micrograph is a group, and rows are in order.
     """
 
     columns: dict[str, Column]
@@ -49,9 +48,9 @@ class ParticleTable:
     half: Integers | None
     micrograph: Integers
     source: Path
-    group: Integers = field(default_factory=_none)
+    group: Integers = field(default_factory=_no_numbers)
     group_names: tuple[str, ...] = ()
-    rows: Integers = field(default_factory=_none)
+    rows: Integers = field(default_factory=_no_numbers)
     optics_columns: dict[str, Column] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -72,11 +71,11 @@ class ParticleTable:
         return torch.tensor([group.pixel_size for group in self.optics], dtype=torch.float64)[self.optics_index]
 
     def name(self, index: int) -> str:
-        """Which particle this is, for a message: the file and its row, counted from 1."""
+        """Names a particle in a message: the file and its row, counted from 1."""
         return f"{self.source}: row {self.rows[index] + 1}"
 
     def select(self, index: ArrayLike | Tensor) -> ParticleTable:
-        """The particles at `index` (integers or a mask), in that order; stacks and groups keep their ids."""
+        """The particles at `index` (integers or a mask), in that order. Stacks and groups keep their ids."""
         chosen = np.asarray(index)
         chosen = np.flatnonzero(chosen) if chosen.dtype == bool else chosen.astype(np.int64)
         at = torch.from_numpy(chosen)
@@ -101,8 +100,7 @@ def with_poses(table: ParticleTable, rotations: Tensor, origins: Tensor,
                extra: Mapping[str, ArrayLike] | None = None) -> ParticleTable:
     """The table with new rotations[b,3,3], origins[b,2] in A, half[b] (None: as before) and `extra` columns.
 
-    `extra` maps RELION labels without underscore to one value per particle; columns of that name are
-    replaced.
+    `extra` maps RELION labels without underscore to one value per particle. Columns with these labels are replaced.
     """
     columns = dict(table.columns)
     for label, values in (extra or {}).items():
@@ -119,9 +117,8 @@ def assign_halves(table: ParticleTable, seed: int,
                   by: Literal["particle", "micrograph"] = "particle") -> ParticleTable:
     """The table divided into two random halves, the same ones for the same seed.
 
-    By particle the sizes differ by one at most; by micrograph all particles of a micrograph stay together,
-    and the micrographs, largest first, go to the half that is smaller so far. Raises InputError where a half
-    would be empty.
+    By particle, the sizes differ by one at most. By micrograph, all particles of a micrograph stay together: the
+    micrographs, largest first, go to the half that is smaller so far. Raises InputError where a half would be empty.
     """
     generator = np.random.default_rng(seed)
     half = np.zeros(len(table), np.int64)

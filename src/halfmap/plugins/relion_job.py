@@ -140,10 +140,10 @@ def _write_nodes(out: Path) -> None:
 
     there = [name for name in RESULTS if (out / name).exists()]
     numbers, labels = (list(column) for column in zip(*(RESULTS[name] for name in there), strict=True))
-    write_tables(out / NODES, [("output_nodes", {
+    write_tables(out / NODES, {"output_nodes": {
         "rlnPipeLineNodeName": [str(out / name) for name in there], "rlnPipeLineNodeType": numbers,
         "rlnPipeLineNodeTypeLabel": labels,
-    })])  # fmt: skip
+    }})  # fmt: skip
 
 
 if __name__ == "__main__":

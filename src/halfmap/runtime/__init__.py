@@ -1,1 +1,1 @@
-"""What a run needs besides the science: terminal progress and the log."""
+"""What a run needs besides the science: log, progress, checkpoint file, lock, memory, interrupts and processes."""

@@ -1,8 +1,8 @@
 """A file that holds the state of a running program: numbers, text, arrays and records, checked when it is read.
 
-Nothing in it is ever executed (no pickle). Layout: a line of magic, place and checksum of the directory, the arrays one
-after the other as they lie in memory, and the directory: JSON with the content, in which a mark stands for each array,
-and type, shape, place and checksum of the arrays. Checksums are CRC-32.
+Nothing in it is ever executed (no pickle). Layout: a line of magic; place and checksum of the directory; the arrays one
+after the other as they lie in memory; the directory. The directory is JSON. It holds the content, in which a mark
+stands for each array, and the type, shape, place and checksum of the arrays. Checksums are CRC-32.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -25,27 +25,34 @@ from halfmap.errors import InputError
 
 MAGIC = b"halfmap checkpoint\n"
 FORMAT = 1
-PLACE = struct.Struct("<IQQI")  # format, start and length of the directory, its checksum
-ALIGNED = 64  # bytes
-PIECE = 1 << 24  # bytes written at once, while they are in the cache for the checksum
+PLACE = struct.Struct("<IQQI")  # format; start, length and checksum of the directory
+ALIGNED = 64  # bytes: every array begins at a multiple of this
+PIECE = 1 << 24  # bytes written at once, so that they are still in the cache for the checksum
 LIBRARIES = ("torch", "numpy", "numba")
 
-LARGE = 1 << 22  # values
+LARGE = 1 << 22  # values: larger tensors are given to `place` as soon as they are read
 
 Array = torch.Tensor | np.ndarray
 Place = Callable[[torch.Tensor], torch.Tensor]
 
 
+class Loaded(NamedTuple):
+    """What `dump` wrote, and the versions of the libraries that it was written with, by name."""
+
+    content: Any
+    libraries: dict[str, str]
+
+
 def library_versions() -> dict[str, str]:
-    """Versions of the libraries that numbers depend on."""
+    """Versions of the libraries that results depend on, by name."""
     return {name: version(name) for name in LIBRARIES}
 
 
 def dump(stream: BinaryIO, content: Any) -> None:
     """Write ``content`` to a new, seekable stream.
 
-    content: None, numbers, text, paths, tensors and numpy arrays, and lists, tuples, dictionaries with text as keys and
-    dataclasses of these. Raises TypeError for anything else.
+    content: None, numbers, text, paths, tensors and numpy arrays, and lists, tuples, dictionaries with text as keys,
+    and dataclasses of these. Raises TypeError for anything else.
     """
     arrays: list[Array] = []
     plain = _plain(content, arrays)
@@ -62,12 +69,12 @@ def dump(stream: BinaryIO, content: Any) -> None:
 
 def load(
     path: Path, records: Iterable[type], device: torch.device | str = "cpu", place: Place | None = None
-) -> tuple[Any, dict[str, str]]:
-    """What `dump` wrote, and the versions of the libraries it was written with.
+) -> Loaded:
+    """Read what `dump` wrote.
 
-    records: the dataclasses that may occur; device: where tensors go that did not lie on the CPU; place: what is done
-    with each large one as soon as it is read, where they do not fit into memory together. Raises InputError for a file
-    that cannot be read, is damaged, or was written by another version.
+    records: the dataclasses that may occur. device: where tensors go that were not on the CPU. place: called with each
+    large tensor as soon as it is read and gives what is kept in its place, for tensors that do not fit into memory
+    together. Raises InputError for a file that cannot be read, is damaged, or was written by another version.
     """
     known = {cls.__name__: cls for cls in records}
     try:
@@ -79,14 +86,15 @@ def load(
                 if place is not None and isinstance(array, torch.Tensor) and array.numel() > LARGE:
                     array = place(array)
                 arrays.append(array)
-            return _restored(directory["content"], arrays, known), directory["libraries"]
+            return Loaded(_restored(directory["content"], arrays, known), directory["libraries"])
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}; check the path") from error
-    except (KeyError, TypeError) as error:  # the checksum is right, so the writer meant something else by it
+    except (KeyError, TypeError) as error:  # the checksum is right, so the file was written for other records
         raise InputError(f"{path}: was written by another state of the program ({error}); refine anew") from error
 
 
 def _directory(stream: BinaryIO, path: Path) -> dict[str, Any]:
+    """The directory of a checkpoint. Raises InputError where it is damaged or was written by another version."""
     head = stream.read(len(MAGIC) + PLACE.size)
     if not head.startswith(MAGIC) or len(head) < len(MAGIC) + PLACE.size:
         raise InputError(f"{path}: is not a checkpoint of halfmap; refine anew")
@@ -112,6 +120,7 @@ def _damaged(path: Path) -> InputError:
 
 
 def _write_array(stream: BinaryIO, array: Array) -> dict[str, Any]:
+    """Write an array and return its entry in the directory."""
     tensor = isinstance(array, torch.Tensor)
     values = array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else array
     values = np.ascontiguousarray(values).reshape(values.shape)
@@ -129,7 +138,7 @@ def _write_array(stream: BinaryIO, array: Array) -> dict[str, Any]:
 
 
 def _read_array(stream: BinaryIO, entry: dict[str, Any], path: Path, device: torch.device | str) -> Array:
-    """Into memory of torch's own, aligned as that of a tensor that was computed."""
+    """Read an array into memory that torch allocates, which is aligned like that of a computed tensor."""
     kind = np.dtype(entry["type"])
     values = torch.from_numpy(np.empty(0, kind)).new_empty(entry["shape"]) if entry["tensor"] else None
     plain = values.numpy() if values is not None else np.empty(entry["shape"], kind)
@@ -151,7 +160,7 @@ def _read_array(stream: BinaryIO, entry: dict[str, Any], path: Path, device: tor
 
 
 def _plain(value: Any, arrays: list[Array]) -> Any:
-    """The value as JSON; arrays are put into the list and marked. Every dictionary in the result is a mark."""
+    """The value as JSON. Arrays are appended to `arrays` and marked. Every dictionary in the result is a mark."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, torch.Tensor | np.ndarray):
@@ -174,6 +183,7 @@ def _plain(value: Any, arrays: list[Array]) -> Any:
 
 
 def _restored(value: Any, arrays: list[Array], known: dict[str, type]) -> Any:
+    """The inverse of `_plain`; known holds the records by name."""
     if isinstance(value, list):
         return [_restored(v, arrays, known) for v in value]
     if not isinstance(value, dict):

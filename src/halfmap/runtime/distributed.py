@@ -1,9 +1,9 @@
 """Several processes of one job, as torchrun starts them: the only place that knows torch.distributed.
 
-A process alone starts and imports nothing. In a job of several, tensors of the CPU travel by gloo, those of a GPU by
-nccl. A thread of each process (`_watch`) tells the others that it lives. Where one is gone, the others end within two
-minutes, and one of them says so in a line: collectives themselves may wait as long as it takes, as one process works
-alone while maps are made.
+A process that runs alone starts and imports nothing. In a job of several, tensors of the CPU travel by gloo, those of a
+GPU by nccl. A thread of each process (`_watch`) tells the others that it lives. Where a process is gone, the others end
+within two minutes, and one of them says so in one line. Collectives themselves may wait as long as it takes, because
+one process works alone while maps are made.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BEAT = 5.0  # seconds between two signs of life
-LOST = 60.0  # seconds without one after which a process counts as gone
-STORE_ANSWERS = timedelta(seconds=10)  # or counts as gone
-JOINING = timedelta(minutes=10)  # for all processes to find one another
-PATIENCE = timedelta(days=7)  # of a collective: what is gone is noticed otherwise
+LOST = 60.0  # a process that gives no sign of life for so many seconds counts as gone
+STORE_ANSWERS = timedelta(seconds=10)  # a store that does not answer within this time counts as gone
+JOINING = timedelta(minutes=10)  # the time that all processes have to find one another
+PATIENCE = timedelta(days=7)  # timeout of a collective: the watch notices processes that are gone much earlier
 SET_BY_TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 GONE = ("another process of this job ended or cannot be reached; what it said, or the system's log (out of memory?), "
         "says why")
@@ -40,20 +40,20 @@ T = TypeVar("T")
 
 
 def world() -> int:
-    """Processes of this job, as torchrun says; 1 without it."""
+    """Number of processes in this job, from torchrun; 1 without it."""
     return int(os.environ["WORLD_SIZE"]) if all(name in os.environ for name in SET_BY_TORCHRUN) else 1
 
 
 def rank() -> int:
-    """Number of this process in its job, from 0."""
+    """Number of this process in its job, counted from 0."""
     return int(os.environ["RANK"]) if world() > 1 else 0
 
 
 @contextmanager
 def one_voice() -> Iterator[None]:
-    """Within the block nothing is printed to stdout but by the first process, and no traces of torch's own network."""
+    """Within the block only the first process prints to stdout, and torch prints no traces of its own network."""
     if world() > 1:
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch reads it when it is imported
     if rank() == 0:
         yield
         return
@@ -62,24 +62,24 @@ def one_voice() -> Iterator[None]:
 
 
 def speaks() -> bool:
-    """Whether this process is the one to say why the job ends: the first of them that asks."""
+    """Whether this process is the one that says why the job ends. The first process that asks is."""
     if world() == 1:
         return True
     joined_before = _store.cache_info().currsize > 0
     if not joined_before and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        return rank() == 0  # nothing serves the store yet
+        return rank() == 0  # no process serves the store yet
     try:
         return bool(_store().add("spoken", 1) == 1)
     except RuntimeError:
-        return rank() == (1 if joined_before else 0)  # whoever served the store is gone
+        return rank() == (1 if joined_before else 0)  # the process that served the store is gone
 
 
 @cache
 def _store() -> Any:
-    """What all processes can read and write; it is served by torchrun, or else by the first process once it joined."""
+    """A store that all processes read and write. torchrun serves it, or else the first process once it has joined."""
     import torch.distributed as dist
 
-    stores: Any = dist  # which does not list what is made in C++
+    stores: Any = dist  # torch declares no types for its stores, which are written in C++
     served = stores.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False,
                              timeout=STORE_ANSWERS, wait_for_workers=False)
     return stores.PrefixStore(f"halfmap/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", served)
@@ -87,9 +87,10 @@ def _store() -> Any:
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes of a job, seen from one of them: its number ``rank`` of ``world``, and how many share its machine.
+    """The processes of a job, seen from one of them.
 
-    Every method is called by all of them at the same point, and does nothing where there is only one. Each raises
+    rank: number of this process; world: number of processes; on_machine: how many of them share its machine. All
+    processes call every method at the same point. A method does nothing where there is only one process, and raises
     InputError where a process is gone.
     """
 
@@ -99,19 +100,19 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that decides and writes."""
+        """Whether this is the first process, which decides and writes."""
         return self.rank == 0
 
     def add_(self, tensors: Sequence[Tensor]) -> None:
-        """Give every process the sums over all, in place."""
+        """Replace the tensors of every process by their sums over all processes."""
         self._each(tensors, "all_reduce")
 
     def hand_out_(self, tensors: Sequence[Tensor]) -> None:
-        """Give every process the values of the first, in place."""
+        """Replace the tensors of every process by those of the first."""
         self._each(tensors, "broadcast", src=0)
 
     def rows(self, values: Tensor, counts: Sequence[int]) -> list[Tensor]:
-        """The rows [b, ...] of each process, counts[rank] of them, to the first; the others get none."""
+        """The rows [b, ...] of each process, counts[rank] of them, for the first process; the others get none."""
         if self.world == 1:
             return [values]
         from torch.distributed import gather
@@ -136,7 +137,7 @@ class Ranks:
         return held[0]
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes are here."""
         self.told(None)
         if self.world > 1:
             from torch import zeros
@@ -144,6 +145,7 @@ class Ranks:
             self.add_([zeros(1)])
 
     def _each(self, tensors: Sequence[Tensor], collective: str, **where: int) -> None:
+        """Apply a collective of torch.distributed to each tensor."""
         if self.world == 1:
             return
         import torch.distributed
@@ -158,10 +160,11 @@ ALONE = Ranks()
 
 @contextmanager
 def joined(gpu: bool, advice: Callable[[], str]) -> Iterator[Ranks]:
-    """The processes of this job, which can reach one another within the block; a process alone is that at once.
+    """The processes of this job, connected within the block; one process alone needs no connection.
 
-    gpu: whether each takes a GPU of its own, which becomes the current one; advice: a sentence on how to go on, for the
-    line that says that the job ended. Raises InputError where processes cannot be reached, or have no GPU.
+    gpu: whether each process takes a GPU of its own, which becomes the current one. advice: gives a sentence on how to
+    go on, for the line that says that the job ended. Raises InputError where processes cannot be reached, or have no
+    GPU.
     """
     if world() == 1:
         yield ALONE
@@ -187,16 +190,16 @@ def joined(gpu: bool, advice: Callable[[], str]) -> Iterator[Ranks]:
     watch = _watched(ranks, store, advice)
     try:
         yield ranks
-        ranks.wait()  # a fault within the block comes past: the process ends, and its connections tell the others
+        ranks.wait()  # not reached after an error in the block: the process ends, which breaks its connections
     finally:
-        watch.end()  # a thread that Python finds in the store when it exits aborts the process
+        watch.end()  # a thread that still uses the store when Python exits aborts the process
     watch.let_go()
     dist.destroy_process_group()
 
 
 @contextmanager
 def _reached() -> Iterator[None]:
-    """What a collective says of a process that is gone, in words."""
+    """Turn the error of a collective whose other process is gone into an InputError."""
     try:
         yield
     except RuntimeError as error:
@@ -207,20 +210,20 @@ def _reached() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Watch:
-    """The thread that watches over the job, and the signals that it hears of."""
+    """The thread that watches over the job, and the pipe through which it hears of signals."""
 
     thread: threading.Thread
     stopped: threading.Event
     wake: int
 
     def end(self) -> None:
-        """End the thread. A SIGTERM from now on does nothing: the process has come to its end, and to say of what."""
+        """End the thread. From now on a SIGTERM does nothing: the process has come to its end, and says itself why."""
         self.stopped.set()
         os.write(self.wake, b"\0")
         self.thread.join(2 * STORE_ANSWERS.total_seconds())
 
     def let_go(self) -> None:
-        """Give the signals back, once there is no job any more."""
+        """Give SIGTERM its usual effect again, once the job is over."""
         if threading.current_thread() is threading.main_thread():
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -231,24 +234,26 @@ def _watched(ranks: Ranks, store: Any, advice: Callable[[], str]) -> _Watch:
     stopped, (read, write) = threading.Event(), os.pipe()
     os.set_blocking(write, False)
     if threading.current_thread() is threading.main_thread():
-        # The handler is called between two lines of Python, which may take long; the pipe hears of a signal at once.
+        # Python calls a handler only between two of its instructions, which may be long after the signal. The pipe gets
+        # a byte at once.
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, lambda number, frame: None)
-    thread = threading.Thread(target=_watch, args=(ranks, store, advice, (read, stopped)), name="job", daemon=True)
+    thread = threading.Thread(target=_watch, args=(ranks, store, advice, read, stopped), name="job", daemon=True)
     thread.start()
     return _Watch(thread, stopped, write)
 
 
-def _watch(ranks: Ranks, store: Any, advice: Callable[[], str], until: tuple[int, threading.Event]) -> None:
-    """Give signs of life, and end the process where those of another stay away or the job is told to end.
+def _watch(ranks: Ranks, store: Any, advice: Callable[[], str], signals: int, stopped: threading.Event) -> None:
+    """Give signs of life, and end the process where another gives none or the job is told to end.
 
-    The first process watches all, the others watch it.
+    The first process watches all others, and they watch it. signals: file descriptor from which the numbers of signals
+    are read; stopped: set when the watch is to end, which a byte in `signals` lets it notice at once.
     """
-    read, stopped = until
     watched = range(1, ranks.world) if ranks.first else (0,)
-    seen = dict.fromkeys(watched, (0, 0))  # signs of life, and how often in a row there was no new one
+    seen = dict.fromkeys(watched, 0)  # signs of life so far
+    silent = dict.fromkeys(watched, 0)  # how often in a row there was no new one
     while True:
-        if select.select([read], [], [], BEAT)[0] and signal.SIGTERM in os.read(read, 64):
+        if select.select([signals], [], [], BEAT)[0] and signal.SIGTERM in os.read(signals, 64):
             _end(TOLD_TO_END, advice)
         if stopped.is_set():
             return
@@ -259,16 +264,16 @@ def _watch(ranks: Ranks, store: Any, advice: Callable[[], str], until: tuple[int
             if not stopped.wait(1.0):
                 _end(GONE, advice)
             return
-        seen = {other: (beats[other], 0 if beats[other] != count else silent + 1)
-                for other, (count, silent) in seen.items()}
-        for other, (_, silent) in seen.items():
-            if silent * BEAT > LOST:  # counted, not timed: the whole job may have been suspended
+        silent = {other: 0 if beats[other] != seen[other] else silent[other] + 1 for other in watched}
+        seen = beats
+        for other, count in silent.items():
+            if count * BEAT > LOST:  # counted, not timed: the whole job may have been suspended
                 _end(f"process {other} of this job gave no sign of life for {LOST:.0f} s: it, its machine or the "
                      "network is down", advice)
 
 
 def _end(why: str, advice: Callable[[], str]) -> NoReturn:
-    """The end of this process, whatever it waits for."""
+    """End this process, whatever it waits for, and say why unless another process does."""
     if speaks():
         print(f"halfmap: error: {why}. {advice()}".rstrip(), file=sys.stderr, flush=True)
         if sys.stdout.isatty():

@@ -1,4 +1,4 @@
-"""What Ctrl-C does: the first one stops a command in order, the second one ends it at once."""
+"""What Ctrl-C does: the first one stops a command in good order, the second one ends it at once."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SHOW_CURSOR = "\x1b[?25h"  # a progress bar hides it
-# Imports and compilers, which an exception leaves half done or with locks held, and what runs when objects die, where
-# Python drops exceptions.
+SHOW_CURSOR = "\x1b[?25h"  # a progress bar hides the cursor
+# An exception leaves an import or a compilation half done, or with locks held. In finalisers of weak references Python
+# drops it.
 UNTOUCHED_MODULES = {"importlib", "_frozen_importlib", "llvmlite", "numba", "weakref", "_weakrefset"}
-# The latter two of concurrent.futures: a thread that was started and is not listed yet is never told to end, and the
-# process would wait for it for ever.
+# The latter two belong to concurrent.futures: an exception there can leave a thread that was started but not listed
+# yet. Such a thread is never told to end, and the process would wait for it for ever.
 UNTOUCHED_FUNCTIONS = {"__del__", "weakref_cb", "submit"}
 AGAIN = 0.05  # seconds until an interrupt that came within one of these is tried again
 
 
 @contextmanager
 def second_interrupt_ends() -> Iterator[None]:
-    """Within the block the first SIGINT raises KeyboardInterrupt, and the second one ends the process there and then.
+    """Within the block the first SIGINT raises KeyboardInterrupt, and the second one ends the process at once.
 
-    The first waits for imports, compilers and finalisers that the main thread is in, which may be seconds. The second
-    may come while the first still waits or is being dealt with, also after the block: files that were being written
-    then stay under their temporary names. Does nothing outside the main thread, or where SIGINT is ignored.
+    Where the main thread is within an import, a compiler or a finaliser, the first waits until it has left it, which
+    may take seconds. The second may come while the first still waits or is being handled, also after the block; files
+    that were being written then stay under their temporary names. Does nothing outside the main thread, or where SIGINT
+    is ignored.
     """
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         yield
@@ -41,8 +42,8 @@ def second_interrupt_ends() -> Iterator[None]:
             if sys.stdout.isatty():
                 os.write(sys.stdout.fileno(), SHOW_CURSOR.encode())
         if _untouched(frame):
-            # A clock, no thread: starting one takes locks, which the interrupted function may hold. Nor SIGINT again,
-            # which by now ends the process.
+            # A timer and not a thread: starting a thread takes locks, which the interrupted function may hold. And not
+            # SIGINT again, which by now ends the process.
             signal.signal(signal.SIGALRM, interrupt)
             signal.setitimer(signal.ITIMER_REAL, AGAIN)
             return
@@ -53,13 +54,13 @@ def second_interrupt_ends() -> Iterator[None]:
         yield
     finally:
         if came:
-            signal.setitimer(signal.ITIMER_REAL, 0)  # a command that ended meanwhile is not interrupted
+            signal.setitimer(signal.ITIMER_REAL, 0)  # a command that has ended is not interrupted any more
         else:
             signal.signal(signal.SIGINT, before)
 
 
 def _untouched(frame: FrameType | None) -> bool:
-    """Whether an exception raised in this frame would be dropped, or break what it passes on its way out."""
+    """Whether an exception raised in this frame would be dropped, or would break a function that it passes through."""
     while frame is not None:
         module = str(frame.f_globals.get("__name__")).partition(".")[0]
         if module in UNTOUCHED_MODULES or frame.f_code.co_name in UNTOUCHED_FUNCTIONS:

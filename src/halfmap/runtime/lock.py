@@ -1,4 +1,4 @@
-"""A folder is worked in by one process at a time."""
+"""A lock file, so that only one process at a time works in a folder."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from halfmap.errors import InputError
 
 @contextmanager
 def only_process(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock file ``path`` while the block runs; it ends with the process, however that ends.
+    """Hold the lock file ``path`` while the block runs. The lock ends with the process, however that ends.
 
     what: the folder, for the message. Raises InputError where another process holds the lock, and where the file cannot
-    be made. File systems without locks are trusted.
+    be made. On file systems without locks nothing is checked.
     """
     try:
         stream = open(path, "ab")

@@ -1,4 +1,4 @@
-"""RUN/log.txt: timestamped lines, with notices and warnings echoed to the terminal."""
+"""RUN/log.txt: lines with time stamps; notices and warnings are also shown on the terminal."""
 
 import re
 from collections.abc import Callable
@@ -17,7 +17,7 @@ _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 
 
 class Terminal(Protocol):
-    """Where notices and warnings are echoed: halfmap.runtime.progress.Progress, or anything like it."""
+    """Where notices and warnings are shown: halfmap.runtime.progress.Progress, or anything like it."""
 
     def notice(self, text: str) -> None:
         """Show an ordinary message."""
@@ -27,7 +27,7 @@ class Terminal(Protocol):
 
 
 class PlainTerminal:
-    """Echo by print, for commands that draw no progress bar."""
+    """Shows messages by print, for commands that draw no progress bar."""
 
     def __init__(self, write: Callable[[str], None] = print) -> None:
         self._write = write
@@ -37,16 +37,16 @@ class PlainTerminal:
         self._write(text)
 
     def warning(self, text: str) -> None:
-        """Print the text, marked."""
+        """Print the text with a mark before it."""
         self._write(f"WARNING: {text}")
 
 
 class RunLog:
-    """The log of a run. Lines are added to an existing file, so a resumed run keeps its history.
+    """The log of a run. Lines are appended to an existing file, so that a resumed run keeps its history.
 
-    line() writes to the file alone; notice() and warning() also reach the terminal. Every line is written at once, so
-    that the log of a killed run is complete. Use as a context manager, or call close(). Raises InputError where the
-    file system refuses.
+    line() writes to the file only; notice() and warning() also show the text on the terminal. Every line is written at
+    once, so that the log of a killed run is complete. Use it as a context manager, or call close(). Raises InputError
+    where the file system refuses.
     """
 
     def __init__(self, path: Path, terminal: Terminal | None = None) -> None:
@@ -60,12 +60,12 @@ class RunLog:
             raise self._refused(error) from error
 
     def begin(self, version: str, command: str) -> None:
-        """Head of a run: what was run, by which version. `halfmap report` reads it back (read_header)."""
+        """Write the head of a run: its version and its command, which `read_header` reads back for the report."""
         self.line(f"halfmap {version}")
         self.line(f"command: {command}")
 
     def line(self, text: str) -> None:
-        """Write to the file alone; a text of several lines gets one stamp per line."""
+        """Write to the file only. Each line of a text of several lines gets a time stamp."""
         stamp = datetime.now().astimezone().strftime(STAMP)
         lines = [f"{stamp}  {part}\n" for part in _CONTROL.sub("", text).splitlines() or [""]]
         try:
@@ -78,27 +78,28 @@ class RunLog:
                           "writable and has space")
 
     def notice(self, text: str) -> None:
-        """Write and show."""
+        """Write the text and show it."""
         self.line(text)
         self.terminal.notice(text)
 
     def warning(self, text: str) -> None:
-        """Write and show so that it stands out; kept in `warnings` for the iteration record."""
+        """Write the text and show it so that it stands out. It is kept in `warnings` for the record of the iteration.
+        """
         self.line(f"WARNING: {text}")
         self.warnings.append(text)
         self.terminal.warning(text)
 
     def take_warnings(self) -> list[str]:
-        """Warnings since the last call, for the record of the iteration that ends."""
+        """The warnings since the last call, for the record of the iteration that ends."""
         taken, self.warnings = self.warnings, []
         return taken
 
     def finish(self) -> None:
-        """Say in the log that the run came to its end."""
+        """Write that the run came to its end."""
         self.line("finished")
 
     def close(self) -> None:
-        """Close the file; further lines are an error."""
+        """Close the file. Further lines raise an error."""
         self._file.close()
 
     def __enter__(self) -> "RunLog":
@@ -108,14 +109,14 @@ class RunLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
-            with suppress(InputError):  # the log may be where the fault is
+            with suppress(InputError):  # the error may be that the log cannot be written
                 self.line(f"stopped: {type(error).__name__}: {error}")
         self.close()
 
 
 @dataclass(frozen=True)
 class LogHeader:
-    """Facts of a run found in its log; empty where not written."""
+    """What the log says of a run; empty where it says nothing."""
 
     started: str = ""
     version: str = ""
@@ -125,7 +126,7 @@ class LogHeader:
 
 
 def read_header(path: Path) -> LogHeader:
-    """Start and command of the first session; of the last, version, memory plan and whether it finished."""
+    """Read start and command of the first session, and of the last its version, memory plan and whether it finished."""
     if not Path(path).is_file():
         return LogHeader()
     lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()

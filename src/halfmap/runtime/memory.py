@@ -1,6 +1,7 @@
 """How much memory the process may use: what the machine has left, and what a container or batch system grants.
 
-A limit by control group (version 1 or 2) is met by being killed, so it counts like memory that is not there.
+A process that exceeds the limit of its control group (version 1 or 2) is killed, so the limit counts like memory that
+is not there.
 """
 
 from __future__ import annotations
@@ -8,18 +9,21 @@ from __future__ import annotations
 from pathlib import Path
 
 GIGABYTE = 10**9
-UNLIMITED = 1 << 60  # version 1 writes a huge number where there is no limit
+UNLIMITED = 1 << 60  # control groups of version 1 give a larger number where there is no limit
 
 
 def allowance(limit: float | None = None, processes: int = 1, root: Path = Path("/")) -> int:
-    """Bytes that the process may hold in all, what it holds now among them, if it is one of ``processes`` alike on the
-    machine. limit: of the user for all of them, in GB of 10^9 bytes."""
+    """Bytes that the process may hold in total, including what it holds now.
+
+    limit: what the user allows all processes together, in GB of 10^9 bytes. processes: how many equal ones share the
+    machine.
+    """
     most = available(root) // processes + resident(root)
     return most if limit is None else min(most, int(limit * GIGABYTE) // processes)
 
 
 def available(root: Path = Path("/")) -> int:
-    """Bytes that may still be taken. What files hold in the page cache counts as free: it is given back.
+    """Bytes that may still be taken. The page cache counts as free, because the system gives it back.
 
     root: where /proc and /sys are looked for.
     """
@@ -29,16 +33,12 @@ def available(root: Path = Path("/")) -> int:
 
 
 def resident(root: Path = Path("/")) -> int:
-    """Bytes of memory that the process holds now and no file backs."""
+    """Bytes of memory that the process holds now, without mapped files."""
     return _status(root / "proc/self/status", "RssAnon")
 
 
-def _peak_resident(root: Path = Path("/")) -> int:
-    """The most memory in bytes that the process held so far, mapped files included."""
-    return _status(root / "proc/self/status", "VmHWM")
-
-
 def _status(path: Path, name: str) -> int:
+    """The value in bytes of a line of a /proc file such as "MemAvailable: 1 kB"; 0 where there is none."""
     try:
         lines = path.read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
@@ -52,7 +52,7 @@ def _meminfo(path: Path) -> int | None:
 
 
 def _groups(root: Path) -> list[int | None]:
-    """What is left under the limits of the process's control groups and all groups above them."""
+    """Bytes left under the limits of the process's control group and of all groups above it."""
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -73,7 +73,7 @@ def _groups(root: Path) -> list[int | None]:
 
 
 def _left(group: Path, limit: str, used: str) -> int | None:
-    """Limit less use, where there is a limit; pages of files that were not used lately are given back."""
+    """The limit less what is used; None where there is no limit. File pages not used lately count as free."""
     try:
         said = (group / limit).read_text().strip()
         if not said.isdigit() or int(said) >= UNLIMITED:

@@ -1,4 +1,5 @@
-"""Progress of a run on the terminal: a bar per iteration, or one plain line per iteration in a file."""
+"""Progress of a run on the terminal: a bar during an iteration and a line of a table after it; in a file only the
+lines."""
 
 import math
 import os
@@ -7,6 +8,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, TextIO
 
+# Head and width of each column of the table.
 COLUMNS = (
     ("iter", 5),
     ("search", 8),
@@ -17,15 +19,15 @@ COLUMNS = (
     ("Pmax", 7),
     ("seconds", 9),
 )
-REPEAT_HEADER = 20
+REPEAT_HEADER = 20  # lines of the table until its heads are printed again
 
 
 class Progress:
-    """Shows a running refinement. Use as a context manager.
+    """Shows a running refinement. Use it as a context manager.
 
-    On a terminal: a bar with iteration, search stage, band, particles done, time left and the resolution so
-    far, replaced by one table line when the iteration ends. Elsewhere (a log file, a pipe, TERM=dumb): the
-    table lines alone, without control characters.
+    On a terminal: a bar with iteration, search stage, band, particles done, time left and the resolution so far. When
+    the iteration ends, a line of a table takes its place. Elsewhere (a log file, a pipe, TERM=dumb): only the lines of
+    the table, without control characters.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -56,8 +58,11 @@ class Progress:
         band: float | None = None,
         done: int = 0,
     ) -> None:
-        """Begin a bar. resolution: FSC 0.143 of the iteration before, band: alignment limit, both in A; done: particles
-        that were dealt with before the run was stopped."""
+        """Begin a bar.
+
+        resolution: FSC 0.143 of the previous iteration, band: alignment limit, both in A. done: particles that were
+        done before the run was stopped.
+        """
         self._clear()
         if self._live is None:
             return
@@ -67,12 +72,12 @@ class Progress:
         self._task = self._live.add_task(title, total=total_particles, completed=done, reached=reached)
 
     def advance(self, count: int = 1) -> None:
-        """Add particles done; may be called from any thread."""
+        """Count more particles as done. May be called from any thread."""
         if self._task is not None:
             self._live.advance(self._task, count)
 
     def finish_iteration(self, record: Mapping[str, Any]) -> None:
-        """End the bar and print the iteration's line, with the column heads above every twentieth."""
+        """End the bar and print the iteration's line of the table, with the column heads above every twentieth line."""
         self._clear()
         if self._lines % REPEAT_HEADER == 0:
             self._print("".join(name.rjust(width) for name, width in COLUMNS), "dim")
@@ -98,7 +103,7 @@ class Progress:
         else:
             from rich.text import Text
 
-            # A Text goes out as it is (brackets in a file name are no markup) and leaves the bar its style.
+            # A Text is printed as it is, so that brackets in a file name are no markup, and keeps the bar's style.
             self._live.console.print(Text(text, style=style), soft_wrap=True)
 
 
@@ -124,7 +129,7 @@ def _finite(value: Any) -> bool:
 
 
 def _record_line(record: Mapping[str, Any]) -> str:
-    """One line for an iteration record: iteration, search, band, resolutions, angle change, Pmax, seconds."""
+    """One line of the table for an iteration record."""
     times = record.get("seconds")
     total = times.get("total") if isinstance(times, Mapping) else None
     angle = record.get("angle_change_deg")

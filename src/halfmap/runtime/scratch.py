@@ -1,6 +1,6 @@
-"""Large arrays in files instead of memory: mapped, so that the system keeps of them what there is room for.
+"""Large arrays in mapped files instead of memory: the system keeps in memory as much of them as there is room for.
 
-The files have no name in their folder: they are gone with the process, however it ends.
+The files have no name in their folder, so that they are gone with the process, however it ends.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ PIECE = 1 << 24  # bytes written at once
 
 
 class Scratch:
-    """A folder for such files; it must exist when the first is made."""
+    """A folder for such files. It must exist when the first file is made."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._made: set[int] = set()  # where in memory the files are mapped
+        self._made: set[int] = set()  # addresses at which the files are mapped
 
     def keep(self, values: Tensor) -> Tensor:
-        """The same values, shape and type in a file, which may be written to; arrays of another device, and those that
-        are in a file, as they are.
+        """The same values, shape and type in a mapped file that may be written to.
 
-        Space is taken before anything is written, so that a full disk is an InputError, not the end of the process.
+        Arrays of another device, and those that already are in a file, come back as they are. The space on disk is
+        reserved before anything is written, so that a full disk raises an InputError and does not end the process.
         """
         if values.device.type != "cpu" or not values.numel() or values.data_ptr() in self._made:
             return values

@@ -1,1 +1,1 @@
-"""What a user can choose: the command line, ``settings.toml`` and the report all come from these fields."""
+"""What a user can choose. The command line, ``settings.toml`` and the report are all made from these fields."""

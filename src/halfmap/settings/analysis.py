@@ -62,9 +62,10 @@ class ModelFscSettings:
 
 
 def validated_local_resolution(settings: LocalResolutionSettings) -> LocalResolutionSettings:
-    """The same settings with absolute paths, half maps, mask and folder named, in order as far as can be known unread.
+    """Check the settings as far as is possible without reading data, and make their paths absolute.
 
-    Raises InputError at the first choice that cannot work, and where results would take the place of other files.
+    Half maps, mask and output folder that follow from a run or a name are filled in. Raises InputError for the first
+    choice that cannot work, and where results would overwrite other files.
     """
     check_declared(settings)
     if settings.threshold >= 1:
@@ -76,7 +77,7 @@ def validated_local_resolution(settings: LocalResolutionSettings) -> LocalResolu
 
 
 def validated_model_fsc(settings: ModelFscSettings) -> ModelFscSettings:
-    """The same for ``halfmap model-fsc``."""
+    """Check the settings of ``halfmap model-fsc`` in the same way."""
     check_declared(settings)
     paths = absolute_paths(settings)
     if "half2" in paths and "half1" not in paths:
@@ -90,7 +91,7 @@ def validated_model_fsc(settings: ModelFscSettings) -> ModelFscSettings:
 
 
 def _check_maps(paths: dict[str, Path]) -> None:
-    """Raise InputError where one of the files cannot be read, or both half maps are one file."""
+    """Raise InputError where one of the files cannot be read, or where both half maps are the same file."""
     for name in ("map", "model", "half1", "half2", "mask"):
         if name in paths:
             check_readable(name, paths[name])
@@ -99,7 +100,7 @@ def _check_maps(paths: dict[str, Path]) -> None:
 
 
 def validation_command(settings: LocalResolutionSettings | ModelFscSettings) -> str:
-    """The command with these settings, however they were given; what RUN names by itself is left out."""
+    """The command with these settings, however they were given. Files that follow from RUN are left out."""
     if isinstance(settings, LocalResolutionSettings) and settings.run is not None:
         own = settings.mask == settings.run / "mask.mrc"
         settings = dataclasses.replace(settings, half1=None, half2=None, mask=None if own else settings.mask)

@@ -1,4 +1,4 @@
-"""What can be said of paths among the settings before any data are read."""
+"""Checks of the paths among the settings that need no data to be read."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from halfmap.errors import InputError
 
 
 def other_half(half1: Path) -> Path:
-    """The file of half set 2 beside that of half set 1, as relion_postprocess finds it."""
+    """The half map of half set 2 beside that of half set 1, by the same naming rule as relion_postprocess."""
     if "half1" not in half1.name:
         raise InputError(f"--half1 {half1}: no half1 in the file's name to find the other by; give it with --half2")
     return half1.with_name(half1.name.replace("half1", "half2"))
 
 
 def check_two_maps(paths: dict[str, Path]) -> None:
-    """Raise InputError where half1 and half2 are one file."""
+    """Raise InputError where half1 and half2 are the same file."""
     if paths["half1"].samefile(paths["half2"]):
         raise InputError(f"--half2 {paths['half2']}: is the same map as --half1; give the one of the other half set")
 
 
 def check_cryosparc_only(particles: Path, passthrough: Path | None, strip_prefix: str | None) -> None:
-    """Raise InputError where an option that only a cryoSPARC file knows goes with another."""
+    """Raise InputError where an option that applies only to cryoSPARC files is given with another file."""
     if particles.suffix.lower() not in (".cs", ".csg"):
         for name, value in (("passthrough", passthrough), ("strip-prefix", strip_prefix)):
             if value is not None:
@@ -33,13 +33,13 @@ def check_cryosparc_only(particles: Path, passthrough: Path | None, strip_prefix
 
 
 def absolute_paths(settings: object) -> dict[str, Any]:
-    """The paths among the settings, by name."""
+    """The paths among the settings by name, made absolute."""
     values = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}  # type: ignore[arg-type]
     return {name: value.expanduser().absolute() for name, value in values.items() if isinstance(value, Path)}
 
 
 def check_readable(name: str, path: Path) -> None:
-    """Raise InputError, naming the option, for a path that is not a file to read."""
+    """Raise InputError, naming the option, for a path that is not a readable file."""
     said = str(path) if name == "particles" else f"--{name} {path}"
     if path.is_dir():
         raise InputError(f"{said}: is a folder, not a file")
@@ -50,7 +50,10 @@ def check_readable(name: str, path: Path) -> None:
 
 
 def check_new_run(out: Path) -> None:
-    """A run never writes over another, and finds out before the work that it cannot write."""
+    """Raise InputError where the folder holds a run already or cannot be written to.
+
+    A run never overwrites another one, and finds out before the work that it cannot write.
+    """
     if (out / "checkpoint" / "state").exists():
         raise InputError(f"--out {out}: holds a run that was stopped; go on with `halfmap resume {out}`, or name "
                          "another folder")
@@ -66,7 +69,10 @@ def check_new_run(out: Path) -> None:
 
 
 def check_new_folder(out: Path) -> None:
-    """The same where maps go in and come out: half maps often lie under the very names that are written."""
+    """As `check_new_run`, and raise InputError where the folder holds a map, a curve or a page.
+
+    For commands that read maps and write maps: half maps often have the very names that are written.
+    """
     check_new_run(out)
     taken = sorted(path.name for path in out.glob("*") if path.suffix in (".mrc", ".xml", ".html"))
     if taken:

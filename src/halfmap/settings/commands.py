@@ -10,7 +10,7 @@ from halfmap.settings.regularise import RegulariseSettings
 
 
 def to_toml(settings: RefineSettings | RegulariseSettings) -> str:
-    """The text of ``settings.toml``: complete, so that the command with ``--settings`` repeats the run."""
+    """The text of ``settings.toml``. It is complete, so that the command with ``--settings`` repeats the run."""
     command = _command(settings)
     return options_to_toml(settings, f"Settings of {command}, version {__version__}. Repeat it with\n"
                                      f"    {command} --settings settings.toml --out NEW_FOLDER")

@@ -12,13 +12,13 @@ from halfmap.errors import InputError
 from halfmap.options import check_declared, to_command
 from halfmap.settings.checks import absolute_paths, check_new_folder, check_readable
 
-# What a folder must hold to be compared.
+# Files that a run's folder must hold to be compared.
 NEEDED = ("half1_unfil.mrc", "half2_unfil.mrc", "settings.toml")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompareSettings:
-    """Settings of ``halfmap compare``, the folders of the runs apart."""
+    """Settings of ``halfmap compare``, except for the folders of the runs."""
 
     mask: Path | None = field(default=None, metadata={
         "help": "solvent mask in the frame of RUN_A, 1 inside and 0 outside, for all runs", "short": "mask.mrc",
@@ -38,9 +38,10 @@ class CompareSettings:
 
 
 def validated_compare(runs: Sequence[Path], settings: CompareSettings) -> tuple[list[Path], CompareSettings]:
-    """The runs and settings with absolute paths and the folder named, in order as far as can be known unread.
+    """Check runs and settings as far as is possible without reading data, and make their paths absolute.
 
-    Raises InputError at the first choice that cannot work, and where results would take the place of other files.
+    The output folder is filled in where it is not given. Raises InputError for the first choice that cannot work, and
+    where results would overwrite other files.
     """
     check_declared(settings)
     folders = [run.expanduser().absolute() for run in runs]
@@ -69,5 +70,5 @@ def _check_run(folder: Path) -> None:
 
 
 def compare_command(runs: Sequence[Path], settings: CompareSettings) -> str:
-    """The command that repeats this."""
+    """The command with these runs and settings, however they were given."""
     return to_command(settings, shlex.join(["halfmap", "compare", *map(str, runs)]))

@@ -11,6 +11,7 @@ from halfmap.errors import InputError
 from halfmap.options import check_declared
 from halfmap.settings.checks import absolute_paths, check_cryosparc_only, check_readable
 
+# Suffix -> kind of particle file, for messages.
 KINDS = {".star": "a RELION STAR file", ".cs": "a cryoSPARC dataset", ".csg": "a cryoSPARC dataset"}
 
 
@@ -33,9 +34,9 @@ class ConvertSettings:
 
 
 def validated_convert(settings: ConvertSettings) -> ConvertSettings:
-    """The same settings with absolute paths, in order as far as can be known unread.
+    """Check the settings as far as is possible without reading data, and make their paths absolute.
 
-    Raises InputError at the first choice that cannot work, and where a file would be overwritten.
+    Raises InputError for the first choice that cannot work, and where a file would be overwritten.
     """
     check_declared(settings)
     paths = absolute_paths(settings)

@@ -10,7 +10,7 @@ from halfmap.errors import InputError
 from halfmap.options import check_declared, to_command
 from halfmap.settings.checks import absolute_paths, check_new_folder, check_readable
 
-# The main map, by the file in RUN.
+# Choice of the main map -> its file in RUN.
 MAPS = {"sharpened": "postprocess/map_sharpened.mrc", "local": "postprocess/map_sharpened_local.mrc",
         "regularised": "map.mrc"}  # fmt: skip
 NEEDED = ("half1_unfil.mrc", "half2_unfil.mrc", "map.mrc", "mask.mrc", "settings.toml", "iterations.jsonl")
@@ -36,9 +36,10 @@ class DepositSettings:
 
 
 def validated_deposit(settings: DepositSettings) -> DepositSettings:
-    """The same with absolute paths and the main map named, in order as far as can be known unread.
+    """Check the settings as far as is possible without reading data, and make their paths absolute.
 
-    Raises InputError for a run that is none or lacks a file, and where results would take the place of others.
+    The main map is chosen where it is not given. Raises InputError where the folder is no run or lacks a file, and
+    where results would overwrite other files.
     """
     check_declared(settings)
     paths = absolute_paths(settings)
@@ -61,5 +62,5 @@ def validated_deposit(settings: DepositSettings) -> DepositSettings:
 
 
 def deposit_command(settings: DepositSettings) -> str:
-    """The command that repeats this."""
+    """The command with these settings, however they were given."""
     return to_command(settings, "halfmap deposit")

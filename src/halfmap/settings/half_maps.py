@@ -1,4 +1,4 @@
-"""Two half maps, by the folder of a run or by their names: what commands after a refinement have in common."""
+"""Two half maps, given by the folder of a run or by their names: shared by commands that follow a refinement."""
 
 from __future__ import annotations
 
@@ -26,11 +26,10 @@ class HalfMapSettings:
 
 
 def half_map_paths(settings: HalfMapSettings, folder: str, own_mask: bool = True) -> dict[str, Any]:
-    """The paths among the settings by name, with those that a run, or the name of --half1, stands for; ``out`` is by
-    default ``folder`` in the run or beside --half1.
+    """The paths among the settings by name, with those that follow from the run or from the name of --half1.
 
-    own_mask: whether the run's mask is taken where no other is named. Raises InputError for a run that is none, and for
-    half maps named twice or not at all.
+    ``out`` is by default ``folder`` in the run or beside --half1. own_mask: whether the run's mask is taken where no
+    mask is given. Raises InputError for a folder that is no run, and where half maps are given twice or not at all.
     """
     paths = absolute_paths(settings)
     if ("run" in paths) == ("half1" in paths):

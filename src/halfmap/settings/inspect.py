@@ -54,9 +54,9 @@ class InspectSettings:
 
 
 def validated_inspect(settings: InspectSettings) -> InspectSettings:
-    """The same settings with absolute paths, in order as far as can be known unread.
+    """Check the settings as far as is possible without reading data, and make their paths absolute.
 
-    Raises InputError at the first choice that cannot work, and where the page would take the place of other results.
+    Raises InputError for the first choice that cannot work, and where the page would overwrite other results.
     """
     check_declared(settings)
     paths = absolute_paths(settings)

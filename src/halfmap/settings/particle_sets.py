@@ -57,9 +57,10 @@ class AuditSettings:
 
 
 def validated_orientations(settings: OrientationsSettings) -> OrientationsSettings:
-    """The same settings with absolute paths and files named, in order as far as can be known unread.
+    """Check the settings as far as is possible without reading data, and make their paths absolute.
 
-    Raises InputError at the first choice that cannot work, and where results would take the place of other files.
+    Files and output folder that follow from a run or a name are filled in. Raises InputError for the first choice that
+    cannot work, and where results would overwrite other files.
     """
     check_declared(settings)
     if settings.cone >= 90:
@@ -88,7 +89,7 @@ def validated_orientations(settings: OrientationsSettings) -> OrientationsSettin
 
 
 def _name_run(paths: dict[str, Any], run: Path | None) -> None:
-    """Put the files of a run in place of its folder; its half maps too where it has them and no others are named."""
+    """Replace the folder of a run by its files. Its half maps are taken too if it has any and none are given."""
     if run is None:
         return
     if not (run / "particles.star").exists():
@@ -102,7 +103,7 @@ def _name_run(paths: dict[str, Any], run: Path | None) -> None:
 
 
 def validated_audit(settings: AuditSettings) -> AuditSettings:
-    """The same for ``halfmap audit``."""
+    """Check the settings of ``halfmap audit`` in the same way."""
     check_declared(settings)
     paths = absolute_paths(settings)
     if paths["particles"].is_dir():
@@ -119,7 +120,7 @@ def validated_audit(settings: AuditSettings) -> AuditSettings:
 
 
 def run_folder(particles: Path | None) -> Path | None:
-    """The refinement that a STAR file belongs to: the folder it lies in, where that holds a run's settings."""
+    """The folder of the refinement that wrote this STAR file; None where the file is not a run's particles.star."""
     if particles is None or particles.name != "particles.star":
         return None
     return particles.parent if (particles.parent / "settings.toml").exists() else None

@@ -48,9 +48,10 @@ class PostprocessSettings(HalfMapSettings):
 
 
 def validated_postprocess(settings: PostprocessSettings) -> PostprocessSettings:
-    """The same settings with absolute paths, half maps, mask and folder named, in order as far as can be known unread.
+    """Check the settings as far as is possible without reading data, and make their paths absolute.
 
-    Raises InputError at the first choice that cannot work, and where results would take the place of other files.
+    Half maps, mask and output folder that follow from a run or a name are filled in. Raises InputError for the first
+    choice that cannot work, and where results would overwrite other files.
     """
     check_declared(settings)
     paths = half_map_paths(settings, "postprocess", own_mask=not settings.auto_mask)
@@ -69,6 +70,6 @@ def validated_postprocess(settings: PostprocessSettings) -> PostprocessSettings:
 
 
 def postprocess_command(settings: PostprocessSettings) -> str:
-    """The command that repeats this, from settings as `validated_postprocess` returns them."""
+    """The command with settings from `validated_postprocess`. Half maps that follow from RUN are left out."""
     asked = settings if settings.run is None else dataclasses.replace(settings, half1=None, half2=None)
     return to_command(asked, "halfmap postprocess")

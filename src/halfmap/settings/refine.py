@@ -1,4 +1,4 @@
-"""What a user can choose of ``halfmap refine``."""
+"""What a user can choose for ``halfmap refine``."""
 
 from __future__ import annotations
 
@@ -113,9 +113,9 @@ class RefineSettings(RegulariserOptions):
 
 
 def validated(settings: RefineSettings) -> RefineSettings:
-    """The same settings with absolute paths, once all that can be known without reading data is in order.
+    """Check the settings as far as is possible without reading data, and make their paths absolute.
 
-    Raises InputError at the first choice that cannot work.
+    Raises InputError for the first choice that cannot work.
     """
     check_declared(settings)
     check_options(settings)
@@ -135,5 +135,5 @@ def validated(settings: RefineSettings) -> RefineSettings:
 
 
 def from_toml(path: Path) -> RefineSettings:
-    """The settings in a ``settings.toml``; raises InputError as `read_toml` and `build` do."""
+    """The settings in a ``settings.toml``. Raises InputError as `read_toml` and `build` do."""
     return build(RefineSettings, read_toml(RefineSettings, path))

@@ -1,4 +1,4 @@
-"""What a user can choose of ``halfmap regularise``."""
+"""What a user can choose for ``halfmap regularise``."""
 
 from __future__ import annotations
 
@@ -33,9 +33,10 @@ class RegulariseSettings(RegulariserOptions):
 
 
 def validated_pair(settings: RegulariseSettings) -> RegulariseSettings:
-    """The same settings with absolute paths and the second half map named, in order as far as can be known unread.
+    """Check the settings as far as is possible without reading data, and make their paths absolute.
 
-    Raises InputError at the first choice that cannot work, and where results would take the place of other files.
+    The second half map is named where it is not given. Raises InputError for the first choice that cannot work, and
+    where results would overwrite other files.
     """
     check_declared(settings)
     check_options(settings)

@@ -1,6 +1,6 @@
-"""What a user can choose about regularisation: shared by every command that regularises a map.
+"""What a user can choose about regularisation, for every command that regularises a map.
 
-An option belongs to the method whose prefix it carries, and a method gets its options without the prefix.
+An option belongs to the method whose prefix it has. The method itself gets its options without the prefix.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SPARSE_SMOOTH = "OPUS-SSRI, sparse and smooth maps (--regulariser sparse_smooth
 
 @dataclass(frozen=True, kw_only=True)
 class RegulariserOptions:
-    """The method, and the options of each method."""
+    """The method of regularisation, and the options of every method."""
 
     regulariser: str = field(default="uniform", metadata={
         "help": "how each half map is regularised between iterations", "choices": REGULARISERS,
@@ -119,14 +119,14 @@ class RegulariserOptions:
 
 
 def regulariser_options(settings: RegulariserOptions) -> dict[str, Any]:
-    """The options of the chosen method by their names without prefix."""
+    """The options of the chosen method by name, without the prefix."""
     prefix = PREFIXES[settings.regulariser]
     return {f.name.removeprefix(prefix): getattr(settings, f.name) for f in fields(RegulariserOptions)
             if f.name.startswith(prefix)}
 
 
 def check_options(settings: RegulariserOptions) -> None:
-    """Raise InputError where an option belongs to a method other than the chosen one, or could have no effect."""
+    """Raise InputError where an option belongs to another method than the chosen one, or could have no effect."""
     for f in fields(RegulariserOptions):
         owner = next((name for name, prefix in PREFIXES.items() if f.name.startswith(prefix)), settings.regulariser)
         if owner != settings.regulariser and getattr(settings, f.name) != f.default:
@@ -143,7 +143,8 @@ def check_options(settings: RegulariserOptions) -> None:
 
 
 def _check_cutoff(settings: RegulariserOptions) -> None:
-    """Raise InputError where options of the resolution limit contradict each other or leave each other idle."""
+    """Raise InputError where options of the resolution limit contradict one another, or one leaves another without
+    effect."""
     outside, weight, limit = settings.cutoff_outside, settings.cutoff_weight, settings.cutoff_resolution
     if weight > 1:
         raise InputError(f"--cutoff-weight {weight:g}: must lie between 0 and 1")

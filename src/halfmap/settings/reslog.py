@@ -8,16 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from halfmap.errors import InputError
-from halfmap.options import check_declared, table, to_command
+from halfmap.options import SettingRow, check_declared, table, to_command
 from halfmap.settings.checks import absolute_paths, check_new_folder, check_readable
 from halfmap.settings.regularisers import REGULARISERS
 
+# What the folder of a finished refinement holds.
 RUN_FILES = ("settings.toml", "iterations.jsonl", "particles.star", "mask.mrc", "half1_unfil.mrc", "half2_unfil.mrc")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResLogSettings:
-    """Settings of ``halfmap reslog``; runs and regularisers, which may be several, are in `ManyResLogSettings`."""
+    """Settings of ``halfmap reslog`` that have one value; runs and regularisers are in `ManyResLogSettings`."""
 
     refine: bool = field(default=False, metadata={
         "help": "refine every subset anew from the starting map; otherwise poses are kept from all particles, and the "
@@ -43,7 +44,7 @@ class ResLogSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ManyResLogSettings(ResLogSettings):
-    """All settings of ``halfmap reslog``."""
+    """All settings of ``halfmap reslog``, with those that may have several values."""
 
     runs: tuple[Path, ...] = field(default=(), metadata={
         "help": "folder of a finished refinement; several are drawn into one plot", "short": "RUN", "none": "none"})
@@ -53,14 +54,15 @@ class ManyResLogSettings(ResLogSettings):
 
     @property
     def draws(self) -> int:
-        """Subsets of each number."""
+        """Number of subsets of each size."""
         return self.repeats or (1 if self.refine else 4)
 
 
 def validated_reslog(settings: ManyResLogSettings) -> ManyResLogSettings:
-    """The same settings with absolute paths and the folder named, in order as far as can be known unread.
+    """Check the settings as far as is possible without reading data, and make their paths absolute.
 
-    Raises InputError at the first choice that cannot work, and where results would take the place of other files.
+    The output folder is filled in where it is not given. Raises InputError for the first choice that cannot work, and
+    where results would overwrite other files.
     """
     check_declared(_single(settings))
     if not settings.runs:
@@ -92,7 +94,7 @@ def validated_reslog(settings: ManyResLogSettings) -> ManyResLogSettings:
 
 
 def check_run(run: Path) -> None:
-    """Raise InputError for a folder that is not that of a refinement."""
+    """Raise InputError for a folder that is not that of a finished refinement."""
     if not run.is_dir():
         raise InputError(f"{run}: no such folder; give that of a refinement")
     for name in RUN_FILES:
@@ -101,7 +103,7 @@ def check_run(run: Path) -> None:
 
 
 def _check_resumed(out: Path) -> None:
-    """Results of subsets may be there from an earlier start, those of anything else may not."""
+    """Raise InputError where the folder holds other results than refined subsets of an earlier start."""
     if any(path.name.isdigit() and path.is_dir() for path in out.glob("*")) and not (out / "settings.toml").exists():
         return
     if (out / "reslog.json").exists():
@@ -110,7 +112,7 @@ def _check_resumed(out: Path) -> None:
 
 
 def _single(settings: ManyResLogSettings) -> ResLogSettings:
-    """The settings that have one value."""
+    """The settings that have one value, without runs and regularisers."""
     names = [f.name for f in dataclasses.fields(ResLogSettings)]
     return ResLogSettings(**{name: getattr(settings, name) for name in names})
 
@@ -123,9 +125,9 @@ def reslog_command(settings: ManyResLogSettings) -> str:
     return to_command(_single(settings), shlex.join(words))
 
 
-def reslog_table(settings: ManyResLogSettings) -> dict[str, tuple[str, str, str]]:
-    """Name -> (value, unit, meaning) of every setting, all text, for the page."""
+def reslog_table(settings: ManyResLogSettings) -> dict[str, SettingRow]:
+    """Every setting by name, as the page's table shows it."""
     about = {f.name: f.metadata for f in dataclasses.fields(ManyResLogSettings)}
-    several = {name: (", ".join(map(str, getattr(settings, name))) or about[name]["none"], "", about[name]["help"])
-               for name in ("runs", "regularisers")}
+    several = {name: SettingRow(", ".join(map(str, getattr(settings, name))) or about[name]["none"], "",
+                                about[name]["help"]) for name in ("runs", "regularisers")}
     return several | table(_single(settings))

@@ -1,4 +1,4 @@
-"""What a user can choose when a run goes on: where it works, never what it does."""
+"""What a user can choose when a run is resumed: how it works, but not what it computes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from halfmap.settings.checks import absolute_paths
 
 @dataclass(frozen=True)
 class ResumeSettings:
-    """Settings of ``halfmap resume``; the others are those that the run was begun with."""
+    """Settings of ``halfmap resume``. All other settings are those that the run was begun with."""
 
     run: Path = field(metadata={
         "help": "folder of the run that was stopped", "short": "RUN", "positional": True})
@@ -32,7 +32,7 @@ class ResumeSettings:
 
 
 def validated_resume(settings: ResumeSettings) -> ResumeSettings:
-    """The same with absolute paths. Raises InputError for a folder that is none."""
+    """The settings with absolute paths. Raises InputError for a path that is no folder."""
     check_declared(settings)
     paths = absolute_paths(settings)
     if not paths["run"].is_dir():
@@ -43,7 +43,7 @@ def validated_resume(settings: ResumeSettings) -> ResumeSettings:
 
 
 def finished(run: Path) -> bool:
-    """Whether the run in this folder came to its end: its last record is the final pass, and no checkpoint is left."""
+    """Whether the run in this folder has finished: its last record is the final pass, and no checkpoint is left."""
     records = run / "iterations.jsonl"
     if (run / "checkpoint" / "state").exists() or not records.is_file():
         return False

@@ -1,4 +1,4 @@
-"""What a user can choose of ``halfmap simulate``."""
+"""What a user can choose for ``halfmap simulate``."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from halfmap.options import check_declared
 from halfmap.settings.checks import absolute_paths, check_new_folder, check_readable
 from halfmap.settings.reslog import check_run
 
-# Parameter of sparse_smooth, in the order of the search -> the option that lists values to try.
+# Parameter of sparse_smooth -> the option that lists its values to try, in the order of the search.
 LISTS = {"alpha": "alphas", "beta": "betas", "gamma": "gammas", "eps_gradient": "eps_gradients"}
 
 
@@ -51,7 +51,7 @@ class TuneSsriSettings:
 
     @property
     def values(self) -> dict[str, tuple[float, ...]]:
-        """Parameter -> values to try, ascending. Raises InputError for a list that is none."""
+        """Parameter -> values to try, ascending. Raises InputError for text that is no list of values."""
         return {name: _values(name, getattr(self, option)) for name, option in LISTS.items()}
 
 
@@ -70,9 +70,10 @@ def _values(name: str, text: str) -> tuple[float, ...]:
 
 
 def validated_tune(settings: TuneSsriSettings) -> TuneSsriSettings:
-    """The same settings with absolute paths and the folder named, in order as far as can be known unread.
+    """Check the settings as far as is possible without reading data, and make their paths absolute.
 
-    Raises InputError at the first choice that cannot work, and where results would take the place of other files.
+    The output folder is filled in where it is not given. Raises InputError for the first choice that cannot work, and
+    where results would overwrite other files.
     """
     check_declared(settings)
     if all(len(values) == 1 for values in settings.values.values()):

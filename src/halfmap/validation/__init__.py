@@ -1,2 +1,1 @@
-"""Judging maps and half sets: Fourier shell correlation, its null distribution, and what the numbers do not
-say."""
+"""Validation of maps and half sets: FSC, its null distribution, B factors, local resolution, orientations and poses."""

@@ -1,9 +1,9 @@
-"""The fall of a map's amplitudes with resolution, and the gain that undoes it.
+"""How a map's amplitudes fall with resolution, and the gain that corrects for it.
 
 A Guinier plot shows ln(amplitude) against 1/d^2. Beyond 10 A, where scattering by single atoms takes over from the
-shape of the molecule, it is a straight line of slope -B/4, with B the sum of all that blurs the map (Rosenthal and
+shape of the molecule, it is a straight line of slope -B/4. B is the sum of everything that blurs the map (Rosenthal and
 Henderson 2003, J. Mol. Biol. 333:721). The line is fitted to amplitudes weighted by C_ref = sqrt(2 FSC / (1 + FSC))
-(ibid.), which takes the noise out of them.
+(ibid.), which removes the noise from them.
 
 B factors here are those that are applied: the map is multiplied by exp(-B / (4 d^2)), and a negative B sharpens.
 """
@@ -19,16 +19,16 @@ from torch import Tensor
 from halfmap.fourier.shells import frequency_length, hermitian_weights, shell_index_3d, shell_sum
 from halfmap.fourier.transform import volume_fft, volume_ifft
 
-LEAST_SHELLS = 3  # of a line with an error
-_EDGE = 2.0  # shells that the edge of the low-pass is wide
+LEAST_SHELLS = 3  # that a line needs for its error to be known
+_EDGE = 2.0  # width of the low-pass filter's edge in shells
 
 
 @dataclass(frozen=True)
 class GuinierFit:
     """A straight line ln(amplitude) = intercept + slope / d^2 over shells first .. last.
 
-    bfactor (A^2) is 4 slope, the B that makes the line level when it is applied; error is its standard error from the
-    scatter about the line, correlation that of the points.
+    bfactor (A^2) is 4 slope, the B that makes the line level when it is applied. error is its standard error from the
+    scatter about the line. correlation is that of the points; shells is their number.
     """
 
     bfactor: float
@@ -41,7 +41,7 @@ class GuinierFit:
 
     @property
     def slope(self) -> float:
-        """In A^2."""
+        """Slope of the line in A^2."""
         return self.bfactor / 4
 
     def line(self, inverse_square: Tensor) -> Tensor:
@@ -52,8 +52,8 @@ class GuinierFit:
 def fsc_weight(curve: Tensor) -> Tensor:
     """sqrt(2 F / (1 + F)) of a half-map FSC curve[s]: float64 [s].
 
-    What the mean of both half maps correlates with the map without noise (Rosenthal & Henderson 2003). Zero from the
-    first shell on where the curve is not positive: a positive value beyond it is chance.
+    This is the correlation of the mean of both half maps with the map without noise (Rosenthal & Henderson 2003). It is
+    zero from the first shell on where the curve is not positive, because a positive value beyond that shell is chance.
     """
     f = curve.double().clamp(max=1.0)
     below = torch.nonzero(f[1:] <= 0)
@@ -86,7 +86,8 @@ def log_amplitude(v: Tensor, gain: Tensor | None = None) -> Tensor:
 def fit_guinier(values: Tensor, box: int, pixel_size: float, fit_from: float, fit_to: float) -> GuinierFit | None:
     """The line through ln(amplitude) values[s] between the resolutions fit_from and fit_to (A), both included.
 
-    Every shell counts alike; values that are not finite are left out. None where fewer than three shells are left.
+    Every shell has the same weight. Values that are not finite are left out. None where fewer than three shells are
+    left.
     """
     shells = torch.arange(len(values))
     extent = box * pixel_size
@@ -108,11 +109,11 @@ def fit_guinier(values: Tensor, box: int, pixel_size: float, fit_from: float, fi
 
 @dataclass(frozen=True)
 class Sharpening:
-    """What is done to the transform of a map at every |k|.
+    """The gain applied to the transform of a map at every |k|.
 
-    bfactor in A^2 (negative sharpens); mtf: the transform is divided by this [z,y,x//2+1], None for no division;
-    weight [s]: gain by shell, straight lines between shells, None for 1; lowpass in A, None for none, with a cosine
-    edge two shells wide around it.
+    bfactor in A^2 (negative sharpens); mtf: the transform is divided by this [z,y,x//2+1], None for no division; weight
+    [s]: gain by shell, linear between shells, None for 1; lowpass in A, None for none, with a cosine edge two shells
+    wide around it.
     """
 
     bfactor: float = 0.0
@@ -135,7 +136,7 @@ class Sharpening:
 
 
 def _between_shells(weight: Tensor, k: Tensor) -> Tensor:
-    """weight[s] at any |k|; the last value beyond the last shell."""
+    """weight[s] at any |k|, linear between shells; the last value beyond the last shell."""
     at = k.clamp(max=len(weight) - 1)
     low = at.floor().long().clamp(max=len(weight) - 2)
     return torch.lerp(weight[low], weight[low + 1], at - low)

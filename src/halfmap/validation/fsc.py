@@ -1,8 +1,8 @@
 """Fourier shell correlation of half maps, with and without a mask, and a plain verdict on the curves.
 
-FSC(s) = Re sum_s A conj(B) / sqrt(sum_s |A|^2 sum_s |B|^2) over all coefficients with round(|k|) = s
-(Harauz and van Heel 1986, Optik 73:146); the correction for the correlation that a mask makes is by phase
-randomisation (Chen et al. 2013, Ultramicroscopy 135:24), with the two-shell margin of relion_postprocess.
+FSC(s) = Re sum_s A conj(B) / sqrt(sum_s |A|^2 sum_s |B|^2) over all coefficients with round(|k|) = s (Harauz and van
+Heel 1986, Optik 73:146). The correlation that a mask adds is removed by phase randomisation (Chen et al. 2013,
+Ultramicroscopy 135:24), with the two-shell margin of relion_postprocess.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from halfmap.maps.masks import spherical_mask
 from halfmap.validation.halfmaps import null_band
 
 GOLD_STANDARD = 0.143  # half maps: Rosenthal and Henderson 2003, J. Mol. Biol. 333:721
-RANDOMISED_LIMIT = 0.05  # beyond this correlation of randomised maps the mask has a share in the resolution
+RANDOMISED_LIMIT = 0.05  # if randomised maps correlate by more than this, the mask contributes to the resolution
 QUOTE_CORRECTED = "the masked FSC reaches further than the corrected one: quote the corrected one"
-SPHERE = 0.85  # radius of the spherical mask where none is given, of half the box
-_MARGIN_SHELLS = 2  # the first shells after the start of randomisation mix kept and random coefficients
+SPHERE = 0.85  # radius of the spherical mask where none is given, as a fraction of half the box
+_MARGIN_SHELLS = 2  # so many shells from the start of randomisation on mix kept and random coefficients
 
 
 @dataclass(frozen=True)
 class FscCurves:
     """Half-map correlations by shell [s], float64, s = 0 .. box // 2 (shell 0 is 1 by definition).
 
-    masked, randomised and corrected are those of the given mask; from_shell is the first shell whose phases
-    were randomised.
+    masked, randomised and corrected belong to the given mask, spherical to a spherical one. from_shell is the first
+    shell whose phases were randomised.
     """
 
     unmasked: Tensor
@@ -64,9 +64,9 @@ def _fsc_of_transforms(A: Tensor, B: Tensor, box: int) -> Tensor:
 
 
 def crossing_shell(curve: Tensor, threshold: float) -> float | None:
-    """Where curve[s] first falls below threshold, seen from low resolution, in fractional shells.
+    """Where curve[s] first falls below threshold, coming from low resolution, in fractional shells.
 
-    Linear between shells; None if it never does. Shell 0 is not looked at.
+    Linear between shells. None if it never does. Shell 0 is left out.
     """
     below = torch.nonzero(curve[1:] < threshold)
     if len(below) == 0:
@@ -81,16 +81,16 @@ def crossing_shell(curve: Tensor, threshold: float) -> float | None:
 def resolution(curve: Tensor, box: int, pixel_size: float, threshold: float = GOLD_STANDARD) -> float:
     """Resolution in A where the FSC curve[s] first falls below threshold, linear between shells.
 
-    Returns 2 pixel_size (Nyquist) if it never does and the box length if the first shell is below already.
+    Returns 2 pixel_size (Nyquist) if it never does, and the box length if the first shell is below already.
     """
     shell = crossing_shell(curve, threshold)
     return 2 * pixel_size if shell is None else box * pixel_size / shell
 
 
 def randomise_phases(v: Tensor, from_shell: int, generator: torch.Generator) -> Tensor:
-    """Map v[z,y,x] with the phases of all shells >= from_shell replaced by random ones, amplitudes kept.
+    """Map v[z,y,x] with random phases in all shells >= from_shell and with its own amplitudes.
 
-    The new phases are those of white noise drawn in real space: uniform, independent and Hermitian, also on
+    The new phases are those of white noise drawn in real space. They are uniform, independent and Hermitian, also on
     the planes where a coefficient is its own Friedel mate. Returns a new map of the same dtype and device.
     """
     box = v.shape[-1]
@@ -110,13 +110,13 @@ def corrected_fsc(
     sphere_radius: float | None = None,
     draws: int = 1,
 ) -> FscCurves:
-    """All half-map curves for one mask[z,y,x], with the mask's own correlation removed.
+    """All half-map curves for one mask[z,y,x], with the correlation that the mask adds removed.
 
-    Phases of both maps are randomised from the first shell whose unmasked FSC is below randomise_below on.
-    With F_t the masked FSC and F_n that of the randomised masked maps, the corrected curve is (F_t - F_n) /
-    (1 - F_n) from two shells further on and F_t before (Chen et al. 2013). F_n is the mean of ``draws`` randomisations:
-    one alone can move a shallow crossing by several shells. The same generator state gives the same curves. The
-    spherical curve's mask has the radius sphere_radius (voxels; default 0.85 of half the box).
+    Phases of both maps are randomised from the first shell with an unmasked FSC below randomise_below on. With F_t the
+    masked FSC and F_n that of the randomised masked maps, the corrected curve is (F_t - F_n) / (1 - F_n) from two
+    shells further on, and F_t before (Chen et al. 2013). F_n is the mean of ``draws`` randomisations: one alone can
+    move a shallow crossing by several shells. The same generator state gives the same curves. The mask of the spherical
+    curve has the radius sphere_radius (voxels; default 0.85 of half the box).
     """
     box = half1.shape[-1]
     unmasked = fsc(half1, half2)
@@ -138,13 +138,13 @@ def corrected_fsc(
 
 
 def mask_verdict(curves: FscCurves, box: int, pixel_size: float) -> list[str]:
-    """What a careful colleague would say about these curves: a plain sentence per finding."""
+    """What is wrong with these curves and their mask, in plain sentences."""
     findings = []
     crossing = crossing_shell(curves.corrected, GOLD_STANDARD)
     apparent = crossing_shell(curves.masked, GOLD_STANDARD)
     if crossing is not None:
         first = max(round(crossing) - 1, curves.from_shell + _MARGIN_SHELLS)
-        around = curves.randomised[first : round(crossing) + 2]  # three shells: one alone is noisy
+        around = curves.randomised[first : round(crossing) + 2]  # three shells, because one alone is noisy
         chance = 2 * float(null_band(box)[min(max(round(crossing), 1), box // 2)])
         if len(around) and float(around.mean()) > RANDOMISED_LIMIT + chance:
             findings.append(
@@ -167,7 +167,7 @@ def _shape_findings(unmasked: Tensor, box: int, pixel_size: float) -> list[str]:
     crossing = crossing_shell(unmasked, GOLD_STANDARD)
     if crossing is None:
         return ["the unmasked FSC never falls to zero: duplicates, shared noise, or Nyquist-limited maps"]
-    # Means of three shells: smooth[i] is centred on shell i + 2.
+    # Means over three shells; smooth[i] is centred on shell i + 2.
     smooth = unmasked[1:].unfold(0, min(3, len(unmasked) - 1), 1).mean(dim=1)
     lowest = torch.cummin(smooth, dim=0).values
     rise = smooth - lowest - 4 * null_band(box)[2 : len(smooth) + 2].to(smooth)
@@ -189,10 +189,10 @@ def _shape_findings(unmasked: Tensor, box: int, pixel_size: float) -> list[str]:
 
 
 def tail_verdict(curves: FscCurves, box: int, pixel_size: float) -> list[str]:
-    """Sentences about what the curves do beyond the resolution, where they should be zero.
+    """Sentences about curves that are not zero beyond the resolution, where they should be.
 
-    The unmasked curve that stays up over the last tenth of its shells (duplicated particles), and the corrected one
-    that comes back above 0.143. What `mask_verdict` says already is not said again.
+    These are an unmasked curve that stays up over the last tenth of its shells (duplicated particles), and a corrected
+    one that rises above 0.143 again. What `mask_verdict` says already is left out.
     """
     crossing = crossing_shell(curves.unmasked, GOLD_STANDARD)
     findings = []
@@ -223,7 +223,7 @@ def tail_verdict(curves: FscCurves, box: int, pixel_size: float) -> list[str]:
 def write_fsc_xml(
     path: Path, curve: Tensor, box: int, pixel_size: float, title: str = "Halfmap masked-corrected FSC"
 ) -> None:
-    """Write one curve[s] in the XML form EMDB takes (x in 1/A); the file appears whole or not at all.
+    """Write one curve[s] in the XML format of EMDB (x in 1/A); the file appears complete or not at all.
 
     Raises InputError where it cannot be written.
     """

@@ -1,10 +1,9 @@
-"""The area under a Fourier shell correlation, and how far it would scatter: a smoother judge than where a curve falls
-below a threshold.
+"""The area under an FSC curve and its standard deviation: a smoother criterion than where a curve crosses a threshold.
 
 Half maps are A = S + n1, B = S + n2 with the same signal and independent noise. To first order in the fluctuations
-(delta method) the FSC F of a shell of N independent real components has the variance (1 - F)^2 (1 + 2 F - F^2) / N, the
-signal taken as given. A mask m ties coefficients together over neighbouring shells too: summed over all of them, each
-counts as 1 / I of an independent one, I = voxels sum m^4 / (sum m^2)^2.
+(delta method) the FSC F of a shell of N independent real components has the variance (1 - F)^2 (1 + 2 F - F^2) / N,
+with the signal taken as given. A mask m ties coefficients together, also across neighbouring shells: in a sum over all
+shells each coefficient counts as 1 / I of an independent one, I = voxels sum m^4 / (sum m^2)^2.
 """
 
 from __future__ import annotations
@@ -19,17 +18,16 @@ from halfmap.validation.halfmaps import null_band
 
 @dataclass(frozen=True)
 class Area:
-    """Mean correlation over a stretch of shells, and its standard deviation for half maps with other noise."""
+    """Mean correlation over a range of shells, and its standard deviation over half maps with different noise."""
 
     mean: float
     sd: float
 
 
 def fsc_area(curve: Tensor, beyond: float, mask: Tensor | None = None) -> Area:
-    """The area under curve[s], s = 0 .. box // 2, from the shell `beyond` (not included, may be fractional) to Nyquist,
-    over the width of that stretch.
+    """Mean of curve[s], s = 0 .. box // 2, from the shell `beyond` (not included, may be fractional) to Nyquist.
 
-    mask[z,y,x]: that both maps had. Raises ValueError where no shell is left.
+    mask[z,y,x]: the mask that both maps had. Raises ValueError where no shell is left.
     """
     box = 2 * (len(curve) - 1) if mask is None else mask.shape[-1]
     shells = torch.arange(len(curve)) > beyond

@@ -1,4 +1,4 @@
-"""What half maps of pure noise look like: the yardstick of every test that two half sets are independent."""
+"""The FSC of half maps of pure noise, with which every test that two half sets are independent compares."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from halfmap.fourier.shells import hermitian_weights, shell_index_3d, shell_sum
 def null_band(box: int, mask: Tensor | None = None) -> Tensor:
     """Standard deviation of the FSC of two maps of independent white noise: float64 [s], s = 0 .. box // 2.
 
-    Without a mask it is 1 / sqrt(N_s): a shell of a real map has as many free real components as it has
-    coefficients in the full transform. A mask[z,y,x] on both maps ties neighbouring coefficients together,
-    E A(k) conj A(k') = C(k - k') with C the transform of mask^2, so that the variance becomes sum_kk' |C(k
-    - k')|^2 / (N_s C(0))^2. In real space this is the mean of (S_s(x) / N_s)^2 weighted by the
-    autocorrelation of mask^2, where S_s is the transform of the shell, taken here as that of a continuous
-    shell one coefficient thick. Shell 0 is returned as 1: it is no measurement.
+    Without a mask it is 1 / sqrt(N_s): a shell of a real map has as many free real components as it has coefficients in
+    the full transform. A mask[z,y,x] on both maps ties neighbouring coefficients together, E A(k) conj A(k') = C(k -
+    k') with C the transform of mask^2, so that the variance becomes sum_kk' |C(k - k')|^2 / (N_s C(0))^2. In real space
+    this is the mean of (S_s(x) / N_s)^2 weighted by the autocorrelation of mask^2. S_s is the transform of the shell,
+    here that of a continuous shell one coefficient thick. Shell 0, which measures nothing, is 1.
     """
     count = box // 2 + 1
     shell = shell_index_3d(box)
@@ -26,17 +25,18 @@ def null_band(box: int, mask: Tensor | None = None) -> Tensor:
     unmasked = members.rsqrt()
     if mask is None:
         return unmasked
-    # A mask only ever ties coefficients together; where it fills the box the continuous shell is too low.
+    # A mask can only raise the deviation; where it fills the box, the continuous shell gives too low a value.
     return torch.maximum(_masked_null(mask.double(), count), unmasked.to(mask.device))
 
 
 def _masked_null(mask: Tensor, count: int) -> Tensor:
+    """The standard deviation [s] under a mask[z,y,x], for `null_band`."""
     box = mask.shape[-1]
     power = torch.fft.rfftn(mask.square())
     autocorrelation = torch.fft.irfftn(power.real.square() + power.imag.square(), s=mask.shape).clamp(min=0)
     offset = torch.fft.fftfreq(box, 1 / box, dtype=torch.float64).square().long().to(mask.device)
     squared = offset[:, None, None] + offset[:, None] + offset
-    # Everything depends on |x|^2, an integer, so the sum over voxels becomes one over its distinct values.
+    # Everything depends only on |x|^2, an integer, so the sum over voxels becomes a sum over its distinct values.
     weight = torch.bincount(squared.flatten(), weights=autocorrelation.flatten())
     present = weight > 0
     radius = torch.nonzero(present)[:, 0].double().sqrt()

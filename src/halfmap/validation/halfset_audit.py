@@ -1,7 +1,7 @@
-"""What half sets share that they must not: one image, one particle or one filament in both, and copies within one.
+"""What half sets must not share: one image, one particle or one filament in both. Also copies within one half set.
 
-Half-map FSC is a test only where the noise of the half sets is independent (Scheres & Chen 2012, Nat. Methods 9, 853);
-an image in both correlates with itself at every resolution.
+The half-map FSC is a test only where the noise of the half sets is independent (Scheres & Chen 2012, Nat. Methods 9,
+853). An image that is in both correlates with itself at every resolution.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from halfmap.geometry.symmetry import symmetry_group
 Integers = NDArray[np.int64]
 Kind = Literal["leak", "duplicate", "remark"]
 
-UNEVEN = 0.02  # difference of the half sets, of all particles, that random halves of a large set never reach
-SURE = 5.0  # standard deviations beyond which a division is not by chance
-ROWS = 5  # first rows that a finding names
-SAMPLE = 2000  # copies whose poses are looked at
-SAME_POSE = 1.0  # degrees between rotations that count as the same
+UNEVEN = 0.02  # random halves of a large set never differ in size by this fraction of all particles
+SURE = 5.0  # a division that deviates by more standard deviations is not made by chance
+ROWS = 5  # number of rows that a finding names
+SAMPLE = 2000  # number of copies whose poses are compared
+SAME_POSE = 1.0  # rotations closer than this many degrees count as the same
 
 
 @dataclass(frozen=True)
 class Images:
     """Images in the order of their file.
 
-    image[b]: equal numbers for one image; half[b]: 0 or 1, None where there are no half sets; micrograph[b];
-    position[b,2]: centre of the particle on the micrograph in A, None where unknown; tube[b]: number of the filament on
-    the micrograph, None where there are none; rotations[b,3,3]: poses, None where unknown.
+    image[b]: equal numbers for the same image. half[b]: 0 or 1, None where there are no half sets. micrograph[b]: its
+    number. position[b,2]: centre of the particle on the micrograph in A, None where unknown. tube[b]: number of the
+    filament on the micrograph, None where there are none. rotations[b,3,3]: poses, None where unknown.
     """
 
     image: Integers
@@ -51,8 +51,11 @@ class Images:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing found: a leak between the half sets, duplicates that would be one, or a remark; how often, and the
-    first rows (from 0) in order."""
+    """One thing found.
+
+    kind: a leak between the half sets, duplicates that become a leak if they are divided, or a remark; count: how often
+    it was found; rows: the first rows (from 0) where it was, in order.
+    """
 
     kind: Kind
     text: str
@@ -62,10 +65,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found, and what a file without it would hold.
+    """What was found, and what the file would hold without it.
 
-    keep[b]: rows that stay; half[b]: their half sets; expanded: the point group that copies of an image are related by,
-    empty where they are not; repeated, near: rows left out as copies of an image, and as near another particle.
+    keep[b]: rows that stay; half[b]: their half sets; expanded: the point group that relates the copies of an image,
+    empty where none does; repeated, near: how many rows are left out as copies of an image, and as too near to another
+    particle.
     """
 
     findings: tuple[Finding, ...]
@@ -77,16 +81,16 @@ class Audit:
 
     @property
     def leaks(self) -> bool:
-        """Whether anything was found that must be mended before the FSC of half maps means something."""
+        """Whether anything was found that must be corrected before the half-map FSC means anything."""
         return any(finding.kind != "remark" for finding in self.findings)
 
 
 def audit(images: Images, distance: float) -> Audit:
-    """Look for images and particles that are there twice, and at how the half sets were divided.
+    """Look for images and particles that occur twice, and at how the half sets were divided.
 
-    distance: centres nearer than this on one micrograph (A) are one particle. Of every image and every cluster of
-    centres the first row is kept; copies of an image whose poses are related by a point group (symmetry expansion) are
-    kept together, in the half set of the first.
+    distance: centres nearer than this on one micrograph (A) are one particle. The first row of every image and of every
+    cluster of centres is kept. Copies of an image whose poses are related by a point group (symmetry expansion) are all
+    kept, in the half set of the first.
     """
     first = _first_rows(images.image)
     expanded = _expansion(images, first)
@@ -105,13 +109,13 @@ def audit(images: Images, distance: float) -> Audit:
 
 
 def _first_rows(image: Integers) -> Integers:
-    """The first row[b] with the same image."""
+    """The first row[b] that holds the same image."""
     _, first, inverse = np.unique(image, return_index=True, return_inverse=True)
     return np.asarray(first[inverse], np.int64)
 
 
 def _expansion(images: Images, first: Integers) -> str:
-    """The point group whose rotations carry an image's first pose into its other ones; empty for none.
+    """The point group whose rotations map an image's first pose to those of its copies; empty where there is none.
 
     R and R g are equivalent, so that the copies of an expanded image have first^T copy = g.
     """
@@ -132,13 +136,14 @@ def _expansion(images: Images, first: Integers) -> str:
 
 
 def _groups_of(order: int) -> list[str]:
+    """Names of the point groups of this order."""
     named = {12: ["T"], 24: ["O"], 60: ["I1", "I2", "I3", "I4"]}.get(order, [])
     cyclic = [f"C{order}"] if 1 < order < 100 else []
     return cyclic + ([f"D{order // 2}"] if order % 2 == 0 and 2 < order < 200 else []) + named
 
 
 def _repeated(images: Images, first: Integers, expanded: str) -> list[Finding]:
-    """Images that are there more than once, in both half sets or in one."""
+    """Images that occur more than once, in both half sets or in one."""
     copies = np.flatnonzero(first != np.arange(len(images)))
     if not len(copies):
         return []
@@ -168,9 +173,10 @@ def _rows(first: Integers, copies: Integers, which: Integers) -> tuple[int, ...]
 
 
 def _near_pairs(images: Images, rows: Integers, distance: float) -> tuple[Integers, list[Finding]]:
-    """Pairs[p,2] of these rows whose centres lie nearer than the distance on one micrograph, earlier row first.
+    """Pairs[p,2] of these rows whose centres are nearer than the distance on one micrograph, and remarks.
 
-    One tree holds all micrographs, on floors further apart than the distance.
+    The earlier row of a pair comes first. One tree holds all micrographs; the third coordinate keeps them further apart
+    than the distance.
     """
     none = np.empty((0, 2), np.int64)
     if images.position is None:
@@ -188,6 +194,7 @@ def _near_pairs(images: Images, rows: Integers, distance: float) -> tuple[Intege
 
 
 def _near(images: Images, pairs: Integers, distance: float) -> list[Finding]:
+    """Pairs[p,2] of near particles, in different half sets or in one."""
     across = np.zeros(len(pairs), dtype=bool)
     place = ""
     if images.half is not None:
@@ -204,7 +211,7 @@ def _near(images: Images, pairs: Integers, distance: float) -> list[Finding]:
 
 
 def _apart(pairs: Integers, count: int) -> NDArray[np.bool_]:
-    """Which of the rows stay when of every pair of kept ones the later row goes, from the first row on."""
+    """Which rows stay if, going from the first row on, the later row of every pair of kept ones is left out."""
     stays = np.ones(count, dtype=bool)
     for early, late in pairs.tolist():
         if stays[early]:
@@ -227,7 +234,7 @@ def _tubes(images: Images) -> list[Finding]:
 
 
 def _division(images: Images) -> list[Finding]:
-    """Remarks on how large the half sets are and what was kept together."""
+    """Remarks on the sizes of the half sets and on what was kept together."""
     if images.half is None:
         return []
     half, count = images.half, len(images)

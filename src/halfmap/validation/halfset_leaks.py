@@ -1,4 +1,4 @@
-"""A particle table as the audit of half sets sees it, and the leaks that a refinement of it warns of."""
+"""Audit of the half sets of a particle table, and the leaks that a refinement of it warns of."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from halfmap.errors import InputError
 from halfmap.particles.table import ParticleTable
 from halfmap.validation.halfset_audit import Finding, Images, Integers, audit
 
-DIAMETER_PART = 0.25  # of the diameter: two particles of one layer of ice are never as near
+DIAMETER_PART = 0.25  # fraction of the diameter: two particles in one layer of ice are never as near
 COORDINATES = ("rlnCoordinateX", "rlnCoordinateY")
 
 
 def leaks(table: ParticleTable, diameter: float) -> list[str]:
-    """What a refinement of this table should warn of, a sentence each; stacks are told apart by file, not content."""
+    """What a refinement of this table should warn of, a sentence each. Stacks are compared by file, not by content."""
     found = audit(images_of(table, same_file(table.stacks)), DIAMETER_PART * diameter)
     return [f"{described(table, finding)}; the FSC is too good, halfmap audit says more"
             for finding in found.findings if finding.kind == "leak"]
 
 
 def images_of(table: ParticleTable, stacks: Integers) -> Images:
-    """The table as the audit sees it; stacks[i]: equal numbers for stacks that are the same."""
+    """The table in the form that the audit takes; stacks[i]: equal numbers for stacks that are the same."""
     columns = table.columns
     stack = stacks[table.stack_index]
     position = None
     if all(label in columns for label in (*COORDINATES, "rlnMicrographName")):
         pixels = np.column_stack([_numbers(table, label) for label in COORDINATES])
-        # A refined particle lies where it was picked, less its origin.
+        # A refined particle lies at the place where it was picked, less its origin.
         position = pixels * _micrograph_pixel(table)[:, None] - table.origins.numpy()
     tube = None
     if "rlnHelicalTubeID" in columns:
@@ -47,7 +47,7 @@ def _numbers(table: ParticleTable, label: str) -> NDArray[np.float64]:
 
 
 def _micrograph_pixel(table: ParticleTable) -> NDArray[np.float64]:
-    """Pixel size [b] in A of the micrographs that coordinates count in; that of the images where it is not given."""
+    """Pixel size [b] in A of the micrographs that coordinates refer to; that of the images where it is not given."""
     for label in ("rlnMicrographOriginalPixelSize", "rlnMicrographPixelSize"):
         if label in table.optics_columns:
             return np.array(table.optics_columns[label], np.float64)[table.optics_index]
@@ -55,7 +55,7 @@ def _micrograph_pixel(table: ParticleTable) -> NDArray[np.float64]:
 
 
 def same_file(stacks: Sequence[Path]) -> Integers:
-    """Equal numbers[i] for paths that lead to one file."""
+    """Numbers[i] that are equal for paths of the same file."""
     known: dict[object, int] = {}
     numbers = []
     for path in stacks:
@@ -69,6 +69,7 @@ def same_file(stacks: Sequence[Path]) -> Integers:
 
 
 def described(table: ParticleTable, finding: Finding) -> str:
+    """A finding as text, with the rows of the file (from 1) where it was found."""
     rows = ", ".join(str(table.rows[i] + 1) for i in finding.rows)
     more = " .." if finding.count > len(finding.rows) else ""
     return f"{finding.kind}: {finding.text}" + (f" (rows {rows}{more})" if rows else "")

@@ -1,17 +1,18 @@
-"""Local resolution: the FSC of two half maps seen through a small window, point by point.
+"""Local resolution: the FSC of two half maps within a small window, point by point.
 
     F(s; x) = sum_{k in s} Re A_x(k) conj B_x(k) / sqrt(sum_{k in s} |A_x(k)|^2 sum_{k in s} |B_x(k)|^2),
 
-A_x and B_x the transforms of the half maps under a soft spherical window about x (Cardone, Heymann & Steven 2013,
+A_x and B_x are the transforms of the half maps under a soft spherical window about x (Cardone, Heymann & Steven 2013,
 J. Struct. Biol. 184:226). The local resolution is where F first falls below a threshold, linear between shells.
 
-Windows are cut out and transformed in batches, as the definition says. That is cheap because the result is as smooth as
-the window: a few lattice points across its width tell all, and their number times the cost of a window's transform does
-not depend on the pixel size.
+Windows are cut out and transformed in batches, exactly as in the definition. That is cheap because the result is as
+smooth as the window: a few lattice points across the window's width are enough. Their number times the cost of a
+window's transform does not depend on the pixel size.
 
-Few coefficients fill the lowest shells of a window, where noise alone often correlates beyond any fixed threshold.
+The lowest shells of a window have few coefficients, so that noise alone often correlates beyond any fixed threshold.
 Shells 1 to 3 are therefore judged together, and a threshold is never below two standard deviations of the FSC of noise
-(`null_band`): where they disagree there is no agreement, and the place gets the coarsest resolution.
+(`null_band`). Where the half maps disagree in these shells they do not agree at all, and the place gets the coarsest
+resolution.
 """
 
 from __future__ import annotations
@@ -27,57 +28,73 @@ from halfmap.maps.masks import spherical_mask
 from halfmap.validation.halfmaps import null_band
 
 POINTS_PER_WIDTH = 4.0  # lattice points across the window's full width at half maximum
-CERTAIN = 2.0  # standard deviations of the FSC of noise: a correlation below is no agreement
-COARSEST_SHELL = 3  # of a window's transform: up to here one shell alone says too little
-_BATCH_ELEMENTS = 1 << 21  # voxels of all windows transformed at once
+CERTAIN = 2.0  # a correlation below so many standard deviations of the FSC of noise is no agreement
+COARSEST_SHELL = 3  # up to this shell of a window's transform one shell alone says too little
+_BATCH_ELEMENTS = 1 << 21  # voxels of all windows that are transformed at once
 
 
 @dataclass(frozen=True)
 class Window:
-    """A soft ball of full width `width` at half maximum: 1 in the inner half of its radius, then a cosine edge as wide
-    as the radius, in a cube that just holds it. Lengths in voxels."""
+    """A soft ball whose full width at half maximum is `width`, in a cube that just holds it. Lengths in voxels.
+
+    It is 1 in the inner half of its radius, followed by a cosine edge as wide as the radius.
+    """
 
     width: float
 
     @property
     def box(self) -> int:
-        """Side of the cube: even, and 1.5 widths at least."""
+        """Side of the cube: even, and at least 1.5 widths."""
         return 2 * math.ceil(0.75 * self.width)
 
     @property
     def usual_step(self) -> int:
-        """Distance of lattice points, in voxels, that leaves nothing unseen."""
+        """Distance of lattice points, in voxels, that is fine enough for the window."""
         return max(1, round(self.width / POINTS_PER_WIDTH))
 
     def weights(self) -> Tensor:
-        """float32 [z,y,x]."""
+        """The window: float32 [z,y,x]."""
         return spherical_mask(self.box, 0.25 * self.width, 0.5 * self.width)
 
     def thresholds(self, threshold: float) -> Tensor:
-        """What the FSC has to exceed in each shell [s] to count as agreement: threshold, or more where noise might."""
+        """What the FSC has to exceed in each shell [s] to count as agreement: threshold, or more where noise may exceed
+        that."""
         return (CERTAIN * null_band(self.box, self.weights())).clamp(min=threshold)
 
 
-def local_fsc(half1: Tensor, half2: Tensor, points: Tensor, window: Window) -> Tensor:
-    """Windowed FSC [p,s] about voxels points[p,3] (z, y, x) of two half maps [z,y,x]; s = 0 .. window.box // 2.
+@dataclass(frozen=True)
+class _ShellOrder:
+    """Coefficients of a window's transform, sorted by shell from 1 to half the window's box.
 
-    Shells are those of the window's cube, one cycle per window.box voxels apart; shell 0 is 1. Beyond the maps there is
-    nothing (zeros).
+    places[k]: where they are in the flattened transform; members[k]: how many coefficients of the full transform each
+    stands for; counts: how many there are in each shell.
+    """
+
+    places: Tensor
+    members: Tensor
+    counts: list[int]
+
+
+def local_fsc(half1: Tensor, half2: Tensor, points: Tensor, window: Window) -> Tensor:
+    """FSC [p,s] within windows about voxels points[p,3] (z, y, x) of two half maps [z,y,x]; s = 0 .. window.box // 2.
+
+    Shells are those of the window's cube, one cycle per window.box voxels apart. Shell 0 is 1. Beyond the box the maps
+    are zero.
     """
     size, half = window.box, window.box // 2
     weights = window.weights().to(half1)
     padded = [torch.nn.functional.pad(v, (half, half) * 3) for v in (half1, half2)]
-    order, members, counts = _by_shell(size)
-    order, members = order.to(half1.device), members.to(half1.device)
+    order = _by_shell(size)
+    places, members = order.places.to(half1.device), order.members.to(half1.device)
     batch = max(1, _BATCH_ELEMENTS // size**3)
     curves = torch.ones((len(points), half + 1), dtype=torch.float64, device=half1.device)
     for first in range(0, len(points), batch):
         some = points[first : first + batch].tolist()
         cut = [torch.stack([v[z : z + size, y : y + size, x : x + size] for z, y, x in some]) for v in padded]
-        A, B = (torch.fft.rfftn(cubes * weights, dim=(1, 2, 3)).flatten(1)[:, order] for cubes in cut)
+        A, B = (torch.fft.rfftn(cubes * weights, dim=(1, 2, 3)).flatten(1)[:, places] for cubes in cut)
         products = (A.real * B.real + A.imag * B.imag, _power(A), _power(B))
         cross, first_power, other_power = (
-            torch.stack([part.sum(dim=1) for part in (p * members).split(counts, dim=1)], dim=1).double()
+            torch.stack([part.sum(dim=1) for part in (p * members).split(order.counts, dim=1)], dim=1).double()
             for p in products
         )
         norm = (first_power * other_power).sqrt()
@@ -89,23 +106,22 @@ def _power(A: Tensor) -> Tensor:
     return A.real.square() + A.imag.square()
 
 
-def _by_shell(size: int) -> tuple[Tensor, Tensor, list[int]]:
-    """Places [k] in the flattened transform of shells 1 .. size // 2 in order, how often each counts, and their numbers
-    by shell."""
+def _by_shell(size: int) -> _ShellOrder:
+    """The coefficients of a cube of this side by shell."""
     shell = shell_index_3d(size)
     weights = hermitian_weights(size).expand(shell.shape).flatten()
     shell = shell.flatten()
     order = torch.argsort(shell, stable=True)
     order = order[(shell[order] > 0) & (shell[order] <= size // 2)]
     counts = torch.bincount(shell[order], minlength=size // 2 + 1)[1:].tolist()
-    return order, weights[order].float(), counts
+    return _ShellOrder(order, weights[order].float(), counts)
 
 
 def local_crossing(curves: Tensor, thresholds: Tensor) -> Tensor:
     """Where each curve[p,s] first falls below its threshold[s], in fractional shells [p], from COARSEST_SHELL on.
 
-    That shell stands for itself and those before, by their mean weighted with their area, s^2. The last shell where a
-    curve never falls below.
+    The value at COARSEST_SHELL is the mean over it and the shells before, weighted by their area, s^2. A curve that
+    never falls below its threshold gets the last shell.
     """
     area = torch.arange(1, COARSEST_SHELL + 1, dtype=curves.dtype, device=curves.device).square()
     start = curves[:, 1 : COARSEST_SHELL + 1] @ (area / area.sum())
@@ -119,18 +135,18 @@ def local_crossing(curves: Tensor, thresholds: Tensor) -> Tensor:
 
 def local_resolution(half1: Tensor, half2: Tensor, mask: Tensor, window: Window, *, threshold: float = 0.5,
                      step: int | None = None) -> tuple[Tensor, int]:
-    """Local resolution in voxels [z,y,x] (float32; times the pixel size: A), and the number of windows looked through.
+    """Local resolution in voxels [z,y,x] (float32; times the pixel size: A), and the number of windows used.
 
-    Measured at voxels `step` apart (default: a quarter of the window's width) where mask[z,y,x] > 0, and linear in the
-    frequency between them. Where the mask is 0 it is the coarsest that the window can measure, window.box / 3, and
-    nowhere finer than 2, Nyquist. Raises ValueError where the mask is empty.
+    Measured at voxels `step` apart (default: a quarter of the window's width) where mask[z,y,x] > 0. Between them the
+    frequency is linear. Where the mask is 0 the resolution is the coarsest that the window can measure, window.box / 3.
+    It is never finer than 2, Nyquist. Raises ValueError where the mask is empty.
     """
     step = window.usual_step if step is None else step
     inside = (mask > 0).cpu()
     if not bool(inside.any()):
         raise ValueError("the mask is empty")
     low, high = (torch.stack([where.aminmax()[i] for where in torch.nonzero(inside, as_tuple=True)]) for i in (0, 1))
-    shape = (-((low - high) // step) + 1).tolist()  # so that the last lattice point is not before the last voxel
+    shape = (-((low - high) // step) + 1).tolist()  # the last lattice point is not before the last voxel of the mask
     wanted = _lattice_cells(inside, low, step, shape)
     grid = torch.nonzero(wanted)
     points = (low + grid * step).clamp(max=mask.shape[-1] - 1)
@@ -144,13 +160,13 @@ def local_resolution(half1: Tensor, half2: Tensor, mask: Tensor, window: Window,
 
 
 def _lattice_cells(inside: Tensor, low: Tensor, step: int, shape: list[int]) -> Tensor:
-    """Lattice points [z,y,x] that have a voxel of the mask closer than one step along every axis."""
+    """Lattice points [z,y,x] with a voxel of the mask closer than one step along every axis."""
     count = [(n + 1) * step for n in shape]
     block = torch.zeros(count)
     ends = [min(int(a) + n - step, inside.shape[0]) for a, n in zip(low, count, strict=True)]
     part = inside[int(low[0]) : ends[0], int(low[1]) : ends[1], int(low[2]) : ends[2]].float()
     block[step : step + part.shape[0], step : step + part.shape[1], step : step + part.shape[2]] = part
-    # Point i stands at voxel step + i * step of the block: the step before it and the step after it are looked at.
+    # Lattice point i is at voxel step + i * step of the block. The cells before and after it are looked at.
     before = torch.nn.functional.max_pool3d(block[None, None], step, step)[0, 0] > 0
     cells = torch.zeros([n + 2 for n in shape], dtype=torch.bool)
     cells[:-1, :-1, :-1] = before
@@ -163,7 +179,8 @@ def _lattice_cells(inside: Tensor, low: Tensor, step: int, shape: list[int]) -> 
 
 
 def _extended(lattice: Tensor, known: Tensor) -> Tensor:
-    """Values [z,y,x] where known, and elsewhere that of the nearest known point: interpolation never sees a gap."""
+    """Values [z,y,x] where known, and elsewhere that of the nearest known point, so that interpolation never meets a
+    gap."""
     from scipy import ndimage
 
     nearest = ndimage.distance_transform_edt(~known.numpy(), return_distances=False, return_indices=True)

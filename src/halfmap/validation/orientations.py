@@ -14,27 +14,27 @@ from halfmap.geometry.orientation_grid import healpix_directions
 from halfmap.geometry.symmetry import asymmetric_unit
 from halfmap.validation.fsc import GOLD_STANDARD
 
-FOURIER_RADIUS = 50  # shells; where the authors' program counts slices
-MOST_VIEWS = 10_000  # the authors' program takes no more: SCF* of a set with gaps falls with the number of views
+FOURIER_RADIUS = 50  # shells: the radius at which the authors' program counts slices
+MOST_VIEWS = 10_000  # as in the authors' program: SCF* of a set with gaps falls with the number of views
 SIDE_VIEWS = 8 / math.pi**2  # SCF of side views alone, which leave no gap: 0.81
 LEAST_CFAR = 0.5
-UNSAMPLED = 2.0  # slices that a direction without any counts as having
-FEW_SLICES = 10.0  # through a direction on average, below which chance and not the specimen leaves gaps
-FEWEST = 20  # coefficients of a cone below which a shell is too coarse to be cut into cones
+UNSAMPLED = 2.0  # a direction without slices counts as having this many
+FEW_SLICES = 10.0  # with fewer slices through a direction on average, chance and not the specimen leaves gaps
+FEWEST = 20  # a shell with fewer coefficients in a cone is too coarse to be cut into cones
 HALF_ANGLE = 20.0  # degrees, of the cones
-ORDER = 4  # HEALPix: 3072 directions, 3.7 degrees apart
-UNIT_ORDER = 5  # where a symmetry leaves less than a third of them to be counted
-_BLOCK = 1 << 18  # products held at a time, so that they stay in the cache
-_SLAB = 1 << 21  # coefficients whose directions are held at a time
+ORDER = 4  # of the HEALPix grid: 3072 directions, 3.7 degrees apart
+UNIT_ORDER = 5  # of the grid where a symmetry leaves less than a third of the directions to be counted
+_BLOCK = 1 << 18  # products computed at a time, so that they stay in the cache
+_SLAB = 1 << 21  # coefficients whose directions are computed at a time
 
 
 @dataclass(frozen=True)
 class Sampling:
     """How often the central slices of views pass through each direction of Fourier space.
 
-    directions[d,3]: unit vectors over the whole sphere; relative[d]: slices through them over their mean; views:
-    counted ones, each at ``copies`` equivalent places; sampled: fraction of directions with any slice; by_chance: SCF*
-    of as many random views, the best to expect.
+    directions[d,3]: unit vectors over the whole sphere. relative[d]: slices through them, over their mean. views: how
+    many are counted, each at ``copies`` equivalent places. sampled: fraction of directions with any slice. by_chance:
+    SCF* of as many random views, the best to expect.
     """
 
     directions: Tensor
@@ -47,15 +47,18 @@ class Sampling:
 
     @property
     def slices(self) -> float:
-        """Slices through a direction on average: a slice holds |z| < 1 / (2 radius) of the sphere."""
+        """Mean number of slices through a direction. A slice covers |z| < 1 / (2 radius) of the sphere."""
         return self.views * self.copies * 0.5 / FOURIER_RADIUS
 
 
 @dataclass(frozen=True)
 class ConicalFsc:
-    """FSC within cones: directions[d,3] of their axes, one of each opposite pair; curves[d,s], and whole[s], that of
-    whole shells, s = 0 .. box // 2; area[d] under a curve up to Nyquist and crossing[d], where it first falls below
-    0.143 (box // 2 where it never does), both in shells."""
+    """FSC within cones.
+
+    directions[d,3]: their axes, one of each opposite pair. curves[d,s], and whole[s] that of whole shells, s = 0 .. box
+    // 2. area[d]: under a curve up to Nyquist, and crossing[d]: where it first falls below 0.143 (box // 2 where it
+    never does), both in shells.
+    """
 
     directions: Tensor
     curves: Tensor
@@ -65,7 +68,7 @@ class ConicalFsc:
 
     @property
     def cfar(self) -> float:
-        """Conical FSC area ratio, the smallest area over the largest; 0 where a direction has no agreement at all."""
+        """Conical FSC area ratio: the smallest area over the largest. 0 where the half maps disagree in a direction."""
         largest = float(self.area.max())
         return max(float(self.area.min()), 0.0) / largest if largest > 0 else 0.0
 
@@ -74,9 +77,9 @@ def fourier_sampling(views: Tensor, group: Tensor, seed: int = 0) -> Sampling:
     """Sampling compensation factor of view directions[b,3] at all places equivalent under group[o,3,3].
 
     s(k) is the number of slices within half a Fourier voxel of direction k at a radius of 50 voxels; a view's slice
-    holds its Friedel mate too. With P the fraction of directions that have any, Q = 1 - P, <> the mean over all
-    directions and <>+ that over the sampled ones (Baldwin & Lyumkis 2020, Prog. Biophys. Mol. Biol. 150, 160, and
-    2021, 160, 53; the constant as in the authors' program),
+    contains its Friedel mate too. Let P be the fraction of directions with any slice, Q = 1 - P, <> the mean over all
+    directions and <>+ that over the sampled ones. Then (Baldwin & Lyumkis 2020, Prog. Biophys. Mol. Biol. 150, 160, and
+    2021, 160, 53; the constant as in the authors' program)
 
         SCF = 1 / (<s> <1/s>+),    SCF* = SCF / (1 + (Q / P) <s> SCF / 2)
                                         = P / (<s> (P <1/s>+ + Q / 2)):
@@ -95,11 +98,11 @@ def fourier_sampling(views: Tensor, group: Tensor, seed: int = 0) -> Sampling:
     for operation in group.to(views):
         for part in (views @ operation).split(max(1, _BLOCK // len(unit))):
             slices += ((part @ unit.T.to(part)).abs() < 0.5 / FOURIER_RADIUS).sum(0)
-    # All other directions take the count of the equivalent one in the unit, as near as the grid has it.
+    # All other directions take the count of the equivalent one in the unit, or of the nearest to it on the grid.
     nearness = torch.stack([(directions @ operation @ unit.T).max(1).values for operation in group.to(directions)])
     best = group.to(directions)[nearness.argmax(0)]
     counts = slices[((directions[:, None] @ best)[:, 0] @ unit.T).argmax(1)]
-    mean = len(views) * len(group) * 0.5 / FOURIER_RADIUS  # exact; that of the grid misses narrow peaks
+    mean = len(views) * len(group) * 0.5 / FOURIER_RADIUS  # exact; a mean over the grid misses narrow peaks
     some = counts > 0
     sampled = float(some.double().mean())
     star = sampled / (mean * float(torch.where(some, 1 / counts, 1 / UNSAMPLED).mean()))
@@ -107,7 +110,7 @@ def fourier_sampling(views: Tensor, group: Tensor, seed: int = 0) -> Sampling:
 
 
 def _by_chance(mean: float) -> float:
-    """SCF* of random views: the slices through a direction are Poisson with this mean."""
+    """SCF* of random views: the number of slices through a direction is Poisson-distributed with this mean."""
     j = torch.arange(1, int(mean + 12 * math.sqrt(mean)) + 30, dtype=torch.float64)
     share = torch.exp(j * math.log(mean) - mean - torch.lgamma(j + 1))
     none = math.exp(-mean)
@@ -117,10 +120,10 @@ def _by_chance(mean: float) -> float:
 def conical_fsc(half1: Tensor, half2: Tensor, half_angle: float = HALF_ANGLE) -> ConicalFsc:
     """FSC of half1 and half2[z,y,x] within double cones of this half-angle (degrees) about 1536 axes or so.
 
-    As in 3DFSC (Tan et al. 2017, Nat. Methods 14, 793), whose half-angle of 20 degrees cryoSPARC keeps. The sums of
-    the FSC are made once by shell and by pixel of a HEALPix grid (3.7 degrees), whole pixels then added up to cones.
-    An area reaches up to Nyquist: beyond the resolution a curve is noise, which adds up to next to nothing. Shells too
-    coarse for a cone, with fewer than 20 coefficients, take the FSC of the whole shell. Float64.
+    As in 3DFSC (Tan et al. 2017, Nat. Methods 14, 793), whose half-angle of 20 degrees cryoSPARC uses too. The sums of
+    the FSC are made once by shell and by pixel of a HEALPix grid (3.7 degrees); whole pixels are then added up to
+    cones. An area reaches up to Nyquist: beyond the resolution a curve is noise, which adds almost nothing. Shells with
+    fewer than 20 coefficients in a cone take the FSC of the whole shell. Float64.
     """
     sums = _pixel_sums(half1, half2)
     directions = healpix_directions(ORDER).to(half1.device)
@@ -137,10 +140,10 @@ def conical_fsc(half1: Tensor, half2: Tensor, half_angle: float = HALF_ANGLE) ->
 
 
 def corrected_cones(cones: ConicalFsc, randomised: Tensor, from_shell: int) -> ConicalFsc:
-    """The same for maps under a mask, without what the mask alone adds.
+    """The curves of maps under a mask, without the correlation that the mask adds.
 
     randomised[s] is the FSC of the masked maps with random phases from ``from_shell`` on: (F - R) / (1 - R) from there
-    (Chen et al. 2013, Ultramicroscopy 135, 24), the same R for all cones.
+    on (Chen et al. 2013, Ultramicroscopy 135, 24), with the same R for all cones.
     """
     noise = randomised.to(cones.curves).clamp(max=0.99)
     noise[:from_shell] = 0.0
@@ -148,10 +151,10 @@ def corrected_cones(cones: ConicalFsc, randomised: Tensor, from_shell: int) -> C
 
 
 def verdict(sampling: Sampling | None, cones: ConicalFsc | None) -> list[str]:
-    """What is wrong with the orientations, in plain sentences; nothing where all is well."""
+    """What is wrong with the orientations, in plain sentences; empty where nothing is."""
     found = []
     few = sampling is not None and sampling.slices < FEW_SLICES
-    # Few views leave gaps by chance: then less than chance is asked for.
+    # Few views leave gaps by chance. The limit is then a fraction of the SCF* that random views would have.
     thin = sampling is not None and sampling.scf_star < SIDE_VIEWS * (sampling.by_chance if few else 1)
     if sampling is not None and few and not thin:
         found.append(f"too few views to judge their distribution: {sampling.slices:.2g} slices through a direction on "
@@ -171,10 +174,10 @@ def verdict(sampling: Sampling | None, cones: ConicalFsc | None) -> list[str]:
 
 
 def healpix_pixel(directions: Tensor, order: int) -> Tensor:
-    """Number[..] of the HEALPix pixel, nested, that each direction[..,3] of unit length falls in.
+    """Number[..] of the HEALPix pixel, in nested numbering, that each unit vector directions[..,3] falls in.
 
-    Inverse of `healpix_directions`, by the same planar projection: there a pixel is a square on its corner, so that
-    turned by 45 degrees the faces lie on an integer lattice (i, j) and row = 1 - i - j.
+    The inverse of `healpix_directions`, by the same planar projection. There a pixel is a square that stands on a
+    corner: turned by 45 degrees the faces lie on an integer lattice (i, j), and row = 1 - i - j.
     """
     x, y, z = directions.unbind(-1)
     longitude = (torch.atan2(y, x) * (4 / math.pi)) % 8.0
@@ -184,7 +187,7 @@ def healpix_pixel(directions: Tensor, order: int) -> Tensor:
     across = torch.where(cap, middle + (longitude - middle) * squeeze, longitude)
     height = torch.where(cap, torch.sign(z) * (2 - squeeze), 1.5 * z)
     p, q = (across + height) / 2 + 0.5, (height - across) / 2 + 0.5
-    # In a cap the quarter says which face it is: at the pole and on the seams p and q may be whole numbers.
+    # In a cap the quarter gives the face, because p and q may be whole numbers at the pole and on the seams.
     i = torch.where(cap, quarter + (z > 0).int(), torch.floor(p)).long()
     j = torch.where(cap, -quarter - (z < 0).int(), torch.floor(q)).long()
     row = (1 - i - j).clamp(0, 2)
@@ -228,7 +231,7 @@ def _ratio(cross: Tensor, first: Tensor, second: Tensor) -> Tensor:
 
 
 def _cones(axes: Tensor, curves: Tensor, whole: Tensor) -> ConicalFsc:
-    """With areas by the trapezium rule, and crossings linear between shells."""
+    """The cones with areas by the trapezium rule and crossings linear between shells."""
     last = curves.shape[1] - 1
     below = curves < GOLD_STANDARD
     below[:, 0] = False

@@ -1,4 +1,4 @@
-"""How far refined poses lie from known ones, once the free choice of frame is taken out."""
+"""How far refined poses are from known ones, independent of the frame, which a refinement chooses freely."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from torch import Tensor
 from halfmap.errors import InputError
 from halfmap.particles.table import ParticleTable
 
-CANDIDATES = 200  # particles whose own difference is tried as the frame
-JUDGES = 1000  # particles that a candidate is judged on
-FAR = math.radians(20.0)  # errors beyond this count as this much when frames are compared
-GOOD = math.radians(15.0)  # particles within this decide the frame
+CANDIDATES = 200  # number of particles whose own difference is tried as the frame
+JUDGES = 1000  # number of particles by which a candidate is judged
+FAR = math.radians(20.0)  # larger errors count as this much when frames are compared
+GOOD = math.radians(15.0)  # particles with smaller errors decide the frame
 
 
 class PoseError(TypedDict):
-    """Errors of refined poses: angles in degrees, shifts in A; `above10` is a fraction; `frame` [3][3] and
-    `shift` [3] carry the true map's coordinates x into the refined map's, frame @ x + shift."""
+    """Errors of refined poses: angles in degrees, shifts in A.
+
+    `above10` is a fraction. `frame` [3][3] and `shift` [3] map coordinates x of the true map to those of the refined
+    map, frame @ x + shift.
+    """
 
     particles: int
     median: float
@@ -36,7 +39,7 @@ class PoseError(TypedDict):
 def pose_error(refined: ParticleTable, truth: ParticleTable, group: Tensor) -> PoseError:
     """Compare the poses of two tables, particles matched by rlnImageName, modulo the symmetry group[o,3,3].
 
-    Raises InputError where a table has no poses or a refined particle is not in the truth.
+    Raises InputError where a table has no poses, or where a refined particle is not in the truth.
     """
     left = pose_differences(refined, truth.select(matching_rows(refined, truth)), group)
     return PoseError(
@@ -47,8 +50,10 @@ def pose_error(refined: ParticleTable, truth: ParticleTable, group: Tensor) -> P
 
 @dataclass(frozen=True)
 class PoseDifferences:
-    """What sets the poses of two tables apart once the frame is taken out: angles[b] in degrees, shifts[b] in A, and
-    frame[3,3] and shift[3] (A) as in `PoseError`, from the other table's map to that of the first."""
+    """How the poses of two tables differ when the frame is the same: angles[b] in degrees, shifts[b] in A.
+
+    frame[3,3] and shift[3] (A) map the other table's map to that of the first, as in `PoseError`.
+    """
 
     angles: Tensor
     shifts: Tensor
@@ -56,19 +61,27 @@ class PoseDifferences:
     shift: Tensor
 
     def above(self, degrees: float) -> float:
-        """The share of particles that differ by more than so many degrees."""
+        """The fraction of particles that differ by more than so many degrees."""
         return float((self.angles > degrees).double().mean())
 
     @property
     def frame_angle(self) -> float:
-        """By which the frames are turned against each other, in degrees."""
+        """The angle in degrees between the frames."""
         return math.degrees(float(_angle(torch.trace(self.frame))))
+
+
+@dataclass(frozen=True)
+class _Errors:
+    """Angles[b] (radians) that remain for the best element of a group, and the index nearest[b] of that element."""
+
+    angles: Tensor
+    nearest: Tensor
 
 
 def pose_differences(table: ParticleTable, other: ParticleTable, group: Tensor) -> PoseDifferences:
     """Compare the poses of two tables of the same particles in the same order, modulo the symmetry group[o,3,3].
 
-    The frame is the one of all equivalent ones that turns least. Raises InputError where a table has no poses.
+    Of all equivalent frames the one with the smallest rotation is taken. Raises InputError where a table has no poses.
     """
     if table.rotations is None or other.rotations is None:
         lacking = table.source if table.rotations is None else other.source
@@ -83,10 +96,10 @@ def pose_differences(table: ParticleTable, other: ParticleTable, group: Tensor) 
 
 
 def common_rows(table: ParticleTable, other: ParticleTable) -> tuple[Tensor, Tensor]:
-    """The rows[b] of each table of the images that both hold, in the order of the first.
+    """The rows[b] in the first and in the other table of the images that both hold, in the order of the first.
 
-    An image is known by its number and its stack's path, or, where no path is in both tables, the stack's file name:
-    stacks may have been copied. The first of several rows of one image counts.
+    An image is identified by its number and its stack's path. Where no path is in both tables, the stack's file name
+    takes the place of the path, because stacks may have been copied. Of several rows of one image the first counts.
     """
     paths = [{str(path.absolute()) for path in one.stacks} for one in (table, other)]
     keys = [_image_keys(one, [str(path.absolute()) if paths[0] & paths[1] else path.name for path in one.stacks])
@@ -98,39 +111,40 @@ def common_rows(table: ParticleTable, other: ParticleTable) -> tuple[Tensor, Ten
 
 
 def common_frame(refined: Tensor, truth: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
-    """The rotation G[3,3] that brings refined[b,3,3] closest to truth[b,3,3], and the angles[b] (radians)
-    that remain.
+    """The rotation G[3,3] that brings refined[b,3,3] closest to truth[b,3,3], and the angles[b] (radians) that remain.
 
-    With x' = G x between the maps' frames, a perfect refinement has R' G = R g for some g of group[o,3,3]. G
-    starts at the best of the particles' own R'^T R (smallest mean error, large ones capped, so that lost
-    particles do not vote) and becomes the mean over the particles that agree.
+    With x' = G x between the maps' frames, a perfect refinement has R' G = R g for some g of group[o,3,3]. G starts as
+    the best of the particles' own R'^T R, that with the smallest mean error. Large errors are capped, so that lost
+    particles do not vote. G then becomes the mean over the particles that agree with it.
     """
     between = refined.double().transpose(1, 2) @ truth.double()
     group = group.double()
     pick = torch.linspace(0, len(between) - 1, min(CANDIDATES, len(between))).long()
     judges = between[torch.linspace(0, len(between) - 1, min(JUDGES, len(between))).long()]
-    scores = [_errors(judges, candidate, group)[0].clamp(max=FAR).mean() for candidate in between[pick]]
+    scores = [_errors(judges, candidate, group).angles.clamp(max=FAR).mean() for candidate in between[pick]]
     frame = between[pick[torch.stack(scores).argmin()]]
     for _ in range(10):
-        angle, nearest = _errors(between, frame, group)
-        good = angle < GOOD
-        frame = _nearest_rotation((between @ group[nearest])[good].sum(0)) if bool(good.any()) else frame
-    return frame, _errors(between, frame, group)[0]
+        errors = _errors(between, frame, group)
+        good = errors.angles < GOOD
+        frame = _nearest_rotation((between @ group[errors.nearest])[good].sum(0)) if bool(good.any()) else frame
+    return frame, _errors(between, frame, group).angles
 
 
 def common_shift(refined: Tensor, difference: Tensor, good: Tensor) -> Tensor:
-    """The shift d[3] (A) of the refined map that best explains difference[b,2] = (refined - true) origins as
-    (R' d)_xy, over the good[b] particles; components that no view can see stay 0."""
+    """The shift d[3] (A) of the refined map that best explains difference[b,2] = (refined - true) origins as (R' d)_xy.
+
+    Only the particles with good[b] count. Components of d that no view can see are 0.
+    """
     if not bool(good.any()):
         return torch.zeros(3, dtype=torch.float64, device=refined.device)
     views = refined.double()[good, :2].reshape(-1, 3)
     return torch.linalg.pinv(views, rtol=1e-3) @ difference.double()[good].reshape(-1)
 
 
-def _errors(between: Tensor, frame: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
-    """Angles[b] between frame and between[b] @ g for the best g, and the index[b] of that g."""
+def _errors(between: Tensor, frame: Tensor, group: Tensor) -> _Errors:
+    """How far frame[3,3] and between[b,3,3] @ g are apart, for the g of group[o,3,3] that brings them closest."""
     trace, nearest = (between.flatten(1) @ (frame @ group.transpose(1, 2)).flatten(1).T).max(1)
-    return _angle(trace), nearest
+    return _Errors(_angle(trace), nearest)
 
 
 def _angle(trace: Tensor) -> Tensor:
@@ -146,8 +160,11 @@ def _nearest_rotation(total: Tensor) -> Tensor:
 
 
 def matching_rows(refined: ParticleTable, truth: ParticleTable) -> Tensor:
-    """The row of truth for each row of refined. Stacks may have been copied: the image number and the stack's
-    file name must agree, or the number alone where truth has one stack."""
+    """The row of truth for each row of refined.
+
+    Stacks may have been copied: the image number and the stack's file name must agree, or the number alone where truth
+    has one stack. Raises InputError where truth lacks an image.
+    """
     single = len(truth.stacks) == 1
     keys, wanted = (_image_keys(table, ["" if single else path.name for path in table.stacks])
                     for table in (truth, refined))
@@ -161,6 +178,6 @@ def matching_rows(refined: ParticleTable, truth: ParticleTable) -> Tensor:
 
 
 def _image_keys(table: ParticleTable, stacks: list[str]) -> list[tuple[int, str]]:
-    """(image number from 0, name of its stack) of every row."""
+    """(image number from 0, name of its stack) of every row; stacks holds the name of each stack of the table."""
     return [(int(i), stacks[int(s)]) for i, s in
             zip(np.asarray(table.image_index), np.asarray(table.stack_index), strict=True)]

@@ -1,15 +1,15 @@
-"""How resolution grows with the number of particles, and what more of them would bring.
+"""How resolution grows with the number of particles, and what more particles would bring.
 
 If images of a particle differ by noise only, 1/d^2 is a line in the logarithm of their number,
 
     1/d^2 = intercept + (2/B) ln N,
 
 with B (A^2) everything that blurs the average image: molecule, radiation damage, optics, and errors of the poses
-(Rosenthal & Henderson 2003, J. Mol. Biol. 333, 721). A curve that lies higher needs fewer particles (Punjani et al.
-2020, Nature Methods 17, 1214, figure 6). The ResLog plot of Stagg et al. 2014 (J. Struct. Biol. 185, 418) has
-1/d in place of 1/d^2, which no theory makes straight.
+(Rosenthal & Henderson 2003, J. Mol. Biol. 333, 721). A curve that is higher needs fewer particles (Punjani et al. 2020,
+Nature Methods 17, 1214, figure 6). The ResLog plot of Stagg et al. 2014 (J. Struct. Biol. 185, 418) has 1/d in place of
+1/d^2, and no theory predicts a straight line for it.
 
-B here is positive, as in the paper: what blurs. The B that sharpens such a map is negative.
+B here is positive, as in the paper: it blurs. The B that sharpens such a map is negative.
 """
 
 from __future__ import annotations
@@ -19,36 +19,42 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-LEAST_POINTS = 3  # of a line with an error
-BENT, SURELY = 0.3, 3.0  # change of the slope along a line, and in standard errors, from which it is called bent
-SURE = 2.0  # standard errors by which a slope must be positive to say a B factor
+LEAST_POINTS = 3  # that a line needs for its error to be known
+# A line is called bent if its slope changes by more than BENT of itself and by more than SURELY standard errors.
+BENT, SURELY = 0.3, 3.0
+SURE = 2.0  # a slope gives a B factor if it is positive by more than this many standard errors
 
-# Number of particles -> resolutions (A) of the draws.
+# Number of particles -> resolutions (A) of the subsets drawn.
 Curve = Mapping[int, Sequence[float]]
 
 
 def mean_inverse_square(resolutions: Sequence[float]) -> float:
-    """The mean of 1/d^2 (1/A^2) over draws."""
+    """The mean of 1/d^2 (1/A^2) over subsets."""
     return statistics.fmean(d**-2 for d in resolutions)
 
 
 def spread(values: Sequence[float]) -> float | None:
-    """Standard deviation of a draw; None of a single one."""
+    """Standard deviation over subsets; None for a single one."""
     return statistics.stdev(values) if len(values) > 1 else None
 
 
 @dataclass(frozen=True)
 class Needed:
-    """How many particles reach a resolution. `bound` is "" for an interpolated number, "<" where the smallest number
-    tried does better already, ">" where the largest falls short."""
+    """How many particles reach a resolution.
+
+    bound: "" for an interpolated number, "<" where the smallest number tried is already better, ">" where the largest
+    is not good enough.
+    """
 
     particles: float
     bound: str
 
 
 def needed(level: float, curve: Curve) -> Needed:
-    """The particles with which a curve reaches `level` (1/A^2), linear in the logarithm of their number between
-    neighbours. Never extrapolated."""
+    """The number of particles with which a curve reaches `level` (1/A^2); never extrapolated.
+
+    Linear between neighbours in the logarithm of the number.
+    """
     counts = sorted(curve)
     heights = [mean_inverse_square(curve[n]) for n in counts]
     if heights[0] >= level:
@@ -64,9 +70,9 @@ def needed(level: float, curve: Curve) -> Needed:
 class LineFit:
     """A straight line 1/d^2 = intercept + slope ln N (1/A^2) through the means of fewest .. most particles.
 
-    error: standard error of the slope from the scatter about the line (points - 2 degrees of freedom); bend: by how
-    much of itself the slope of a parabola through the points grows from the first to the last, and bend_error its
-    standard error; None where points are too few to tell.
+    error: standard error of the slope from the scatter about the line (points - 2 degrees of freedom). bend: by which
+    fraction of itself the slope of a parabola through the points grows from the first to the last; bend_error: its
+    standard error. Both are None where there are too few points.
     """
 
     slope: float
@@ -80,7 +86,7 @@ class LineFit:
 
     @property
     def bfactor(self) -> float | None:
-        """B in A^2, None where the slope is not surely positive."""
+        """B in A^2; None where the slope is not surely positive."""
         return 2 / self.slope if self.slope > SURE * self.error and self.slope > 0 else None
 
     @property
@@ -96,13 +102,15 @@ class LineFit:
         return abs(self.bend) > max(BENT, SURELY * self.bend_error)
 
     def height(self, particles: float) -> float:
-        """1/d^2 of the line (1/A^2)."""
+        """1/d^2 of the line (1/A^2) at a number of particles."""
         return self.intercept + self.slope * math.log(particles)
 
 
 def fit_line(curve: Curve, fewest: int = 0) -> LineFit | None:
-    """Least squares through the means of all numbers from `fewest` particles on, each counted once; None for fewer
-    than three numbers."""
+    """Least-squares line through the means of all numbers from `fewest` particles on, with equal weights.
+
+    None for fewer than three numbers.
+    """
     counts = sorted(n for n in curve if n >= fewest and curve[n])
     if len(counts) < LEAST_POINTS:
         return None
@@ -119,14 +127,17 @@ def fit_line(curve: Curve, fewest: int = 0) -> LineFit | None:
 
 
 def _curvature(x: Sequence[float], residual: Sequence[float]) -> tuple[float | None, float | None]:
-    """The square term of a parabola through the residuals of a line, and its standard error; None for fewer than five
-    points."""
+    """The square term of a parabola through the residuals of a line, and its standard error.
+
+    None and None for fewer than five points.
+    """
     if len(x) < LEAST_POINTS + 2:
         return None, None
     middle = statistics.fmean(x)
     square = [(v - middle) ** 2 for v in x]
     slope, intercept = statistics.linear_regression(x, square)
-    arch = [s - intercept - slope * v for v, s in zip(x, square, strict=True)]  # a parabola that no line can mimic
+    # The part of a parabola that no line fits.
+    arch = [s - intercept - slope * v for v, s in zip(x, square, strict=True)]
     power = sum(a * a for a in arch)
     curvature = sum(a * r for a, r in zip(arch, residual, strict=True)) / power
     rest = sum((r - curvature * a) ** 2 for a, r in zip(arch, residual, strict=True)) / (len(x) - 3)
@@ -135,10 +146,10 @@ def _curvature(x: Sequence[float], residual: Sequence[float]) -> tuple[float | N
 
 @dataclass(frozen=True)
 class Extrapolation:
-    """How many particles would reach `resolution` (A) if the line went on: beyond the data, so never more than that.
+    """How many particles would reach `resolution` (A) if the line continued beyond the data.
 
-    times: over the number at hand; low, high: the same for a slope a standard error steeper and flatter (high may be
-    infinite).
+    times: `particles` over the number at hand. low, high: the same for a slope one standard error steeper and flatter;
+    high may be infinite.
     """
 
     resolution: float
@@ -149,9 +160,9 @@ class Extrapolation:
 
 
 def extrapolated(line: LineFit, particles: int, resolution: float, gain: float = 1.0) -> Extrapolation | None:
-    """What a resolution finer by `gain` (A) than that of all particles would take: N exp(B/2 (1/d'^2 - 1/d^2)).
+    """The particles for a resolution finer by `gain` (A) than that of all particles: N exp(B/2 (1/d'^2 - 1/d^2)).
 
-    None where the line says no B factor, or nothing is that fine.
+    None where the line gives no B factor, or where the finer resolution would not be positive.
     """
     target = resolution - gain
     if line.bfactor is None or target <= 0:
@@ -172,10 +183,10 @@ def halvings(total: int, smallest: int) -> int:
 
 
 def drawn(length: int, level: int, draw: int, draws: int) -> slice:
-    """Where subset `draw` of 1/2^level of all particles lies in a random order of them.
+    """Where subset `draw` of 1/2^level of all particles lies in a random order of `length` particles.
 
-    draws: a power of two. Subsets of one level share no particle; there are as many as `draws`, or 2^level where that
-    is less. Draw d of a level lies within draw d of the level above it, or, where that has fewer, within draw d // 2.
+    draws: a power of two. Subsets of one level share no particle; there are `draws` of them, or 2^level where that is
+    fewer. Draw d of a level lies within draw d of the level above it, or, where that has fewer, within draw d // 2.
     """
     width = min(draws, 2**level)
     start, stop = draw * length // width, (draw + 1) * length // width

@@ -300,13 +300,14 @@ def _asked(asked: RefineSettings) -> str:
 def _mrc(path: Path, settings: InspectSettings) -> Inspection:
     """A map or an image stack."""
     seen = header_facts(path)
-    header = seen.header
+    header, said = seen.header, seen.said
     sections, rows, columns = header.shape
     facts = [
         Fact("map" if is_map(header) else "stack", f"{columns} x {rows} x {sections}, {header.dtype.name}"
          + (", gzipped" if header.compressed else "")),
         Fact("pixel size", " x ".join(f"{side:.4g}" for side in header.voxel) + " A"),
-        Fact("header says", "least {:.4g}, largest {:.4g}, mean {:.4g}, sd {:.4g}".format(*seen.said)),
+        Fact("header says", f"least {said.least:.4g}, largest {said.largest:.4g}, mean {said.mean:.4g}, "
+             f"sd {said.sd:.4g}"),
         *(Fact("label", label) for label in seen.labels if label),
     ]
     faults, notes = [seen.fault] if seen.fault else [], list(seen.odd)
