@@ -23,7 +23,7 @@ import shlex
 import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
+from typing import Any, NamedTuple, NoReturn, TypeVar, get_args, get_type_hints
 
 from halfmap.errors import InputError
 
@@ -224,11 +224,20 @@ def _typed(value: object, kind: type, where: str) -> object:
     return value
 
 
-def table(settings: object) -> dict[str, tuple[str, str, str]]:
+class SettingRow(NamedTuple):
+    """A setting as a table shows it: its value as text, its unit, and what it means."""
+
+    value: str
+    unit: str
+    meaning: str
+
+
+def table(settings: object) -> dict[str, SettingRow]:
     """Name -> (value, unit, meaning) of every setting, all text, for a report."""
     rows = {}
     for field in _fields(settings):
         about, value = field.metadata, getattr(settings, field.name)
         meaning = about["help"] + (f" ({about['reference']})" if about.get("reference") else "")
-        rows[field.name] = (_shown(field, value), about.get("unit", "") if value is not None else "", meaning)
+        unit = about.get("unit", "") if value is not None else ""
+        rows[field.name] = SettingRow(_shown(field, value), unit, meaning)
     return rows
