@@ -1,6 +1,6 @@
-"""The ``halfmap`` command: parse, hand over to a workflow, and say in one line what a user did wrong.
+"""The ``halfmap`` command: parse the command line, run the workflow, and report a user's mistake in one line.
 
-Nothing heavy is imported until a command is known and its options are right: help and errors are immediate.
+Nothing heavy is imported until a command is known and its options are valid, so that help and errors are immediate.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from halfmap.options import OptionParser
 from halfmap.runtime import distributed
 from halfmap.runtime.interrupts import second_interrupt_ends
 
-# In the order of the help page.
+# In the order of the help text.
 COMMANDS: dict[str, Command] = {
     "refine": refine.REFINE,
     "resume": refine.RESUME,
@@ -40,11 +40,11 @@ COMMANDS: dict[str, Command] = {
     "report": refine.REPORT,
 }
 
-SHARED = ("refine", "resume")  # commands that several processes share
+SHARED = ("refine", "resume")  # commands that can run in several processes
 
 
 def parser_for(command: str | None) -> argparse.ArgumentParser:
-    """The whole parser, with the options of one command: the others' may need slow imports to be listed."""
+    """The whole parser, with the options of one command only: to list those of others may need slow imports."""
     parser = OptionParser(prog="halfmap", description="Refine a 3D map from single-particle cryo-EM images.",
                           epilog="halfmap COMMAND --help lists a command's options.")
     parser.add_argument("--version", action="version", version=f"halfmap {__version__}")
@@ -58,15 +58,14 @@ def parser_for(command: str | None) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line; returns the exit status: 0, or what the command says, 2 for a user's error, 130 when
-    interrupted."""
+    """Run one command line. Returns the exit status: the command's own or 0, 2 for a user's mistake, 130 for Ctrl-C."""
     words = list(sys.argv[1:] if argv is None else argv)
     with second_interrupt_ends(), distributed.one_voice():
         return _run(words)
 
 
 def _run(words: list[str]) -> int:
-    """The command line, and what went wrong in a line."""
+    """Run the command, and print an error in one line."""
     arguments = argparse.Namespace()
     try:
         command = next((word for word in words if word in COMMANDS), None)
@@ -89,7 +88,7 @@ def _run(words: list[str]) -> int:
 
 
 def _kept(arguments: argparse.Namespace) -> str:
-    """What an interrupted command leaves in its folder, and how to go on."""
+    """Say what an interrupted command leaves in its folder, and how to resume it."""
     out: Path | None = getattr(arguments, "out", None) or getattr(arguments, "run", None)
     found = sorted(out.iterdir()) if out is not None and out.is_dir() else []
     if out is None or not found:
