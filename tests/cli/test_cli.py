@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import halfmap
-from halfmap.cli import COMMANDS, main, parser_for
+from halfmap.cli.program import COMMANDS, main, parser_for
 from halfmap.cli.relion import RELION_ALWAYS, RELION_NOTES
 from halfmap.errors import InputError
 from halfmap.options import flag, table
@@ -52,7 +52,7 @@ def one_error_line(capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.mark.parametrize("words", [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)])
 def test_help_and_version_import_nothing_heavy(words: list[str]) -> None:
     script = (
-        "import sys\nfrom halfmap.cli import main\n"
+        "import sys\nfrom halfmap.cli.program import main\n"
         f"try:\n    main({words!r})\nexcept SystemExit as end:\n    assert end.code == 0\n"
         f"heavy = {HEAVY!r} & set(sys.modules)\nassert not heavy, heavy"
     )

@@ -15,7 +15,7 @@ import pytest
 import starfile
 from scipy.spatial.transform import Rotation
 
-from halfmap.cli import main
+from halfmap.cli.program import main
 
 Frames = dict[str, Any]
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from halfmap.cli import main
+from halfmap.cli.program import main
 from halfmap.maps.mrc import write_map
 
 BOX, PIXEL = 48, 2.0

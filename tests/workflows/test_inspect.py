@@ -10,7 +10,7 @@ import mrcfile
 import numpy as np
 import pytest
 
-from halfmap.cli import main
+from halfmap.cli.program import main
 
 
 @pytest.fixture

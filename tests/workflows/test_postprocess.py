@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from halfmap.cli import main
+from halfmap.cli.program import main
 from halfmap.maps.mrc import write_map
 
 BOX, PIXEL, B = 48, 2.0, 160.0
