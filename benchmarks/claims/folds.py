@@ -19,10 +19,10 @@ from halfmap.simulation.demo_molecule import (
     ATOM_NAMES,
     LOOP_B,
     Helix,
-    _frame,
-    _ideal_helix,
-    _loop,
+    helix_frame,
     ideal_chain,
+    ideal_helix,
+    loop_between,
 )
 
 RISE = 1.5  # A along a helix for each residue
@@ -61,13 +61,13 @@ class Piece:
 
 def helix_piece(helix: Helix) -> Piece:
     """The atoms of a helix."""
-    turned, offset = _frame(helix)
-    return Piece([(name, atoms @ turned.T + offset) for name, atoms in _ideal_helix(helix.residues)], helix.bfactor)
+    turned, offset = helix_frame(helix)
+    return Piece([(name, atoms @ turned.T + offset) for name, atoms in ideal_helix(helix.residues)], helix.bfactor)
 
 
 def direction(helix: Helix) -> Array:
     """The unit vector [3] along a helix's axis."""
-    return _frame(helix)[0] @ np.array([0.0, 0.0, 1.0])
+    return helix_frame(helix)[0] @ np.array([0.0, 0.0, 1.0])
 
 
 def bundle(places: Sequence[tuple[float, float]], lengths: Sequence[int], seed: int, bfactor: float,
@@ -172,7 +172,7 @@ def joined(pieces: Sequence[Piece]) -> Segment:
     segment: Segment = []
     for i, piece in enumerate(pieces):
         if i and np.linalg.norm(piece.start - pieces[i - 1].end) > 5.0:
-            loop = _loop(pieces[i - 1].end, piece.start, 1 if i % 2 else -1)
+            loop = loop_between(pieces[i - 1].end, piece.start, 1 if i % 2 else -1)
             segment += [(name, atoms, LOOP_B) for name, atoms in loop]
         segment += [(name, atoms, piece.bfactor) for name, atoms in piece.residues]
     return segment

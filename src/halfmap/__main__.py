@@ -2,7 +2,7 @@
 
 import sys
 
-from halfmap.cli import main
+from halfmap.cli.program import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -238,5 +238,6 @@ def table(settings: object) -> dict[str, SettingRow]:
     for field in _fields(settings):
         about, value = field.metadata, getattr(settings, field.name)
         meaning = about["help"] + (f" ({about['reference']})" if about.get("reference") else "")
-        rows[field.name] = SettingRow(_shown(field, value), about.get("unit", "") if value is not None else "", meaning)
+        unit = about.get("unit", "") if value is not None else ""
+        rows[field.name] = SettingRow(_shown(field, value), unit, meaning)
     return rows

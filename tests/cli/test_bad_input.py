@@ -1,4 +1,4 @@
-"""What a user gets wrong is one line that names the place and the remedy, before anything is written."""
+"""A user's mistake is reported in one line with its place and its remedy, before anything is written."""
 
 import os
 import re
@@ -15,7 +15,7 @@ import starfile
 
 def write_map(path: Path, values: np.ndarray, pixel: float = 4.2) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of NaN
+        warnings.simplefilter("ignore")  # about NaN
         mrcfile.write(path, np.asarray(values, np.float32), voxel_size=pixel, overwrite=True)
 
 
@@ -30,7 +30,7 @@ def contents(folder: Path) -> dict[str, int]:
 
 @pytest.fixture
 def refused(project, refine, tmp_path):
-    """Run, and return the one line of the error; nothing may have been written."""
+    """Run a refinement that must fail without writing anything, and return the one line of its error."""
 
     def run(*options, **where) -> str:
         before = contents(project)

@@ -1,4 +1,4 @@
-"""The command line: what it accepts, how it fails, and that help costs nothing."""
+"""The command line: what it accepts, how it fails, and that help imports nothing heavy."""
 
 import dataclasses
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import halfmap
-from halfmap.cli import COMMANDS, main, parser_for
+from halfmap.cli.program import COMMANDS, main, parser_for
 from halfmap.cli.relion import RELION_ALWAYS, RELION_NOTES
 from halfmap.errors import InputError
 from halfmap.options import flag, table
@@ -25,7 +25,7 @@ FIELDS = dataclasses.fields(RefineSettings)
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, Path]:
-    """Empty files that exist: enough for everything that is checked before data are read."""
+    """Empty files: enough for all checks that come before data are read."""
     paths = {name: tmp_path / name for name in ("particles.star", "map.mrc", "mask.mrc")}
     for path in paths.values():
         path.touch()
@@ -38,7 +38,7 @@ def settings(files: dict[str, Path], tmp_path: Path) -> RefineSettings:
 
 
 def parsed(line: str) -> dict[str, object]:
-    """What ``halfmap refine`` understands of this line."""
+    """The settings that ``halfmap refine`` takes from this line."""
     return vars(parser_for("refine").parse_args(["refine", *line.split()]))
 
 
@@ -52,7 +52,7 @@ def one_error_line(capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.mark.parametrize("words", [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)])
 def test_help_and_version_import_nothing_heavy(words: list[str]) -> None:
     script = (
-        "import sys\nfrom halfmap.cli import main\n"
+        "import sys\nfrom halfmap.cli.program import main\n"
         f"try:\n    main({words!r})\nexcept SystemExit as end:\n    assert end.code == 0\n"
         f"heavy = {HEAVY!r} & set(sys.modules)\nassert not heavy, heavy"
     )
@@ -179,7 +179,7 @@ def test_a_relion_command_line_is_understood_and_its_differences_are_named(
         --zero_mask --solvent_correct_fsc --oversampling 1 --healpix_order 2 --auto_local_healpix_order 4
         --offset_range 5 --offset_step 2 --sym C1 --low_resol_join_halves 40 --norm --scale --j 4
         --gpu 0:1""".split()
-    # The output lies under a file, so the command stops there, after everything was understood.
+    # The output lies under a file, so the command stops there, after it has parsed everything.
     assert main(words) == 2
     *notes, error = capsys.readouterr().err.splitlines()
     assert "is a file, not a folder" in error

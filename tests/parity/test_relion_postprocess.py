@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from halfmap.cli import main
+from halfmap.cli.program import main
 from halfmap.maps.masks import spherical_mask
 from halfmap.maps.mrc import write_map
 

@@ -19,7 +19,7 @@ FEW = ["--diameter", "156", "--max-iterations", "2"]
 
 
 def job(project: Path, *words: str) -> subprocess.Popen[str]:
-    # RELION starts a job in the background of a shell, which lets it ignore SIGINT
+    # As RELION does: it starts a job in the background of a shell, where SIGINT is ignored.
     return subprocess.Popen([sys.executable, "-m", "halfmap.plugins.relion_job", *words], cwd=project, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))  # fmt: skip
@@ -30,7 +30,7 @@ def ended(project: Path) -> set[str]:
 
 
 def test_a_job_refines_and_says_what_other_jobs_may_take(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # RELION has made the folder already, and may leave the mark of an earlier end in it
+    # RELION makes the folder before, and it may hold the mark of an earlier end.
     (project / JOB).mkdir(parents=True)
     (project / JOB / "run.out").touch()
     (project / JOB / "RELION_JOB_EXIT_FAILURE").touch()
@@ -64,11 +64,11 @@ def test_a_mistake_is_one_line_and_marks_the_job_as_failed(words: list[str], sai
 
 
 def test_an_abort_keeps_what_was_done_and_continuing_the_job_finishes_it(project: Path) -> None:
-    words = [*USUAL, "--diameter", "156", "--max-iterations", "9"]  # enough to be stopped among them
+    words = [*USUAL, "--diameter", "156", "--max-iterations", "9"]  # enough for an abort in between
     running, checkpoint = job(project, *words), project / JOB / "checkpoint" / "state"
     while running.poll() is None and not checkpoint.exists():
         time.sleep(0.1)
-    (project / JOB / "RELION_JOB_ABORT_NOW").touch()  # as the interface does
+    (project / JOB / "RELION_JOB_ABORT_NOW").touch()  # as the interface makes it
     running.communicate()
     assert running.returncode == 130
     assert ended(project) == {"ABORTED"} and checkpoint.exists()

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from halfmap.cli import main
+from halfmap.cli.program import main
 from halfmap.maps.mrc import write_map
 from halfmap.regularisation.protocol import HalfSets, Solution
 from halfmap.regularisation.wiener import Uniform

@@ -78,8 +78,8 @@ def test_the_truth_reads_back_with_starfile_and_the_other_table_has_no_poses(run
 
 
 def test_particles_lie_where_the_truth_says_they_do(run):
-    """An oracle of its own: the truth map turned by scipy, shifted, summed and filtered must match the images
-    best with the truth's pose, with a CTF sign that makes protein bright."""
+    """The truth map is turned by scipy, shifted, summed and filtered. It must match the images best at the true pose,
+    with a CTF sign that makes protein bright."""
     from scipy.ndimage import affine_transform
 
     with mrcfile.open(run.out / "truth.mrc") as file:
@@ -89,7 +89,7 @@ def test_particles_lie_where_the_truth_says_they_do(run):
     right, wrong = [], []
     for i in range(12):
         for rotation, scores in ((draw.rotations[i], right), (draw.rotations[i].T, wrong)):
-            # output voxel x' = R x + t shows the volume at x = R^T (x' - t); arrays are indexed z, y, x
+            # Output voxel x' = R x + t shows the volume at x = R^T (x' - t). Arrays are indexed z, y, x.
             turn = rotation.T.numpy()[::-1, ::-1]
             shift = np.array([0.0, draw.shifts[i, 1] / 4, draw.shifts[i, 0] / 4])
             seen = affine_transform(volume, turn, centre - turn @ (centre + shift), order=1).sum(0)
@@ -105,7 +105,7 @@ def test_relion_reconstructs_the_truth_from_the_images_and_their_poses(model, tm
     with mrcfile.open(tmp_path / "rebuilt.mrc") as found, mrcfile.open(tmp_path / "truth.mrc") as known:
         rebuilt, truth = np.asarray(found.data, np.float64), np.asarray(known.data, np.float64)
     k = np.fft.fftfreq(48, 1 / 48)
-    inside = k[:, None, None] ** 2 + k[:, None] ** 2 + k**2 < (0.9 * 24) ** 2  # RELION fills a sphere
+    inside = k[:, None, None] ** 2 + k[:, None] ** 2 + k**2 < (0.9 * 24) ** 2  # RELION fills only a sphere
     a, b = np.fft.fftn(rebuilt)[inside], np.fft.fftn(truth)[inside]
     product = np.vdot(b, a).real
     assert product / np.linalg.norm(a) / np.linalg.norm(b) > 0.97
@@ -121,7 +121,7 @@ def test_the_truth_map_holds_the_rigid_part_in_the_grey_scale_of_the_images(run)
     expected = gain * float(specimen.rigid.weight.sum()) / 4.0**2
     assert abs(truth.sum() / expected - 1) < 1e-3
     with mrcfile.open(run.out / "initial.mrc") as file:
-        assert np.asarray(file.data).sum() > 1.05 * truth.sum()  # the belt is part of a start
+        assert np.asarray(file.data).sum() > 1.05 * truth.sum()  # the starting map includes the belt
 
 
 def test_no_two_particles_share_a_belt_and_its_mean_density_is_the_fraction_asked_for(run):
@@ -231,7 +231,7 @@ def test_the_demo_molecule_has_ideal_helices_and_survives_a_pdb_file(model):
     assert atoms.element == made.element and float((atoms.xyz - made.xyz).abs().max()) < 1e-3
     first = [i for i in range(len(made)) if made.name[i] == "CA" and made.chain[i] == "A"][:26]
     alpha = made.xyz[first].numpy()
-    # in an alpha helix neighbours along the chain are 3.8 A apart, and residue i + 4 lies 6.2 A away
+    # In an alpha helix, alpha carbons of neighbouring residues are 3.8 A apart, and those of i and i + 4 are 6.2 A.
     assert np.abs(np.linalg.norm(np.diff(alpha, axis=0), axis=1) - 3.8).max() < 0.05
     assert np.abs(np.linalg.norm(alpha[4:] - alpha[:-4], axis=1) - 6.2).max() < 0.2
     assert abs(np.linalg.norm(alpha[18] - alpha[0]) - 27.0) < 0.3

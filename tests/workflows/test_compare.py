@@ -1,4 +1,4 @@
-"""``halfmap compare`` as a user would run it, on small runs of a molecule in closed form: all answers are known."""
+"""``halfmap compare`` as a user would run it, on small runs of a molecule in closed form: all results are known."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _rlnOriginYAngst #10
 
 
 def molecule(turn: Rotation = SAME, shift: tuple[float, ...] = HERE, box: int = BOX) -> np.ndarray:
-    """Thirty Gaussians at turn x + shift (A) [z,y,x], never interpolated."""
+    """Thirty Gaussians at turn x + shift (A) as a map [z,y,x], computed without interpolation."""
     random = np.random.default_rng(5)
     centre = turn.apply(random.normal(0, 13.0, (30, 3)).clip(-26, 26)) + np.array(shift)
     axis = (np.arange(box) - box // 2) * PIXEL
@@ -59,18 +59,18 @@ def molecule(turn: Rotation = SAME, shift: tuple[float, ...] = HERE, box: int = 
 
 @dataclass(frozen=True)
 class Kind:
-    """How a synthetic run differs from the molecule in the frame of the truth."""
+    """How a synthetic run differs from the true molecule in its frame."""
 
     turn: Rotation = SAME
     shift: tuple[float, ...] = HERE
     noise: float = 0.05
-    error: float = 0.0  # degrees, of every pose
-    lost: int = 0  # particles with any pose
+    error: float = 0.0  # of every pose, in degrees
+    lost: int = 0  # particles with random poses
     images: range = range(COUNT)
 
 
 def write_run(folder: Path, kind: Kind, seed: int, regulariser: str = "uniform", finished: bool = True) -> Path:
-    """What a refinement leaves behind."""
+    """Write the files of a finished refinement."""
     random = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     signal = molecule(kind.turn, kind.shift)
@@ -80,7 +80,7 @@ def write_run(folder: Path, kind: Kind, seed: int, regulariser: str = "uniform",
     true = Rotation.random(COUNT, rng=np.random.default_rng(9))
     axes = random.normal(size=(COUNT, 3))
     error = Rotation.from_rotvec(np.radians(kind.error) * axes / np.linalg.norm(axes, axis=1)[:, None])
-    # R' (turn x + shift) = R x: what is seen does not change with the frame
+    # R' (turn x + shift) = R x: the images do not depend on the frame.
     refined = (error * true * kind.turn.inv()).as_matrix()
     refined[: kind.lost] = Rotation.random(kind.lost, rng=random).as_matrix() if kind.lost else refined[:0]
     origins = np.random.default_rng(8).normal(0, 3, (COUNT, 2)) + (refined @ np.array(kind.shift))[:, :2]
@@ -101,7 +101,7 @@ def write_run(folder: Path, kind: Kind, seed: int, regulariser: str = "uniform",
 
 @pytest.fixture(scope="module", autouse=True)
 def small_pictures() -> Iterator[None]:
-    """Most of the time of a comparison is in its surfaces, which test_surface.py looks at."""
+    """Draw small surfaces, because they take most of the time of a comparison; test_surface.py tests them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(page, "PIXELS", 40)
         yield
@@ -109,7 +109,7 @@ def small_pictures() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Runs of the same particles; not to be changed."""
+    """Runs of the same particles. Tests must not change them."""
     folder = tmp_path_factory.mktemp("runs")
     kinds = {
         "first": Kind(noise=0.25), "better": Kind(noise=0.12, error=2.0, lost=30),
@@ -132,7 +132,7 @@ def read(path: Path) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def compared(runs, halfmap, tmp_path_factory):
-    """The usual comparison of two runs, with a truth."""
+    """An ordinary comparison of two runs, with the truth."""
     done = halfmap(["compare", runs["first"], runs["better"], "--truth", runs["truth"], "--out",
                     tmp_path_factory.mktemp("out") / "compare"])
     assert done.status == 0, done.error
@@ -152,20 +152,20 @@ def test_two_runs_become_a_page_a_figure_maps_and_numbers(compared) -> None:
     assert "better" in done.said and "Finished" in done.said
     names = {row["name"]: row["values"] for row in told["settings"]}
     assert names["regulariser"] == ["uniform", "nonuniform"] and names["seed"] == ["0", "1"] and "out" not in names
-    # an option of a regulariser that neither run used says nothing
+    # Options of a regulariser that neither run used are left out.
     assert names["nu_awf"] == ["3 wavelengths", "2 wavelengths"] and "ss_alpha" not in names
 
 
 def test_pose_differences_are_those_that_were_planted(compared) -> None:
-    """Rows are in different order: only image names match them."""
+    """The rows of the two runs are in different order, so only image names match them."""
     poses = compared[1]["runs"][1]["poses"]
     assert poses["common"] == COUNT and poses["only_first"] == poses["only_here"] == 0
     assert poses["angle_median_deg"] == pytest.approx(2.0, abs=0.1)
-    # of 30 random orientations hardly one lies within 10 degrees of the old one
+    # Hardly one of 30 random orientations lies within 10 degrees of the true one.
     assert poses["share_above_10_deg"] == pytest.approx(30 / COUNT, abs=0.005)
     histogram = poses["angle_histogram"]
     assert sum(histogram["particles"]) + histogram["beyond"] == COUNT
-    # of those that agree all lie in the bins around 2 degrees
+    # All particles that agree lie in the bins around 2 degrees.
     bins = np.array(histogram["particles"])
     near = bins[int(1.5 / histogram["to"] * len(bins)) : int(3.0 / histogram["to"] * len(bins)) + 1]
     assert near.sum() >= 270
@@ -188,7 +188,7 @@ def test_the_figure_is_whole_and_draws_every_curve(compared) -> None:
     for word in ("first", "better", "local resolution", "Orientation differences", "with the truth", "90°"):
         assert word in texts
     images = list(root.iter("{http://www.w3.org/2000/svg}image"))
-    # two views and three slices of each run, all of them inside the file
+    # Two views and three slices of each run are embedded in the file.
     assert len(images) == 10 and all(image.get("href", "").startswith("data:image/png") for image in images)
     width, height = (float(root.get(side)) for side in ("width", "height"))
     for image in images:
@@ -216,7 +216,7 @@ def test_a_run_in_another_frame_is_brought_back_to_the_first(runs, halfmap, tmp_
     assert turned["frame_A"] == pytest.approx(np.linalg.norm(SHIFT), abs=0.2) and "was turned by" in done.said
     assert turned["poses"]["angle_median_deg"] == pytest.approx(1.0, abs=0.1)
     assert turned["poses"]["shift_median_A"] < 0.3
-    # as much noise in both: as good a map, measured where it lies; nothing is lost by the comparison
+    # Both runs have the same noise, so the turned map is as good: the comparison itself loses nothing.
     assert turned["truth_resolution_A"] == pytest.approx(first["truth_resolution_A"], rel=0.08)
     here, there = (read(done.out / name)[4:-4, 4:-4, 4:-4] for name in
                    ("1_first_sharpened.mrc", "2_turned_sharpened.mrc"))
@@ -247,7 +247,7 @@ def test_other_particles_and_unfinished_runs_are_compared_with_a_word_on_it(runs
     for i, run in ((1, runs["first"]), (4, unfinished)):
         mean = (read(run / "half1_unfil.mrc") + read(run / "half2_unfil.mrc")) / 2
         gain = np.abs(np.fft.fftn(read(tmp_path / "out" / f"{i}_{run.name}_sharpened.mrc")) / np.fft.fftn(mean))[0, 0]
-        for shell in (3, 6):  # on an axis, where shells and frequencies are the same
+        for shell in (3, 6):  # on an axis, where the shell is the frequency
             f = told["runs"][i - 1]["fsc"]["corrected"][shell]
             known = np.exp(50 / 4 * (shell / (BOX * PIXEL)) ** 2) * np.sqrt(2 * f / (1 + f))
             assert gain[shell] == pytest.approx(known, rel=1e-3)

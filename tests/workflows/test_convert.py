@@ -15,14 +15,14 @@ import pytest
 import starfile
 from scipy.spatial.transform import Rotation
 
-from halfmap.cli import main
+from halfmap.cli.program import main
 
 Frames = dict[str, Any]
 
 
 @pytest.fixture
 def convert(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Convert, and return what was printed; `refused` wants the one line of an error."""
+    """Convert, and return what was printed, or with `refused` the one line of the error."""
     def run(*words: object, refused: bool = False) -> str:
         status = main(["convert", *map(str, words)])
         said, error = capsys.readouterr()
@@ -35,7 +35,7 @@ def convert(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's folder, with an image stack and a micrograph."""
+    """The working folder, with an image stack and a micrograph."""
     monkeypatch.chdir(tmp_path)
     for name, shape in (("stack.mrcs", (6, 16, 16)), ("mic.mrc", (1, 400, 600))):
         mrcfile.write(tmp_path / name, np.zeros(shape, np.float32), voxel_size=1.5)
@@ -76,7 +76,7 @@ def rotations(particles: Any) -> Rotation:
 
 
 def assert_same(found: Frames, expected: Frames) -> None:
-    """Particles and optics agree to the precision of float32; angles modulo a turn."""
+    """Particles and optics agree to the precision of float32; angles modulo 360 degrees."""
     one, other = found["particles"], expected["particles"]
     assert (rotations(one) * rotations(other).inv()).magnitude().max() < 1e-6
     for label, step in (("rlnDefocusU", 2e-3), ("rlnDefocusV", 2e-3), ("rlnOriginXAngst", 1e-6),
@@ -180,7 +180,7 @@ def test_wrong_names_and_options_are_one_line(folder: Path, convert: Callable[..
 
 
 def as_cryosparc(folder: Path, star: Path, stack: str) -> tuple[Path, Path]:
-    """A job's particle and passthrough files for a simulated data set, by numpy and scipy alone."""
+    """Particle and passthrough files of a cryoSPARC job for a simulated data set, made with numpy and scipy alone."""
     tables = starfile.read(star, always_dict=True)
     particles, optics = tables["particles"], tables["optics"].iloc[0]
     count, pixel = len(particles), float(optics["rlnImagePixelSize"])
@@ -216,7 +216,7 @@ def as_cryosparc(folder: Path, star: Path, stack: str) -> tuple[Path, Path]:
 def test_refinement_from_a_cryosparc_job_finds_the_poses(project, refine, edit_stack) -> None:
     job = project / "J5"
     job.mkdir()
-    edit_stack(project / "particles.mrcs", lambda images: -images)  # as stored by cryoSPARC: protein dark
+    edit_stack(project / "particles.mrcs", lambda images: -images)  # cryoSPARC stores images with dark protein
     (project / "particles.mrcs").rename(project / "particles.mrc")
     _, through = as_cryosparc(job, project / "particles_truth.star", ">particles.mrcs")
     done = refine(project, "--passthrough", through, "--max-iterations", 3, "--search", "local",

@@ -1,4 +1,4 @@
-"""The demo says truthfully how far a refinement ended from what was simulated."""
+"""The demo reports correctly how far a refinement is from what was simulated."""
 
 import contextlib
 import io
@@ -23,7 +23,7 @@ SHIFT = torch.tensor([4.0, -6.0, 3.0], dtype=torch.float64)
 
 
 def perfect_refinement(settings: RefineSettings) -> None:
-    """What a faultless program could write: the truth, in a frame of its own."""
+    """Write what a perfect program would: the truth, in another frame."""
     data = settings.particles.parent
     truth = read_star(data / "particles_truth.star")
     rotations = truth.rotations @ FRAME.T

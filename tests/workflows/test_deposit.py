@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from halfmap.cli import main
+from halfmap.cli.program import main
 from halfmap.maps.mrc import write_map
 
 BOX, PIXEL = 48, 2.0
@@ -26,7 +26,7 @@ MAPS = {"map.mrc", "half_map_1.mrc", "half_map_2.mrc", "mask.mrc", "additional_m
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as a finished refinement leaves it, as far as it matters here, with its sharpened map."""
+    """The folder of a finished refinement with its sharpened map: only the files that matter here."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     folder.mkdir()
     rng = np.random.default_rng(5)
@@ -52,7 +52,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def entry(run: Path) -> Path:
-    """The entry of that run, as it comes; not to be changed."""
+    """The entry of that run, made with default settings. Tests must not change it."""
     out = run.parent / "entry"
     assert main(["deposit", str(run), str(out)]) == 0
     return out
@@ -160,7 +160,7 @@ def test_the_image_is_a_png_of_500_pixels_with_the_molecule_on_white(run, entry)
     assert struct.unpack(">IIBB", raw[16:26]) == (500, 500, 8, 2)
     size = struct.unpack(">I", raw[33:37])[0]
     rows = np.frombuffer(zlib.decompress(raw[41 : 41 + size]), dtype=np.uint8).reshape(500, 1501)
-    pixels = np.add.accumulate(rows[:, 1:], axis=0, dtype=np.uint8).reshape(500, 500, 3)  # filter 2: from the row above
+    pixels = np.add.accumulate(rows[:, 1:], axis=0, dtype=np.uint8).reshape(500, 500, 3)  # filter 2: add the row above
     assert (rows[:, 0] == 2).all() and (pixels[0] == 255).all()
     assert pixels[250, 250].max() < 250 and 0.1 < (pixels.min(2) < 250).mean() < 0.9
 
@@ -176,7 +176,7 @@ def test_the_chimerax_script_opens_files_that_are_there_and_shows_the_map(run, e
 
 
 def refused(words: list[str], capsys: pytest.CaptureFixture[str], out: Path) -> str:
-    """What an error says: one line, status 2, nothing written."""
+    """Check that a command fails with one line, status 2 and nothing written; return the line."""
     assert main(words) == 2
     said = capsys.readouterr().err
     assert said.startswith("halfmap: error: ") and said.count("\n") == 1

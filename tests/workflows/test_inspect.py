@@ -1,4 +1,4 @@
-"""``halfmap inspect`` says what is in a file, finds what is wrong with it, and changes nothing."""
+"""``halfmap inspect`` says what is in a file, finds its faults, and changes nothing."""
 
 import contextlib
 import io
@@ -10,12 +10,12 @@ import mrcfile
 import numpy as np
 import pytest
 
-from halfmap.cli import main
+from halfmap.cli.program import main
 
 
 @pytest.fixture
 def inspect():
-    """Run the command; returns (status, what it said, error)."""
+    """Run the command. Returns (status, standard output, error)."""
 
     def run(*words: object) -> tuple[int, str, str]:
         said, error = io.StringIO(), io.StringIO()

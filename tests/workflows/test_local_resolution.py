@@ -21,7 +21,7 @@ BALL = np.clip(14.5 - np.sqrt(X**2 + Y**2 + Z**2), 0, 1).astype(np.float32)
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The maps of a refinement: fine detail at x < 0, coarse shape at x > 0; not to be changed."""
+    """The maps of a refinement: fine detail at x < 0, coarse shape at x > 0. Tests must not change them."""
     folder = tmp_path_factory.mktemp("halves") / "run"
     folder.mkdir()
     rng = np.random.default_rng(1)
@@ -53,7 +53,7 @@ def test_a_run_gets_its_local_resolution_its_numbers_and_a_page(run, halfmap, tm
     told = json.loads((done.out / "local_resolution.json").read_text())
     assert told["window_A"] == pytest.approx(45) and told["threshold"] == 0.5
     assert told["percentiles_A"]["50"] == pytest.approx(np.median(found[mask > 0.5]), rel=1e-4)
-    # a window of 45 A lies in a cube of 24 voxels of 3 A, and three waves of 24 A fill it
+    # A window of 45 A lies in a cube of 24 voxels of 3 A, of which shell 3 is 24 A.
     assert told["coarsest_A"] == pytest.approx(24) and np.allclose(found[mask == 0], 24, rtol=1e-5)
     assert f"{told['percentiles_A']['50']:.2f}" in done.said and "Finished" in done.said
 

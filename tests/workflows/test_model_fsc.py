@@ -25,8 +25,8 @@ SHIFT = torch.tensor([3.0, -2.0, 1.5], dtype=torch.float64)
 
 @pytest.fixture(scope="module")
 def scene(molecule, tmp_path_factory) -> Path:
-    """built.pdb in the coordinates of map.mrc; half1.mrc and half2.mrc of it with noise; turned.mrc, in which the same
-    molecule lies elsewhere; not to be changed."""
+    """built.pdb in the coordinates of map.mrc; half1.mrc and half2.mrc with noise; turned.mrc with the same molecule at
+    another place. Tests must not change them."""
     folder = tmp_path_factory.mktemp("scene")
     atoms = read_model(molecule)
     middle = atoms.xyz - atoms.xyz.mean(0)
@@ -72,7 +72,7 @@ def test_half_maps_are_compared_too_and_the_table_is_the_json(scene, halfmap, tm
     assert len(rows) == BOX // 2 + 1
     for name, curve in told["fsc"].items():
         np.testing.assert_allclose([float(row[name]) for row in rows], curve, atol=1e-6)
-    # by the definition, within the mask that was written
+    # The FSC by its definition, within the mask that was written.
     a, b, mask = (read_map(path).data.double().numpy() for path in (
         scene / "half1.mrc", done.out / "model_map.mrc", done.out / "mask.mrc"))
     A, B = np.fft.fftn(a * mask), np.fft.fftn(b * mask)

@@ -19,7 +19,7 @@ BOX, PIXEL = 40, 4.2
 
 @pytest.fixture(scope="module")
 def run(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a refinement with the true poses, and half maps that are noisy along z; not to be changed."""
+    """A run with the true poses, and with half maps that are noisy along z. Tests must not change it."""
     folder = tmp_path_factory.mktemp("orientations") / "run"
     folder.mkdir()
     shutil.copy(dataset / "particles_truth.star", folder / "particles.star")
@@ -28,7 +28,7 @@ def run(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     k = np.fft.fftfreq(BOX, 1 / BOX)
     radius = np.sqrt(k[:, None, None] ** 2 + k[:, None] ** 2 + k**2)
     signal = np.fft.fftn(rng.normal(size=(BOX,) * 3)) * 5 * np.exp(-((radius / 10) ** 2))
-    # Coarser shells hold too few coefficients to be cut into cones.
+    # Coarser shells hold too few coefficients to be divided into cones.
     louder = np.where((np.abs(k[:, None, None]) > 0.8 * radius) & (radius > 9), 10, 1)
     distance = np.sqrt((np.stack(np.meshgrid(*[np.arange(BOX) - BOX // 2] * 3)) ** 2).sum(0))
     for h in (1, 2):
@@ -51,7 +51,7 @@ def test_a_run_gets_its_views_its_directions_and_a_page(run, halfmap, tmp_path) 
     told = json.loads((done.out / "orientations.json").read_text())
     assert told["symmetry"] == "C2" and told["particles"] == 200 and told["equivalent_places"] == 2
     assert 0.6 < told["scf_star"] < 1.1 and told["cfar"] < 0.8 and told["mask"] == str(run / "mask.mrc")
-    # Noise reaches 37 degrees from z, and a cone of 20 degrees that touches it is lost.
+    # Noise reaches 37 degrees from z, and spoils every cone of 20 degrees that touches it.
     assert min(told["worst_at_deg"][1], 180 - told["worst_at_deg"][1]) < 57
     assert any(said.startswith("too few views") for said in told["verdict"])
     assert len(told["fsc"]["worst"]) == BOX // 2 + 1
@@ -104,7 +104,7 @@ def test_particles_without_angles_are_named(run, halfmap, edit_star, tmp_path) -
 
 
 def doubled(tables: dict) -> None:
-    """Half sets by turns, the first five particles again in the other one, and the next three in the same."""
+    """Alternate half sets; repeat the first five particles in the other half set, and the next three in their own."""
     table = tables["particles"]
     table["rlnRandomSubset"] = 1 + np.arange(len(table)) % 2
     again = table.iloc[:8].copy()
@@ -156,7 +156,7 @@ def test_neighbours_are_measured_in_angstrom_from_where_the_particle_was_found(p
         table["rlnCoordinateX"], table["rlnCoordinateY"] = 1000.0 * np.arange(len(table)), 0.0
         table["rlnOriginXAngst"], table["rlnOriginYAngst"] = 0.0, 0.0
         table["rlnMicrographName"] = "one.mrc"
-        table.loc[1, "rlnCoordinateX"] = 30.0  # 60 A from the first, 20 A once its origin is taken off
+        table.loc[1, "rlnCoordinateX"] = 30.0  # 60 A from the first, 20 A after its origin is subtracted
         table.loc[1, "rlnOriginXAngst"] = 40.0
 
     star = edit_star(project / "particles_truth.star", project / "placed.star", place)

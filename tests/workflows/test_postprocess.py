@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from halfmap.cli import main
+from halfmap.cli.program import main
 from halfmap.maps.mrc import write_map
 
 BOX, PIXEL, B = 48, 2.0, 160.0
@@ -25,20 +25,20 @@ WRITTEN = {"map_sharpened.mrc", "map_sharpened_masked.mrc", "mask.mrc", "fsc.xml
 
 
 def radius() -> np.ndarray:
-    """Distance of every voxel from the centre, in voxels."""
+    """Distance of every voxel [z,y,x] from the centre, in voxels."""
     x = np.arange(BOX) - BOX // 2
     return np.sqrt(x[:, None, None] ** 2 + x[:, None] ** 2 + x**2)
 
 
 def gained(v: np.ndarray, gain: Any) -> np.ndarray:
-    """A map after a gain that is a function of the frequency in 1/A."""
+    """Multiply the transform of a map by a function of the frequency in 1/A."""
     k = np.fft.fftfreq(BOX, PIXEL)
     return np.fft.ifftn(np.fft.fftn(v) * gain(np.sqrt(k[:, None, None] ** 2 + k[:, None] ** 2 + k**2))).real
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as a refinement leaves it, as far as it matters here; not to be changed."""
+    """The folder of a refinement, with only the files that matter here. Tests must not change it."""
     folder = tmp_path_factory.mktemp("run")
     rng = np.random.default_rng(5)
     atoms = gained(rng.standard_normal((BOX,) * 3) * (radius() < 13), lambda f: np.exp(-B / 4 * f**2))
@@ -53,12 +53,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copied(run: Path, tmp_path: Path) -> Path:
-    """A copy for a test to write into."""
+    """A copy that a test may write into."""
     return Path(shutil.copytree(run, tmp_path / "run"))
 
 
 def read(path: Path) -> np.ndarray:
-    """A map as another program reads it, with its header in order."""
+    """Read a map with another program, and check its header."""
     with mrcfile.open(path) as file:
         assert file.data.shape == (BOX, BOX, BOX) and float(file.voxel_size.x) == pytest.approx(PIXEL)
         return np.array(file.data, dtype=np.float64)
@@ -69,7 +69,7 @@ def summary(folder: Path) -> dict[str, Any]:
 
 
 def text_of(page: Path) -> str:
-    """The words of a page."""
+    """The text of a page without its markup."""
     body = re.sub(r"<(style|script).*?</\1>", " ", page.read_text(encoding="utf-8"), flags=re.S)
     return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", "", body))
 
@@ -229,7 +229,7 @@ def test_the_page_is_complete_in_itself(copied):
         assert said in text
 
 
-# What a user may do wrong
+# Mistakes of a user
 
 
 @pytest.mark.parametrize(("words", "said"), [

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from halfmap.cli import main
+from halfmap.cli.program import main
 from halfmap.maps.mrc import write_map
 from halfmap.regularisation.protocol import MapPair, Solution
 from halfmap.regularisation.registry import REGULARISERS
@@ -28,7 +28,7 @@ FROM_BOTH = "made from both: a picture, not a reference for refinement"
 
 
 def density() -> np.ndarray:
-    """Ten blobs within 20 A of the centre [z,y,x]."""
+    """A map [z,y,x] of ten blobs within 20 A of the centre."""
     rng = np.random.default_rng(5)
     grid = np.stack(np.meshgrid(*[(np.arange(BOX) - BOX // 2) * PIXEL] * 3, indexing="ij"))
     centres = rng.uniform(-20, 20, (10, 3))
@@ -37,7 +37,7 @@ def density() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def halves(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with run_half1.mrc and run_half2.mrc; not to be changed."""
+    """A folder with run_half1.mrc and run_half2.mrc. Tests must not change it."""
     folder = tmp_path_factory.mktemp("halves")
     rng, signal = np.random.default_rng(6), density()
     for h in (1, 2):
@@ -47,7 +47,7 @@ def halves(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read(path: Path) -> np.ndarray:
-    """A map as another program reads it, with its header in order."""
+    """Read a map with another program, and check its header."""
     with mrcfile.open(path) as file:
         assert file.data.shape == (BOX, BOX, BOX) and file.data.dtype == np.float32
         assert float(file.voxel_size.x) == pytest.approx(PIXEL) and file.is_volume()
@@ -55,13 +55,13 @@ def read(path: Path) -> np.ndarray:
 
 
 def text_of(page: Path) -> str:
-    """The words of a page."""
+    """The text of a page without its markup."""
     body = re.sub(r"<(style|script).*?</\1>", " ", page.read_text(encoding="utf-8"), flags=re.S)
     return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", "", body))
 
 
 def numpy_filter(volume: np.ndarray, gain: np.ndarray) -> np.ndarray:
-    """A gain by shell, straight lines between shells."""
+    """Multiply the transform of a map by a gain by shell, linear between shells."""
     k = np.fft.fftfreq(BOX, 1 / BOX)
     radius = np.sqrt(k[:, None, None] ** 2 + k[:, None] ** 2 + k**2)
     return np.fft.ifftn(np.fft.fftn(volume) * np.interp(radius, np.arange(len(gain)), gain)).real
@@ -94,7 +94,7 @@ def test_uniform_is_the_wiener_filter_of_the_curve_in_fsc_xml(halves, halfmap, t
     f = np.array([float(point.findtext("y", "")) for point in root.iter("coordinate")])
     first, second = (read(halves / f"run_half{h}.mrc") for h in (1, 2))
 
-    # Up to where phases were randomised the curve is the plain FSC of the masked maps.
+    # Below the shell from which phases are randomised, the curve is the plain FSC of the masked maps.
     mask = read(done.out / "mask.mrc")
     k = np.fft.fftfreq(BOX, 1 / BOX)
     shell = np.rint(np.sqrt(k[:, None, None] ** 2 + k[:, None] ** 2 + k**2)).astype(int).ravel()
@@ -112,7 +112,7 @@ def test_uniform_is_the_wiener_filter_of_the_curve_in_fsc_xml(halves, halfmap, t
 
 @dataclasses.dataclass(frozen=True)
 class StandIn:
-    """Halves the maps, and says a cut-off that rises with the distance from the centre."""
+    """A regulariser that halves the maps. Its cut-off rises with the distance from the centre."""
 
     name: str = "stand-in"
     crosses: str = "nothing but a test"
@@ -186,11 +186,11 @@ def test_the_report_command_leaves_the_page_of_filtered_maps_alone(halves, halfm
     assert (done.out / "report.html").read_bytes() == before
 
 
-# What a user may do wrong
+# Mistakes of a user
 
 
 def foreign_option() -> list[str]:
-    """An option of a method that is not the default one, with a value that is not its default."""
+    """An option of a regulariser other than the default one, and a value other than its default."""
     usual = RegulariserOptions()
     for field in dataclasses.fields(RegulariserOptions):
         owner = next((name for name, prefix in PREFIXES.items() if field.name.startswith(prefix)), usual.regulariser)
@@ -201,7 +201,7 @@ def foreign_option() -> list[str]:
 
 @pytest.fixture
 def spoilt(halves: Path, tmp_path: Path) -> Path:
-    """A copy of the half maps beside maps that do not fit them."""
+    """A copy of the half maps, with maps that do not fit them."""
     folder = Path(shutil.copytree(halves, tmp_path / "maps"))
     noise = torch.randn(BOX, BOX, BOX, generator=torch.Generator().manual_seed(0))
     write_map(folder / "small.mrc", noise[:32, :32, :32], PIXEL)

@@ -25,7 +25,7 @@ Halfmap = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def run(refine, simulated) -> Path:
-    """A refinement of 200 noisy particles with every image at its best pose; not to be changed."""
+    """A refinement of 200 noisy particles with every image at its best pose. Tests must not change it."""
     done = refine(simulated(snr=0.12), "--max-iterations", 8, "--posterior", "best")
     assert done.status == 0, done.error
     return Path(done.out)
@@ -50,7 +50,7 @@ def test_all_particles_at_the_run_s_poses_give_the_run_s_own_half_maps(fixed) ->
     assert (last.level, last.count) == (0, 200)
     shells = slice(1, int(0.8 * fixed.limit))
     own, again = (fsc(*pair)[shells] for pair in ((fixed.own.half1, fixed.own.half2), (last.half1, last.half2)))
-    # groups' contrasts and the rounding of the file are all that differs
+    # Only the contrasts of the groups and the rounding of the file differ.
     assert float((own - again).abs().max()) < 0.03
     if last.half1.shape == fixed.own.half1.shape:
         assert float(fsc(fixed.own.half1, last.half1)[shells].min()) > 0.99
@@ -68,7 +68,7 @@ def test_every_subset_is_what_its_own_particles_give_and_each_image_is_read_once
     for subset in seen:
         if (subset.level, subset.draw) not in ((0, 0), (1, min(draws, 2) - 1), (2, draws - 1), (3, 0)):
             continue
-        # by hand: the d-th part of each order, halved from its front
+        # the d-th part of each order, halved from its front, without the code under test
         width = min(draws, 2**subset.level)
         parts = [order[subset.draw * len(order) // width:][:round(len(order) / 2**subset.level)] for order in orders]
         assert abs(subset.count - sum(map(len, parts))) <= 2 and size > 8
@@ -93,11 +93,11 @@ def test_curves_of_two_runs_are_measured_fitted_and_drawn(run, refined, halfmap,
         assert one["folder"] == str(folder) and one["particles"] == 200
         points, left_out = one["unmasked"]["points"], one["unmasked"]["left_out"]
         kept = [p["particles"] for p in points]
-        assert set(kept) | set(left_out) == {24, 50, 100, 200}  # the quarter of 50 is 12
+        assert set(kept) | set(left_out) == {24, 50, 100, 200}  # a quarter of 50 is 12
         assert [len(p["draws_A"]) for p in points] == [1 if n == 200 else 2 for n in kept]
         assert points[-1]["inverse_square"] > points[0]["inverse_square"]
         last = json.loads((folder / "iterations.jsonl").read_text().splitlines()[-1])
-        if last["resolution_A"] < last["inserted_A"]:  # the run's maps agree on every shell that they have
+        if last["resolution_A"] < last["inserted_A"]:  # the run's maps agree in every shell that they have
             assert one["own_resolution_A"]["unmasked"] is None and 200 in left_out
             assert "200 particles are left out" in done.said
         else:
@@ -118,7 +118,7 @@ def test_curves_of_two_runs_are_measured_fitted_and_drawn(run, refined, halfmap,
 
 @pytest.fixture(scope="module")
 def subsets_refined(brief, halfmap, tmp_path_factory) -> Any:
-    """Subsets of a short run refined anew with two methods."""
+    """Subsets of a short run, refined anew with two methods."""
     out = tmp_path_factory.mktemp("reslog") / "refined"
     done = halfmap(["reslog", brief.out, "--refine", "--regulariser", "uniform", "--regulariser", "cutoff",
                     "--smallest", 50, "--threads", 1, "--out", out])
@@ -152,7 +152,7 @@ def test_the_same_command_does_not_refine_again_and_other_subsets_are_refused(
     moved = {path: path.read_text().replace(str(subsets_refined.out), str(out)) for path in out.rglob("settings.toml")}
     for path, text in moved.items():
         path.write_text(text)
-    cut = out / "100" / "cutoff"  # stopped before its end
+    cut = out / "100" / "cutoff"  # as if stopped before its end
     (cut / "iterations.jsonl").write_text("\n".join((cut / "iterations.jsonl").read_text().splitlines()[:1]) + "\n")
     kept = {path: path.stat().st_mtime_ns for path in out.rglob("half1_unfil.mrc")}
     line = ["reslog", brief.out, "--refine", "--regulariser", "uniform", "--regulariser", "cutoff", "--smallest", 50,

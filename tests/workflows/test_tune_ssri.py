@@ -1,4 +1,4 @@
-"""``halfmap tune-ssri``: the order of its search, ties, what is kept of a stopped search, and one search end to end."""
+"""``halfmap tune-ssri``: order of the search, ties, what a stopped search keeps, and one search from start to end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ START = {"alpha": 0.6, "beta": 2.0, "gamma": 0.1, "eps_gradient": 1.0}
 
 
 def stubbed(judge: Callable[[Mapping[str, float]], float], error: float = 0.001) -> Any:
-    """Trials judged by a function of their values, and the list of those asked for."""
+    """A function that stands for a trial, judged by its values, and the list of the trials that were asked for."""
     asked: list[tuple[float, ...]] = []
 
     def trial(values: Mapping[str, float]) -> Trial:
@@ -36,7 +36,7 @@ def test_parameters_are_searched_in_the_paper_s_order_each_with_what_was_chosen_
     trial, asked = stubbed(lambda v: -abs(v["alpha"] - 0.3) - abs(v["beta"] - 2) + v["gamma"] + v["eps_gradient"])
     sweeps = searched(LISTS, START, trial)
     assert asked == [
-        (0.3, 2.0, 0.1, 1.0), (0.6, 2.0, 0.1, 1.0), (0.9, 2.0, 0.1, 1.0),  # alpha, the others as they start
+        (0.3, 2.0, 0.1, 1.0), (0.6, 2.0, 0.1, 1.0), (0.9, 2.0, 0.1, 1.0),  # alpha, with the others as they start
         (0.3, 1.0, 0.1, 1.0), (0.3, 2.0, 0.1, 1.0),
         (0.3, 2.0, 0.0, 1.0), (0.3, 2.0, 0.1, 1.0),
         (0.3, 2.0, 0.1, 1.0), (0.3, 2.0, 0.1, 2.0),
@@ -49,7 +49,7 @@ def test_among_values_within_the_error_the_weakest_is_taken_and_four_ties_do_not
     trial, _ = stubbed(lambda v: scores[v["alpha"]] - 0.006 * (v["beta"] == 1), error=0.01)
     sweeps = searched(LISTS, START, trial)
     assert sweeps[0].chosen.values["alpha"] == 0.3 and not sweeps[0].undecided
-    # beta 1 would be within an error of beta 2, but not of the best trial of all
+    # beta 1 is within one error of beta 2, but not of the best trial of all.
     assert sweeps[1].chosen.values["beta"] == 2.0 and not sweeps[1].undecided
     assert sweeps[2].chosen.values["gamma"] == 0.0 and sweeps[2].undecided
 
@@ -63,7 +63,7 @@ def test_a_list_of_one_value_is_held_from_the_start() -> None:
 
 @pytest.fixture(scope="module")
 def search(brief, dataset, halfmap, tmp_path_factory) -> tuple[Any, list[object]]:
-    """Two alphas on half of the particles, and the command line."""
+    """A finished search of two alphas on half of the particles, and its command line."""
     out = tmp_path_factory.mktemp("tune") / "out"
     line = ["tune-ssri", brief.out, "--alphas", "0.3,0.6", "--betas", 2, "--gammas", "0.1", "--eps-gradients", "1/2",
             "--particles", 100, "--truth", dataset / "truth.mrc", "--threads", 1, "--out", out]
@@ -126,7 +126,7 @@ def test_the_same_command_repeats_no_trial_and_a_longer_list_adds_only_what_is_n
     assert again.status == 0 and not begun, again.error
     assert json.loads((done.out / "tune_ssri.json").read_text()) == before
     longer = [*line[:3], "0.3,0.6,0.9", *line[4:]]
-    stopped = halfmap(longer)  # the stub leaves nothing to measure
+    stopped = halfmap(longer)  # the stub refines nothing, so there is nothing to measure
     assert [path.name for path in begun] == ["alpha0.9_beta2_gamma0.1_eps_gradient0.5"] and stopped.status == 2
     other = halfmap([*line, "--seed", 9])
     assert other.status == 2 and "--seed and --particles of before" in other.error and other.error.count("\n") == 1

@@ -1,4 +1,4 @@
-"""What the commands share: how one is declared, and settings taken from what was parsed."""
+"""What the commands share: the declaration of a command, and settings from parsed arguments."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from halfmap.settings.regularisers import RegulariserOptions
 
 @dataclass(frozen=True)
 class Command:
-    """One word behind ``halfmap``: what it does in a line, how its options are declared, and what runs it; that may
-    return an exit status."""
+    """One command of ``halfmap``: its summary in a line, the function that declares its options, and the one that runs
+    it, which may return an exit status."""
 
     summary: str
     options: Callable[[argparse.ArgumentParser], None]
@@ -24,23 +24,24 @@ class Command:
 
 
 def settings_file(parser: argparse.ArgumentParser) -> None:
+    """Add the option --settings."""
     parser.add_argument("--settings", type=Path, metavar="settings.toml",
                         help="take settings from an earlier run's file; options given here come first")
 
 
 def given(arguments: argparse.Namespace, settings: type) -> dict[str, Any]:
-    """The settings that stand on the command line."""
+    """The values of the settings that are given on the command line, by name."""
     names = {field.name for field in dataclasses.fields(settings)}
     return {name: value for name, value in vars(arguments).items() if name in names}
 
 
 def chosen(arguments: argparse.Namespace, settings: type[Settings]) -> Settings:
-    """The settings of a file, if one was named, under those on the command line."""
+    """The settings from the command line, and those from the file of --settings for what it does not give."""
     values = read_toml(settings, arguments.settings) if arguments.settings else {}
     return build(settings, values | given(arguments, settings))
 
 
 def citing() -> str:
-    """What to cite for each regulariser, from the setting that chooses one."""
+    """What to cite for each regulariser, as the setting that chooses one says."""
     (choice,) = (field for field in dataclasses.fields(RegulariserOptions) if field.name == "regulariser")
     return str(choice.metadata.get("reference", ""))

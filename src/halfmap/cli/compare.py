@@ -1,4 +1,4 @@
-"""``halfmap compare``: runs of the same particles, side by side."""
+"""``halfmap compare``: runs of the same particles side by side."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _compare(arguments: argparse.Namespace) -> None:
     assert out is not None  # named by validated_compare
 
     def report(**seen: Any) -> Path:
-        """Write compare.html and compare.svg from the fields of a ComparedRuns, a class that no workflow may import."""
+        """Write compare.html and compare.svg. seen: fields of a ComparedRuns, which no workflow may import."""
         return write_compare_report(out, ComparedRuns(settings=table(settings), version=__version__, **seen))
 
     compare(runs, settings, report=report)

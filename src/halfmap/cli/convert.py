@@ -1,4 +1,4 @@
-"""``halfmap convert``."""
+"""``halfmap convert``: particles between RELION's format and cryoSPARC's."""
 
 from __future__ import annotations
 

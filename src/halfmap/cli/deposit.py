@@ -22,7 +22,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from halfmap.workflows.deposit import deposit
 
     def pictures(**seen: Any) -> list[Path]:
-        """The entry's image and a ChimeraX script, which no workflow may draw."""
+        """Write the entry's image and a ChimeraX script, which no workflow may draw."""
         return write_deposit_pictures(settings.out, **seen)
 
     deposit(settings, pictures)

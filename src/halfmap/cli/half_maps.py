@@ -34,7 +34,7 @@ def _regularise(arguments: argparse.Namespace) -> None:
     from halfmap.workflows.regularise import regularise
 
     def report(**seen: Any) -> Path:
-        """Write report.html from the fields of a FilteredPair, a class that no workflow may import."""
+        """Write report.html. seen: fields of a FilteredPair, a class that no workflow may import."""
         shown = FilteredPair(settings=table(settings), version=__version__, command=command_line(settings),
                              citing=citing(), **seen)
         return write_filtered_report(settings.out, shown)
@@ -62,7 +62,7 @@ def _postprocess(arguments: argparse.Namespace) -> None:
     assert out is not None  # named by validated_postprocess
 
     def report(**seen: Any) -> Path:
-        """Write postprocess.html from the fields of a PostprocessedMaps, a class that no workflow may import."""
+        """Write postprocess.html. seen: fields of a PostprocessedMaps, a class that no workflow may import."""
         shown = PostprocessedMaps(settings=table(settings), version=__version__,
                                   command=postprocess_command(settings), **seen)
         return write_postprocess_report(out, shown)
@@ -102,7 +102,7 @@ def _local_resolution(arguments: argparse.Namespace) -> None:
     assert out is not None  # named by validated_local_resolution
 
     def report(**seen: Any) -> Path:
-        """Write local_resolution.html from the fields of a LocalResolutionPage, which no workflow may import."""
+        """Write local_resolution.html. seen: fields of a LocalResolutionPage, a class that no workflow may import."""
         shown = LocalResolutionPage(settings=table(settings), version=__version__,
                                     command=validation_command(settings), **seen)
         return write_local_resolution_page(out, shown)

@@ -1,4 +1,4 @@
-"""``halfmap inspect``: what is in a file."""
+"""``halfmap inspect``: what is in a file, and whether a refinement could begin from it."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def _inspect(arguments: argparse.Namespace) -> int:
     from halfmap.workflows.inspect import run
 
     def report(**seen: Any) -> Path:
-        """Write inspect.html from the fields of an InspectedPage, which no workflow may import."""
-        assert settings.out is not None  # else no page is asked for
+        """Write inspect.html. seen: fields of an InspectedPage, a class that no workflow may import."""
+        assert settings.out is not None  # otherwise no page is wanted
         return write_inspected_page(settings.out, InspectedPage(settings=table(settings), version=__version__,
                                                                 command=inspect_command(asked), **seen))
 

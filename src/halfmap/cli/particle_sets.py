@@ -34,7 +34,7 @@ def _orientations(arguments: argparse.Namespace) -> None:
     assert out is not None  # named by validated_orientations
 
     def report(**seen: Any) -> Path:
-        """Write orientations.html from the fields of an OrientationsPage, which no workflow may import."""
+        """Write orientations.html. seen: fields of an OrientationsPage, a class that no workflow may import."""
         shown = OrientationsPage(settings=table(settings), version=__version__, command=orientations_command(asked),
                                  **seen)
         return write_orientations_page(out, shown)

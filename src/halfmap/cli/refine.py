@@ -1,4 +1,4 @@
-"""``halfmap refine``, and those that go with it: ``resume``, ``demo`` and ``report``."""
+"""``halfmap refine``, and the commands that go with it: ``resume``, ``demo`` and ``report``."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def _refine_options(parser: argparse.ArgumentParser) -> None:
     settings_file(parser)
     add_options(parser, RefineSettings)
     parser.add_argument(*RELION_ALWAYS, action="store_true", dest="relion_always", help=argparse.SUPPRESS)
-    for name, (count, _) in RELION_NOTES.items():
-        parser.add_argument(name, action=Note, nargs=count, dest="relion_notes", default=argparse.SUPPRESS,
+    for name, instead in RELION_NOTES.items():
+        parser.add_argument(name, action=Note, nargs=instead.values, dest="relion_notes", default=argparse.SUPPRESS,
                             help=argparse.SUPPRESS)
     parser.usage = "halfmap refine particles.star --map map.mrc --diameter A --out folder [options]"
     parser.epilog = ("RELION's spellings (--i --ref --o --sym --particle_diameter --ini_high "
@@ -34,7 +34,7 @@ def _refine(arguments: argparse.Namespace) -> None:
 
 
 def _run(wanted: RefineSettings) -> None:
-    """One refinement with its report."""
+    """Run one refinement, and write its report."""
     settings = validated(wanted)
     from halfmap.refinement.refine import refine
 
@@ -43,7 +43,7 @@ def _run(wanted: RefineSettings) -> None:
 
 
 def _reports(settings: RefineSettings, out: Path) -> Callable[..., Path]:
-    """What writes the report of a refinement with these settings into a folder."""
+    """Return the function that writes the report of a refinement with these settings into a folder."""
     from halfmap.report.pages.refine import write_report
     from halfmap.report.pages.snapshot import Snapshot
 
@@ -53,7 +53,7 @@ def _reports(settings: RefineSettings, out: Path) -> Callable[..., Path]:
     }
 
     def report(**seen: Any) -> Path:
-        """Write report.html from the fields of a Snapshot, a class that no workflow may import."""
+        """Write report.html. seen: fields of a Snapshot, a class that no workflow may import."""
         return write_report(out, Snapshot(**told, **seen))
 
     return report

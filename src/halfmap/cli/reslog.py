@@ -40,7 +40,7 @@ def _run(arguments: argparse.Namespace) -> None:
     assert out is not None  # named by validated_reslog
 
     def report(**seen: Any) -> Path:
-        """Write reslog.html and reslog.svg from the fields of a ResLogPage, which no workflow may import."""
+        """Write reslog.html and reslog.svg. seen: fields of a ResLogPage, a class that no workflow may import."""
         return write_reslog_page(out, ResLogPage(settings=reslog_table(settings), version=__version__, **seen))
 
     reslog(settings, report=report, finish=lambda folder: report_from_run(folder, citing()))

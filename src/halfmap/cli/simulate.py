@@ -1,4 +1,4 @@
-"""``halfmap simulate``."""
+"""``halfmap simulate``: particle images of an atomic model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``halfmap tune-ssri``: parameters of sparse_smooth by search."""
+"""``halfmap tune-ssri``: search the parameters of sparse_smooth."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _run(arguments: argparse.Namespace) -> None:
     assert out is not None  # named by validated_tune
 
     def report(**seen: Any) -> Path:
-        """Write tune_ssri.html from the fields of a TuneSsriPage, which no workflow may import."""
+        """Write tune_ssri.html. seen: fields of a TuneSsriPage, a class that no workflow may import."""
         return write_tune_ssri_page(out, TuneSsriPage(settings=table(settings), version=__version__, **seen))
 
     tune_ssri(settings, report=report, finish=lambda folder: report_from_run(folder, citing()))

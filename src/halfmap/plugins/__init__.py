@@ -1,1 +1,1 @@
-"""Halfmap inside other programs: RELION's external reconstruction, and a job of its interface."""
+"""Run Halfmap from other programs: RELION's external reconstruction, and a job of its interface."""

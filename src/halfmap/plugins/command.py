@@ -1,4 +1,4 @@
-"""What the plug-ins' command lines share: a user's mistake is said in one line, and is exit status 2."""
+"""What the plug-ins' command lines share: a user's mistake is reported in one line, with exit status 2."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 from halfmap.errors import InputError
 
-MISTAKE = 2  # exit status of what a user can mend
+MISTAKE = 2  # exit status of an error that the user can correct
 
 
 def status_of(program: str, run: Callable[[], int]) -> int:
-    """The exit status of ``run``; an InputError is said in one line on standard error, and is status 2."""
+    """Call ``run`` and return its exit status. An InputError is one line on standard error, and status 2."""
     try:
         return run()
     except InputError as error:

@@ -2,14 +2,14 @@
 
     export RELION_EXTERNAL_RECONSTRUCT_EXECUTABLE="halfmap-relion --regulariser sparse_smooth"
 
-RELION calls it with a STAR file (relion_sums.py), for both half sets at once in every iteration and once for all images
-in the end, and reads the map back. FSC, tau2 and with them resolution and schedule stay RELION's own, from the
-unregularised sums: the optional STAR file that would replace them is not written.
+RELION calls it with a STAR file (relion_sums.py) and reads the map back: in every iteration for both half sets at once,
+and in the end once for all images. FSC and tau2, and with them resolution and schedule, remain RELION's own, from the
+unregularised sums. The optional STAR file that would replace them is not written.
 
-Each call sees the sums of one half set and nothing of the other. So only methods that need no more can run here:
-``uniform``, RELION's own filter, and ``sparse_smooth``. RELION keeps the last iteration's map of every half set, its
-solvent cleared, and that is the memory which the pull of sparse_smooth needs: no file of our own can disagree with a
-run that was continued from an earlier iteration. What was done is added to ``<root>_halfmap.log``.
+Each call sees the sums of one half set and nothing of the other. Therefore only two methods can run here: ``uniform``,
+RELION's own filter, and ``sparse_smooth``. The pull of sparse_smooth needs the map of the last iteration. It is taken
+from RELION, which keeps that map of every half set with its solvent cleared: a file of our own could disagree with a
+run that was continued from an earlier iteration. Each call adds a line to ``<root>_halfmap.log``.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ REFUSED = {
 _QUARTERS = "needs the two quarter sets of each half set, and RELION hands over whole half sets"
 _OTHER_HALF = "needs the other half set's sums, which RELION reconstructs at the same time in another process"
 RELION_SHARES = "nothing crosses here (in RELION: low resolution, FSC, solvent mask)"
-_OUTSIDE_EDGE = 3.0  # voxels, of the soft edge beyond which RELION's maps hold the mean of their corners
+_OUTSIDE_EDGE = 3.0  # voxels: width of the soft edge beyond which RELION's maps hold the mean of their corners
 
 
 def _as_in_refinement(name: str, meaning: str | None = None) -> Any:
-    """The field of that name, as `halfmap refine` has it; meaning: what is said of it here."""
+    """The field of that name as `halfmap refine` declares it. meaning: its help text here, if that differs."""
     same: Field[Any] = RegulariserOptions.__dataclass_fields__[name]
     about = {key: value for key, value in same.metadata.items() if key != "group"}
     return field(default=same.default, metadata=about | ({"help": meaning} if meaning else {}))
@@ -83,7 +83,10 @@ class ExternalSettings:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one call; 0, or 2 for what a user can mend, said in one line here and in the log beside RELION's files."""
+    """Run one call and return the exit status: 0, or 2 for an error that the user can correct.
+
+    Such an error is reported in one line here and in the log beside RELION's files.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     return status_of(PROGRAM, lambda: _run(words))
 
@@ -103,7 +106,7 @@ def _run(words: list[str]) -> int:
     call, began = read_call(settings.star), time.monotonic()
     try:
         said = _reconstruct_call(call, settings)
-    except Exception as error:  # RELION may show nothing of what half set 2 says
+    except Exception as error:  # RELION may not show the output for half set 2
         note(call, f"{PROGRAM}: error: {in_a_line(str(error))}")
         raise
     crosses = RELION_SHARES if call.half else "all images together"
@@ -113,7 +116,7 @@ def _run(words: list[str]) -> int:
 
 
 def _validated_external(settings: ExternalSettings) -> ExternalSettings:
-    """The same settings, if they can work. Raises InputError with the reason why a method cannot run here."""
+    """Return the settings if they are valid. Raises InputError, with the reason where a method cannot run here."""
     check_declared(settings)
     name = settings.regulariser
     if name in REFUSED:
@@ -127,12 +130,13 @@ def _validated_external(settings: ExternalSettings) -> ExternalSettings:
 
 
 def _options(settings: ExternalSettings) -> RegulariserOptions:
+    """The options of the regulariser. Those that are no setting here have their defaults."""
     names = [f.name for f in fields(RegulariserOptions) if hasattr(settings, f.name)]
     return RegulariserOptions(**{name: getattr(settings, name) for name in names})
 
 
 def note(call: Call, text: str) -> None:
-    """One line more in the log beside RELION's files; both half sets add to it at once."""
+    """Add a line to the log beside RELION's files. Both half sets may write to it at the same time."""
     who = f"half {call.half}" if call.half else "all images"
     line = f"{datetime.now():{STAMP}} iteration {call.iteration} {call.part} {who}: {text}\n"
     try:
@@ -143,7 +147,7 @@ def note(call: Call, text: str) -> None:
 
 
 def _reconstruct_call(call: Call, settings: ExternalSettings) -> str:
-    """Write the map that a call asks for; says what was done. Raises InputError, and then writes nothing."""
+    """Write the map that a call asks for, and say what was done. Raises InputError, and then writes nothing."""
     import torch
 
     from halfmap import kernels
@@ -155,7 +159,7 @@ def _reconstruct_call(call: Call, settings: ExternalSettings) -> str:
     torch.set_num_threads(kernels.thread_count())
     sums = read_sums(call)
     if settings.regulariser == "uniform":
-        # the map's header is RELION's business
+        # RELION does not need the pixel size in the map's header, so any value will do.
         found, said, pixel_size = _relion_wiener(sums, call), "uniform", settings.pixel_size or call.pixel_size or 1.0
     else:
         pixel_size = settings.pixel_size or call.pixel()
@@ -174,9 +178,9 @@ def _reconstruct_call(call: Call, settings: ExternalSettings) -> str:
 def _relion_wiener(sums: Backprojection, call: Call) -> Tensor:
     """RELION's map [z, y, x] with 1/tau2 added to the weight and no density weights (--skip_gridding).
 
-    Scheres (2012) J. Struct. Biol. 180, 519. Weights are at least a thousandth of their mean over the shell [q, q + 1);
-    beyond the half box the map is the mean of its corners, and the envelope that is divided out is the one of RELION's
-    projector, in the radius.
+    Scheres (2012) J. Struct. Biol. 180, 519. Weights are at least a thousandth of their mean over the shell [q, q + 1).
+    Beyond the half box the map is set to the mean of its corners. The envelope that is divided out is that of RELION's
+    projector, a function of the radius.
     """
     import torch
 

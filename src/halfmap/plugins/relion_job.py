@@ -1,11 +1,12 @@
 """``halfmap-relion-job``: a whole refinement as an External job of RELION's interface (3.1 and later).
 
-RELION calls the executable of an External job in the project folder with ``--o`` (the job's folder), with what was
-chosen on the Input page (``--in_parts``, ``--in_3dref``, ``--in_mask``), with ``--label value`` for every line of the
-Params page, which are options of `halfmap refine` here, and with ``--j``. It expects RELION_JOB_EXIT_SUCCESS or
+RELION calls the executable of an External job in the project folder. Its options are ``--o`` (the job's folder), the
+choices of the Input page (``--in_parts``, ``--in_3dref``, ``--in_mask``), ``--label value`` for every line of the
+Params page, here an option of `halfmap refine`, and ``--j``. RELION expects RELION_JOB_EXIT_SUCCESS or
 RELION_JOB_EXIT_FAILURE in the job's folder, and RELION_OUTPUT_NODES.star with the files that further jobs may take.
 
-The refinement is a process of its own, so that the job also ends where that is killed, for want of memory for instance.
+The refinement is a process of its own, so that the job also ends properly where the refinement is killed, for instance
+because memory runs out.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from halfmap import __version__
@@ -25,22 +27,32 @@ from halfmap.plugins.command import MISTAKE, status_of
 
 PROGRAM = "halfmap-relion-job"
 SUCCESS, FAILURE, ABORTED = (f"RELION_JOB_EXIT_{how}" for how in ("SUCCESS", "FAILURE", "ABORTED"))
-ABORT_NOW = "RELION_JOB_ABORT_NOW"  # appears when a user aborts the job in the interface
+ABORT_NOW = "RELION_JOB_ABORT_NOW"  # the interface makes this file when a user aborts the job
 NODES = "RELION_OUTPUT_NODES.star"
-# File -> RELION's kind of node: its number in 3.1, its label from 4.0 on.
-RESULTS = {
-    "particles.star": ("3", "ParticleGroupMetadata.star.relion"),
-    "map.mrc": ("6", "DensityMap.mrc.relion"),
-    "half1_unfil.mrc": ("10", "DensityMap.mrc.relion.halfmap"),
-    "mask.mrc": ("7", "Mask3D.mrc.relion"),
-}
 OTHER_INPUTS = ("--in_mov", "--in_movies", "--in_mic", "--in_mics", "--in_coords")
-LOOK = 0.5  # seconds between looks at the refinement and for an abort
+LOOK = 0.5  # seconds between checks whether the refinement has ended or is to be aborted
 INTERRUPTED = 130
 
 
+@dataclass(frozen=True)
+class NodeType:
+    """RELION's type of an output file: its number in 3.1, its label from 4.0 on."""
+
+    number: str
+    label: str
+
+
+# The files that further jobs may take.
+RESULTS = {
+    "particles.star": NodeType("3", "ParticleGroupMetadata.star.relion"),
+    "map.mrc": NodeType("6", "DensityMap.mrc.relion"),
+    "half1_unfil.mrc": NodeType("10", "DensityMap.mrc.relion.halfmap"),
+    "mask.mrc": NodeType("7", "Mask3D.mrc.relion"),
+}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one job; its exit status is that of the refinement, 2 for what a user can mend."""
+    """Run one job and return the exit status: that of the refinement, or 2 for an error that the user can correct."""
     words = list(sys.argv[1:] if argv is None else argv)
     return status_of(PROGRAM, lambda: _run(words))
 
@@ -90,9 +102,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def refinement(given: argparse.Namespace, refine_options: list[str]) -> list[str]:
-    """The command that a job asks for: a new refinement, or to go on with the one that its folder holds.
+    """The command of a job: a new refinement, or to resume the one in the job's folder.
 
-    Raises InputError where an input is missing or of another kind.
+    Raises InputError where an input is missing or of a kind that a refinement cannot take.
     """
     threads = ["--threads", given.j] if given.j else []
     halfmap = [sys.executable, "-m", "halfmap"]
@@ -112,9 +124,10 @@ def refinement(given: argparse.Namespace, refine_options: list[str]) -> list[str
 
 
 def _followed(command: list[str], out: Path) -> tuple[int, bool]:
-    """The exit status of a command, and whether it was aborted in RELION's interface or by a signal."""
-    ended = signal.signal(signal.SIGTERM, signal.default_int_handler)  # queues end a job so
-    # Ctrl-C reaches it once, from here, also where it is ignored here: RELION starts jobs in the background of a shell.
+    """Run a command to its end. Returns its exit status, and whether RELION's interface or a signal aborted it."""
+    ended = signal.signal(signal.SIGTERM, signal.default_int_handler)  # queues end a job by SIGTERM
+    # The command gets Ctrl-C only once, from here, and also if this process ignores it: RELION starts jobs in the
+    # background of a shell.
     child = subprocess.Popen(command, start_new_session=True,
                              preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     aborted = False
@@ -126,23 +139,23 @@ def _followed(command: list[str], out: Path) -> tuple[int, bool]:
         aborted = True
     finally:
         if child.poll() is None:
-            child.send_signal(signal.SIGINT)  # keeps what it has, for another day
+            child.send_signal(signal.SIGINT)  # so it keeps its checkpoint and can be resumed
             child.wait()
         signal.signal(signal.SIGTERM, ended)
         (out / ABORT_NOW).unlink(missing_ok=True)
-    aborted = aborted and child.returncode != 0  # one that came too late has stopped nothing
+    aborted = aborted and child.returncode != 0  # an abort after the end has stopped nothing
     return (INTERRUPTED if aborted else child.returncode), aborted
 
 
 def _write_nodes(out: Path) -> None:
-    """RELION_OUTPUT_NODES.star: what other jobs may take from this one, by paths from the project folder."""
+    """Write RELION_OUTPUT_NODES.star: the files that other jobs may take, by paths from the project folder."""
     from halfmap.particles.star_text import write_tables
 
     there = [name for name in RESULTS if (out / name).exists()]
-    numbers, labels = (list(column) for column in zip(*(RESULTS[name] for name in there), strict=True))
     write_tables(out / NODES, {"output_nodes": {
-        "rlnPipeLineNodeName": [str(out / name) for name in there], "rlnPipeLineNodeType": numbers,
-        "rlnPipeLineNodeTypeLabel": labels,
+        "rlnPipeLineNodeName": [str(out / name) for name in there],
+        "rlnPipeLineNodeType": [RESULTS[name].number for name in there],
+        "rlnPipeLineNodeTypeLabel": [RESULTS[name].label for name in there],
     }})  # fmt: skip
 
 

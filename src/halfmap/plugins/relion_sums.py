@@ -1,10 +1,11 @@
-"""What RELION hands to an external reconstruction, as statistics in this program's units.
+"""Read what RELION hands to an external reconstruction, as statistics in this program's units.
 
-``relion_refine --external_reconstruct`` (3.1, 4.0, 5.0) writes for every half set and iteration the back-projected data
-and weight as three float32 MRC volumes [z, y, x] of padding x box points (transform in FFTW's order, x >= 0, phase
-origin at the box centre, zero beyond the resolution used) and a STAR file that names them, the map that it expects
-back, and the prior tau2 by shell. Sums are folded, symmetrised and joined at low resolution already. RELION divides an
-image's transform by box^2, so that its numerators are box^2 and its weights box^4 times those of `Backprojection`.
+For every half set and iteration ``relion_refine --external_reconstruct`` (3.1, 4.0, 5.0) writes the back-projected data
+and weight as three float32 MRC volumes [z, y, x] of padding x box points: transforms in FFTW's order, x >= 0, with the
+phase origin at the box centre, and zero beyond the resolution used. A STAR file names these volumes and the map that
+RELION expects back, and holds the prior tau2 by shell. The sums are already folded, symmetrised and joined at low
+resolution. RELION divides an image's transform by box^2, so that its numerators are box^2 and its weights box^4 times
+those of `Backprojection`.
 """
 
 from __future__ import annotations
@@ -29,17 +30,27 @@ _NAMED = re.compile(r"(?P<root>.*?)(?P<continued>_ct\d+)?_it(?P<iteration>\d+)(_
 
 
 @dataclass(frozen=True)
+class SumFiles:
+    """RELION's volumes of one call: real and imaginary part of the back-projected data, and the weight."""
+
+    real: Path
+    imaginary: Path
+    weight: Path
+
+
+@dataclass(frozen=True)
 class Call:
     """One call by RELION: the STAR file, what it says, and whose map is wanted.
 
-    result: where the map goes; volumes: real part, imaginary part, weight; limit: highest shell that holds data; tau2
-    [s]: the prior's variance, which fudge multiplies; half: 1 or 2, or None for all images (the last reconstruction,
-    and classes); part: such as class001; pixel_size in A, where RELION gives it.
+    result: where the map is to be written; volumes: files of the sums; limit: highest shell that holds data; tau2 [s]:
+    the prior's variance, which fudge multiplies; root: the run's path and name, which its files begin with; half: 1 or
+    2, or None for all images (the last reconstruction, and classes); part: such as class001; pixel_size in A, None
+    where RELION does not give it.
     """
 
     star: Path
     result: Path
-    volumes: tuple[Path, Path, Path]
+    volumes: SumFiles
     box: int
     padding: int
     limit: int
@@ -53,12 +64,15 @@ class Call:
 
     @property
     def log(self) -> Path:
-        """The file beside RELION's own that says what was done in every call."""
+        """The log beside RELION's files, with a line for each call."""
         return self.root.with_name(self.root.name + "_halfmap.log")
 
     def maps_of(self, iteration: int) -> list[Path]:
-        """The maps that RELION kept of an iteration: that of the same half set or class; of both half sets, where all
-        images are reconstructed together after they were refined apart. Of a continued run the newest counts."""
+        """The maps that RELION kept of an iteration: that of the same half set or class.
+
+        Where all images are reconstructed together after half sets were refined, the maps of both half sets. Where a
+        run was continued and an iteration has several maps, the newest.
+        """
         own = [self._kept(iteration, self.half)]
         if self.half is None and own == [None]:
             own = [self._kept(iteration, half) for half in (1, 2)]
@@ -71,9 +85,9 @@ class Call:
         return max(there, key=lambda path: path.stat().st_mtime, default=None)
 
     def previous(self) -> Tensor | None:
-        """The last iteration's map [z, y, x] of the same images, which RELION keeps, with its solvent cleared.
+        """The last iteration's map [z, y, x] of the same images, which RELION keeps with its solvent cleared.
 
-        None in the first iteration: the starting map need not have the grey scale of the images.
+        None in the first iteration, because the starting map may have another grey scale than the images.
         """
         found = [read_map(path).data for path in self.maps_of(self.iteration - 1)] if self.iteration > 1 else []
         if not found or any(len(map_) != self.box for map_ in found):
@@ -81,9 +95,9 @@ class Call:
         return torch.stack(found).mean(dim=0)
 
     def pixel(self) -> float:
-        """Pixel size in A: as the STAR file says (RELION 4 and later), or as the last iteration's map does.
+        """Pixel size in A: from the STAR file (RELION 4 and later), or else from the last iteration's map.
 
-        Raises InputError where neither is there.
+        Raises InputError where neither gives it.
         """
         if self.pixel_size is not None:
             return self.pixel_size
@@ -95,7 +109,7 @@ class Call:
 
 
 def read_call(star: Path) -> Call:
-    """What RELION wants, from its STAR file. Raises InputError where that is not one, or asks for 2D classes."""
+    """Read RELION's STAR file. Raises InputError where it is not one of a call, or asks for 2D classes."""
     tables = {table.name: table for table in read_tables(star)}
     general, prior = (_table(star, tables, name) for name in ("general", "tau2"))
     values = {label: float(general.numbers(label)[0]) for label in (
@@ -111,11 +125,11 @@ def read_call(star: Path) -> Call:
     if named is None:
         raise InputError(f"{star}: {result} does not look like RELION's name of a map in an iteration; leave the name "
                          "of the STAR file's rlnExtReconsResult as RELION gave it")
-    first, second, weight = (Path(general.text(f"rlnExtRecons{name}")[0])
-                             for name in ("DataReal", "DataImag", "Weight"))
+    real, imaginary, weight = (Path(general.text(f"rlnExtRecons{name}")[0])
+                               for name in ("DataReal", "DataImag", "Weight"))
     given = general.numbers("rlnPixelSize", 0.0)[0]
     return Call(
-        star, result, (first, second, weight), round(values["rlnOriginalImageSize"]), padding,
+        star, result, SumFiles(real, imaginary, weight), round(values["rlnOriginalImageSize"]), padding,
         round(values["rlnCurrentImageSize"]) // 2, values["rlnTau2FudgeFactor"], prior.numbers("rlnReferenceTau2"),
         result.with_name(named["root"]), int(named["iteration"]),
         int(named["half"]) if named["half"] else None, named["part"], float(given) if given > 0 else None,
@@ -131,14 +145,18 @@ def _table(star: Path, tables: dict[str, StarTable], name: str) -> StarTable:
 
 
 def read_sums(call: Call) -> Backprojection:
-    """The sums of a call, finished. Raises InputError for volumes that are missing, truncated, of another size or not
-    finite."""
+    """Read the complete sums of a call.
+
+    Raises InputError where a volume is missing, truncated, of another size or not finite.
+    """
     m = half_volume_extent(call.padding, call.limit)
     size = call.padding * call.box
     reach = min(m, (size - 1) // 2)
     place, inside = np.arange(-reach, reach + 1) % size, slice(m - reach, m + reach + 1)
     sums = torch.zeros((2 * m + 1, 2 * m + 1, m + 1, 3))
-    for i, (path, scale) in enumerate(zip(call.volumes, (call.box**-2, call.box**-2, call.box**-4), strict=True)):
+    files, of_data, of_weight = call.volumes, call.box**-2, call.box**-4
+    scaled = ((files.real, of_data), (files.imaginary, of_data), (files.weight, of_weight))
+    for i, (path, scale) in enumerate(scaled):
         volume = _volume(path, (size, size, size // 2 + 1))
         part = volume[:, :, : reach + 1][place][:, place]
         if not np.isfinite(part).all():
@@ -148,6 +166,7 @@ def read_sums(call: Call) -> Backprojection:
 
 
 def _volume(path: Path, shape: tuple[int, int, int]) -> NDArray[np.float32]:
+    """Map a volume [z, y, x] into memory. Raises InputError where it has another shape or is truncated."""
     header = read_header(path)
     if header.shape != shape:
         raise InputError(f"{path}: {header.shape} values, and its STAR file speaks of {shape}; the files are not of "

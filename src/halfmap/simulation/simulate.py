@@ -1,9 +1,12 @@
-"""``halfmap simulate``: particle images of an atomic model, with the truth kept beside them.
+"""``halfmap simulate``: make particle images of an atomic model, and keep the truth beside them.
 
-A particle's image is  y = crop(CTF * gain * P) + noise,  where P is the exact projection of its atoms (see
-`halfmap.imaging.density`), the CTF acts on a grid twice as wide so that what it delocalises does not come
-back on the other side, and the noise has variance 1. The signal-to-noise ratio is var(signal) / var(noise)
-over the whole box, averaged over the particles.
+An image is
+
+    y = crop(CTF * gain * P) + noise,
+
+where P is the exact projection of the particle's atoms (see `halfmap.imaging.density`). The CTF acts on a grid twice as
+wide, so that signal which it delocalises does not wrap around. The noise has variance 1. The signal-to-noise ratio is
+var(signal) / var(noise) over the whole box, averaged over the particles.
 """
 
 from __future__ import annotations
@@ -36,16 +39,16 @@ from halfmap.settings.simulate import SimulateSettings
 from halfmap.simulation.specimen import BeltShape, Specimen, prepare
 
 BATCH = 64  # images made at once
-CALIBRATION = 256  # particles whose signal sets the grey scale
-GREY_LEVELS = 20.0  # of a standard deviation of the noise, in signed bytes
-WITHIN_MICROGRAPH = 100.0  # A: spread of the particles' heights in the ice
-INTACT, EMPTY, BROKEN = 1, 2, 3  # rlnClassNumber in the truth
+CALIBRATION = 256  # most particles whose signal sets the grey scale
+GREY_LEVELS = 20.0  # grey levels for one standard deviation of the noise, in signed bytes
+WITHIN_MICROGRAPH = 100.0  # A: standard deviation of the particles' heights in the ice
+INTACT, EMPTY, BROKEN = 1, 2, 3  # kinds of particle, rlnClassNumber in the truth
 
 
 @dataclass(frozen=True)
 class Draw:
-    """What was drawn for each particle: rotations[b,3,3], shifts[b,2] (x, y; A), kind[b] (INTACT, EMPTY or
-    BROKEN), its micrograph[b] and defocus."""
+    """What was drawn for each particle: rotations[b,3,3], shifts[b,2] (x, y; A), kind[b] (INTACT, EMPTY or BROKEN),
+    micrograph[b] (a number from 0) and defocus."""
 
     rotations: Tensor
     shifts: Tensor
@@ -55,12 +58,12 @@ class Draw:
 
 
 def simulate(settings: SimulateSettings) -> Path:
-    """Write particles.mrcs, particles.star (no poses), particles_truth.star, truth.mrc (the rigid part; its
-    sum along z is the image without CTF and noise), initial.mrc (the average particle, belt and all,
-    low-passed) and simulation.json into settings.out; returns the path of particles.star.
+    """Simulate images of a model, write them into settings.out, and return the path of particles.star.
 
-    In the truth, rlnClassNumber is 1 for a particle, 2 for an empty image, 3 for a broken particle. Raises
-    InputError where settings and model do not fit together.
+    Writes particles.mrcs, particles.star (no poses), particles_truth.star, truth.mrc (the rigid part; its sum along z
+    is the image without CTF and noise), initial.mrc (the average particle with its belt, low-passed) and
+    simulation.json. In particles_truth.star, rlnClassNumber is 1 for a particle, 2 for an empty image and 3 for a
+    broken particle. Raises InputError where settings and model do not fit together.
     """
     _check(settings)
     atoms = read_model(settings.model, settings.assembly)
@@ -98,7 +101,7 @@ def simulate(settings: SimulateSettings) -> Path:
 
 
 def draw_particles(settings: SimulateSettings) -> Draw:
-    """Poses, kinds and defocus of all particles; the same for the same seed."""
+    """Draw poses, kinds and defocus of all particles. The same seed gives the same values."""
     n, random = settings.n, np.random.default_rng([settings.seed, 0])
     angles = np.stack([random.uniform(-180, 180, n), _tilts(settings.preferred_orientation, random.random(n)),
                        random.uniform(-180, 180, n)], 1)
@@ -119,7 +122,7 @@ def draw_particles(settings: SimulateSettings) -> Draw:
 
 
 def signal_images(settings: SimulateSettings, specimen: Specimen, draw: Draw, index: Tensor) -> Tensor:
-    """Noise-free images [b,y,x] of the particles index[b], CTF applied, in scattering length per square A."""
+    """Images [b,y,x] of the particles index[b] with CTF and without noise, in scattering length per square A."""
     scenes = [_scene(settings, specimen, draw, int(i)) for i in index]
     if not any(scenes):
         return torch.zeros(len(index), settings.box, settings.box)
@@ -137,7 +140,7 @@ def _scene(settings: SimulateSettings, specimen: Specimen, draw: Draw, i: int) -
 
 
 def _through_microscope(images: Tensor, optics: OpticsGroup, defocus: Defocus) -> Tensor:
-    """Images [b,y,x] times the CTF, on a grid padded to twice the box with zeros and cropped again."""
+    """Apply the CTF to images [b,y,x]. They are padded with zeros to twice the box before, and cropped after."""
     box, size = images.shape[-1], 2 * images.shape[-1]
     before = size // 2 - box // 2
     padded = torch.nn.functional.pad(images, (before, size - box - before) * 2)
@@ -151,8 +154,10 @@ def _through_microscope(images: Tensor, optics: OpticsGroup, defocus: Defocus) -
 
 
 def noise_images(settings: SimulateSettings, index: Tensor) -> Tensor:
-    """Noise [b,y,x] of variance 1 for the particles index[b]: white, or cut from a wider field of the given
-    slope."""
+    """Noise [b,y,x] of variance 1 for the particles index[b].
+
+    It is white, or cut from a wider field whose power spectrum falls with settings.noise_slope.
+    """
     box = settings.box
     size = box if settings.noise_slope == 0 else 2 * box
     fields = [np.random.default_rng([settings.seed, 2, int(i)]).standard_normal((size, size), np.float32)
@@ -161,15 +166,18 @@ def noise_images(settings: SimulateSettings, index: Tensor) -> Tensor:
     if settings.noise_slope == 0:
         return white
     k = torch.fft.fftfreq(size, 1 / size)
-    # flat below one cycle per box: a power law has no finite variance there
+    # The spectrum is flat below one cycle per box: a power law would have no finite variance there.
     power = torch.hypot(k[:, None], k).clamp(min=size / box) ** -settings.noise_slope
     amplitude = (power / power.mean()).sqrt()[:, :size // 2 + 1]
     return torch.fft.irfft2(torch.fft.rfft2(white) * amplitude, s=(size, size))[:, :box, :box]
 
 
 def grey_scale(settings: SimulateSettings, specimen: Specimen, draw: Draw) -> float:
-    """The factor between scattering length per square A and grey value at which the particles have the asked
-    signal-to-noise ratio against noise of variance 1, from up to 256 of them (as if all were intact)."""
+    """The grey value of one scattering length per square A.
+
+    It gives the particles the wanted signal-to-noise ratio against noise of variance 1. It is measured on up to 256
+    particles, all taken as intact.
+    """
     intact = replace(draw, kind=torch.full_like(draw.kind, INTACT))
     sample = torch.linspace(0, settings.n - 1, min(settings.n, CALIBRATION)).long()
     variance = [signal_images(settings, specimen, intact, index).var(dim=(1, 2), correction=0)
@@ -192,8 +200,7 @@ def _batches(n: int) -> Iterator[Tensor]:
 
 
 def _tilts(strength: float, uniform: np.ndarray) -> np.ndarray:
-    """Tilt angles (degrees) whose cosine c has the density exp(strength c^2), from uniform numbers in [0,
-    1)."""
+    """Tilt angles (degrees) whose cosine c has the density exp(strength c^2), from uniform numbers in [0, 1)."""
     c = np.linspace(-1.0, 1.0, 4001)
     density = np.exp(strength * c * c - max(strength, 0.0))
     cumulative = np.concatenate([[0.0], np.cumsum(0.5 * (density[1:] + density[:-1]))])
@@ -213,7 +220,7 @@ def _check(settings: SimulateSettings) -> None:
 def _check_specimen(settings: SimulateSettings, specimen: Specimen) -> None:
     """Raise InputError where the particle does not fit into the box or lacks its symmetry."""
     half = 0.5 * settings.box * settings.apix
-    if specimen.radius > 1.05 * half:  # a side chain in a corner may stick out, and is cut off
+    if specimen.radius > 1.05 * half:  # a side chain in a corner may stick out and is cut off
         enough = 2 * math.ceil(1.1 * specimen.radius / settings.apix)
         raise InputError(f"{settings.model}: reaches {specimen.radius:.0f} A from its centre, the box only "
                          f"{half:.0f} A; use --box {enough} or more")
@@ -228,8 +235,7 @@ def _check_specimen(settings: SimulateSettings, specimen: Specimen) -> None:
 
 
 def _table(settings: SimulateSettings, draw: Draw, stack: Path) -> ParticleTable:
-    """The particles without poses. The stack's name is relative to the STAR file, so that the folder can
-    move."""
+    """The particles without poses. The stack's name is relative to the STAR file, so that the folder can move."""
     n = settings.n
     columns: dict[str, list[str] | np.ndarray] = {
         "rlnImageName": [f"{i + 1:06d}@{stack.name}" for i in range(n)],

@@ -1,5 +1,4 @@
-"""What lies in the ice: a rigid part, a chain that swings on its hinge, and a detergent belt that no two
-particles share."""
+"""The simulated particle: a rigid part, a chain that swings on a hinge, and a belt of detergent drawn for each one."""
 
 from __future__ import annotations
 
@@ -15,19 +14,21 @@ from halfmap.geometry.rotations import rotation_vector_to_matrix
 from halfmap.imaging.density import Cloud, Placed
 from halfmap.particles.model import Atoms, centred, scattering
 
-CONTACT = 6.0  # A: atoms of two parts this close touch each other
-BELT_GRID = 2.0  # A: spacing of the points where detergent may be
-PROTEIN_REACH = 3.5  # A: detergent keeps this far from an atom's centre
-BLOB_VOLUME = 250.0  # cubic A that one blob of detergent stands for, about a third of a molecule
+CONTACT = 6.0  # A: atoms of two parts that are this close are in contact
+BELT_GRID = 2.0  # A: spacing of the points where detergent may lie
+PROTEIN_REACH = 3.5  # A: least distance of detergent from an atom's centre
+BLOB_VOLUME = 250.0  # cubic A of detergent in one blob, about a third of a molecule
 BLOB_SPREAD = 2.5  # A: standard deviation of a blob
-RIM = 18.0  # A: width of a belt around the membrane domain, about the length of a detergent
+RIM = 18.0  # A: width of the belt around the membrane domain, about the length of a detergent molecule
 
 
 @dataclass(frozen=True)
 class BeltShape:
-    """A micelle as an oblate spheroid, its axis along z: radius in A (None: the membrane domain's radius and
-    18 A), thickness along z in A, height of its middle in the model's own coordinates in A, and mean density
-    as a fraction of protein's."""
+    """A micelle as an oblate spheroid, its axis along z.
+
+    radius in A, None for that of the membrane domain plus 18 A; thickness along z in A; centre: height of its middle
+    in the model's own coordinates, in A; contrast: its mean density as a fraction of the protein's.
+    """
 
     radius: float | None
     thickness: float
@@ -37,8 +38,10 @@ class BeltShape:
 
 @dataclass(frozen=True)
 class Belt:
-    """Room for detergent: points[v,3] (A) outside the protein, `step` A apart, filled by `count` blobs of the
-    scattering `weight` each."""
+    """The volume that detergent fills: points[v,3] (A) outside the protein, `step` A apart.
+
+    A particle has `count` blobs in it, each with the scattering length `weight`.
+    """
 
     points: Tensor
     step: float
@@ -46,7 +49,7 @@ class Belt:
     weight: float
 
     def draw(self, random: np.random.Generator) -> Cloud:
-        """One arrangement of the blobs: independent places, uniform over the belt."""
+        """Draw one arrangement of the blobs: their places are independent and uniform over the belt."""
         chosen = random.integers(len(self.points), size=self.count)
         jitter = random.uniform(-0.5, 0.5, (self.count, 3)) * self.step
         return self._blobs(self.points[chosen] + torch.from_numpy(jitter), self.weight)
@@ -63,15 +66,15 @@ class Belt:
 
 @dataclass(frozen=True)
 class Hinge:
-    """A chain that swings about `point` [3] (A) by an angle of standard deviation `spread` (radians) around
-    any axis."""
+    """A chain that swings about `point` [3] (A), around a random axis, by an angle of standard deviation `spread`
+    (radians)."""
 
     cloud: Cloud
     point: Tensor
     spread: float
 
     def draw(self, random: np.random.Generator) -> Tensor:
-        """One swing [3,3]."""
+        """Draw one swing, a rotation [3,3]."""
         axis = random.normal(size=3)
         vector = axis / np.linalg.norm(axis) * random.normal(0.0, self.spread)
         return rotation_vector_to_matrix(torch.from_numpy(vector)[None])[0]
@@ -79,14 +82,14 @@ class Hinge:
 
 @dataclass(frozen=True)
 class Specimen:
-    """The particle: rigid scatterers around the origin, with or without a hinged chain and a belt."""
+    """The particle: a rigid part around the origin, with or without a hinged chain and a belt."""
 
     rigid: Cloud
     hinge: Hinge | None
     belt: Belt | None
 
     def place(self, rotation: Tensor, shift: Tensor, random: np.random.Generator) -> list[Placed]:
-        """One particle seen by rotation[3,3], moved by shift[2] (A): its own swing and its own belt."""
+        """One particle at rotation[3,3] and shift[2] (A), with a swing and a belt drawn for it."""
         scene = [Placed(self.rigid, rotation, shift)]
         if self.hinge is not None:
             swung = rotation @ self.hinge.draw(random)
@@ -97,12 +100,12 @@ class Specimen:
         return scene
 
     def fragment(self, rotation: Tensor, shift: Tensor, random: np.random.Generator) -> list[Placed]:
-        """A broken particle: what lies on one side of a random plane through the centre, without the belt."""
+        """A broken particle: the protein on one side of a random plane through the centre, without belt."""
         normal = torch.from_numpy(random.normal(size=3)).float()
         return [Placed(part.select(part.xyz @ normal > 0), rotation, shift) for part in self._protein()]
 
     def average(self) -> list[Cloud]:
-        """Rigid part, hinged chain at rest, and the mean belt."""
+        """The average particle: rigid part, hinged chain at rest, and mean belt."""
         return self._protein() + ([self.belt.mean()] if self.belt is not None else [])
 
     @property
@@ -115,10 +118,10 @@ class Specimen:
 
 
 def prepare(atoms: Atoms, bfactor: float, hinge: str | None, belt: BeltShape | None) -> Specimen:
-    """The specimen of a model, moved so that the mean of its atoms is the origin.
+    """Make the specimen of a model, centred on the mean of its atoms.
 
-    `bfactor` (A^2) adds to every atom's own; `hinge` is CHAIN:DEGREES. Raises InputError where a part is not
-    there.
+    bfactor (A^2): added to that of every atom; hinge: CHAIN:DEGREES. Raises InputError where the model lacks the chain,
+    or the belt has no place.
     """
     atoms, mean = centred(atoms)
     cloud = scattering(atoms, bfactor)
@@ -140,6 +143,7 @@ def prepare(atoms: Atoms, bfactor: float, hinge: str | None, belt: BeltShape | N
 
 
 def _parse_hinge(hinge: str) -> tuple[str, float]:
+    """The chain and its spread in degrees, from CHAIN:DEGREES."""
     chain, _, degrees = hinge.rpartition(":")
     try:
         value = float(degrees)
@@ -151,8 +155,10 @@ def _parse_hinge(hinge: str) -> tuple[str, float]:
 
 
 def _contact(moving: Tensor, still: Tensor) -> Tensor:
-    """The point [3] (A) where two sets of atoms touch: the mean of the moving atoms within 6 A of the others,
-    or the nearest one."""
+    """The point [3] (A) where two sets of atoms touch.
+
+    It is the mean of the moving atoms within 6 A of the others, or else the nearest moving atom.
+    """
     from scipy.spatial import cKDTree
 
     distance = torch.from_numpy(cKDTree(still.numpy()).query(moving.numpy())[0])
@@ -160,12 +166,15 @@ def _contact(moving: Tensor, still: Tensor) -> Tensor:
 
 
 def _belt(xyz: Tensor, shape: BeltShape, below: float, density: float) -> Belt:
-    """The belt around the atoms xyz[a,3] (A, centred; the model's origin lies at height -below), with the
-    mean density shape.contrast * density (scattering length per cubic A)."""
+    """Make the belt around centred atoms xyz[a,3] (A).
+
+    below: height of the atoms' mean in the model's own coordinates (A), so that the model's origin lies at -below;
+    density: the protein's mean density (scattering length per cubic A), which shape.contrast multiplies.
+    """
     from scipy.spatial import cKDTree
 
     height, half = shape.centre - below, 0.5 * shape.thickness
-    # only the middle of the slab: its edges hold parts of the soluble domains
+    # Only the middle half of the slab counts, because parts of the soluble domains lie near its faces.
     inside = xyz[(xyz[:, 2] - height).abs() < 0.5 * half]
     if len(inside) == 0:
         raise InputError(f"--micelle-centre {shape.centre:g}: no atom lies in the membrane there; give the "

@@ -1,4 +1,4 @@
-"""`halfmap audit`: what half sets share that they must not, and a STAR file without it."""
+"""`halfmap audit`: find particles that occur twice or in both half sets, and write a STAR file without them."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from halfmap.settings.refine import RefineSettings
 from halfmap.validation.halfset_audit import Audit, Integers, audit
 from halfmap.validation.halfset_leaks import DIAMETER_PART, described, images_of, same_file
 
-BOX_PART = 0.125  # of the images' side, which is about twice the diameter
-SAMPLED = 1 << 16  # bytes at the start, the middle and the end of a stack that are compared
-HEADER = 1024  # bytes of an MRC header, whose labels may differ between copies
+BOX_PART = 0.125  # usual distance as a share of the box, which is about twice the particle's diameter
+SAMPLED = 1 << 16  # bytes compared at the start, in the middle and at the end of a stack
+HEADER = 1024  # bytes of an MRC header, which are not compared: labels may differ between copies
 
 
 def run(settings: AuditSettings) -> Audit:
-    """Read the particles, print what is found, and write settings.out if it is named.
+    """Read the particles, print the findings, and write settings.out if it is given.
 
-    settings as `validated_audit` returns them. Raises InputError for a file that cannot be used, written, or holds half
+    settings: as `validated_audit` returns them. Raises InputError where a file cannot be used or written, or holds half
     sets other than 1 and 2.
     """
     table = read_star(settings.particles, settings.data_dir)
@@ -46,7 +46,7 @@ def run(settings: AuditSettings) -> Audit:
 
 
 def _usual_distance(particles: Path, table: ParticleTable) -> float:
-    """What --distance is where it is not given (A)."""
+    """The distance (A) where --distance is not given: a share of the run's particle diameter, else of the box."""
     folder = run_folder(particles)
     if folder is not None:
         diameter = read_toml(RefineSettings, folder / "settings.toml").get("diameter")
@@ -56,7 +56,10 @@ def _usual_distance(particles: Path, table: ParticleTable) -> float:
 
 
 def _same_content(stacks: Sequence[Path]) -> Integers:
-    """Equal numbers[i] for stacks of one size that agree at the start, in the middle and at the end."""
+    """Number the stacks [i] so that copies of one file have the same number.
+
+    Stacks count as copies where their sizes agree, and their bytes at the start, in the middle and at the end.
+    """
     numbers = same_file(stacks)
     sizes: dict[int, list[int]] = {}
     for i, path in enumerate(stacks):
@@ -83,7 +86,7 @@ def _digest(path: Path, size: int) -> bytes:
 
 
 def _summary(table: ParticleTable, found: Audit, distance: float, same: Integers) -> list[str]:
-    """What was looked at, and the verdict."""
+    """What was read, and the verdict, each a line."""
     sizes = "no half sets" if table.half is None else "half sets of {} and {}".format(*np.bincount(table.half,
                                                                                                  minlength=2))
     if table.half is None and "rlnRandomSubset" in table.columns:

@@ -1,4 +1,4 @@
-"""`halfmap compare`: two or more refinements of the same particles, side by side."""
+"""`halfmap compare`: put two or more refinements of the same particles side by side."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Report = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Comparison:
-    """All runs as measured, the mask [z,y,x] in the first one's frame, and compare.json."""
+    """What was measured of each run, the mask [z,y,x] in the first run's frame, and the content of compare.json."""
 
     found: list[Measured]
     mask: Tensor
@@ -50,30 +50,29 @@ class Comparison:
 
 
 def compare(folders: Sequence[Path], settings: CompareSettings, report: Report | None = None) -> Comparison:
-    """Compare runs and write what was measured into settings.out.
+    """Compare runs and write the results into settings.out.
 
-    Writes compare.json, mask.mrc and for every run its sharpened map and its local resolution, all in the frame of the
-    first run. folders and settings as `validated_compare` returns them. report: called with the fields of a picture
-    page. Raises InputError where a run cannot be read, runs differ in box or pixel size, mask or truth do not fit them,
-    or a file cannot be written.
+    Writes compare.json, mask.mrc, and for each run its sharpened map and its local resolution. All maps are in the
+    frame of the first run. folders and settings: as `validated_compare` returns them. report: writes the page, and is
+    called with the page's fields. Raises InputError where a run cannot be read, runs differ in box or pixel size, mask
+    or truth do not fit them, or a file cannot be written.
     """
     assert settings.out is not None  # named by validated_compare
     console = Console(highlight=False)
     with console.status("reading the runs"):
         runs = read_runs(folders)
     with console.status("comparing poses and maps"):
-        found, mask, summary = _measured(runs, settings)
-    summary = {"command": compare_command(folders, settings), **summary}
-    written = _write(settings.out, found, mask, summary)
+        done = _measured(runs, settings, compare_command(folders, settings))
+    written = _write(settings.out, done)
     if report is not None:
-        report(summary=summary, mask=mask.numpy(), runs=[_shown(one) for one in found])
+        report(summary=done.summary, mask=done.mask.numpy(), runs=[_shown(one) for one in done.found])
         written += ["compare.svg", "compare.html"]
-    _print(console, summary, settings.out, written)
-    return Comparison(found, mask, summary)
+    _print(console, done.summary, settings.out, written)
+    return done
 
 
-def _measured(runs: list[Run], settings: CompareSettings) -> tuple[list[Measured], Tensor, dict[str, Any]]:
-    """Every run, the mask, and compare.json without the command."""
+def _measured(runs: list[Run], settings: CompareSettings, command: str) -> Comparison:
+    """Measure all runs within one mask. command: what repeats the comparison, for compare.json."""
     first, pixel_size = runs[0], runs[0].pixel_size
     group = group_of(runs)
     against = [None, *(compared_poses(first, run, group) for run in runs[1:])]
@@ -96,37 +95,39 @@ def _measured(runs: list[Run], settings: CompareSettings) -> tuple[list[Measured
     levels = [level_for_volume(one.map * mask, volume, pixel_size) for one in found]
     ends = histogram_ends(against)
     summaries = [run_summary(one, level, ends) for one, level in zip(found, levels, strict=True)]
-    rows = differing_settings(runs)
-    return found, mask, {
-        "box": mask.shape[-1], "pixel_size_A": pixel_size, "mask": mask_text(pairs[0], mask_name),
+    summary = {
+        "command": command, "box": mask.shape[-1], "pixel_size_A": pixel_size, "mask": mask_text(pairs[0], mask_name),
         "truth": None if settings.truth is None else str(settings.truth),
         "bfactor_applied_A2": bfactor, "enclosed_volume_A3": volume, "window_A": window.width * pixel_size,
         "verdict": verdict(summaries, mask.shape[-1] * pixel_size), "notes": notes(found),
-        "runs": summaries, "settings": [{"name": n, "meaning": m, "values": v} for n, m, v in rows],
+        "runs": summaries,
+        "settings": [{"name": row.name, "meaning": row.meaning, "values": row.values}
+                     for row in differing_settings(runs)],
     }  # fmt: skip
+    return Comparison(found, mask, summary)
 
 
 def _shown(one: Measured) -> dict[str, Any]:
-    """The maps of a run that the page is drawn from."""
+    """The maps of a run that the page shows."""
     theta = None if one.theta is None else one.theta.numpy()
     return {"map": one.map.numpy(), "local": one.local.numpy(), "theta": theta}
 
 
-def _write(out: Path, found: Sequence[Measured], mask: Tensor, summary: dict[str, Any]) -> list[str]:
-    """Write all but the page; returns the files' names."""
+def _write(out: Path, done: Comparison) -> list[str]:
+    """Write everything but the page. Returns the names of the files."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--out {out}: cannot make this folder: {error.strerror}; choose another") from error
-    pixel_size, names = found[0].run.pixel_size, []
-    for i, one in enumerate(found, start=1):
+    pixel_size, names = done.found[0].run.pixel_size, []
+    for i, one in enumerate(done.found, start=1):
         label = f"{i}_{one.run.name.replace('/', '_')}"
         for kind, values in (("sharpened", one.map), ("local_resolution", one.local)):
             names.append(f"{label}_{kind}.mrc")
             write_map(out / names[-1], values, pixel_size)
-    write_map(out / "mask.mrc", mask, pixel_size)
+    write_map(out / "mask.mrc", done.mask, pixel_size)
     with replaced_atomically(out / "compare.json") as stream:
-        stream.write((json.dumps(summary, indent=1) + "\n").encode())
+        stream.write((json.dumps(done.summary, indent=1) + "\n").encode())
     return [*names, "mask.mrc", "compare.json"]
 
 

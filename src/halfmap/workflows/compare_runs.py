@@ -1,4 +1,4 @@
-"""Runs as `halfmap compare` reads them from their folders, and in what they differ by their own account."""
+"""Read finished runs for `halfmap compare`, and list the settings in which they differ."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from halfmap.errors import InputError
 from halfmap.maps.mrc import MapFile, read_map
-from halfmap.options import build, table
+from halfmap.options import SettingRow, build, table
 from halfmap.particles.star import read_star
 from halfmap.particles.table import ParticleTable
 from halfmap.refinement.outputs import Record, read_records
@@ -22,15 +22,18 @@ from halfmap.settings.refine import RefineSettings
 from halfmap.settings.regularisers import PREFIXES
 from halfmap.workflows.half_map_pair import require_same_grid
 
-# Settings that say where and how a run was done, not what was done.
+# Settings that say where and how a run was computed, not what it computed.
 ELSEWHERE = ("out", "threads", "device", "batch", "keep_iterations", "data_dir")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder and the name that it goes by here; raw half maps [z,y,x] and pixel size in A; the local cut-off in
-    A [z,y,x] and the particles, where there are any; settings as name -> (value, unit, meaning); records of its
-    iterations; and whether it came to its end."""
+    """A run as read from its folder.
+
+    name: what the comparison calls it; half1, half2: raw half maps [z,y,x]; pixel_size in A; theta: the local cut-off
+    [z,y,x] in A, and particles: both None where the run has none; settings by name; records: one for each iteration;
+    finished: whether the run came to its end.
+    """
 
     name: str
     folder: Path
@@ -39,7 +42,7 @@ class Run:
     pixel_size: float
     theta: Tensor | None
     particles: ParticleTable | None
-    settings: dict[str, tuple[str, str, str]]
+    settings: dict[str, SettingRow]
     records: list[Record]
     finished: bool
 
@@ -49,12 +52,12 @@ class Run:
         return (self.half1 + self.half2) / 2
 
     def setting(self, name: str) -> str:
-        """The text of a setting; empty where it is not recorded."""
-        return self.settings.get(name, ("", "", ""))[0]
+        """The value of a setting as text; empty where it is not recorded."""
+        return self.settings[name].value if name in self.settings else ""
 
     @property
     def cpu_seconds(self) -> float | None:
-        """CPU time of all iterations; None where it is not recorded."""
+        """CPU seconds of all iterations together; None where they are not recorded."""
         times = [record.get("cpu_seconds") for record in self.records]
         known = [float(time) for time in times if isinstance(time, int | float)]
         return sum(known) if known else None
@@ -65,9 +68,9 @@ class Run:
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """The runs in these folders, in order.
+    """Read the runs in these folders, in the order given.
 
-    Raises InputError where a file is missing or damaged, or where the maps of two runs differ in box or pixel size.
+    Raises InputError where a file is missing or damaged, and where the maps of two runs differ in box or pixel size.
     """
     runs = [_read_run(folder, name) for folder, name in zip(folders, names_apart(folders), strict=True)]
     first = runs[0]
@@ -81,7 +84,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def names_apart(folders: Sequence[Path]) -> list[str]:
-    """The last parts of the paths, as many as tell them apart."""
+    """A short name for each folder: the last parts of its path, as few as tell the folders apart."""
     for parts in range(1, max(len(folder.parts) for folder in folders)):
         names = ["/".join(folder.parts[-parts:]) for folder in folders]
         if len(set(names)) == len(names):
@@ -112,8 +115,8 @@ def _theta(path: Path, like: MapFile, like_path: Path) -> Tensor | None:
     return read.data
 
 
-def _settings(path: Path) -> dict[str, tuple[str, str, str]]:
-    """Every setting with its default where the file says nothing; what this version does not know stays as it is."""
+def _settings(path: Path) -> dict[str, SettingRow]:
+    """Read settings.toml. A setting that it leaves out has its default; one unknown to this version stays as it is."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -125,21 +128,33 @@ def _settings(path: Path) -> dict[str, tuple[str, str, str]]:
         settings = build(RefineSettings, {name: value for name, value in values.items() if name in known})
     except InputError as error:
         raise InputError(f"{path}: {error}; give the folder of a refinement") from None
-    return table(settings) | {name: (str(value), "", "") for name, value in values.items() if name not in known}
+    return table(settings) | {
+        name: SettingRow(str(value), "", "") for name, value in values.items() if name not in known}
 
 
-def differing_settings(runs: Sequence[Run]) -> list[tuple[str, str, list[str]]]:
-    """(name, meaning, value of each run) of the settings that are not the same in all runs.
+@dataclass(frozen=True)
+class DifferingSetting:
+    """A setting whose value is not the same in all runs: its name, what it means, and its value in each run."""
 
-    Left out are those that say where a run was done, and options of regularisers that no run used.
+    name: str
+    meaning: str
+    values: list[str]
+
+
+def differing_settings(runs: Sequence[Run]) -> list[DifferingSetting]:
+    """List the settings in which the runs differ.
+
+    Leaves out settings that say where a run was computed, and options of regularisers that no run used.
     """
     names = dict.fromkeys(name for run in runs for name in run.settings)
     used = {run.setting("regulariser") for run in runs}
     unused = tuple(prefix for method, prefix in PREFIXES.items() if method not in used)
+    unknown = SettingRow("not recorded", "", "")
     rows = []
     for name in names:
-        values = [" ".join(run.settings.get(name, ("not recorded", "", ""))[:2]).strip() for run in runs]
+        found = [run.settings.get(name, unknown) for run in runs]
+        values = [f"{row.value} {row.unit}".strip() for row in found]
         if len(set(values)) > 1 and name not in ELSEWHERE and not name.startswith(unused):
-            meaning = next(run.settings[name][2] for run in runs if name in run.settings)
-            rows.append((name, meaning.split(" (")[0], values))  # without the papers
+            meaning = next(row.meaning for row in found if row is not unknown)
+            rows.append(DifferingSetting(name, meaning.split(" (")[0], values))  # without the papers
     return rows

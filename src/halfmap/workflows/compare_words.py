@@ -1,8 +1,9 @@
-"""What `halfmap compare` says about runs: all numbers as plain values, and a verdict in words."""
+"""What `halfmap compare` says about the runs: all numbers as plain values, and a verdict in words."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,18 +16,28 @@ from halfmap.workflows.compare_maps import Against, Measured, sharing_frame
 from halfmap.workflows.half_map_pair import HalfMaps
 
 CURVES = ("unmasked", "masked", "randomised", "corrected")
-FAR = 10.0  # degrees: a particle that differs by more looks another way
-TRUTH_THRESHOLD = 0.5  # a map without noise: half of the power is right
-BINS = 40
-ENDS = (1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 40.0, 90.0, 180.0)  # of the histograms
+FAR = 10.0  # degrees: two poses further apart are different views
+TRUTH_THRESHOLD = 0.5  # FSC with a map without noise at which half of the power is right
+BINS = 40  # of the histograms
+ENDS = (1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 40.0, 90.0, 180.0)  # upper ends that a histogram may have, degrees or A
 PERCENTILES = (5, 50, 95)
 CAUTION = ("agreement of half maps is no proof of a better map, because whatever the half sets share raises their FSC: "
            "look at the densities, or compare with a model (halfmap model-fsc)")
 
 
-def run_summary(found: Measured, own_level: float, ends: tuple[float, float]) -> dict[str, Any]:
-    """One run as plain JSON values; own_level: grey value of its surface; ends: those of the histograms. A resolution
-    is null if never crossed."""
+@dataclass(frozen=True)
+class HistogramEnds:
+    """Upper ends of the histograms of pose differences: angles in degrees and shifts in A."""
+
+    angle: float
+    shift: float
+
+
+def run_summary(found: Measured, own_level: float, ends: HistogramEnds) -> dict[str, Any]:
+    """One run as plain JSON values. own_level: grey value of its drawn surface.
+
+    A resolution is null where the curve never falls below the threshold.
+    """
     run, pair, fit = found.run, found.pair, found.fit
     inside = _inside_mask(found)
     return {
@@ -54,12 +65,12 @@ def _percentiles(values: Tensor) -> dict[str, float]:
 
 
 def _inside_mask(found: Measured) -> Tensor:
-    """Where [z,y,x] the run's mask, in the first run's frame, is above one half."""
+    """Voxels [z,y,x] of the first run's frame at which the run's mask is above one half."""
     return found.frame.to_first(found.pair.mask, found.pair.pixel_size, 1) > 0.5
 
 
-def _pose_summary(against: Against, ends: tuple[float, float]) -> dict[str, Any]:
-    """Poses of a run beside the first's: medians, shares, and histograms of what differs up to these ends."""
+def _pose_summary(against: Against, ends: HistogramEnds) -> dict[str, Any]:
+    """How a run's poses differ from the first run's: medians, shares and histograms."""
     left = against.differences
     return {
         "common": len(left.angles), "only_first": against.only_first, "only_here": against.only_here,
@@ -67,15 +78,14 @@ def _pose_summary(against: Against, ends: tuple[float, float]) -> dict[str, Any]
         "angle_p90_deg": float(torch.quantile(left.angles, 0.9)),
         "share_above_10_deg": left.above(FAR), "shift_median_A": float(left.shifts.median()),
         "shift_p90_A": float(torch.quantile(left.shifts, 0.9)),
-        "angle_histogram": _histogram(left.angles, ends[0]), "shift_histogram": _histogram(left.shifts, ends[1]),
+        "angle_histogram": _histogram(left.angles, ends.angle), "shift_histogram": _histogram(left.shifts, ends.shift),
     }  # fmt: skip
 
 
-def histogram_ends(against: Sequence[Against | None]) -> tuple[float, float]:
-    """Round ends of the histograms of angles (degrees) and shifts (A), for all runs: in none do more than one in a
-    hundred particles lie beyond."""
+def histogram_ends(against: Sequence[Against | None]) -> HistogramEnds:
+    """Choose round ends for the histograms of all runs: at most 1 % of any run's particles lie beyond."""
     left = [one.differences for one in against if one is not None]
-    return _end([one.angles for one in left]), _end([one.shifts for one in left])
+    return HistogramEnds(_end([one.angles for one in left]), _end([one.shifts for one in left]))
 
 
 def _end(values: Sequence[Tensor]) -> float:
@@ -84,13 +94,13 @@ def _end(values: Sequence[Tensor]) -> float:
 
 
 def _histogram(values: Tensor, to: float) -> dict[str, Any]:
-    """Numbers of particles in equal bins from 0 `to` a value, and `beyond` it."""
+    """Count particles in equal bins from 0 to `to`, and those beyond."""
     counts = torch.histc(values, BINS, 0.0, to)
     return {"to": to, "particles": counts.int().tolist(), "beyond": int((values > to).sum())}
 
 
 def verdict(runs: Sequence[dict[str, Any]], length: float) -> list[str]:
-    """What differs, in a few sentences, from the runs' summaries; length of the box in A."""
+    """Say in a few sentences what differs. runs: as from `run_summary`; length: of the box in A."""
     at = [run["resolution_A"]["corrected"][str(GOLD_STANDARD)] for run in runs]
     said = f"at FSC {GOLD_STANDARD}, within one mask and corrected, the half maps reach {_ranked(runs, at)}"
     known = [value for value in at if value is not None]
@@ -104,7 +114,7 @@ def verdict(runs: Sequence[dict[str, Any]], length: float) -> list[str]:
 
 
 def _ranked(runs: Sequence[dict[str, Any]], at: Sequence[float | None]) -> str:
-    """The runs by resolution, the finest first."""
+    """The runs and their resolutions in words, the finest first."""
     ranked = sorted(zip(at, runs, strict=True), key=lambda pair: pair[0] or 0.0)
     return ", ".join(f"{'Nyquist' if value is None else f'{value:.2f} A'} ({run['name']})" for value, run in ranked)
 
@@ -125,8 +135,10 @@ def _caution(runs: Sequence[dict[str, Any]]) -> str:
 
 
 def notes(found: Sequence[Measured]) -> list[dict[str, str]]:
-    """What a reader must know before comparing, and of which run: unfinished ones, other particles, frames that differ,
-    odd curves."""
+    """What a reader must know before comparing, with the run it concerns.
+
+    Notes name unfinished runs, runs of other particles, frames that differ, symmetries that differ and odd curves.
+    """
     told = []
     for one in found:
         run, pair = one.run, one.pair
@@ -163,5 +175,5 @@ def _frame_notes(one: Measured, first: str) -> list[str]:
 
 
 def mask_text(pair: HalfMaps, name: str) -> str:
-    """The common mask in words."""
+    """Describe the common mask: where it comes from and its share of the box."""
     return f"{name}, {100 * pair.mask_share:.1f} % of the box"

@@ -1,4 +1,4 @@
-"""``halfmap convert``: particles from RELION's format to cryoSPARC's and back, and what is lost on the way."""
+"""``halfmap convert``: convert particles between RELION's format and cryoSPARC's, and say what is lost."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from halfmap.particles.star import read_star, write_star
 from halfmap.particles.table import ParticleTable
 from halfmap.settings.convert import ConvertSettings
 
-MOST_NAMED = 8  # fields of one kind that are named rather than counted
+MOST_NAMED = 8  # dropped fields of one kind are named up to this many, and counted beyond
 
 
 def convert(settings: ConvertSettings) -> None:
-    """Read one format, write the other, and print what is there and what is lost.
+    """Read one format, write the other, and print what the result holds and what was dropped.
 
     Raises InputError as the readers and writers do.
     """
@@ -37,7 +37,7 @@ def convert(settings: ConvertSettings) -> None:
 
 
 def _content(table: ParticleTable) -> str:
-    """What a table holds, in a line."""
+    """What a table holds, in one line."""
     groups = len(table.optics)
     parts = [f"{len(table)} particle{'s' * (len(table) != 1)}", f"{groups} optics group{'s' * (groups != 1)}",
              "no orientations" if table.rotations is None else "orientations"]
@@ -49,7 +49,7 @@ def _content(table: ParticleTable) -> str:
 
 
 def _notes(table: ParticleTable) -> list[str]:
-    """What a user should know about the result."""
+    """Remarks on the result, each a sentence."""
     notes = []
     absent = [stack for stack in table.stacks if not stack.is_file()]
     if absent:
@@ -64,7 +64,7 @@ def _notes(table: ParticleTable) -> list[str]:
 
 
 def _by_kind(fields: list[str]) -> list[str]:
-    """Fields in one phrase for each kind, the part of their names before the stroke."""
+    """One phrase for each kind of field. The kind is the part of a field's name before the slash."""
     counts = Counter(field.partition("/")[0] for field in fields)
     phrases = []
     for kind, count in counts.items():

@@ -1,5 +1,4 @@
-"""``halfmap demo``: simulate a small membrane protein in a micelle, refine it, and say how far from the truth
-it ended."""
+"""``halfmap demo``: simulate a small membrane protein in a micelle, refine it, and compare the maps with the truth."""
 
 from __future__ import annotations
 
@@ -28,13 +27,16 @@ from halfmap.validation.fsc import fsc, resolution
 from halfmap.validation.poses import PoseError, pose_error
 
 COMPARED = ("uniform", "nonuniform")
-BELT_CONTRAST = 1.0  # a belt as dense as protein, as head groups are: worth a local regulariser
+BELT_CONTRAST = 1.0  # a belt as dense as protein, as head groups are: a local regulariser pays off
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A refined map held against the truth: poses, FSC[s] of map and truth inside a mask of the truth, and
-    the resolution (A) at which it falls below 0.5, or `finest` (A), beyond which the pixels hold nothing."""
+    """A refined map compared with the truth.
+
+    poses: their errors; curve: FSC [s] of map and truth within a mask made from the truth; resolution: where that
+    falls below 0.5 (A), at best `finest` (A), the Nyquist limit.
+    """
 
     poses: PoseError
     curve: Tensor
@@ -51,12 +53,11 @@ class Verdict:
 
 
 def demo(out: Path, quick: bool = False, run: Callable[[RefineSettings], object] | None = None) -> None:
-    """Write the molecule and its images into `out`, refine them with each regulariser in `out`/NAME, and
-    print pose errors and map-to-truth resolutions. `quick` makes do with half of the images, with less noise and
-    coarser pixels.
+    """Simulate images of a molecule, refine them with each regulariser, and print errors of poses and maps.
 
-    `run` carries out one refinement (default: `halfmap.refinement.refine.refine`). Raises InputError where
-    `out` holds something already.
+    The images lie in `out`/data, each refinement in `out`/NAME. `quick` takes half of the images, with less noise and
+    coarser pixels. `run` carries out one refinement (default: `halfmap.refinement.refine.refine`). Raises InputError
+    where `out` already holds something.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"--out {out}: is there already and not empty; name a new folder")
@@ -83,7 +84,7 @@ def demo(out: Path, quick: bool = False, run: Callable[[RefineSettings], object]
 
 
 def demo_settings(out: Path, quick: bool = False) -> SimulateSettings:
-    """What the demo simulates, in the folder `out`/data."""
+    """The settings of the demo's simulation, which writes into `out`/data."""
     data = out / "data"
     n, box, apix, snr = (800, 48, 3.8, 0.2) if quick else (1500, 64, 2.8, 0.1)
     return SimulateSettings(model=data / "molecule.pdb", out=data, n=n, box=box, apix=apix, snr=snr, micelle=True,
@@ -93,8 +94,8 @@ def demo_settings(out: Path, quick: bool = False) -> SimulateSettings:
 def against_truth(settings: SimulateSettings, run: Path) -> Verdict:
     """Compare the poses and the mean of the raw half maps in the folder `run` with what was simulated.
 
-    The atoms are moved into the refined map's frame, which the poses tell, and projected onto its grid
-    afresh, so that neither map is interpolated.
+    The poses give the refined map's frame. The atoms are moved into it and their density is computed anew on the map's
+    grid, so that neither map is interpolated.
     """
     truth = read_star(settings.out / "particles_truth.star")
     poses = pose_error(read_star(run / "particles.star"), truth, symmetry_group(settings.symmetry))

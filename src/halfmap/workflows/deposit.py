@@ -1,4 +1,4 @@
-"""`halfmap deposit`: a finished refinement as the files that EMDB asks for, on one grid, with headers that agree."""
+"""`halfmap deposit`: write a finished refinement as the files of an EMDB entry, on one grid with one pixel size."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from halfmap.validation.fsc import GOLD_STANDARD, write_fsc_xml
 from halfmap.workflows.fixed_poses import finished_records
 from halfmap.workflows.half_map_pair import HalfMaps, read_half_maps, require_same_grid
 
-RECALIBRATION = 0.15  # largest change of the pixel size that a calibration explains
-SAME = 0.002  # of two FSC curves of the same half maps, the shell-wise difference that rounding leaves
+RECALIBRATION = 0.15  # largest relative change of the pixel size that a calibration explains
+SAME = 0.002  # largest difference in any shell that rounding makes between two FSC curves of the same half maps
 CURVES = ("unmasked", "masked", "corrected")
 WHAT = {
     "map.mrc": "main map", "half_map_1.mrc": "half map 1: unfiltered, unmasked, unsharpened",
@@ -44,9 +44,12 @@ Pictures = Callable[..., list[Path]]
 
 @dataclass(frozen=True)
 class Entry:
-    """The files' content: the half maps with their mask and curves, at the pixel size that is deposited; the main map
-    and the further one [z,y,x] (None where the main map is that one); what postprocess.json says of a sharpened map;
-    the contour level; and the change of the pixel size."""
+    """The content of an entry's files.
+
+    pair: half maps with mask and curves, at the deposited pixel size; main, additional: the main map and the
+    regularised map [z,y,x], the latter None where it is the main map; sharpening: the content of postprocess.json for a
+    sharpened map, else empty; level: contour level; stretch: deposited pixel size over that of the run.
+    """
 
     pair: HalfMaps
     main: Tensor
@@ -57,7 +60,7 @@ class Entry:
 
     @property
     def maps(self) -> dict[str, Tensor]:
-        """Every map by the name of its file."""
+        """All maps by file name."""
         named = {"map.mrc": self.main, "half_map_1.mrc": self.pair.half1, "half_map_2.mrc": self.pair.half2,
                  "mask.mrc": self.pair.mask}  # fmt: skip
         return named | ({} if self.additional is None else {"additional_map.mrc": self.additional})
@@ -66,10 +69,10 @@ class Entry:
 def deposit(settings: DepositSettings, pictures: Pictures | None = None) -> Entry:
     """Write the files of an EMDB entry into settings.out.
 
-    Writes map.mrc, half_map_1.mrc, half_map_2.mrc, mask.mrc, additional_map.mrc (the unsharpened map, beside a
-    sharpened one), fsc.xml and deposition.json and .txt. settings as `validated_deposit` returns them. pictures: called
-    with volume, mask, level and further files, adds an image and a script. Raises InputError where the run has not
-    finished, its files do not belong together, or one cannot be read or written.
+    Writes map.mrc, half_map_1.mrc, half_map_2.mrc, mask.mrc, additional_map.mrc (the unsharpened map, if the main map
+    is sharpened), fsc.xml, deposition.json and deposition.txt. settings: as `validated_deposit` returns them. pictures:
+    writes an image and a script, and is called with volume, mask, level and the files to hide. Raises InputError where
+    the run has not finished, its files do not belong together, or one cannot be read or written.
     """
     console = Console(highlight=False)
     with console.status("reading and comparing the maps"):
@@ -92,6 +95,7 @@ def deposit(settings: DepositSettings, pictures: Pictures | None = None) -> Entr
 
 
 def _entry(settings: DepositSettings) -> Entry:
+    """Read the maps of the run and check that they belong together."""
     run, name = settings.run, MAPS[str(settings.map)]
     sharp = name.startswith("postprocess/")
     sharpening = _read_json(run / "postprocess" / "postprocess.json") if sharp else {}
@@ -121,7 +125,7 @@ def _on_grid(path: Path, like: MapFile, like_path: Path) -> Tensor:
 
 
 def _check_origin(path: Path, sharpening: dict[str, Any], pair: HalfMaps) -> None:
-    """A sharpened map must come from these half maps, not from those of an earlier end of the run."""
+    """Raise InputError where a sharpened map was made from other half maps, as when the run went on after it."""
     before = torch.tensor((sharpening.get("fsc") or {}).get("unmasked") or [], dtype=torch.float64)
     now = pair.curves.unmasked.double()
     if before.shape != now.shape or float((before - now).abs().max()) > SAME:
@@ -140,7 +144,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _summary(settings: DepositSettings, entry: Entry, record: dict[str, Any]) -> dict[str, Any]:
-    """What the deposition form asks for, as plain JSON values."""
+    """What the deposition form asks for, as plain JSON values. record: of the last iteration."""
     pair = entry.pair
     header = read_header(settings.run / "log.txt")
     choices = _choices(settings.run / "settings.toml")
@@ -157,7 +161,7 @@ def _summary(settings: DepositSettings, entry: Entry, record: dict[str, Any]) ->
         "resolutions_A": {name: {str(t): pair.resolution(name, t) for t in (GOLD_STANDARD, 0.5)} for name in CURVES},
         "map": settings.map, "contour_level": entry.level, "enclosed_A3": enclosed,
         "enclosed_kDa": enclosed / CUBIC_ANGSTROM_PER_DALTON / 1000,
-        # A stretched map falls off in proportion: frequencies are divided by the stretch.
+        # Frequencies are divided by the stretch: lengths grow in proportion to it, B factors to its square.
         "bfactor_A2": _scaled(entry.sharpening.get("bfactor_A2"), entry.stretch**2),
         "lowpass_A": None if local else _scaled(entry.sharpening.get("lowpass_A"), entry.stretch),
         "local_filter": entry.sharpening.get("local_filter") if local else None,
@@ -182,7 +186,7 @@ def _choices(path: Path) -> dict[str, Any]:
 
 
 def _optics(path: Path) -> list[dict[str, Any]]:
-    """Voltage, Cs and amplitude contrast of each optics group; empty where the run holds no particles."""
+    """Voltage, Cs and amplitude contrast of each optics group; empty where the run has no particles."""
     if not path.is_file():
         return []
     return [{"name": group.name, "voltage_kV": group.voltage, "cs_mm": group.spherical_aberration,
@@ -190,7 +194,7 @@ def _optics(path: Path) -> list[dict[str, Any]]:
 
 
 def _paper(regulariser: str) -> str:
-    """The paper of a method, from the setting that chooses one; empty where there is none."""
+    """The paper of a regulariser, as the setting that chooses one names it; empty where it names none."""
     (choice,) = (field for field in fields(RegulariserOptions) if field.name == "regulariser")
     found = re.search(rf"(?:^|; ){re.escape(regulariser)}: ([^;]+)", str(choice.metadata.get("reference", "")))
     return found[1] if found else ""
@@ -201,7 +205,7 @@ def _angstrom(value: float | None) -> str:
 
 
 def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    """The summary in the words of the form."""
+    """The summary in the terms of the deposition form: (name, value) of each line."""
     lines = [
         ("method", summary["method"].lower()), ("resolution", f"{_angstrom(summary['resolution_A'])} "
          "(FSC 0.143, half maps within the mask, corrected by phase randomisation)"),

@@ -1,4 +1,4 @@
-"""`halfmap fsc`: every correlation curve of two half maps, the resolutions, and what to make of them."""
+"""`halfmap fsc`: all FSC curves of two half maps, their resolutions, and remarks on them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _CURVES = ("unmasked", "spherical", "masked", "randomised", "corrected")
 def run(
     half1: Path, half2: Path, mask: Path | None = None, out: Path | None = None, diameter: float | None = None
 ) -> dict[str, Any]:
-    """Compare two half maps and print a table; write fsc.xml, fsc.csv, fsc.json and mask.mrc into the
-    folder `out`.
+    """Compare two half maps and print a table.
 
-    Mask and diameter as in `read_half_maps`. Returns the content of fsc.json. Raises InputError as that function does,
-    and where a file cannot be written.
+    Writes fsc.xml, fsc.csv, fsc.json and mask.mrc into the folder `out`, if one is given, and returns the content of
+    fsc.json. mask and diameter: as in `read_half_maps`. Raises InputError as that function does, and where a file
+    cannot be written.
     """
     pair = read_half_maps(half1, half2, mask, diameter)
     summary = _summary(pair)
@@ -32,7 +32,7 @@ def run(
 
 
 def _summary(pair: HalfMaps) -> dict[str, Any]:
-    """Everything but the maps as plain JSON values; a resolution is null if never crossed."""
+    """Everything but the maps as plain JSON values. A resolution is null where the curve stays above the threshold."""
     start = pair.curves.from_shell
     return {
         "box": pair.box,

@@ -1,4 +1,4 @@
-"""Two half maps from files, on one grid, with mask and FSC curves: what a command on half maps begins with."""
+"""Read two half maps, with a mask and all FSC curves: how every command on half maps begins."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from halfmap.maps.masks import solvent_mask
 from halfmap.maps.mrc import MapFile, read_map
 from halfmap.validation.fsc import FscCurves, corrected_fsc, crossing_shell, mask_verdict, resolution
 
-_SEED = 0  # of the random phases: the same maps give the same numbers
-_DRAWS = 8  # of random phases, averaged
+_SEED = 0  # of the randomised phases: the same maps give the same numbers
+_DRAWS = 8  # of randomised phases, averaged
 
 
 @dataclass(frozen=True)
 class HalfMaps:
-    """Half maps [z,y,x] as they are in their files, pixel size in A, the mask [z,y,x] and where it comes from, and all
-    FSC curves."""
+    """Two half maps [z,y,x] as read from their files, the pixel size in A, the mask [z,y,x], and all FSC curves.
+
+    mask_name: where the mask comes from.
+    """
 
     half1: Tensor
     half2: Tensor
@@ -37,7 +39,7 @@ class HalfMaps:
 
     @property
     def mask_share(self) -> float:
-        """Volume of the mask over that of the box."""
+        """Volume of the mask as a share of the box."""
         return float(self.mask.mean(dtype=torch.float64))
 
     def resolution(self, name: str, threshold: float) -> float | None:
@@ -48,7 +50,7 @@ class HalfMaps:
         return resolution(curve, self.box, self.pixel_size, threshold)
 
     def record(self) -> dict[str, Any]:
-        """Grid, resolutions and curves by the names that they have in a refinement's records."""
+        """Grid, resolutions and curves, under the names that a refinement's records use."""
         curves, box, pixel_size = self.curves, self.box, self.pixel_size
         return {
             "box": box, "pixel_size": pixel_size,
@@ -60,16 +62,16 @@ class HalfMaps:
         }  # fmt: skip
 
     def verdict(self) -> list[str]:
-        """What a careful colleague would say about the curves."""
+        """Remarks on the curves, each a sentence; empty where nothing is unusual."""
         return mask_verdict(self.curves, self.box, self.pixel_size)
 
 
 def read_half_maps(half1: Path, half2: Path, mask: Path | None, diameter: float | None) -> HalfMaps:
-    """Read two half maps and measure their curves.
+    """Read two half maps and compute their FSC curves.
 
-    Without a mask file one is made from the mean of the half maps. `diameter` (A) is that of the spherical mask and
-    bounds the automatic one. Raises InputError where maps are not on one grid or hold nothing, where the mask is no
-    mask, or where a file cannot be read.
+    mask: None to make one from the mean of the half maps. diameter (A): of the spherical mask, which also bounds the
+    mask made here. Raises InputError where maps are not on one grid or are constant, where the mask is not a mask, or
+    where a file cannot be read.
     """
     first, second = read_map(half1), read_map(half2)
     require_same_grid(first, second, half1, half2)
@@ -106,7 +108,7 @@ def require_same_grid(first: MapFile, other: MapFile, first_path: Path, other_pa
 
 
 def read_mask(path: Path, like: MapFile, like_path: Path) -> Tensor:
-    """A mask [z,y,x] on the grid of a map, values clipped to [0, 1]; InputError where it is no mask for that map."""
+    """Read a mask [z,y,x] on the grid of a map, clipped to [0, 1]. Raises InputError where it is not such a mask."""
     mask = read_map(path)
     require_same_grid(like, mask, like_path, path)
     low, high = float(mask.data.min()), float(mask.data.max())

@@ -1,4 +1,4 @@
-"""Images of a particle set, looked at: a sample of them, what is wrong with any, their spectra and Thon rings."""
+"""Look at the images of a particle set: find faulty ones, and measure their power spectra and Thon rings."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ from halfmap.particles.table import Integers, ParticleTable
 from halfmap.validation.thon_rings import Rings, RingSums
 
 SHOWN = 24  # images in the montage
-LOWPASS = 20.0  # A: what the eye needs to see a particle
+LOWPASS = 20.0  # A: the eye sees a particle best so
 ALIKE = 0.25  # share of the images, nearest to the median defocus, whose rings are shown
 
 
 @dataclass(frozen=True)
 class GroupSpectra:
-    """Images of an optics group: rings of all, mean power [s] and mean ctf^2 [s] of those near the median defocus (A),
-    and of all the mean |CTF| [s]. with_ctf: whether the CTF is known at all."""
+    """Spectra of the images of one optics group.
+
+    rings, power, mean_ctf: Thon rings, mean power [s] and mean |CTF| [s] of all images; alike: rings of the images near
+    the median defocus, which is given in A; pixel_size in A; with_ctf: whether the CTF is known.
+    """
 
     name: str
     box: int
@@ -41,8 +44,12 @@ class GroupSpectra:
 
 @dataclass(frozen=True)
 class Looked:
-    """count: images read; faulty: how many hold NaN or Inf, are constant, or absurdly unlike the others; doubtful: how
-    many stand out, and the worst by name; raw, low [i, y, x]: some of them, normalised, and low-passed."""
+    """What was seen in a sample of the images.
+
+    count: images read; faulty: how many hold NaN or Inf, are constant, or differ absurdly from the others; doubtful:
+    how many stand out; worst: names of those that stand out most; spectra: one for each optics group; raw, low
+    [i, y, x]: some images, normalised, and low-passed; pixel_size: theirs in A.
+    """
 
     count: int
     faulty: dict[str, int]
@@ -55,16 +62,17 @@ class Looked:
 
 
 def look(table: ParticleTable, diameter: float, most: int, with_ctf: bool = True) -> Looked:
-    """Read up to ``most`` images (0: all), spread evenly over the table. Raises InputError where one cannot be read.
+    """Read up to ``most`` images (0: all), spread evenly over the table.
 
-    diameter in A: what is farther from the middle is background.
+    diameter (A): beyond it an image is background. with_ctf: whether the table holds the CTF. Raises InputError where
+    an image cannot be read.
     """
     rows = np.arange(len(table))
     if most and most < len(table):
         rows = np.unique(np.linspace(0, len(table) - 1, most).round().astype(np.int64))
     table = table.select(rows)
     shown = np.unique(np.linspace(0, len(table) - 1, SHOWN).round().astype(np.int64))
-    # The montage has one size of image: that of the first ones.
+    # All images of the montage have one size: that of the first image.
     shown = shown[[table.optics[g].box == table.optics[table.optics_index[0]].box for g in table.optics_index[shown]]]
     source, seen = ParticleSource(table, diameter), torch.zeros(len(table), 3, dtype=torch.float64)
     sound, collected = np.ones(len(table), bool), _Collected(table, with_ctf)
@@ -73,7 +81,7 @@ def look(table: ParticleTable, diameter: float, most: int, with_ctf: bool = True
         index, images, fine = batch.index, batch.images, batch.sound
         sound[index.numpy()] = fine.numpy()
         seen[index] = traits(batch.stored, images)
-        # One image with a wild pixel would outweigh all others.
+        # One image with a wild pixel would outweigh all others in the spectra.
         tame = fine & (seen[index, 2] < 10 * seen[index, 2][fine].median()) if bool(fine.any()) else fine
         if bool(tame.any()):
             collected.add(batch.group, index[tame], images[tame])
@@ -86,11 +94,13 @@ def look(table: ParticleTable, diameter: float, most: int, with_ctf: bool = True
     raw = torch.stack([pictures[int(i)] for i in shown])
     optics = table.optics[table.optics_index[0]]
     return Looked(
-        len(table), {"NaN or Inf": int((~finite).sum()), "constant": int((~sound & finite).sum()),
-                     "outliers": int(absurd.sum())},
-        len(doubtful), [f"{table.image_index[i] + 1}@{table.stacks[table.stack_index[i]].name} ({TRAITS[odd.trait[i]]})"
-                        for i in worst],
-        collected.spectra(), raw.numpy(), _low_passed(raw, optics.pixel_size).numpy(), optics.pixel_size,
+        count=len(table), faulty={"NaN or Inf": int((~finite).sum()), "constant": int((~sound & finite).sum()),
+                                  "outliers": int(absurd.sum())},
+        doubtful=len(doubtful),
+        worst=[f"{table.image_index[i] + 1}@{table.stacks[table.stack_index[i]].name} ({TRAITS[odd.trait[i]]})"
+               for i in worst],
+        spectra=collected.spectra(), raw=raw.numpy(), low=_low_passed(raw, optics.pixel_size).numpy(),
+        pixel_size=optics.pixel_size,
     )  # fmt: skip
 
 
@@ -102,14 +112,23 @@ def _low_passed(images: Tensor, pixel_size: float) -> Tensor:
     return image_ifft(image_fft(images) * butterworth_gain(frequency, box * pixel_size / LOWPASS).float(), box)
 
 
+@dataclass(frozen=True)
+class _GroupSums:
+    """Sums over images of one optics group: for the rings of all and of those near the median defocus (alike), and of
+    |CTF| [s] (absolute)."""
+
+    band: Band
+    all: RingSums
+    alike: RingSums
+    absolute: Tensor
+
+
 class _Collected:
-    """Sums over the images of each optics group."""
+    """Collects the sums over the images of each optics group."""
 
     def __init__(self, table: ParticleTable, with_ctf: bool) -> None:
         self.table, self.with_ctf = table, with_ctf
-        self.bands: dict[int, Band] = {}
-        self.sums: dict[int, tuple[RingSums, RingSums]] = {}
-        self.absolute: dict[int, Tensor] = {}
+        self.groups: dict[int, _GroupSums] = {}
         defocus = (0.5 * (table.defocus.u + table.defocus.v)).numpy()
         self.middle, self.alike = {}, np.zeros(len(table), bool)
         for group in np.unique(table.optics_index):
@@ -119,26 +138,29 @@ class _Collected:
             self.alike[members] = distance <= np.quantile(distance, ALIKE)
 
     def add(self, group: int, index: Tensor, images: Tensor) -> None:
+        """Add normalised images [b, y, x] of a group, the rows index[b] of the table."""
         optics = self.table.optics[group]
-        if group not in self.bands:
-            band = self.bands[group] = Band.to_shell(optics.box, band_limit(optics.box))
-            self.sums[group] = (RingSums(band.shell), RingSums(band.shell))
-            self.absolute[group] = torch.zeros(band.limit + 1, dtype=torch.float64)
-        band = self.bands[group]
+        if group not in self.groups:
+            band = Band.to_shell(optics.box, band_limit(optics.box))
+            zeros = torch.zeros(band.limit + 1, dtype=torch.float64)
+            self.groups[group] = _GroupSums(band, RingSums(band.shell), RingSums(band.shell), zeros)
+        sums = self.groups[group]
+        band = sums.band
         values = band.gather(image_fft(images))
         power = (values.real.square() + values.imag.square()) / optics.box**2
         contrast = ctf(band.kxy, optics, self.table.defocus[index]) if self.with_ctf else torch.ones_like(power)
         near = torch.from_numpy(self.alike[index.numpy()])
-        self.sums[group][0].add(power, contrast.square())
-        self.sums[group][1].add(power[near], contrast[near].square())
-        self.absolute[group] += band.shell_sum(contrast.abs().double().sum(dim=0))
+        sums.all.add(power, contrast.square())
+        sums.alike.add(power[near], contrast[near].square())
+        sums.absolute.add_(band.shell_sum(contrast.abs().double().sum(dim=0)))
 
     def spectra(self) -> list[GroupSpectra]:
+        """The spectra of all groups, in the order in which their first images came."""
         found = []
-        for group, (every, alike) in self.sums.items():
-            optics, count = self.table.optics[group], every.sums[0].clamp_min(1)
+        for group, sums in self.groups.items():
+            optics, count = self.table.optics[group], sums.all.sums[0].clamp_min(1)
             found.append(GroupSpectra(
-                optics.name, optics.box, optics.pixel_size, every.rings(), every.sums[1] / count, alike.rings(),
-                self.middle[group], self.absolute[group] / count, self.with_ctf,
+                optics.name, optics.box, optics.pixel_size, sums.all.rings(), sums.all.sums[1] / count,
+                sums.alike.rings(), self.middle[group], sums.absolute / count, self.with_ctf,
             ))  # fmt: skip
         return found

@@ -1,4 +1,4 @@
-"""`halfmap local-resolution`: how far two half maps agree at every place, as a map to colour a surface by."""
+"""`halfmap local-resolution`: the local resolution of two half maps, as a map to colour a surface by."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ from halfmap.validation.fsc import GOLD_STANDARD, resolution
 from halfmap.validation.local_resolution import COARSEST_SHELL, Window, local_resolution
 from halfmap.workflows.half_map_pair import HalfMaps, read_half_maps
 
-# Bsoft's rule for blocres is a kernel of 5 to 7 times the resolution: in a smaller one too few shells lie below the
-# crossing to place it, a larger one looks beyond a domain. The soft window here, 5 times wide at half its height, is
-# held by a cube of 7.5 times. Below 20 A, a bundle of four helices, a window holds too few atoms to speak of a place.
+# Bsoft recommends for blocres a kernel of 5 to 7 times the resolution. In a smaller one too few shells lie below the
+# crossing to locate it; a larger one reaches beyond a domain. The soft window here has a full width at half maximum of
+# 5 times the resolution and lies in a cube of 7.5 times the resolution. A window below 20 A, the size of a bundle of
+# four helices, holds too few atoms to have a resolution of its own.
 WINDOW_RESOLUTIONS, LEAST_WINDOW = 5.0, 20.0
-LEAST_VOXELS = 8.0  # across the window: its transform then has six shells
+LEAST_VOXELS = 8.0  # across the window, so that its transform has six shells
 PERCENTILES = (5, 25, 50, 75, 95)
 
 Report = Callable[..., Any]
@@ -34,8 +35,8 @@ Report = Callable[..., Any]
 
 @dataclass(frozen=True)
 class LocalResolution:
-    """Local resolution in A [z,y,x], the half maps it was measured on, the window, the step in voxels, and the number
-    of windows."""
+    """Local resolution in A [z,y,x], and how it was measured: the half maps, the window, the distance of neighbouring
+    windows (step) in voxels, and the number of windows (count)."""
 
     map: Tensor
     pair: HalfMaps
@@ -45,11 +46,11 @@ class LocalResolution:
 
     @property
     def coarsest(self) -> float:
-        """What stands where the half maps agree on nothing, and outside the mask (A)."""
+        """The value (A) of the map where the half maps do not agree in any shell, and outside the mask."""
         return self.window.box * self.pair.pixel_size / COARSEST_SHELL
 
     def summary(self, threshold: float) -> dict[str, Any]:
-        """Everything but the maps as plain JSON values."""
+        """Everything but the maps as plain JSON values. threshold: of the FSC."""
         inside = self.map[self.pair.mask > 0.5].double().numpy()
         pixel_size = self.pair.pixel_size
         return {
@@ -69,9 +70,9 @@ def run(settings: LocalResolutionSettings, report: Report | None = None) -> Loca
     """Measure the local resolution of two half maps and write it into settings.out.
 
     Writes local_resolution.mrc (A at every voxel; the coarsest value outside the mask), mask.mrc and
-    local_resolution.json. settings as `validated_local_resolution` returns them. report: called with the fields of a
-    picture page. Raises InputError where maps and mask are not on one grid, the mask is empty, the window does not suit
-    the maps, or a file cannot be read or written.
+    local_resolution.json. settings: as `validated_local_resolution` returns them. report: writes the page, and is
+    called with the page's fields. Raises InputError where maps and mask are not on one grid, the mask is empty, the
+    window does not fit the maps, or a file cannot be read or written.
     """
     assert settings.half1 and settings.half2 and settings.out  # named by validated_local_resolution
     console = Console(highlight=False)
@@ -98,9 +99,9 @@ def run(settings: LocalResolutionSettings, report: Report | None = None) -> Loca
 
 
 def _window(settings: LocalResolutionSettings, pair: HalfMaps) -> tuple[Window, int]:
-    """The window, and the distance of windows in voxels."""
+    """The window, and the distance of neighbouring windows in voxels."""
     pixel_size, box = pair.pixel_size, pair.box
-    widest = box * pixel_size / 1.5  # such that a window's cube is no larger than the map
+    widest = box * pixel_size / 1.5  # so that the window's cube is no larger than the map
     if settings.window is None:
         found = WINDOW_RESOLUTIONS * resolution(pair.curves.corrected, box, pixel_size, GOLD_STANDARD)
         width = max(min(max(found, LEAST_WINDOW), widest), LEAST_VOXELS * pixel_size)
@@ -118,13 +119,13 @@ def _window(settings: LocalResolutionSettings, pair: HalfMaps) -> tuple[Window, 
 
 
 def _seen(pair: HalfMaps) -> Tensor:
-    """The mean of the half maps [z,y,x], filtered to its resolution for the eye."""
+    """The mean of the half maps [z,y,x], low-passed at its resolution, for the page."""
     finest = resolution(pair.curves.corrected, pair.box, pair.pixel_size, GOLD_STANDARD)
     return lowpass((pair.half1 + pair.half2) / 2, pair.pixel_size, finest)
 
 
 def _write(out: Path, found: LocalResolution, summary: dict[str, Any]) -> list[str]:
-    """Write all but the page; returns the files' names."""
+    """Write everything but the page. Returns the names of the files."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A sharpened map filtered, at every place, to the detail that is there."""
+"""Filter a sharpened map at every voxel to its local cut-off."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from halfmap.regularisation.local_filter import Butterworth, Lattice, locally_fi
 from halfmap.regularisation.nonuniform import NonUniform
 from halfmap.workflows.half_map_pair import HalfMaps, require_same_grid
 
-_POINTS = 128  # lattice points along an axis at most: a cut-off is smooth
+_POINTS = 128  # most lattice points along an axis: a cut-off is smooth
 
 
 @dataclass(frozen=True)
 class LocallyFiltered:
-    """The filtered map [z,y,x], its local cut-off theta [z,y,x] in A, where that comes from in words, and whether it
-    was found here rather than read."""
+    """The filtered map [z,y,x] and its local cut-off theta [z,y,x] in A.
+
+    source: in words, where the cut-off comes from; found_here: whether it was determined here rather than read.
+    """
 
     map: Tensor
     theta: Tensor
@@ -29,10 +31,11 @@ class LocallyFiltered:
 
 
 def locally_sharpened(v: Tensor, pair: HalfMaps, theta_path: Path | None) -> LocallyFiltered:
-    """Filter a sharpened map v[z,y,x] to the local cut-off in a file, or to the one that the two half maps choose.
+    """Filter a sharpened map v[z,y,x] to a local cut-off.
 
-    The filter is the Butterworth low-pass of non-uniform refinement, and so is the cross-validation between the half
-    maps (`NonUniform`). Raises InputError where the file is no map of cut-offs on the grid of the half maps.
+    The cut-off is read from theta_path, or determined by cross-validation between the half maps where that is None.
+    The filter, a Butterworth low-pass, and the cross-validation are those of non-uniform refinement (`NonUniform`).
+    Raises InputError where the file does not hold cut-offs on the grid of the half maps.
     """
     if theta_path is not None:
         theta = _read_theta(theta_path, pair)
@@ -56,7 +59,7 @@ def _read_theta(path: Path, pair: HalfMaps) -> Tensor:
 
 
 def _lattice(theta: Tensor, pixel_size: float) -> Lattice:
-    """Cut-offs in cycles per box on a lattice symmetric about the centre, from theta [z,y,x] in A."""
+    """Cut-offs in cycles per box on a lattice symmetric about the box centre, from theta [z,y,x] in A."""
     box = theta.shape[0]
     spacing = max(1, round(box / _POINTS))
     at = Lattice.positions(box, spacing).round().long()

@@ -1,4 +1,4 @@
-"""`halfmap model-fsc`: how far a map agrees with an atomic model, and where the model fits it."""
+"""`halfmap model-fsc`: the FSC of a map with an atomic model, and where the model fits the map."""
 
 from __future__ import annotations
 
@@ -31,15 +31,17 @@ from halfmap.validation.model_map import (
 from halfmap.workflows.half_map_pair import read_mask, require_same_grid
 
 THRESHOLDS = (0.5, GOLD_STANDARD)
-FEW_ATOMS = 0.02  # of a model: so many may lie outside the map unmentioned
-MISPLACED = 0.3  # correlation at 10 A below which a model hardly lies on the map
+FEW_ATOMS = 0.02  # share of a model's atoms that may lie outside the map without a remark
+MISPLACED = 0.3  # correlation at 10 A below which a model hardly overlaps the map
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the model is: at rotation[3,3] @ x + shift[3] (A) in the map's file, x its own coordinates; `start` says in
-    words where it was looked for from, `outside` is the share of its atoms outside the map, `correlation` that with
-    the map at 10 A."""
+    """Where the model lies: at rotation[3,3] @ x + shift[3] (A) in the map's file, x being its own coordinates.
+
+    start: in words, where the fit began; outside: share of the atoms outside the map; correlation: with the map at
+    10 A.
+    """
 
     rotation: Tensor
     shift: Tensor
@@ -49,18 +51,20 @@ class Placement:
 
     @property
     def angle(self) -> float:
-        """Of the rotation, in degrees."""
+        """Angle of the rotation in degrees."""
         return math.degrees(math.acos(min(1.0, max(-1.0, 0.5 * (float(torch.trace(self.rotation)) - 1)))))
 
     def matrix(self) -> list[list[float]]:
-        """Rows of rotation and shift, as ChimeraX writes a model's position."""
+        """Rows of the rotation, each followed by its shift, as ChimeraX writes a model's position."""
         return [[*row.tolist(), float(t)] for row, t in zip(self.rotation, self.shift, strict=True)]
 
 
 @dataclass(frozen=True)
 class ModelFsc:
-    """The model's map and the mask [z,y,x], where it is, and curves [s] by name: map (within the mask), unmasked, and
-    half1 and half2 where they were given."""
+    """The model's map (expected) and the mask [z,y,x], where the model lies, and the FSC curves [s] by name.
+
+    Curves are map (within the mask), unmasked, and half1 and half2 where these maps were given.
+    """
 
     expected: Tensor
     mask: Tensor
@@ -69,15 +73,15 @@ class ModelFsc:
     pixel_size: float
 
     def resolution(self, name: str, threshold: float) -> float | None:
-        """Resolution in A at which a curve falls below the threshold; None if it never does."""
+        """Resolution in A at which the named curve falls below the threshold; None if it never does."""
         return model_resolution(self.curves[name], self.expected.shape[-1], self.pixel_size, threshold)
 
 
 def run(settings: ModelFscSettings) -> ModelFsc:
-    """Compare a map with an atomic model, print a table, and write into settings.out, where it is given.
+    """Compare a map with an atomic model, print a table, and write the results into settings.out if it is given.
 
-    Writes model_fsc.csv, model_fsc.json, model_map.mrc (the model's density where it was compared) and mask.mrc.
-    settings as `validated_model_fsc` returns them. Raises InputError where a map, mask or model cannot be read, maps
+    Writes model_fsc.csv, model_fsc.json, model_map.mrc (the model's density at its final place) and mask.mrc.
+    settings: as `validated_model_fsc` returns them. Raises InputError where a map, mask or model cannot be read, maps
     are not on one grid, the model lies outside the map, or a file cannot be written.
     """
     console = Console(highlight=False)
@@ -109,10 +113,10 @@ def _on_grid(path: Path, like: MapFile, like_path: Path) -> Tensor:
 
 
 def _placed(settings: ModelFscSettings, atoms: Atoms, file: MapFile) -> tuple[Tensor, Placement]:
-    """The model's map, and where the model is.
+    """The model's map [z,y,x], and where the model lies.
 
-    A model built into a map has the map's coordinates. A fit also starts at two further places, because programs that
-    simulate or refine know only the box's centre; the best fit counts.
+    A model built into a map has the map's coordinates. With settings.fit two further starts are tried, because
+    programs that simulate or refine know only the centre of the box. The fit with the best correlation is taken.
     """
     box, pixel_size = file.data.shape[-1], file.pixel_size
     centre = torch.full((3,), float(box // 2) * pixel_size, dtype=torch.float64)
@@ -127,7 +131,7 @@ def _placed(settings: ModelFscSettings, atoms: Atoms, file: MapFile) -> tuple[Te
     found = []
     for name, start in starts.items():
         if outside[name] > min(outside.values()) + FEW_ATOMS:
-            continue  # the few atoms inside may match anything
+            continue  # too few atoms lie inside: they may match any density
         cloud = scattering(atoms.moved(atoms.xyz - start), settings.bfactor)
         rotation, shift = torch.eye(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
         expected = moved_map(cloud, rotation, shift, box, pixel_size)
@@ -142,13 +146,13 @@ def _placed(settings: ModelFscSettings, atoms: Atoms, file: MapFile) -> tuple[Te
 
 
 def _outside(xyz: Tensor, box: int, pixel_size: float) -> float:
-    """Share of places xyz[a,3] (A from the box centre) beyond the map."""
+    """Share of the positions xyz[a,3] (A from the box centre) that lie outside the map."""
     voxel = xyz / pixel_size + box // 2
     return float(((voxel < 0) | (voxel > box - 1)).any(dim=1).double().mean())
 
 
 def _summary(settings: ModelFscSettings, found: ModelFsc) -> dict[str, Any]:
-    """Everything but the maps as plain JSON values; a resolution is null if never crossed."""
+    """Everything but the maps as plain JSON values. A resolution is null where the curve stays above the threshold."""
     placement = found.placement
     return {
         "map": str(settings.map), "model": str(settings.model), "box": found.expected.shape[-1],

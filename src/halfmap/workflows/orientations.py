@@ -1,4 +1,4 @@
-"""`halfmap orientations`: how evenly particles are seen from all sides, and what that does to the map."""
+"""`halfmap orientations`: how evenly the views of the particles are spread, and how that affects the map."""
 
 from __future__ import annotations
 
@@ -44,8 +44,10 @@ PERCENTILES = (5, 50, 95)
 
 @dataclass(frozen=True)
 class Orientations:
-    """Views[b,3] and how they sample Fourier space, half maps and their FSC by direction; None for what was not
-    given."""
+    """What was measured: views[b,3] and how they sample Fourier space, half maps and their FSC by direction.
+
+    Values are None where the input for them was not given.
+    """
 
     symmetry: str
     views: Tensor | None
@@ -54,12 +56,12 @@ class Orientations:
     cones: ConicalFsc | None
 
     def resolutions(self) -> Tensor:
-        """Resolution in A by cone [d], at FSC 0.143."""
+        """Resolution (A) in each cone [d] at FSC 0.143."""
         assert self.cones and self.pair
         return self.pair.box * self.pair.pixel_size / self.cones.crossing
 
     def summary(self, half_angle: float) -> dict[str, Any]:
-        """Everything but the views and maps as plain JSON values."""
+        """Everything but the views and maps as plain JSON values. half_angle: of the cones, in degrees."""
         told: dict[str, Any] = {"symmetry": self.symmetry, "verdict": verdict(self.sampling, self.cones)}
         if self.sampling is not None and self.views is not None:
             seen = self.sampling
@@ -95,20 +97,20 @@ class Orientations:
 
 
 def run(settings: OrientationsSettings, report: Report | None = None) -> Orientations:
-    """Measure the orientations of particles and the directions of half maps, and write them into settings.out.
+    """Measure how particles are oriented and how the FSC of half maps depends on direction.
 
-    Writes orientations.json and directions.tsv. settings as `validated_orientations` returns them. report: called with
-    the fields of a picture page. Raises InputError for particles without angles, maps and mask not on one grid, an
-    empty mask, and files that cannot be read or written.
+    Writes orientations.json and directions.tsv into settings.out. settings: as `validated_orientations` returns them.
+    report: writes the page, and is called with the page's fields. Raises InputError where particles have no angles,
+    maps and mask are not on one grid, the mask is empty, or a file cannot be read or written.
     """
     assert settings.out is not None  # named by validated_orientations
     console = Console(highlight=False)
     symmetry = _symmetry(settings)
-    group, views, sampling, pair, cones = symmetry_group(symmetry), None, None, None, None
+    views = sampling = pair = cones = None
     if settings.particles is not None:
         with console.status("counting views"):
             views = _views(settings.particles)
-            sampling = fourier_sampling(views, group)
+            sampling = fourier_sampling(views, symmetry_group(symmetry))
     if settings.half1 is not None and settings.half2 is not None:
         with console.status("comparing the half maps by direction"):
             pair, cones = _compared(settings, settings.half1, settings.half2)
@@ -128,7 +130,7 @@ def run(settings: OrientationsSettings, report: Report | None = None) -> Orienta
 
 
 def _symmetry(settings: OrientationsSettings) -> str:
-    """The point group chosen, else that of the run whose particles these are, else C1."""
+    """The point group: the chosen one, else that of the run that the particles come from, else C1."""
     folder = run_folder(settings.particles)
     if settings.symmetry is None and folder is not None:
         return canonical_name(str(read_toml(RefineSettings, folder / "settings.toml").get("symmetry", "C1")))
@@ -136,6 +138,7 @@ def _symmetry(settings: OrientationsSettings) -> str:
 
 
 def _views(path: Path) -> Tensor:
+    """Read the viewing directions [b,3] of the particles in a STAR file."""
     table = read_star(path)
     if table.rotations is None:
         raise InputError(f"{path}: no angles (rlnAngleRot, rlnAngleTilt, rlnAnglePsi); give the STAR file of a "
@@ -144,7 +147,7 @@ def _views(path: Path) -> Tensor:
 
 
 def _compared(settings: OrientationsSettings, half1: Path, half2: Path) -> tuple[HalfMaps, ConicalFsc]:
-    """The half maps and their FSC by direction within the mask, without what the mask adds."""
+    """Read the half maps and compute their FSC by direction within the mask, corrected by phase randomisation."""
     pair = read_half_maps(half1, half2, settings.mask, None)
     if not bool((pair.mask > 0.5).any()):
         raise InputError(f"{settings.mask or half1}: the mask is nowhere above one half; give one that holds the "
@@ -154,7 +157,7 @@ def _compared(settings: OrientationsSettings, half1: Path, half2: Path) -> tuple
 
 
 def angles(direction: Tensor | NDArray[np.floating]) -> list[float]:
-    """rot and tilt in degrees of the view that looks along a direction[3]."""
+    """rot and tilt in degrees of the view along direction[3]."""
     x, y, z = (float(value) for value in direction)
     return [math.degrees(math.atan2(y, x)), math.degrees(math.atan2(math.hypot(x, y), z))]
 
@@ -171,7 +174,10 @@ def _write(out: Path, found: Orientations, summary: dict[str, Any]) -> None:
 
 
 def _rows(found: Orientations) -> list[str]:
-    """One line for each axis of the grid, of opposite ones one: where it points, and what was measured along it."""
+    """Tab-separated lines: a heading, then the direction of each grid axis and what was measured along it.
+
+    Opposite directions count as one axis.
+    """
     columns: dict[str, list[float]] = {}
     if found.cones is not None:
         axes = found.cones.directions

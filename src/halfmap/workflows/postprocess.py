@@ -1,4 +1,4 @@
-"""`halfmap postprocess`: mask, FSC, B factor and the sharpened map of two finished half maps."""
+"""`halfmap postprocess`: the mask, FSC, B factor and sharpened map of two finished half maps."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from halfmap.validation.fsc import GOLD_STANDARD, resolution, tail_verdict, writ
 from halfmap.workflows.half_map_pair import HalfMaps, read_half_maps
 from halfmap.workflows.local_sharpening import LocallyFiltered, locally_sharpened
 
-FEW_SHELLS = 5  # a line through fewer is no measurement
+FEW_SHELLS = 5  # a line through fewer shells does not measure a B factor
 CURVES = ("unmasked", "spherical", "masked", "randomised", "corrected")
 
 Report = Callable[..., Any]
@@ -39,12 +39,14 @@ Report = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Guinier:
-    """ln(amplitude) by shell [s] of the mean of the half maps: as it is, divided by the MTF, weighted, and as in the
-    sharpened map before its low-pass; the line fitted to `weighted`, None where there are too few shells; and the B
-    applied (A^2).
+    """The Guinier plot: ln(amplitude) by shell [s] of the mean of the half maps, and the lines fitted to it.
 
-    masked and masked_fit: as `weighted` and its line, but of the map within the mask. relion_postprocess fits the whole
-    box, and so does `fit`; where the box holds much more noise than molecule this says too small a B, because the
+    original: of the map as it is; mtf_divided: after division by the MTF; weighted: that, also weighted by the FSC;
+    sharpened: of the sharpened map before its low-pass. fit: the line through `weighted`, None where there are too few
+    shells. bfactor: the one applied (A^2).
+
+    masked and masked_fit: as `weighted` and `fit`, but of the map within the mask. `fit` is of the whole box, as in
+    relion_postprocess. Where the box holds much more noise than molecule it gives too small a B factor, because the
     weights are those of the masked FSC.
     """
 
@@ -60,8 +62,11 @@ class Guinier:
 
 @dataclass(frozen=True)
 class Postprocessed:
-    """The pair as read, its resolution (A), the Guinier plot, the low-pass applied (A) and the sharpened map [z,y,x],
-    without and with a local filter, and what to make of it all in sentences."""
+    """The result of sharpening a pair of half maps.
+
+    resolution: of the pair, in A; lowpass: the one applied, in A; map: the sharpened map [z,y,x]; local: the same with
+    a local filter; verdict: remarks, each a sentence.
+    """
 
     pair: HalfMaps
     resolution: float
@@ -73,12 +78,12 @@ class Postprocessed:
 
 
 def postprocess(settings: PostprocessSettings, report: Report | None = None) -> Postprocessed:
-    """Sharpen the mean of two half maps and write it with everything measured on the way into settings.out.
+    """Sharpen the mean of two half maps, and write the map and all measurements into settings.out.
 
     Writes map_sharpened.mrc, map_sharpened_masked.mrc, mask.mrc, fsc.xml, guinier.csv and postprocess.json, and with
-    settings.local map_sharpened_local.mrc (and theta.mrc, where it was found here). settings as `validated_postprocess`
-    returns them. report: called with the fields of a picture page. Raises InputError where maps, mask or local cut-offs
-    are not on one grid, or a file cannot be read or written.
+    settings.local map_sharpened_local.mrc (and theta.mrc, if the local cut-off was determined here). settings: as
+    `validated_postprocess` returns them. report: writes the page, and is called with the page's fields. Raises
+    InputError where maps, mask or local cut-offs are not on one grid, or a file cannot be read or written.
     """
     assert settings.half1 and settings.half2 and settings.out  # named by validated_postprocess
     console = Console(highlight=False)
@@ -96,6 +101,7 @@ def postprocess(settings: PostprocessSettings, report: Report | None = None) -> 
 
 
 def _mtf(settings: PostprocessSettings, pair: HalfMaps) -> Tensor | None:
+    """The detector's MTF on the grid of the half maps; None where none is given."""
     if settings.mtf is None:
         return None
     return read_mtf(settings.mtf).on_grid(pair.box, pair.pixel_size, settings.mtf_pixel or pair.pixel_size)
@@ -110,7 +116,7 @@ def _sharpen(settings: PostprocessSettings, pair: HalfMaps, mtf: Tensor | None) 
     applied = Sharpening(guinier.bfactor, mtf, weight, lowpass or None)
     local = None
     if settings.local:
-        # The local filter takes the place of the two that are the same everywhere.
+        # The local filter replaces the FSC weights and the low-pass, which are the same everywhere.
         plain = sharpened(mean, pair.pixel_size, Sharpening(guinier.bfactor, mtf))
         theta = None if settings.run is None else settings.run / "theta.mrc"
         local = locally_sharpened(plain, pair, theta if theta and theta.exists() else None)
@@ -140,6 +146,7 @@ def _guinier(settings: PostprocessSettings, pair: HalfMaps, mean: Tensor, mtf: T
 
 
 def _fit_verdict(settings: PostprocessSettings, guinier: Guinier) -> list[str]:
+    """Remarks on the B factor, each a sentence; empty where nothing is unusual."""
     fit = guinier.fit
     if settings.bfactor is not None:
         return [] if settings.bfactor <= 0 else [f"the given B factor of {settings.bfactor:g} A^2 blurs the map"]
@@ -169,13 +176,13 @@ def _fit_verdict(settings: PostprocessSettings, guinier: Guinier) -> list[str]:
 
 
 def _differ(fit: GuinierFit, other: GuinierFit) -> bool:
-    """Whether two lines say B factors that differ by a fifth and by more than their errors."""
+    """Whether the B factors of two lines differ by more than a fifth and by more than twice their joint error."""
     apart = abs(fit.bfactor - other.bfactor)
     return apart > 0.2 * abs(fit.bfactor) and apart > 2 * math.hypot(fit.error, other.error)
 
 
 def _write(settings: PostprocessSettings, done: Postprocessed) -> list[str]:
-    """Write all but the page; returns the files' names."""
+    """Write everything but the page. Returns the names of the files."""
     out, pair = settings.out, done.pair
     assert out is not None
     try:
@@ -199,7 +206,7 @@ def _write(settings: PostprocessSettings, done: Postprocessed) -> list[str]:
 
 
 def _columns(done: Postprocessed) -> dict[str, list[float | None]]:
-    """The Guinier plot by name of column; None where a shell holds nothing, or outside the fitted line."""
+    """The Guinier plot as named columns. None stands where a shell is empty, and outside the fitted line."""
     guinier, pair = done.guinier, done.pair
     x = inverse_square(pair.box, pair.pixel_size)
     line = torch.full_like(x, math.nan)
@@ -222,7 +229,7 @@ def _guinier_csv(done: Postprocessed) -> str:
 
 
 def _summary(settings: PostprocessSettings, done: Postprocessed) -> dict[str, Any]:
-    """Everything but the maps as plain JSON values; a resolution is null if never crossed."""
+    """Everything but the maps as plain JSON values. A resolution is null where the curve stays above the threshold."""
     pair, fit = done.pair, done.guinier.fit
     start = pair.curves.from_shell
     extent = pair.box * pair.pixel_size
@@ -248,7 +255,7 @@ def _summary(settings: PostprocessSettings, done: Postprocessed) -> dict[str, An
 
 
 def _fit_summary(fit: GuinierFit | None, extent: float) -> dict[str, float] | None:
-    """A line as plain JSON values; extent of the box in A."""
+    """A fitted line as plain JSON values. extent: length of the box in A."""
     return None if fit is None else {
         "bfactor_A2": fit.bfactor, "standard_error_A2": fit.error, "slope_A2": fit.slope, "intercept": fit.intercept,
         "correlation": fit.correlation, "shells": fit.shells, "from_A": extent / fit.first, "to_A": extent / fit.last,
@@ -256,7 +263,7 @@ def _fit_summary(fit: GuinierFit | None, extent: float) -> dict[str, float] | No
 
 
 def _shown(settings: PostprocessSettings, done: Postprocessed) -> dict[str, Any]:
-    """What the page is drawn from."""
+    """The fields of the page."""
     pair, local = done.pair, done.local
     keys = {"fsc": "unmasked", "fsc_spherical": "spherical", "fsc_masked": "masked", "fsc_randomised": "randomised",
             "fsc_corrected": "corrected"}

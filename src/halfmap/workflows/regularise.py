@@ -1,4 +1,4 @@
-"""`halfmap regularise`: a regulariser as a filter of two finished half maps, outside any refinement."""
+"""`halfmap regularise`: filter two finished half maps with a regulariser, outside a refinement."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from halfmap.settings.regularisers import regulariser_options
 from halfmap.validation.fsc import GOLD_STANDARD, write_fsc_xml
 from halfmap.workflows.half_map_pair import HalfMaps, read_half_maps, read_mask
 
-# Said of a filter that differs from place to place: it was chosen where both half maps were looked at.
+# Said of a local filter, because both half maps were used to choose it.
 FROM_BOTH = "used on two finished half maps the filter is made from both: a picture, not a reference for refinement"
 PERCENTILES = (5, 50, 95)
 
@@ -32,8 +32,9 @@ def regularise(settings: RegulariseSettings, report: Report | None = None) -> So
     """Filter two half maps and their average, and write them with mask, curves and settings into settings.out.
 
     Writes map.mrc (the filtered average), half1.mrc and half2.mrc (the filtered half maps), every array of the solution
-    (theta.mrc), mask.mrc, fsc.xml and settings.toml. report: called with the fields of a picture page. Raises
-    InputError where maps or masks are not on one grid, a mask is no mask, or a file cannot be read or written.
+    (theta.mrc), mask.mrc, fsc.xml and settings.toml. report: writes the page, and is called with the page's fields.
+    Raises InputError where maps or masks are not on one grid, a mask is not a mask, or a file cannot be read or
+    written.
     """
     assert settings.half2 is not None  # named by validated_pair
     console = Console(highlight=False)
@@ -57,7 +58,7 @@ def regularise(settings: RegulariseSettings, report: Report | None = None) -> So
 
 
 def _regulariser(settings: RegulariseSettings, pair: HalfMaps) -> Regulariser:
-    """The chosen method; a mask among its options is read, because files are not its business."""
+    """Make the chosen regulariser. A mask among its options is read here: a regulariser takes tensors, not files."""
     options = regulariser_options(settings)
     like = MapFile(pair.half1, pair.pixel_size)
     read = {name: read_mask(value, like, settings.half1) for name, value in options.items() if isinstance(value, Path)}
@@ -65,7 +66,7 @@ def _regulariser(settings: RegulariseSettings, pair: HalfMaps) -> Regulariser:
 
 
 def _write(settings: RegulariseSettings, pair: HalfMaps, solution: Solution) -> list[str]:
-    """Write all but the report; returns the files' names."""
+    """Write everything but the report. Returns the names of the files."""
     try:
         settings.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

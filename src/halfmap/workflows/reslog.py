@@ -1,4 +1,4 @@
-"""`halfmap reslog`: resolution against the number of particles, over random subsets of those of finished runs."""
+"""`halfmap reslog`: resolution against the number of particles, from random subsets of finished runs."""
 
 from __future__ import annotations
 
@@ -43,54 +43,65 @@ CAUTION = {
              "(optimistic), so the curves measure the data, not the method; --refine measures the method",
     "refined": "every subset was refined anew from the run's starting map: the curves measure data and method together",
 }
-GAIN = 1.0  # A: what an extrapolation is made for
-UNLIKE = 0.05  # relative difference from the run's own resolution that is worth a sentence
-_DRAWS = 4  # of random phases, averaged
-_SEED = 0  # of the random phases
+GAIN = 1.0  # A by which the resolution is extrapolated
+UNLIKE = 0.05  # relative difference from the run's own resolution above which a remark is made
+_DRAWS = 4  # of randomised phases, averaged
+_SEED = 0  # of the randomised phases
 
 Report = Callable[..., Any]
-# Resolution (A) by name of the curve; None where the half maps agree on nothing, or on everything measured.
+# Resolution (A) by name of the FSC curve; None where the half maps agree in no shell, or in all that were measured.
 Measured = Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One random subset: its number of particles, and the resolutions of its half maps."""
+
+    particles: int
+    found: Measured
 
 
 @dataclass
 class Measurements:
-    """What was measured of one run or regulariser: particles and resolutions of the draws of every level of halving;
-    `own`: resolutions of the run's own half maps."""
+    """What was measured of one run or regulariser.
+
+    total: particles of the run; own: resolutions of the run's own half maps; levels: the draws of each level of
+    halving.
+    """
 
     name: str
     folder: Path
     regulariser: str
     total: int
     own: Measured
-    levels: dict[int, list[tuple[int, Measured]]] = field(default_factory=dict)
+    levels: dict[int, list[Draw]] = field(default_factory=dict)
     cpu_seconds: float = 0.0
 
     def add(self, level: int, count: int, found: Measured) -> None:
-        """One draw more."""
-        self.levels.setdefault(level, []).append((count, found))
+        """Add a draw of `count` particles to a level."""
+        self.levels.setdefault(level, []).append(Draw(count, found))
 
     def draws(self, measure: str) -> dict[int, list[float | None]]:
-        """Number of particles (the mean of the draws, which differ by a few) -> resolutions of the draws (A)."""
+        """Resolutions (A) of the draws by number of particles, which is the mean of draws that differ by a few."""
         found = {}
         for level in sorted(self.levels, reverse=True):
-            counts = [count for count, _ in self.levels[level]]
-            found[round(sum(counts) / len(counts))] = [seen[measure] for _, seen in self.levels[level]]
+            counts = [draw.particles for draw in self.levels[level]]
+            found[round(sum(counts) / len(counts))] = [draw.found[measure] for draw in self.levels[level]]
         return found
 
     def curve(self, measure: str) -> Curve:
-        """The same without numbers of which a draw could not be measured: the others alone would be a choice."""
+        """The same, at numbers of particles where every draw has a resolution: some draws alone would be biased."""
         return {n: [d for d in draws if d is not None] for n, draws in self.draws(measure).items() if None not in draws}
 
 
 def reslog(
     settings: ManyResLogSettings, report: Report | None = None, finish: Callable[[Path], object] = lambda folder: None
 ) -> dict[str, Any]:
-    """Measure resolution over subsets of particles, fit lines, and write reslog.json into settings.out.
+    """Measure the resolution of subsets of particles, fit lines, and write reslog.json into settings.out.
 
-    settings as `validated_reslog` returns them. report: called with the summary, which is returned too, to draw page
-    and picture; finish: with the folder of every refinement done here. Raises InputError where a run cannot be used or
-    there are too few particles for a line.
+    settings: as `validated_reslog` returns them. report: writes page and picture, and is called with the summary, which
+    is also returned. finish: called with the folder of each refinement done here. Raises InputError where a run cannot
+    be used or has too few particles for a line.
     """
     assert settings.out is not None  # named by validated_reslog
     kernels.set_threads(settings.threads)
@@ -99,7 +110,7 @@ def reslog(
     if settings.refine:
         found = _refined(settings, finish)
     else:
-        runs = [read_fixed_run(run, settings.mask) for run in settings.runs]  # what is wrong with any is said first
+        runs = [read_fixed_run(run, settings.mask) for run in settings.runs]  # all are checked before any is measured
         levels = [_levels(settings, run.folder, len(run.source.table)) for run in runs]
         names = names_apart(settings.runs)
         found = [_fixed(settings, run, name, depth, console)
@@ -113,7 +124,7 @@ def reslog(
 
 
 def _levels(settings: ManyResLogSettings, run: Path, total: int) -> int:
-    """How often the particles are halved. Raises InputError where that gives too few points for a line."""
+    """How many times the particles are halved. Raises InputError where that gives too few points for a line."""
     levels = halvings(total, settings.smallest)
     if levels + 1 < LEAST_POINTS:
         raise InputError(f"--smallest {settings.smallest}: {run} has {total} particles, which leaves {levels + 1} "
@@ -125,6 +136,7 @@ def _levels(settings: ManyResLogSettings, run: Path, total: int) -> int:
 
 
 def _fixed(settings: ManyResLogSettings, run: FixedRun, name: str, levels: int, console: Console) -> Measurements:
+    """Measure subsets of a run, reconstructed at the run's poses."""
     own = _resolutions(run.own.curves, run.own.box, run.own.pixel_size, run.limit)
     total = len(run.source.table)
     found = Measurements(name, run.folder, run.regulariser, total, own)
@@ -145,6 +157,7 @@ def _fixed(settings: ManyResLogSettings, run: FixedRun, name: str, levels: int, 
 
 
 def _refined(settings: ManyResLogSettings, finish: Callable[[Path], object]) -> list[Measurements]:
+    """Measure subsets of a run, refined anew with each regulariser."""
     run = read_refined_run(settings.runs[0])
     total = len(run.table)
     levels = _levels(settings, run.folder, total)
@@ -169,7 +182,7 @@ def _refined(settings: ManyResLogSettings, finish: Callable[[Path], object]) -> 
 
 
 def _resolutions(curves: FscCurves, box: int, pixel_size: float, limit: int) -> Measured:
-    """Resolutions (A) at FSC 0.143 of shells up to limit; None at either end."""
+    """Resolutions (A) at FSC 0.143 within shells up to limit; None where a curve crosses in none, or in the first."""
     found: dict[str, float | None] = {}
     for name in MEASURES:
         shell = crossing_shell(getattr(curves, name)[: limit + 1], GOLD_STANDARD)
@@ -178,7 +191,7 @@ def _resolutions(curves: FscCurves, box: int, pixel_size: float, limit: int) -> 
 
 
 def _summarised(settings: ManyResLogSettings, found: list[Measurements]) -> dict[str, Any]:
-    """Everything as plain JSON values."""
+    """Everything measured as plain JSON values."""
     poses = "refined" if settings.refine else "fixed"
     curves = []
     for one in found:
@@ -228,8 +241,11 @@ def _line(line: LineFit) -> dict[str, Any]:
 
 
 def _compared(found: list[Measurements], measure: str) -> list[dict[str, Any]]:
-    """Of the first curve and every other, with how many particles the better one reaches what the other reaches with
-    all; interpolated, never extrapolated."""
+    """Compare the first curve with each other one.
+
+    A row says with how many particles the better curve reaches the resolution that the other reaches with all. The
+    number is interpolated, never extrapolated.
+    """
     rows = []
     best = [one for one in found if one.curve(measure)]
     for other in best[1:]:
@@ -244,7 +260,7 @@ def _compared(found: list[Measurements], measure: str) -> list[dict[str, Any]]:
 
 
 def _notes(one: Mapping[str, Any], measure: str, poses: str) -> list[tuple[str, str]]:
-    """What to know about one curve: (whose, sentence)."""
+    """Remarks on one curve: (whose, sentence) of each."""
     found, line, said = one[measure], one[measure]["line"], []
     if found["left_out"]:
         counts = ", ".join(str(n) for n in found["left_out"])
@@ -310,7 +326,7 @@ def _more(more: Mapping[str, Any] | None) -> str:
 
 
 def _comparison_sentence(row: Mapping[str, Any]) -> str:
-    """One comparison in words."""
+    """A row of `_compared` as a sentence."""
     few = {"": "", "<": "fewer than ", ">": "more than "}[row["bound"]]
     return (f"{row['higher']} reaches the {row['resolution_A']:.2f} A of {row['lower']} with {few}"
             f"{row['particles']:,.0f} of its {row['of']:,} particles")

@@ -1,10 +1,10 @@
-"""`halfmap tune-ssri`: the parameters of sparse_smooth, searched for one after the other on some of a run's particles.
+"""`halfmap tune-ssri`: search the parameters of sparse_smooth, one after the other, on a subset of a run's particles.
 
 The search is that of Luo et al. (2021) PNAS 118, e2013756118: alpha, then beta, gamma and eps', each over a few values
-with the others held. A trial is a whole refinement. Judged are its plain half maps, by the area under their unmasked
-and their corrected FSC beyond the starting resolution: less jumpy than where a curve falls below 0.143. Among values
-within one standard error of the best trial the weakest is taken (Breiman et al. 1984, Classification and Regression
-Trees).
+while the others are held. A trial is a whole refinement. It is judged by its plain half maps: by the area under their
+unmasked and their corrected FSC beyond the starting resolution, which fluctuates less than the resolution at FSC 0.143.
+Among values within one standard error of the best trial the weakest is taken (Breiman et al. 1984, Classification and
+Regression Trees).
 """
 
 from __future__ import annotations
@@ -54,8 +54,11 @@ Values = Mapping[str, float]  # of alpha, beta, gamma and eps_gradient
 
 @dataclass(frozen=True)
 class Trial:
-    """A refinement with these values: folder, what it is judged by and its standard error, areas and resolutions (A,
-    None where the half maps agree to Nyquist) by measure, mean FSC with the truth, and the processor time it took."""
+    """A refinement with certain values, and how it is judged.
+
+    judged, error: the criterion and its standard error; areas, resolutions: mean FSC and resolution in A (None where
+    the half maps agree to Nyquist) by measure; truth: mean FSC with the true map, None where there is none.
+    """
 
     values: Values
     folder: Path
@@ -69,7 +72,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class Sweep:
-    """The values of one parameter, ascending: their trials, the one taken, and what was as good as the best so far."""
+    """The search of one parameter: trials by ascending value, and the one taken (chosen).
+
+    level: the criterion at which a trial counts as good as the best so far.
+    """
 
     parameter: str
     trials: tuple[Trial, ...]
@@ -78,16 +84,16 @@ class Sweep:
 
     @property
     def undecided(self) -> bool:
-        """Whether all values are within a standard error of the best."""
+        """Whether all values are within one standard error of the best."""
         return all(trial.judged >= self.level for trial in self.trials)
 
 
 def searched(lists: Mapping[str, tuple[float, ...]], start: Values, trial: Callable[[Values], Trial]) -> list[Sweep]:
-    """One parameter after the other, the others as they were chosen or, before that, as they start. A list of one value
-    is no search.
+    """Search one parameter after the other; the others have the values chosen before, or else those of the start.
 
-    Weaker regularisation is the smaller value, of each parameter. Ties are measured from the best of all trials, so
-    that four of them do not add up.
+    A list of one value sets the parameter without a search. Of each parameter a smaller value is a weaker
+    regularisation. Values are compared with the best of all trials so far, so that ties of several parameters do not
+    add up.
     """
     now = {**start, **{name: values[0] for name, values in lists.items() if len(values) == 1}}
     sweeps: list[Sweep] = []
@@ -106,8 +112,8 @@ def searched(lists: Mapping[str, tuple[float, ...]], start: Values, trial: Calla
 
 @dataclass(frozen=True)
 class Subset:
-    """Some of a run's particles, which all trials are made of: their file, how many they are, the folder of the trials,
-    and the threads to refine with."""
+    """The particles of a run that all trials refine: their STAR file and number, the folder of the trials (out), and
+    the threads to refine with."""
 
     run: RefinedRun
     star: Path
@@ -116,11 +122,11 @@ class Subset:
     threads: int
 
     def folder(self, values: Values) -> Path:
-        """Where the trial with these values is."""
+        """The folder of the trial with these values."""
         return self.out / "_".join(f"{name}{value:.6g}" for name, value in values.items())
 
     def settings(self, values: Values) -> RefineSettings:
-        """What the trial with these values is refined with."""
+        """The settings of the trial with these values."""
         own = subset_settings(self.run.settings, METHOD, self.star, self.folder(values), self.threads)
         return dataclasses.replace(own, ss_parameters="fixed", **_fields(values))
 
@@ -129,10 +135,11 @@ def tune_ssri(
     settings: TuneSsriSettings, report: Callable[..., Any] | None = None,
     finish: Callable[[Path], object] = lambda folder: None,
 ) -> dict[str, Any]:
-    """Search, and write tune_ssri.json into settings.out. Finished trials are not repeated, interrupted ones go on.
+    """Search the parameters, and write tune_ssri.json into settings.out.
 
-    settings as `validated_tune` returns them. report: called with the summary, which is returned too, to draw the page;
-    finish: with the folder of every refinement done here. Raises InputError where the run cannot be used.
+    Finished trials are not repeated, and interrupted ones are resumed. settings: as `validated_tune` returns them.
+    report: writes the page, and is called with the summary, which is also returned. finish: called with the folder of
+    each refinement done here. Raises InputError where the run cannot be used.
     """
     kernels.set_threads(settings.threads)
     torch.set_num_threads(kernels.thread_count())
@@ -164,7 +171,7 @@ def tune_ssri(
 
 
 def _drawn(settings: TuneSsriSettings, run: RefinedRun) -> Subset:
-    """The same share of both half sets, at random."""
+    """Draw the same share of both half sets at random, and write their STAR file."""
     assert settings.out is not None  # named by validated_tune
     share = min(1.0, settings.particles / len(run.table))
     orders = random_orders(run.table, settings.seed)
@@ -174,7 +181,10 @@ def _drawn(settings: TuneSsriSettings, run: RefinedRun) -> Subset:
 
 
 def _measuring(settings: TuneSsriSettings, run: RefinedRun) -> Callable[[Values, Path], Trial]:
-    """What a finished trial is measured by. Raises InputError where mask or truth are not on the run's grid."""
+    """Return the function that measures a finished trial.
+
+    Raises InputError where mask or truth are not on the run's grid.
+    """
     own, other = ("half1_unfil.mrc", "half2_unfil.mrc")
     mask, diameter = settings.mask or run.folder / "mask.mrc", run.settings.diameter
     read_half_maps(run.folder / own, run.folder / other, mask, diameter)
@@ -194,7 +204,7 @@ def _measuring(settings: TuneSsriSettings, run: RefinedRun) -> Callable[[Values,
         cpu = sum(float(record.get("cpu_seconds") or 0.0) for record in finished_records(folder))
         return Trial(
             values, folder, statistics.fmean(area.mean for area in areas.values()),
-            statistics.fmean(area.sd for area in areas.values()),  # noise moves both together
+            statistics.fmean(area.sd for area in areas.values()),  # noise moves both curves together
             {name: area.mean for name, area in areas.items()},
             {name: pair.resolution(name, GOLD_STANDARD) for name in MEASURES}, found, cpu,
         )  # fmt: skip
@@ -203,18 +213,18 @@ def _measuring(settings: TuneSsriSettings, run: RefinedRun) -> Callable[[Values,
 
 
 def _fields(values: Values) -> dict[str, Any]:
-    """The settings of a refinement by their names."""
+    """The values under the names of a refinement's settings."""
     return {f"ss_{name}": value for name, value in values.items()}
 
 
 def _options_text(values: Values) -> str:
-    """The options of ``halfmap refine`` that mean these values; all are written, defaults too."""
+    """The options of ``halfmap refine`` for these values, defaults included."""
     words = [f"--ss-{name.replace('_', '-')} {value:.10g}" for name, value in values.items()]
     return " ".join([f"--regulariser {METHOD}", *words])
 
 
 def _refine_command(run: RefinedRun, best: Values) -> str:
-    """The run's command for all its particles, with these values."""
+    """The command that refines all particles of the run with these values."""
     own = run.settings
     out = run.folder.with_name(f"{run.folder.name}_ssri")
     plain: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(RegulariserOptions)
@@ -226,7 +236,7 @@ def _refine_command(run: RefinedRun, best: Values) -> str:
 
 
 def _summary(settings: TuneSsriSettings, subset: Subset, sweeps: list[Sweep], trials: list[Trial]) -> dict[str, Any]:
-    """Everything as plain JSON values."""
+    """Everything measured as plain JSON values."""
     best, run = sweeps[-1].chosen, subset.run
     return {
         "command": to_command(settings, "halfmap tune-ssri"), "criterion": CRITERION.format(run.settings.ini_high),
@@ -254,7 +264,7 @@ def _plain(trial: Trial) -> dict[str, Any]:
 
 
 def _notes(sweep: Sweep) -> list[str]:
-    """What to know about the choice of one parameter."""
+    """Remarks on the choice of one parameter, each a sentence."""
     values = [trial.values[sweep.parameter] for trial in sweep.trials]
     chosen, said = sweep.chosen.values[sweep.parameter], []
     if sweep.undecided:
