@@ -1,26 +1,14 @@
-"""What the commands share: the declaration of a command, and settings from parsed arguments."""
+"""What the commands share: settings from parsed arguments."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from halfmap.options import Settings, build, read_toml
 from halfmap.settings.regularisers import RegulariserOptions
-
-
-@dataclass(frozen=True)
-class Command:
-    """One command of ``halfmap``: its summary in a line, the function that declares its options, and the one that runs
-    it, which may return an exit status."""
-
-    summary: str
-    options: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], int | None]
 
 
 def settings_file(parser: argparse.ArgumentParser) -> None:

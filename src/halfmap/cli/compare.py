@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from halfmap import __version__
-from halfmap.cli.command import Command, given
+from halfmap.cli.command import given
 from halfmap.options import add_options, build, table
 from halfmap.settings.compare import CompareSettings, validated_compare
 
 
-def _options(parser: argparse.ArgumentParser) -> None:
+def compare_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN",
                         help="folders of two or more refinements of the same particles; the first is what the others "
                              "are compared with")
@@ -20,7 +20,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.usage = "halfmap compare RUN_A RUN_B [RUN_C ...] [options]"
 
 
-def _compare(arguments: argparse.Namespace) -> None:
+def run_compare(arguments: argparse.Namespace) -> None:
     runs, settings = validated_compare(arguments.runs, build(CompareSettings, given(arguments, CompareSettings)))
     from halfmap.report.pages.compare import ComparedRuns, write_compare_report
     from halfmap.workflows.compare import compare
@@ -33,6 +33,3 @@ def _compare(arguments: argparse.Namespace) -> None:
         return write_compare_report(out, ComparedRuns(settings=table(settings), version=__version__, **seen))
 
     compare(runs, settings, report=report)
-
-
-COMPARE = Command("two or more runs of the same particles side by side, as a figure", _options, _compare)

@@ -6,17 +6,17 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from halfmap.cli.command import Command, given
+from halfmap.cli.command import given
 from halfmap.options import add_options, build
 from halfmap.settings.deposit import DepositSettings, validated_deposit
 
 
-def _options(parser: argparse.ArgumentParser) -> None:
+def deposit_options(parser: argparse.ArgumentParser) -> None:
     add_options(parser, DepositSettings)
     parser.usage = "halfmap deposit RUN OUT [options]"
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def run_deposit(arguments: argparse.Namespace) -> None:
     settings = validated_deposit(build(DepositSettings, given(arguments, DepositSettings)))
     from halfmap.report.pages.deposit import write_deposit_pictures
     from halfmap.workflows.deposit import deposit
@@ -26,6 +26,3 @@ def _run(arguments: argparse.Namespace) -> None:
         return write_deposit_pictures(settings.out, **seen)
 
     deposit(settings, pictures)
-
-
-DEPOSIT = Command("files for an EMDB entry: maps, mask, FSC, image and summary", _options, _run)

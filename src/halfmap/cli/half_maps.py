@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from halfmap import __version__
-from halfmap.cli.command import Command, chosen, citing, given, settings_file
+from halfmap.cli.command import chosen, citing, given, settings_file
 from halfmap.options import add_options, build, table
 from halfmap.settings.analysis import (
     LocalResolutionSettings,
@@ -21,14 +21,14 @@ from halfmap.settings.postprocess import PostprocessSettings, postprocess_comman
 from halfmap.settings.regularise import RegulariseSettings, validated_pair
 
 
-def _regularise_options(parser: argparse.ArgumentParser) -> None:
+def regularise_options(parser: argparse.ArgumentParser) -> None:
     settings_file(parser)
     add_options(parser, RegulariseSettings)
     parser.usage = "halfmap regularise --half1 half1.mrc --half2 half2.mrc --regulariser NAME --out folder [options]"
     parser.epilog = "relion_postprocess's spellings (--i --i2 --o) are accepted too."
 
 
-def _regularise(arguments: argparse.Namespace) -> None:
+def run_regularise(arguments: argparse.Namespace) -> None:
     settings = validated_pair(chosen(arguments, RegulariseSettings))
     from halfmap.report.pages.regularise import FilteredPair, write_filtered_report
     from halfmap.workflows.regularise import regularise
@@ -42,7 +42,7 @@ def _regularise(arguments: argparse.Namespace) -> None:
     regularise(settings, report=report)
 
 
-def _postprocess_options(parser: argparse.ArgumentParser) -> None:
+def postprocess_options(parser: argparse.ArgumentParser) -> None:
     add_options(parser, PostprocessSettings)
     parser.add_argument("--skip_fsc_weighting", action="store_const", const=False, dest="fsc_weight",
                         default=argparse.SUPPRESS, help=argparse.SUPPRESS)
@@ -53,7 +53,7 @@ def _postprocess_options(parser: argparse.ArgumentParser) -> None:
                      "too.")
 
 
-def _postprocess(arguments: argparse.Namespace) -> None:
+def run_postprocess(arguments: argparse.Namespace) -> None:
     settings = validated_postprocess(build(PostprocessSettings, given(arguments, PostprocessSettings)))
     from halfmap.report.pages.postprocess import PostprocessedMaps, write_postprocess_report
     from halfmap.workflows.postprocess import postprocess
@@ -70,7 +70,7 @@ def _postprocess(arguments: argparse.Namespace) -> None:
     postprocess(settings, report=report)
 
 
-def _fsc_options(parser: argparse.ArgumentParser) -> None:
+def fsc_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("half1", type=Path, metavar="half1.mrc", help="raw half map")
     parser.add_argument("half2", type=Path, metavar="half2.mrc", help="the other raw half map")
     parser.add_argument("--mask", type=Path, metavar="mask.mrc",
@@ -81,19 +81,19 @@ def _fsc_options(parser: argparse.ArgumentParser) -> None:
                         help="write the curves here (default: only print)")
 
 
-def _fsc(arguments: argparse.Namespace) -> None:
+def run_fsc(arguments: argparse.Namespace) -> None:
     from halfmap.workflows.fsc_command import run
 
     run(arguments.half1, arguments.half2, arguments.mask, arguments.out, arguments.diameter)
 
 
-def _local_resolution_options(parser: argparse.ArgumentParser) -> None:
+def local_resolution_options(parser: argparse.ArgumentParser) -> None:
     add_options(parser, LocalResolutionSettings)
     parser.usage = ("halfmap local-resolution RUN [options]\n"
                     "       halfmap local-resolution --half1 a.mrc --half2 b.mrc [options]")
 
 
-def _local_resolution(arguments: argparse.Namespace) -> None:
+def run_local_resolution(arguments: argparse.Namespace) -> None:
     settings = validated_local_resolution(build(LocalResolutionSettings, given(arguments, LocalResolutionSettings)))
     from halfmap.report.pages.local_resolution import LocalResolutionPage, write_local_resolution_page
     from halfmap.workflows.local_resolution import run
@@ -110,20 +110,13 @@ def _local_resolution(arguments: argparse.Namespace) -> None:
     run(settings, report=report)
 
 
-def _model_fsc_options(parser: argparse.ArgumentParser) -> None:
+def model_fsc_options(parser: argparse.ArgumentParser) -> None:
     add_options(parser, ModelFscSettings)
     parser.usage = "halfmap model-fsc map.mrc model.cif [options]"
 
 
-def _model_fsc(arguments: argparse.Namespace) -> None:
+def run_model_fsc(arguments: argparse.Namespace) -> None:
     settings = validated_model_fsc(build(ModelFscSettings, given(arguments, ModelFscSettings)))
     from halfmap.workflows.model_fsc import run
 
     run(settings)
-
-
-REGULARISE = Command("filter two finished half maps with a regulariser", _regularise_options, _regularise)
-POSTPROCESS = Command("resolution, B factor and sharpened map of two half maps", _postprocess_options, _postprocess)
-FSC = Command("Fourier shell correlation of two half maps", _fsc_options, _fsc)
-LOCAL_RESOLUTION = Command("resolution of two half maps at every place", _local_resolution_options, _local_resolution)
-MODEL_FSC = Command("Fourier shell correlation of a map and an atomic model", _model_fsc_options, _model_fsc)

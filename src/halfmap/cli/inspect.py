@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from halfmap import __version__
-from halfmap.cli.command import Command, given
+from halfmap.cli.command import given
 from halfmap.options import add_options, build, table
 from halfmap.settings.inspect import InspectSettings, inspect_command, validated_inspect
 
 
-def _options(parser: argparse.ArgumentParser) -> None:
+def inspect_options(parser: argparse.ArgumentParser) -> None:
     add_options(parser, InspectSettings)
     parser.usage = "halfmap inspect FILE [options]\n       halfmap inspect RUN [options]"
     parser.epilog = ("Exit status: 0 where a refinement could begin, 1 where something would stop it. Memory and time "
                      "are estimates.")
 
 
-def _inspect(arguments: argparse.Namespace) -> int:
+def run_inspect(arguments: argparse.Namespace) -> int:
     asked = build(InspectSettings, given(arguments, InspectSettings))
     settings = validated_inspect(asked)
     from halfmap.report.pages.inspect import InspectedPage, write_inspected_page
@@ -32,6 +32,3 @@ def _inspect(arguments: argparse.Namespace) -> int:
                                                                 command=inspect_command(asked), **seen))
 
     return 1 if run(settings, report=report).faults else 0
-
-
-INSPECT = Command("what is in a file, whether it is sane, and what a refinement of it would take", _options, _inspect)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from halfmap import __version__
-from halfmap.cli.command import Command, given
+from halfmap.cli.command import given
 from halfmap.options import add_options, build, table
 from halfmap.settings.particle_sets import (
     AuditSettings,
@@ -18,13 +18,13 @@ from halfmap.settings.particle_sets import (
 )
 
 
-def _orientations_options(parser: argparse.ArgumentParser) -> None:
+def orientations_options(parser: argparse.ArgumentParser) -> None:
     add_options(parser, OrientationsSettings)
     parser.usage = ("halfmap orientations RUN [options]\n"
                     "       halfmap orientations particles.star [--half1 a.mrc --half2 b.mrc] [options]")
 
 
-def _orientations(arguments: argparse.Namespace) -> None:
+def run_orientations(arguments: argparse.Namespace) -> None:
     asked = build(OrientationsSettings, given(arguments, OrientationsSettings))
     settings = validated_orientations(asked)
     from halfmap.report.pages.orientations import OrientationsPage, write_orientations_page
@@ -42,20 +42,15 @@ def _orientations(arguments: argparse.Namespace) -> None:
     run(settings, report=report)
 
 
-def _audit_options(parser: argparse.ArgumentParser) -> None:
+def audit_options(parser: argparse.ArgumentParser) -> None:
     add_options(parser, AuditSettings)
     parser.usage = "halfmap audit particles.star [options]\n       halfmap audit RUN [options]"
     parser.epilog = ("Exit status: 0 where no particle is there twice, 1 where one is, in both half sets or in one; "
                      "remarks do not count.")
 
 
-def _audit(arguments: argparse.Namespace) -> int:
+def run_audit(arguments: argparse.Namespace) -> int:
     settings = validated_audit(build(AuditSettings, given(arguments, AuditSettings)))
     from halfmap.workflows.audit import run
 
     return 1 if run(settings).leaks else 0
-
-
-ORIENTATIONS = Command("how evenly particles are seen from all sides, and the resolution by direction",
-                       _orientations_options, _orientations)
-AUDIT = Command("find particles that are twice in a STAR file or in both half sets", _audit_options, _audit)

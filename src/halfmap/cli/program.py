@@ -7,37 +7,82 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from halfmap import __version__
-from halfmap.cli import compare, convert, deposit, half_maps, inspect, particle_sets, refine, reslog, simulate, tune
-from halfmap.cli.command import Command
 from halfmap.errors import InputError
 from halfmap.options import OptionParser
 from halfmap.runtime import distributed
 from halfmap.runtime.interrupts import second_interrupt_ends
 
+
+@dataclass(frozen=True)
+class Command:
+    """One command of ``halfmap``: its summary in a line, the function that declares its options, and the one that runs
+    it, which may return an exit status."""
+
+    summary: str
+    options: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int | None]
+
+
+def _command(summary: str, file: str, options: str, run: str) -> Command:
+    """A command whose functions are in a file of halfmap.cli. The file is imported when one of them is called."""
+
+    def of_file(name: str) -> Callable[[Any], Any]:
+        return lambda argument: getattr(import_module(f"halfmap.cli.{file}"), name)(argument)
+
+    return Command(summary, of_file(options), of_file(run))
+
+
 # In the order of the help text.
 COMMANDS: dict[str, Command] = {
-    "refine": refine.REFINE,
-    "resume": refine.RESUME,
-    "inspect": inspect.INSPECT,
-    "regularise": half_maps.REGULARISE,
-    "postprocess": half_maps.POSTPROCESS,
-    "fsc": half_maps.FSC,
-    "local-resolution": half_maps.LOCAL_RESOLUTION,
-    "model-fsc": half_maps.MODEL_FSC,
-    "compare": compare.COMPARE,
-    "orientations": particle_sets.ORIENTATIONS,
-    "audit": particle_sets.AUDIT,
-    "convert": convert.CONVERT,
-    "reslog": reslog.RESLOG,
-    "tune-ssri": tune.TUNE_SSRI,
-    "deposit": deposit.DEPOSIT,
-    "simulate": simulate.SIMULATE,
-    "demo": refine.DEMO,
-    "report": refine.REPORT,
+    "refine": _command("refine a map and the particles' poses", "refine", "refine_options", "run_refine"),
+    "resume": _command("go on with a refinement that was stopped", "refine", "resume_options", "run_resume"),
+    "inspect": _command(
+        "what is in a file, whether it is sane, and what a refinement of it would take",
+        "inspect", "inspect_options", "run_inspect"),
+    "regularise": _command(
+        "filter two finished half maps with a regulariser",
+        "half_maps", "regularise_options", "run_regularise"),
+    "postprocess": _command(
+        "resolution, B factor and sharpened map of two half maps",
+        "half_maps", "postprocess_options", "run_postprocess"),
+    "fsc": _command("Fourier shell correlation of two half maps", "half_maps", "fsc_options", "run_fsc"),
+    "local-resolution": _command(
+        "resolution of two half maps at every place",
+        "half_maps", "local_resolution_options", "run_local_resolution"),
+    "model-fsc": _command(
+        "Fourier shell correlation of a map and an atomic model",
+        "half_maps", "model_fsc_options", "run_model_fsc"),
+    "compare": _command(
+        "two or more runs of the same particles side by side, as a figure",
+        "compare", "compare_options", "run_compare"),
+    "orientations": _command(
+        "how evenly particles are seen from all sides, and the resolution by direction",
+        "particle_sets", "orientations_options", "run_orientations"),
+    "audit": _command(
+        "find particles that are twice in a STAR file or in both half sets",
+        "particle_sets", "audit_options", "run_audit"),
+    "convert": _command(
+        "particles from cryoSPARC's format to RELION's, and back",
+        "convert", "convert_options", "run_convert"),
+    "reslog": _command(
+        "resolution against the number of particles, and the B factor it says",
+        "reslog", "reslog_options", "run_reslog"),
+    "tune-ssri": _command(
+        "parameters of the sparse_smooth regulariser, searched for on part of a run's particles",
+        "tune", "tune_ssri_options", "run_tune_ssri"),
+    "deposit": _command(
+        "files for an EMDB entry: maps, mask, FSC, image and summary",
+        "deposit", "deposit_options", "run_deposit"),
+    "simulate": _command("make particle images from an atomic model", "simulate", "simulate_options", "run_simulate"),
+    "demo": _command("simulate a small membrane protein and refine it", "refine", "demo_options", "run_demo"),
+    "report": _command("write a run's report.html anew", "refine", "report_options", "run_report"),
 }
 
 SHARED = ("refine", "resume")  # commands that can run in several processes

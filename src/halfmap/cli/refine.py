@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from halfmap import __version__
-from halfmap.cli.command import Command, chosen, citing, given, settings_file
+from halfmap.cli.command import chosen, citing, given, settings_file
 from halfmap.cli.relion import RELION_ALWAYS, RELION_NOTES, Note
 from halfmap.options import add_options, build, table
 from halfmap.settings.commands import command_line
@@ -16,7 +16,7 @@ from halfmap.settings.refine import RefineSettings, validated
 from halfmap.settings.resume import ResumeSettings, finished, validated_resume
 
 
-def _refine_options(parser: argparse.ArgumentParser) -> None:
+def refine_options(parser: argparse.ArgumentParser) -> None:
     settings_file(parser)
     add_options(parser, RefineSettings)
     parser.add_argument(*RELION_ALWAYS, action="store_true", dest="relion_always", help=argparse.SUPPRESS)
@@ -29,7 +29,7 @@ def _refine_options(parser: argparse.ArgumentParser) -> None:
                      "accepted too; for its other refinement options a note says what is done instead.")
 
 
-def _refine(arguments: argparse.Namespace) -> None:
+def run_refine(arguments: argparse.Namespace) -> None:
     _run(chosen(arguments, RefineSettings))
 
 
@@ -59,13 +59,13 @@ def _reports(settings: RefineSettings, out: Path) -> Callable[..., Path]:
     return report
 
 
-def _resume_options(parser: argparse.ArgumentParser) -> None:
+def resume_options(parser: argparse.ArgumentParser) -> None:
     add_options(parser, ResumeSettings)
     parser.usage = "halfmap resume RUN [--threads N] [--data-dir folder] [--max-memory GB] [--scratch folder]"
     parser.epilog = "All other settings are those that the run was begun with, and cannot be changed."
 
 
-def _resume(arguments: argparse.Namespace) -> None:
+def run_resume(arguments: argparse.Namespace) -> None:
     settings = validated_resume(build(ResumeSettings, given(arguments, ResumeSettings)))
     if finished(settings.run):
         print(f"{settings.run}: is finished; there is nothing to resume")
@@ -76,29 +76,23 @@ def _resume(arguments: argparse.Namespace) -> None:
     print(f"Finished: {settings.run / 'report.html'}")
 
 
-def _demo_options(parser: argparse.ArgumentParser) -> None:
+def demo_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("halfmap-demo"), metavar="folder",
                         help="folder for images and results (default: halfmap-demo)")
     parser.add_argument("--quick", action="store_true", help="half of the images, with less noise and coarser pixels")
 
 
-def _demo(arguments: argparse.Namespace) -> None:
+def run_demo(arguments: argparse.Namespace) -> None:
     from halfmap.workflows.demo import demo
 
     demo(arguments.out, arguments.quick, _run)
 
 
-def _report_options(parser: argparse.ArgumentParser) -> None:
+def report_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
 
 
-def _report(arguments: argparse.Namespace) -> None:
+def run_report(arguments: argparse.Namespace) -> None:
     from halfmap.report.pages.run_folder import report_from_run
 
     print(report_from_run(arguments.run, citing()))
-
-
-REFINE = Command("refine a map and the particles' poses", _refine_options, _refine)
-RESUME = Command("go on with a refinement that was stopped", _resume_options, _resume)
-DEMO = Command("simulate a small membrane protein and refine it", _demo_options, _demo)
-REPORT = Command("write a run's report.html anew", _report_options, _report)

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from halfmap import __version__
-from halfmap.cli.command import Command, citing, given
+from halfmap.cli.command import citing, given
 from halfmap.options import add_options, build
 from halfmap.settings.reslog import ManyResLogSettings, ResLogSettings, reslog_table, validated_reslog
 
 
-def _options(parser: argparse.ArgumentParser) -> None:
+def reslog_options(parser: argparse.ArgumentParser) -> None:
     about = {field.name: field.metadata for field in dataclasses.fields(ManyResLogSettings)}
     parser.add_argument("runs", nargs="*", type=Path, metavar=about["runs"]["short"], help=about["runs"]["help"])
     parser.add_argument("--regulariser", dest="regularisers", action="append", default=argparse.SUPPRESS,
@@ -28,7 +28,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
                      "out/COUNT/REGULARISER, and the same command goes on where it was stopped.")
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def run_reslog(arguments: argparse.Namespace) -> None:
     values = given(arguments, ManyResLogSettings)
     values |= {name: tuple(values[name]) for name in ("runs", "regularisers") if name in values}
     settings = validated_reslog(build(ManyResLogSettings, values))
@@ -44,6 +44,3 @@ def _run(arguments: argparse.Namespace) -> None:
         return write_reslog_page(out, ResLogPage(settings=reslog_table(settings), version=__version__, **seen))
 
     reslog(settings, report=report, finish=lambda folder: report_from_run(folder, citing()))
-
-
-RESLOG = Command("resolution against the number of particles, and the B factor it says", _options, _run)

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from halfmap import __version__
-from halfmap.cli.command import Command, citing, given
+from halfmap.cli.command import citing, given
 from halfmap.options import add_options, build, table
 from halfmap.settings.tune import TuneSsriSettings, validated_tune
 
 
-def _options(parser: argparse.ArgumentParser) -> None:
+def tune_ssri_options(parser: argparse.ArgumentParser) -> None:
     add_options(parser, TuneSsriSettings)
     parser.usage = ("halfmap tune-ssri RUN [--alphas LIST] [--betas LIST] [--gammas LIST] [--eps-gradients LIST]\n"
                     "                         [options]")
@@ -22,7 +22,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
                      "halfmap refine --ss-parameters cross-validated needs no search.")
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def run_tune_ssri(arguments: argparse.Namespace) -> None:
     settings = validated_tune(build(TuneSsriSettings, given(arguments, TuneSsriSettings)))
     from halfmap.report.pages.run_folder import report_from_run
     from halfmap.report.pages.tune_ssri import TuneSsriPage, write_tune_ssri_page
@@ -36,7 +36,3 @@ def _run(arguments: argparse.Namespace) -> None:
         return write_tune_ssri_page(out, TuneSsriPage(settings=table(settings), version=__version__, **seen))
 
     tune_ssri(settings, report=report, finish=lambda folder: report_from_run(folder, citing()))
-
-
-TUNE_SSRI = Command("parameters of the sparse_smooth regulariser, searched for on part of a run's particles", _options,
-                    _run)
