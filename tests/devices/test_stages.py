@@ -110,8 +110,8 @@ KERNELS = {
     "best_shift": lambda to: kernels.best_shift(to(noise(2, 5, 7)), to(noise(2, 5, 7, seed=1)), to(noise(2, 7)),
                                                 to(noise(5))),
     "distinct_peaks": lambda to: kernels.distinct_peaks(
-        to(noise(2, 30).sort(descending=True).values), to(torch.arange(30).expand(2, 30)), to(rotations(30)), 0.5, 4,
-        5.0),
+        to(noise(2, 30).sort(descending=True).values), to(torch.arange(30).expand(2, 30)), to(rotations(30)),
+        to(symmetry_group("C3")), 0.5, 4, 5.0),
     "symmetrise": lambda to: symmetric(to(half_sums())),
     "filtered_pair": lambda to: [
         kernels.filtered_pair(to(torch.fft.rfftn(noise(12, 12, 12))), to(torch.fft.rfftn(noise(n, n, n))), 8,

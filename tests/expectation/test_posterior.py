@@ -17,6 +17,7 @@ from halfmap.fourier.band import Band
 from halfmap.fourier.transform import half_volume
 from halfmap.kernels.poses import PolishOptions, Starts
 
+C1 = torch.eye(3, dtype=torch.float64)[None]
 FLOOR = torch.diag(torch.tensor([1 / math.radians(20) ** 2] * 3 + [1 / 25] * 2, dtype=torch.float64))
 
 
@@ -153,13 +154,13 @@ def test_merging_keeps_distinct_modes_in_order_of_likelihood_and_drops_near_twin
     shifts = torch.arange(12, dtype=torch.float64).view(1, 6, 2)
     precision = gain[..., None, None] * torch.eye(5, dtype=torch.float64)
     modes = Poses(rotations, shifts, gain, precision)
-    kept = merge_modes(modes, math.radians(2), drop=14.0, most=4)
+    kept = merge_modes(modes, C1, math.radians(2), drop=14.0, most=4)
     assert kept.gain[0].tolist() == [10.0, 9.5, 2.0, -math.inf]
     # everything of a mode travels with it
     torch.testing.assert_close(kept.rotations[0, :3], rotations[0, [1, 3, 4]])
     torch.testing.assert_close(kept.shifts[0, :3], shifts[0, [1, 3, 4]])
     torch.testing.assert_close(kept.precision[0, :3], precision[0, [1, 3, 4]])
-    assert merge_modes(modes, math.radians(2), 14.0, 2).gain[0].tolist() == [10.0, 9.5]
+    assert merge_modes(modes, C1, math.radians(2), 14.0, 2).gain[0].tolist() == [10.0, 9.5]
 
 
 def test_a_dropped_mode_does_not_hide_another_that_is_close_to_it():
@@ -168,7 +169,7 @@ def test_a_dropped_mode_does_not_hide_another_that_is_close_to_it():
     rotations = torch.from_numpy(Rotation.from_rotvec(turns).as_matrix())[None]
     gain = torch.tensor([[3.0, 2.0, 1.0]], dtype=torch.float64)
     zeros = torch.zeros(1, 3, 5, 5, dtype=torch.float64)
-    kept = merge_modes(Poses(rotations, torch.zeros(1, 3, 2).double(), gain, zeros), math.radians(2), 14.0, 3)
+    kept = merge_modes(Poses(rotations, torch.zeros(1, 3, 2).double(), gain, zeros), C1, math.radians(2), 14.0, 3)
     assert kept.gain[0].tolist() == [3.0, 1.0, -math.inf]
 
 

@@ -19,6 +19,7 @@ from halfmap.geometry.symmetry import symmetry_group
 from halfmap.kernels import reference
 from halfmap.kernels.poses import PolishOptions, Samples, Starts
 
+C1 = torch.eye(3, dtype=torch.float64)[None]
 SINGLE, DOUBLE = (torch.float32, 3e-5), (torch.float64, 1e-12)
 GEOMETRIES = [(16, 2, 7), (15, 2, 7), (16, 1, 7), (15, 1, 7), (12, 3, 4)]  # box, padding, limit
 
@@ -188,7 +189,7 @@ def test_distinct_peaks_are_the_best_grid_points_farther_apart_than_the_angle():
     # every candidate has a near twin, so that there is something to leave out
     twins = Rotation.concatenate([grid, Rotation.from_rotvec(random.normal(0, 0.05, (400, 3))) * grid])
     score, order = torch.from_numpy(random.normal(0, 3.0, (5, 800))).float().sort(dim=1, descending=True)
-    chosen = kernels.distinct_peaks(score, order, torch.from_numpy(twins.as_matrix()), math.radians(40), 12, 5.0)
+    chosen = kernels.distinct_peaks(score, order, torch.from_numpy(twins.as_matrix()), C1, math.radians(40), 12, 5.0)
     for b in range(5):
         kept: list[int] = []
         for i, rotation in enumerate(order[b].tolist()):

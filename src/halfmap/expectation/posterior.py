@@ -56,10 +56,11 @@ def covariance_of(precision: Tensor) -> Tensor:
     return torch.linalg.inv(precision + torch.diag(precision.new_tensor(floor)))
 
 
-def merge_modes(poses: Poses, angle: float, drop: float, most: int) -> Poses:
+def merge_modes(poses: Poses, operators: Tensor, angle: float, drop: float, most: int) -> Poses:
     """The ``most`` best modes of each image, sorted by gain.
 
-    A mode is left out if it lies within ``angle`` radians of a better one, or ``drop`` nats below the best.
+    A mode is left out if it lies within ``angle`` radians of a better one, or ``drop`` nats below the best. Rotations
+    are compared modulo the point group operators [o, 3, 3]: a pose and its symmetry mates are one mode.
     """
     order = poses.gain.argsort(dim=1, descending=True)
     rotations = torch.take_along_dim(poses.rotations, order[:, :, None, None], dim=1)
@@ -67,8 +68,7 @@ def merge_modes(poses: Poses, angle: float, drop: float, most: int) -> Poses:
     precision = torch.take_along_dim(poses.precision, order[:, :, None, None], dim=1)
     gain = torch.take_along_dim(poses.gain, order, dim=1)
     gain = torch.where(gain < gain[:, :1] - drop, -torch.inf, gain)
-    trace = torch.einsum("bcij,bdij->bcd", rotations, rotations)
-    close = trace > 1 + 2 * math.cos(angle)
+    close = _nearest_trace(rotations, rotations, operators) > 1 + 2 * math.cos(angle)
     for c in range(1, gain.shape[1]):
         repeated = (close[:, c, :c] & ~torch.isinf(gain[:, :c])).any(dim=1)
         gain[:, c] = torch.where(repeated, -torch.inf, gain[:, c])
@@ -79,6 +79,28 @@ def merge_modes(poses: Poses, angle: float, drop: float, most: int) -> Poses:
         torch.take_along_dim(gain, order, dim=1),
         torch.take_along_dim(precision, order[:, :, None, None], dim=1),
     )
+
+
+def nearest_copies(poses: Poses, last: Tensor, operators: Tensor) -> Poses:
+    """The same modes, each as that symmetry mate of it which is nearest to the rotation ``last`` [b, 3, 3].
+
+    Poses then stay continuous from one iteration to the next. The precision is that of turns in the image, which all
+    mates have in common.
+    """
+    if len(operators) == 1:
+        return poses
+    copies = poses.rotations[:, :, None] @ operators.to(poses.rotations)
+    nearest = torch.einsum("bcoij,bij->bco", copies, last.to(copies)).argmax(dim=2)
+    rotations = torch.take_along_dim(copies, nearest[:, :, None, None, None], dim=2)[:, :, 0]
+    return Poses(rotations, poses.shifts, poses.gain, poses.precision)
+
+
+def _nearest_trace(first: Tensor, second: Tensor, operators: Tensor) -> Tensor:
+    """Largest trace [b, c, d] of first[b, c] g second[b, d]^T over the operators g."""
+    best = first.new_full((len(first), first.shape[1], second.shape[1]), -torch.inf)
+    for operator in operators.to(first):
+        best = torch.maximum(best, torch.einsum("bcij,bdij->bcd", first @ operator, second))
+    return best
 
 
 def posterior_samples(poses: Poses, kind: str, smallest: float = 0.02) -> Samples:

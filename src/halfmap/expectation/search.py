@@ -8,13 +8,13 @@ at the full band. Local: the modes of the last iteration are polished. Fixed: gi
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from halfmap import kernels
-from halfmap.expectation.posterior import Poses, merge_modes
+from halfmap.expectation.posterior import Poses, merge_modes, nearest_copies
 from halfmap.expectation.priors import ShiftPrior
 from halfmap.expectation.score import ReferenceSlices, profile_scale, score_grid, shift_phases
 from halfmap.imaging.forward import BandImages
@@ -32,7 +32,7 @@ class Sampling:
 
     search: global, local or fixed. limit: highest shell scored. drop: how many nats below the best, about, a mode is
     given up. modes: modes kept. steps: Levenberg-Marquardt steps at the full band. merge_angle: modes nearer than this
-    are one.
+    are one. symmetry: operators [o, 3, 3] of the point group, modulo which poses are the same.
 
     For a global search: grid [r, 3, 3], with in-plane angles in [0, 180); shifts [t, 2]; grid_limit: highest shell of
     the exhaustive part; grid_step: its angular step; centred: whether shifts are searched about the known ones;
@@ -51,6 +51,7 @@ class Sampling:
     modes: int = 3
     steps: int = 6
     merge_angle: float = math.radians(2.0)
+    symmetry: Tensor = field(default_factory=lambda: torch.eye(3, dtype=torch.float64)[None])
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,9 @@ class GlobalSearch:
         rotations = self.slices.rotation(torch.arange(score.shape[1], device=y.device))
         # Strong images lose more than ``drop`` nats from the true pose to the nearest grid point: allow for both.
         below = (best - best[:, :1]) * s.drop / (s.drop + GRID_LOSS * best[:, :1].clamp_min(0))
-        chosen = kernels.distinct_peaks(below, order, rotations, 1.5 * s.grid_step, s.candidates, s.drop)
+        chosen = kernels.distinct_peaks(
+            below, order, rotations, s.symmetry, 1.5 * s.grid_step, s.candidates, s.drop
+        )
         image, column = torch.nonzero(chosen >= 0, as_tuple=True)
         index = order[image, chosen[image, column]]
         found = shifts[shift[image, index].long()]
@@ -184,12 +187,16 @@ def find_poses(
         if known is not None:
             starts = starts.joined(_starts_of(known))
         rough = polished(starts, min(sampling.limit, sampling.grid_limit), 3)
-        rough = merge_modes(rough, sampling.grid_step * 0.35, sampling.drop, max(4, sampling.candidates // 2))
+        most = max(4, sampling.candidates // 2)
+        rough = merge_modes(rough, sampling.symmetry, sampling.grid_step * 0.35, sampling.drop, most)
         starts = _starts_of(rough)
     else:
         assert known is not None
         starts = _starts_of(known)
     # Two steps show which modes are out of the running; only the others are worth more.
-    half_way = merge_modes(polished(starts, sampling.limit, 2), sampling.merge_angle, sampling.drop, sampling.modes + 1)
+    half_way = merge_modes(
+        polished(starts, sampling.limit, 2), sampling.symmetry, sampling.merge_angle, sampling.drop, sampling.modes + 1
+    )
     poses = polished(_starts_of(half_way), sampling.limit, sampling.steps)
-    return merge_modes(poses, sampling.merge_angle, sampling.drop, sampling.modes)
+    poses = merge_modes(poses, sampling.symmetry, sampling.merge_angle, sampling.drop, sampling.modes)
+    return poses if known is None else nearest_copies(poses, known.rotations[:, 0], sampling.symmetry)

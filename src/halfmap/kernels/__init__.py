@@ -159,10 +159,13 @@ def best_shift(cross_re: Tensor, cross_im: Tensor, norm: Tensor, log_prior: Tens
     return score, shift
 
 
-def distinct_peaks(score: Tensor, order: Tensor, rotations: Tensor, angle: float, most: int, drop: float) -> Tensor:
+def distinct_peaks(
+    score: Tensor, order: Tensor, rotations: Tensor, operators: Tensor, angle: float, most: int, drop: float
+) -> Tensor:
     """Candidates farther apart than ``angle`` radians: positions in ``order`` [b, most], -1 where there are fewer.
 
-    score[b, n] (descending) and order[b, n] (rotation indices): the best grid points of each image.
+    score[b, n] (descending) and order[b, n] (rotation indices): the best grid points of each image. Rotations are
+    compared modulo the point group operators[g, 3, 3].
     """
     from halfmap.kernels.numba_search import distinct_peaks_range
 
@@ -170,7 +173,7 @@ def distinct_peaks(score: Tensor, order: Tensor, rotations: Tensor, angle: float
     count = torch.zeros(len(score), dtype=torch.int64)
     arrays = (
         score.float().cpu().contiguous().numpy(), order.cpu().contiguous().numpy(),
-        rotations.float().cpu().contiguous().numpy(),
+        rotations.float().cpu().contiguous().numpy(), operators.float().cpu().contiguous().numpy(),
     )  # fmt: skip
     results, cosine = (chosen.numpy(), count.numpy()), math.cos(angle)
     for_ranges(lambda i, j: distinct_peaks_range(*arrays, cosine, *results, drop, i, j), len(score))

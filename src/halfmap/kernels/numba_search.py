@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from numba import njit
 
 
@@ -36,12 +37,14 @@ def best_shift_range(cross_re, cross_im, norm, log_prior, score, shift, start, s
 
 
 @njit(nogil=True, cache=True)
-def distinct_peaks_range(score, order, rotations, cosine, chosen, count, drop, start, stop):
+def distinct_peaks_range(score, order, rotations, operators, cosine, chosen, count, drop, start, stop):
     """Greedy choice of candidates farther apart than acos(cosine), best first, for images b in [start, stop).
 
-    score[b, n] and order[b, n]: the best n grid points of each image in descending order; rotations[r, 3, 3] (float32);
+    Two candidates are as far apart as their nearest copies under the point group operators[g, 3, 3]. score[b, n] and
+    order[b, n]: the best n grid points of each image in descending order; rotations[r, 3, 3] and operators in float32;
     chosen[b, c] receives positions in ``order``, count[b] their number; those ``drop`` below the best are left out.
     """
+    copies = np.empty((chosen.shape[1], operators.shape[0], 3, 3), np.float32)  # of the candidates chosen
     for b in range(start, stop):
         found = 0
         for i in range(order.shape[1]):
@@ -50,15 +53,22 @@ def distinct_peaks_range(score, order, rotations, cosine, chosen, count, drop, s
             a = rotations[order[b, i]]
             new = True
             for j in range(found):
-                c = rotations[order[b, chosen[b, j]]]
-                trace = 0.0
-                for p in range(3):
-                    for q in range(3):
-                        trace += a[p, q] * c[p, q]
-                if trace > 1.0 + 2.0 * cosine:
-                    new = False
+                for g in range(operators.shape[0]):
+                    trace = 0.0
+                    for p in range(3):
+                        for q in range(3):
+                            trace += a[p, q] * copies[j, g, p, q]
+                    if trace > 1.0 + 2.0 * cosine:
+                        new = False
+                        break
+                if not new:
                     break
             if new:
+                for g in range(operators.shape[0]):
+                    for p in range(3):
+                        for q in range(3):
+                            copies[found, g, p, q] = (a[p, 0] * operators[g, 0, q] + a[p, 1] * operators[g, 1, q]
+                                                      + a[p, 2] * operators[g, 2, q])
                 chosen[b, found] = i
                 found += 1
                 if found == chosen.shape[1]:

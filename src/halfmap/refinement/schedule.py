@@ -109,8 +109,9 @@ class Schedule:
         if stage in ("burn-in", "global") or unknown:
             return Plan(stage, self._global(limit, history, shift_sigma), insert, self.posterior)
         if self.search == "fixed":  # poses enter as points: the low-passed start cannot say how sure they are
-            return Plan(stage, Sampling("fixed", limit, modes=self.modes), insert, "best")
-        return Plan(stage, Sampling("local", limit, modes=self.modes), insert, self.posterior)
+            return Plan(stage, Sampling("fixed", limit, modes=self.modes, symmetry=self.symmetry), insert, "best")
+        sampling = Sampling("local", limit, modes=self.modes, symmetry=self.symmetry)
+        return Plan(stage, sampling, insert, self.posterior)
 
     @property
     def finest_insert(self) -> int:
@@ -199,4 +200,5 @@ class Schedule:
         return Sampling(
             "global", limit, grid_limit, math.radians(angular_step(order)), orientation_grid(order, self.symmetry),
             shift_grid(reach, step), centred, candidates=4 * self.modes, modes=self.modes,
+            symmetry=self.symmetry,
         )  # fmt: skip
