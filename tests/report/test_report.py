@@ -20,7 +20,8 @@ from halfmap.report.pages.gallery import gallery
 from halfmap.report.pages.refine import write_report
 from halfmap.report.pages.run_folder import read_records, read_settings, report_from_run
 from halfmap.report.pages.snapshot import Snapshot
-from halfmap.report.pictures.curves import crossing, fsc_chart
+from halfmap.report.pictures.run_charts import fsc_chart
+from halfmap.report.record_values import crossing
 from halfmap.runtime.log import RunLog
 
 BOX, PIXEL = 48, 2.5
@@ -261,9 +262,9 @@ def test_pictures_are_embedded_whole(page: Page) -> None:
 def test_the_pictures_show_the_mask_and_a_scale_bar_of_the_right_length() -> None:
     shown = gallery(snapshot(), PIXEL)
     assert shown is not None
-    length = float(shown.bar_label.split()[0])
+    length = float(shown.bar.label.split()[0])
     width = float(re.findall(r"(\d+) voxels", shown.side)[0]) * PIXEL
-    assert shown.bar_percent == pytest.approx(100 * length / width)
+    assert shown.bar.percent == pytest.approx(100 * length / width)
     assert 2 * 15 * PIXEL < width < BOX * PIXEL
 
 

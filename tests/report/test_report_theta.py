@@ -159,8 +159,8 @@ def test_the_percentiles_are_those_of_the_voxels_inside_the_mask() -> None:
 def test_ticks_of_the_colour_bar_stand_where_their_colour_is() -> None:
     shown = local_cutoff(stepped(), BALL, PIXEL)
     assert shown is not None and len(shown.ticks) > 3
-    for percent, label in shown.ticks:
-        assert percent == pytest.approx(100 * (1 / float(label) - 1 / 20) / (1 / 6 - 1 / 20), abs=0.01)
+    for tick in shown.ticks:
+        assert tick.percent == pytest.approx(100 * (1 / float(tick.label) - 1 / 20) / (1 / 6 - 1 / 20), abs=0.01)
     stops = re.findall(r"#\w{6}", shown.gradient)
     assert (stops[0], stops[8], stops[16]) == (css_colour(0), css_colour(0.5), css_colour(1))
 

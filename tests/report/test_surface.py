@@ -9,7 +9,7 @@ import torch
 from halfmap.maps.levels import contour_level, level_for_volume, molecular_volume
 from halfmap.report.pictures.surface import SIDE, View, render_surface, turned
 
-ALONG_Z = View(((1, 0, 0), (0, 1, 0), (0, 0, 1)))
+ALONG_Z = View((1, 0, 0), (0, 1, 0), (0, 0, 1))
 
 
 def coordinates(box):
@@ -49,7 +49,7 @@ def test_every_point_of_the_surface_lies_within_a_tenth_of_a_voxel_of_where_the_
 
 def test_the_silhouette_of_a_ball_is_a_disc_of_its_radius_in_its_place():
     blob = gaussian(60, 8.0, (4.0, -6.0, 3.0))
-    picture = opaque(render_surface(blob, 0.5, view=View(ALONG_Z.axes, centre=(30, 30, 30), reach=30.0), width=240))
+    picture = opaque(render_surface(blob, 0.5, view=View(*ALONG_Z.axes, centre=(30, 30, 30), reach=30.0), width=240))
     radius = math.sqrt(picture.sum() / math.pi) * 60 / 240
     assert radius == pytest.approx(8.0 * math.sqrt(2 * math.log(2)), abs=0.1)
     rows, columns = np.mgrid[:240, :240] - 119.5
@@ -71,7 +71,7 @@ def test_the_picture_shows_the_hand_that_the_map_has():
     x, y, z = coordinates(64)
     arm_x = ((x > 0) & (x < 20) & (y.abs() < 3) & (z.abs() < 3)).float()
     arm_y = ((y > 0) & (y < 12) & (x.abs() < 3) & (z.abs() < 3)).float()
-    seen = View(ALONG_Z.axes, centre=(32, 32, 32), reach=32.0)
+    seen = View(*ALONG_Z.axes, centre=(32, 32, 32), reach=32.0)
     picture = opaque(render_surface(arm_x + arm_y, 0.5, view=seen, width=128))
     assert picture[64, 64 + 30] == 1 and picture[64 - 20, 64] == 1, "right, and up"
     assert picture[64, 64 - 20] == 0 and picture[64 + 20, 64] == 0
@@ -85,7 +85,7 @@ def test_what_is_nearer_hides_what_is_behind():
     near, far = gaussian(64, 5.0, (0, 0, 15)), gaussian(64, 5.0, (0, 0, -15))
     depth = coordinates(64)[2].numpy()
     seen = []
-    for view in (ALONG_Z, View(((1, 0, 0), (0, -1, 0), (0, 0, -1)))):
+    for view in (ALONG_Z, View((1, 0, 0), (0, -1, 0), (0, 0, -1))):
         render_surface(near + far, 0.5, view=view, values=depth, width=40,
                        colours=lambda values: seen.append(values) or np.zeros((len(values), 3)))
     assert seen[0].min() > 10 and seen[1].max() < -10
@@ -95,13 +95,13 @@ def test_a_hollow_is_darker_than_the_open_surface_that_faces_the_same_way():
     x, y, z = coordinates(140)
     slab = (z.abs() < 20) & (x.abs() < 50) & (y.abs() < 50)
     pit = (x**2 + y**2 < 64) & (z > -14)
-    picture = render_surface((slab & ~pit).float(), 0.5, view=View(ALONG_Z.axes, (70, 70, 70), 60.0), width=240)
+    picture = render_surface((slab & ~pit).float(), 0.5, view=View(*ALONG_Z.axes, (70, 70, 70), 60.0), width=240)
     assert picture[120, 120, :3].mean() < 0.75 * picture[120, 120 + 60, :3].mean()
 
 
 def test_dust_is_left_out_and_what_remains_keeps_its_outline():
     ball, speck = gaussian(64, 8.0), gaussian(64, 1.0, (-22, -22, 0))
-    view = View(ALONG_Z.axes, (32, 32, 32), 32.0)
+    view = View(*ALONG_Z.axes, (32, 32, 32), 32.0)
     clean = render_surface(ball, 0.5, view=view, width=128)
     assert np.array_equal(render_surface(ball + speck, 0.5, view=view, width=128, dust=0.05)[..., 3], clean[..., 3])
     assert opaque(render_surface(ball + speck, 0.5, view=view, width=128, dust=0)).sum() > opaque(clean).sum() + 10

@@ -19,9 +19,18 @@ _IMAGE_AXES = (-2, -1)
 _CHUNK_ELEMENTS = 1 << 24  # complex values of the last padded axis held at a time: 128 MiB in complex64
 
 
+def rfftn(v: Tensor) -> Tensor:
+    """torch.fft.rfftn of real maps v[..,z,y,x] along their three axes, with the origin at the first voxel.
+
+    It runs plane by plane and then along z. In one piece MKL picks another way for another number of threads, and on
+    some processors other last bits come out.
+    """
+    return torch.fft.fft(torch.fft.rfft2(v), dim=-3)
+
+
 def volume_fft(v: Tensor) -> Tensor:
     """Transform real maps v[..,z,y,x] to V[..,z,y,x//2+1]: rfft layout, unscaled, origin at voxel n // 2."""
-    return torch.fft.rfftn(torch.fft.ifftshift(v, dim=_VOLUME_AXES), dim=_VOLUME_AXES)
+    return rfftn(torch.fft.ifftshift(v, dim=_VOLUME_AXES))
 
 
 def volume_ifft(V: Tensor, box: int) -> Tensor:

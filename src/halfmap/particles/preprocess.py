@@ -43,9 +43,9 @@ def normalise(images: Tensor, radius: float, ramp: bool = True) -> tuple[Tensor,
         flat = images[start:start + step].flatten(1).float()
         # Relative to one background pixel a constant is exactly zero, and a high offset costs no digits.
         flat = flat - flat[:, fit.pixel, None]
-        spread = (flat.square() @ fit.weight).sqrt()
+        spread = flat.square().mul_(fit.weight).sum(1).sqrt()
         flat.addmm_(flat @ fit.inverse, fit.basis, alpha=-1.0)
-        sd = (flat.square() @ fit.weight).sqrt()
+        sd = flat.square().mul_(fit.weight).sum(1).sqrt()
         # The sum is not finite if any pixel, in the background or not, is not finite.
         fine = torch.isfinite(flat.sum(1)) & torch.isfinite(sd) & (sd > ROUNDING * spread)
         flat.mul_(torch.where(fine, 1.0 / sd, 0.0)[:, None])

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from halfmap.fourier.transform import rfftn
 from halfmap.regularisation.protocol import HalfSets, MapPair
 
 
@@ -30,7 +31,7 @@ def plain_pair(halves: HalfSets) -> MapPair:
 
 def spectra(maps: Tensor) -> Tensor:
     """Transforms [.., z, y, x // 2 + 1] of maps [.., z, y, x] in rfft layout, with the phase origin in the corner."""
-    return torch.fft.rfftn(maps, dim=(-3, -2, -1))
+    return rfftn(maps)
 
 
 def from_spectra(spectrum: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from halfmap import kernels
+from halfmap.fourier.transform import rfftn
 from halfmap.regularisation.local_filter import Butterworth, Lattice, separable, window_weights
 
 EVALUATION_STEP = 1.6  # in ln(cut-off), to be divided by the order of the filter
@@ -56,7 +57,7 @@ class CrossValidation:
 
 @dataclass(frozen=True)
 class MapsToCompare:
-    """Two maps m1 and m2 of one molecule with independent noise, as transforms (torch.fft.rfftn) of their mean and of
+    """Two maps m1 and m2 of one molecule with independent noise, as transforms (rfftn) of their mean and of
     their difference. Each is on a grid of its own over the same extent.
 
     noise_gain [s]: factor of the difference in each shell; None: 1. It makes up for noise that is the same in both maps
@@ -70,7 +71,7 @@ class MapsToCompare:
     @staticmethod
     def of(first: Tensor, second: Tensor) -> MapsToCompare:
         """From two maps [z, y, x] with independent noise."""
-        return MapsToCompare(torch.fft.rfftn((first + second) / 2), torch.fft.rfftn(first - second))
+        return MapsToCompare(rfftn((first + second) / 2), rfftn(first - second))
 
     @property
     def box(self) -> int:

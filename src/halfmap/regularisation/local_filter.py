@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from halfmap import kernels
-from halfmap.fourier.transform import fft_size
+from halfmap.fourier.transform import fft_size, rfftn
 
 TAIL = 0.06  # amplitude of a filter where its grid ends
 RUNG = 0.8  # ratio of neighbouring grid sizes
@@ -97,11 +97,11 @@ def window_weights(positions: Tensor, size: int, box: int, extent: float, window
 
 def locally_filtered(m: Tensor, cutoff: Lattice, shape: Butterworth) -> Tensor:
     """Filter the map m [z, y, x] at every place with the cut-off of that place; cutoff: in cycles per box."""
-    return filtered_transform(torch.fft.rfftn(m), cutoff, shape)
+    return filtered_transform(rfftn(m), cutoff, shape)
 
 
 def filtered_transform(transform: Tensor, cutoff: Lattice, shape: Butterworth) -> Tensor:
-    """Like `locally_filtered`, from the map's transform (torch.fft.rfftn)."""
+    """Like `locally_filtered`, from the map's transform (rfftn)."""
     box = transform.shape[0]
     lowest, highest = float(cutoff.values.min()), float(cutoff.values.max())
     count = max(1, math.ceil(math.log(highest / lowest) * shape.order / FILTER_STEP))
@@ -127,7 +127,7 @@ def filtered_transform(transform: Tensor, cutoff: Lattice, shape: Butterworth) -
             if i + 1 == len(bands) and first + i + 1 < len(nodes):  # the next band belongs to another grid
                 pair.imag.zero_()
             kernels.add_kept_bands_(part, place, pair, first + i)
-        _add_transform_(total, torch.fft.rfftn(part))
+        _add_transform_(total, rfftn(part))
         last = first
     return torch.fft.irfftn(total, s=(box, box, box))
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from halfmap.fourier.transform import coarser_box, resample_volume
+from halfmap.fourier.transform import coarser_box, resample_volume, rfftn
 from halfmap.regularisation.local_cutoff import CrossValidation, MapsToCompare, local_cutoff
 from halfmap.regularisation.local_filter import Butterworth, Lattice, filtered_transform, locally_filtered, on_grid_of
 from halfmap.regularisation.protocol import HalfSets, MapPair, Solution
@@ -34,7 +34,7 @@ TOO_ALIKE = 0.9  # correlation of quarter maps above which they hold too little 
 
 @dataclass(frozen=True)
 class Validated:
-    """Map of one half set as its transform (torch.fft.rfftn), and the local cut-off that its quarter sets choose."""
+    """Map of one half set as its transform (rfftn), and the local cut-off that its quarter sets choose."""
 
     transform: Tensor
     cutoff: Lattice
@@ -107,18 +107,18 @@ class NonUniform:
         else:
             maps = [halves.plain(h) for h in (0, 1)]
         for h in (0, 1):
-            transform = on_grid_of(halves.halves[h].box, torch.fft.rfftn(maps.pop(0)))
+            transform = on_grid_of(halves.halves[h].box, rfftn(maps.pop(0)))
             yield Validated(transform, self._cutoff(halves, h, transform, inside, curve))
 
     def _cutoff(self, halves: HalfSets, h: int, transform: Tensor, inside: Tensor, curve: Tensor) -> Lattice:
         """The local cut-off that the quarter sets of half set h choose.
 
-        transform: of the half set's map (torch.fft.rfftn). inside [z, y, x]: the mask on the grid of the quarter maps'
+        transform: of the half set's map (rfftn). inside [z, y, x]: the mask on the grid of the quarter maps'
         difference. curve [s]: FSC of the half maps within the mask.
         """
         limit, box = self._limit_and_box(halves)
         evened = self.uneven_sampling == "corrected"
-        pair = MapsToCompare(transform, torch.fft.rfftn(halves.quarter_difference(h, limit, box, evened)))
+        pair = MapsToCompare(transform, rfftn(halves.quarter_difference(h, limit, box, evened)))
         quarters = fsc(*(m * inside for m in pair.maps(box)))
         if self.aligned_noise == "corrected":
             pair = replace(pair, noise_gain=shared_noise_gain(quarters, curve))

@@ -1,4 +1,7 @@
-"""Values of iteration records and settings as pictures and pages read them: finite or absent, whatever a file holds."""
+"""Reads values of iteration records and settings for pictures and pages.
+
+A file may hold anything. What is read here is finite or absent.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,7 +15,7 @@ Array = NDArray[np.floating[Any]]
 
 
 def number(record: Record, key: str) -> float | None:
-    """The field as a finite float; None where it is absent, null, NaN, infinite or not a number."""
+    """The field as a finite float; None if it is absent, null, NaN, infinite or not a number."""
     value = record.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
@@ -20,18 +23,18 @@ def number(record: Record, key: str) -> float | None:
 
 
 def plain_value(settings: Mapping[str, Any], name: str) -> Any:
-    """A setting's value, whether it stands alone or as (value, unit, meaning); None where it is absent."""
+    """The value of a setting, which stands alone or as (value, unit, meaning); None if it is absent."""
     entry = settings.get(name)
     return entry[0] if isinstance(entry, tuple) else entry
 
 
 def curve(record: Record, key: str) -> list[float | None]:
-    """The field as a list with one value per shell, None where not finite; empty where absent."""
+    """The field as a list [s], with None where a value is not finite; empty if the field is absent."""
     return clean_values(record.get(key))
 
 
 def clean_values(values: Any) -> list[float | None]:
-    """Numbers as finite floats or None; an empty list for anything that is not a sequence."""
+    """The numbers as finite floats or None; an empty list if `values` is not a sequence."""
     if not isinstance(values, Sequence) or isinstance(values, str):
         return []
     named = ({"value": value} for value in values)
@@ -39,7 +42,7 @@ def clean_values(values: Any) -> list[float | None]:
 
 
 def seconds_by_stage(record: Record) -> dict[str, float]:
-    """Wall seconds of the record by stage (read, search, insert, solve, ...), without the total."""
+    """Wall seconds of the iteration by stage (read, search, insert, solve, ...), without the total."""
     times = record.get("seconds")
     if not isinstance(times, Mapping):
         return {}
@@ -48,10 +51,35 @@ def seconds_by_stage(record: Record) -> dict[str, float]:
 
 
 def total_seconds(record: Record) -> float | None:
-    """Wall seconds of one iteration: the recorded total, else the sum over stages, else None."""
+    """Wall seconds of the iteration: the recorded total, else the sum over its stages, else None."""
     times = record.get("seconds")
     total = number(times, "total") if isinstance(times, Mapping) else None
     if total is not None:
         return total
     stages = seconds_by_stage(record)
     return sum(stages.values()) if stages else None
+
+
+def shell_resolution(record: Record, shell: int) -> float | None:
+    """Resolution in A of a shell (cycles per box); None for shell 0, or if the record lacks box or pixel size."""
+    box, pixel = number(record, "box"), number(record, "pixel_size")
+    return box * pixel / shell if box and pixel and shell > 0 else None
+
+
+def crossing(record: Record, values: Sequence[float | None], threshold: float) -> float | None:
+    """Resolution in A where a curve [s] of the record first falls below the threshold, linear between shells.
+
+    None where it never does, or if the record lacks box or pixel size.
+    """
+    previous: float | None = None
+    for shell, value in enumerate(values):
+        if value is None or shell == 0:
+            continue
+        if value < threshold:
+            if previous is None:
+                return shell_resolution(record, shell)
+            exact = shell - (threshold - value) / (previous - value)
+            box, pixel = number(record, "box"), number(record, "pixel_size")
+            return box * pixel / exact if box and pixel else None
+        previous = value
+    return None

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from halfmap.fourier.shells import hermitian_weights, shell_index_3d
+from halfmap.fourier.transform import rfftn
 from halfmap.maps.masks import spherical_mask
 from halfmap.validation.halfmaps import null_band
 
@@ -91,7 +92,7 @@ def local_fsc(half1: Tensor, half2: Tensor, points: Tensor, window: Window) -> T
     for first in range(0, len(points), batch):
         some = points[first : first + batch].tolist()
         cut = [torch.stack([v[z : z + size, y : y + size, x : x + size] for z, y, x in some]) for v in padded]
-        A, B = (torch.fft.rfftn(cubes * weights, dim=(1, 2, 3)).flatten(1)[:, places] for cubes in cut)
+        A, B = (rfftn(cubes * weights).flatten(1)[:, places] for cubes in cut)
         products = (A.real * B.real + A.imag * B.imag, _power(A), _power(B))
         cross, first_power, other_power = (
             torch.stack([part.sum(dim=1) for part in (p * members).split(order.counts, dim=1)], dim=1).double()

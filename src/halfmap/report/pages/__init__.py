@@ -1,1 +1,1 @@
-"""The pages, one a command."""
+"""The pages, one file a command, and what they share: page, findings, methods, snapshot, gallery."""

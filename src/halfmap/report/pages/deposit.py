@@ -1,4 +1,4 @@
-"""What `halfmap deposit` draws: the image of the entry, and a ChimeraX script that shows its files."""
+"""What `halfmap deposit` draws instead of a page: the image of the entry, and a ChimeraX script for its files."""
 
 from pathlib import Path
 
@@ -11,12 +11,15 @@ from halfmap.report.pictures.png import png
 from halfmap.report.pictures.surface import render_surface
 from halfmap.report.record_values import Array
 
-SIDE = 500  # pixels: what the archive shows on the entry's page
+SIDE = 500  # pixels, as the archive shows it on the page of the entry
 
 
 def write_deposit_pictures(folder: Path, volume: Array, mask: Array, level: float, hidden: list[Path]) -> list[Path]:
-    """Write FOLDER/image.png, a map [z,y,x] at its contour level within its mask [z,y,x], on white, and FOLDER/map.cxc,
-    which opens FOLDER/map.mrc at that level and the `hidden` files; returns both paths."""
+    """Write FOLDER/image.png and FOLDER/map.cxc, and return both paths.
+
+    The image shows a map [z,y,x] at its contour level within its mask [z,y,x], on white. The script opens
+    FOLDER/map.mrc at that level, and the `hidden` files without showing them.
+    """
     picture = render_surface(np.asarray(volume) * np.clip(2 * np.asarray(mask), 0, 1), level, width=SIDE)
     image = folder / "image.png"
     with replaced_atomically(image) as stream:
@@ -25,6 +28,6 @@ def write_deposit_pictures(folder: Path, volume: Array, mask: Array, level: floa
 
 
 def _on_white(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """RGB [y,x,3] of RGBA [y,x,4] laid on white."""
+    """Lay a picture, RGBA [y,x,4], on white: RGB [y,x,3]."""
     opaque = picture[..., 3:] / 255
     return np.rint(picture[..., :3] * opaque + 255 * (1 - opaque)).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""What the page says in words: headline figures, warnings, checks of the curves, the table of iterations."""
+"""What pages say in words: figures, headlines, warnings, checks of the curves, tables of iterations and settings."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -6,18 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from halfmap.report.pages.snapshot import Snapshot
-from halfmap.report.pictures.curves import crossing
-from halfmap.report.record_values import Record, clean_values, curve, number, total_seconds
+from halfmap.report.record_values import Record, clean_values, crossing, curve, number, total_seconds
 from halfmap.validation.fsc import QUOTE_CORRECTED
 
-# What a reader should know of things that cross, by a word that names them.
+# What a reader should know about things that cross between half sets, by a word that the record uses for them.
 CROSSES = {
     "joined": "Joined shells agree because they are joined; only finer ones are a test.",
     "improved with all images": "Agreement up to the start's resolution is no test: that map holds all images.",
     "local filter": "A filter chosen from both halves: read the half-map FSC with care.",
 }
 GOLD_STANDARD = "Figures by shell and an outline, no detail: the usual gold standard."
-# Said of nearly every masked FSC: shown beside the curves, not among the warnings.
+# Holds for nearly every masked FSC, so it is shown beside the curves and not among the warnings.
 ORDINARY = (QUOTE_CORRECTED,)
 UNEVEN = 0.2  # relative difference of the gain between half sets that is worth a warning
 UNITS = {"A": "Å", "deg": "°"}
@@ -31,7 +30,7 @@ SEARCHES = {
 
 @dataclass(frozen=True)
 class Tile:
-    """One headline figure."""
+    """One figure with its label and a note."""
 
     label: str
     value: str
@@ -40,8 +39,16 @@ class Tile:
 
 
 @dataclass(frozen=True)
+class Headline:
+    """The figures at the top of a page: the main one, in large print, and those beside it."""
+
+    hero: Tile
+    tiles: list[Tile]
+
+
+@dataclass(frozen=True)
 class Warned:
-    """A warning and where it comes from."""
+    """A warning, and the part of the results that it is about."""
 
     text: str
     where: str
@@ -58,7 +65,7 @@ class Setting:
 
 
 def duration(seconds: float | None) -> tuple[str, str]:
-    """A time as (figure, unit): 42 s, 5.3 min, 2 h 14 min."""
+    """A time (seconds) as figure and unit: 42 s, 5.3 min, 2 h 14 min."""
     if seconds is None:
         return "–", ""
     if seconds < 100:
@@ -70,12 +77,12 @@ def duration(seconds: float | None) -> tuple[str, str]:
 
 
 def figure(value: float | None, digits: int = 2) -> str:
-    """A number with fixed decimals, an en dash where there is none, a true minus sign."""
+    """A number with fixed decimals and a true minus sign; an en dash for None."""
     return "–" if value is None else f"{value:.{digits}f}".replace("-", "\u2212")
 
 
 def significant(value: float | None, digits: int = 3) -> str:
-    """A number to so many significant digits, without exponents for ordinary sizes."""
+    """A number with this many significant digits, without exponent unless it is very large or small."""
     if value is None:
         return "–"
     if value and not 1e-4 <= abs(value) < 1e7:
@@ -85,12 +92,12 @@ def significant(value: float | None, digits: int = 3) -> str:
 
 
 def grouped(value: float | None) -> str:
-    """A count with thin spaces between thousands."""
+    """A count with thin spaces between thousands; an en dash for None."""
     return "–" if value is None else f"{int(value):,}".replace(",", "\u2009")
 
 
-def headline(snapshot: Snapshot) -> tuple[Tile, list[Tile]]:
-    """The resolution, and the smaller tiles beside it."""
+def headline(snapshot: Snapshot) -> Headline:
+    """The headline of a refinement: resolution, and what it took to get there."""
     last: Record = snapshot.records[-1] if snapshot.records else {}
     final = last.get("search") == "final"
     corrected = crossing(last, curve(last, "fsc_corrected"), 0.143) if final else None
@@ -116,7 +123,7 @@ def headline(snapshot: Snapshot) -> tuple[Tile, list[Tile]]:
         Tile("Wall time", *wall_text, f"CPU time {' '.join(cpu_text).strip()}"),
         Tile("Crosses between halves", crosses, "", _crosses_note(crosses)),
     ]
-    return hero, tiles
+    return Headline(hero, tiles)
 
 
 def _corrected_note(final: bool, corrected: float | None) -> str:
@@ -131,7 +138,7 @@ def _crosses_note(crosses: str) -> str:
 
 
 def warnings(records: Sequence[Record]) -> list[Warned]:
-    """Warnings of all iterations, each once with the iterations that raised it, newest first."""
+    """Warnings of all iterations, newest first, each one once with the iterations that raised it."""
     seen: dict[str, list[int]] = {}
     for i, record in enumerate(records):
         raised = record.get("warnings")
@@ -151,12 +158,15 @@ def _iterations(numbers: list[int]) -> str:
 
 
 def curve_checks(record: Record) -> list[Warned]:
-    """What the run read from its final curves and compared between its half sets; ordinary findings are left out."""
+    """Warnings about the final curves and about half sets that differ. Ordinary findings are left out."""
     return [Warned(sentence(text), "FSC") for text in verdict(record) if text not in ORDINARY] + _uneven_halves(record)
 
 
 def verdict(record: Record) -> list[str]:
-    """The run's reading of the FSC curves, of the final pass alone: earlier maps end where the search does."""
+    """What the run found in the FSC curves of its final pass.
+
+    Empty before that pass, because earlier maps end at the shell where the search ends.
+    """
     found = record.get("mask_verdict")
     if record.get("search") != "final" or not isinstance(found, list | tuple):
         return []
@@ -176,21 +186,30 @@ def _uneven_halves(record: Record) -> list[Warned]:
     return [Warned(text + f"{figure(gains[1], 1)} of the other; one may have lost its poses.", "half sets")]
 
 
-TABLE: tuple[tuple[str, str, Callable[[Record], str]], ...] = (
-    ("it.", "", lambda r: grouped(number(r, "iteration")) + (" !" if r.get("warnings") else "")),
-    ("stage", "", lambda r: str(r.get("search") or "–")),
-    ("aligned to", "Å", lambda r: figure(number(r, "band_A"))),
-    ("FSC 0.143", "Å", lambda r: figure(number(r, "resolution_A"))),
-    ("FSC 0.5", "Å", lambda r: figure(number(r, "resolution_05_A"))),
-    ("angle change", "°", lambda r: significant(number(r, "angle_change_deg"))),
-    ("shift change", "Å", lambda r: significant(number(r, "shift_change_A"))),
-    ("jumped", "%", lambda r: _percent(number(r, "jumped"))),
-    ("best mode", "", lambda r: figure(number(r, "max_posterior"), 3)),
-    ("precision", "°", lambda r: significant(number(r, "precision_deg"))),
-    ("gain", "nats", lambda r: significant(number(r, "gain"))),
-    ("scale", "", lambda r: significant(number(r, "scale"))),
-    ("wall", "s", lambda r: figure(total_seconds(r), 1)),
-    ("CPU", "s", lambda r: figure(number(r, "cpu_seconds"), 1)),
+@dataclass(frozen=True)
+class Column:
+    """A column of the table of iterations; write: gives the text of its cell for a record."""
+
+    label: str
+    unit: str
+    write: Callable[[Record], str]
+
+
+TABLE = (
+    Column("it.", "", lambda r: grouped(number(r, "iteration")) + (" !" if r.get("warnings") else "")),
+    Column("stage", "", lambda r: str(r.get("search") or "–")),
+    Column("aligned to", "Å", lambda r: figure(number(r, "band_A"))),
+    Column("FSC 0.143", "Å", lambda r: figure(number(r, "resolution_A"))),
+    Column("FSC 0.5", "Å", lambda r: figure(number(r, "resolution_05_A"))),
+    Column("angle change", "°", lambda r: significant(number(r, "angle_change_deg"))),
+    Column("shift change", "Å", lambda r: significant(number(r, "shift_change_A"))),
+    Column("jumped", "%", lambda r: _percent(number(r, "jumped"))),
+    Column("best mode", "", lambda r: figure(number(r, "max_posterior"), 3)),
+    Column("precision", "°", lambda r: significant(number(r, "precision_deg"))),
+    Column("gain", "nats", lambda r: significant(number(r, "gain"))),
+    Column("scale", "", lambda r: significant(number(r, "scale"))),
+    Column("wall", "s", lambda r: figure(total_seconds(r), 1)),
+    Column("CPU", "s", lambda r: figure(number(r, "cpu_seconds"), 1)),
 )
 
 
@@ -199,12 +218,12 @@ def _percent(share: float | None) -> str:
 
 
 def iteration_rows(records: Sequence[Record]) -> list[list[str]]:
-    """The table of iterations, newest first."""
-    return [[write(record) for _, _, write in TABLE] for record in reversed(records)]
+    """Cells of the table of iterations by the columns of TABLE, newest iteration first."""
+    return [[column.write(record) for column in TABLE] for record in reversed(records)]
 
 
 def setting_rows(settings: Mapping[str, Any]) -> list[Setting]:
-    """Settings as table rows: plain values, (value, unit, meaning) triples, or tables of either."""
+    """Rows of the table of settings. A setting is a plain value, (value, unit, meaning), or a table of these."""
     rows: list[Setting] = []
     for name, entry in settings.items():
         if isinstance(entry, Mapping):
@@ -232,7 +251,7 @@ def _written(value: Any) -> str:
 
 
 def regulariser_name(settings: Mapping[str, Any]) -> str:
-    """Name of the regulariser in the settings, wherever it stands; empty when not recorded."""
+    """Name of the regulariser, wherever it stands in the settings; empty if it is not recorded."""
     for row in setting_rows(settings):
         if row.name.split(".")[-1] in ("regulariser", "name") and "regulariser" in row.name:
             return row.value

@@ -1,4 +1,4 @@
-"""The pictures of the maps on the page of a refinement: slices and projections, half maps and reference."""
+"""The pictures of maps on the page of a refinement: slices, projections, half maps and reference."""
 
 from dataclasses import dataclass
 
@@ -7,8 +7,9 @@ import numpy as np
 from halfmap.report.pages.snapshot import Snapshot
 from halfmap.report.pictures.png import png_uri
 from halfmap.report.pictures.slices import (
-    VIEWS,
+    PLANES,
     Picture,
+    ScaleBar,
     Window,
     central,
     crop,
@@ -23,18 +24,17 @@ from halfmap.report.record_values import Array
 
 @dataclass(frozen=True)
 class Gallery:
-    """Rows of pictures on one scale, with a scale bar as percent of the picture's width."""
+    """Rows of pictures on one scale of length. side: in words, how wide a picture is."""
 
     slices: list[Picture]
     projections: list[Picture]
     others: list[Picture]
-    bar_percent: float
-    bar_label: str
+    bar: ScaleBar
     side: str
 
 
 def gallery(snapshot: Snapshot, pixel_size: float | None) -> Gallery | None:
-    """All pictures of a snapshot; None when it has no map."""
+    """All pictures of a snapshot, pixel_size in A; None if it has no map."""
     volume = usable(snapshot.map)
     if volume is None:
         return None
@@ -42,18 +42,17 @@ def gallery(snapshot: Snapshot, pixel_size: float | None) -> Gallery | None:
     mask = usable(snapshot.mask, box)
     window = window_around(mask, box)
     slices, projections = [], []
-    cuts = grey_levels([crop(central(volume, axis), window) for _, _, axis in VIEWS])
-    sums = grey_levels([crop(volume.sum(axis=axis, dtype=np.float32), window) for _, _, axis in VIEWS])
-    for (plane, seen, axis), cut, total in zip(VIEWS, cuts, sums, strict=True):
-        edge = "" if mask is None else outline(central(mask, axis), window)
-        shadow = "" if mask is None else outline(mask.max(axis=axis), window)
-        depth = f"{'zyx'[axis]} = {box // 2}"
-        slices.append(Picture(f"{plane} slice", depth, png_uri(cut), edge, plane[0], plane[1]))
-        projections.append(Picture("projection", seen, png_uri(total), shadow, plane[0], plane[1]))
+    cuts = grey_levels([crop(central(volume, plane.axis), window) for plane in PLANES])
+    sums = grey_levels([crop(volume.sum(axis=plane.axis, dtype=np.float32), window) for plane in PLANES])
+    for plane, cut, total in zip(PLANES, cuts, sums, strict=True):
+        edge = "" if mask is None else outline(central(mask, plane.axis), window)
+        shadow = "" if mask is None else outline(mask.max(axis=plane.axis), window)
+        depth, seen = f"{plane.normal} = {box // 2}", f"seen along {plane.normal}"
+        slices.append(Picture(f"{plane.name} slice", depth, png_uri(cut), edge, plane.across, plane.down))
+        projections.append(Picture("projection", seen, png_uri(total), shadow, plane.across, plane.down))
     others = _others(snapshot, box, window, mask)
-    bar_percent, bar_label = scale_bar(window, pixel_size)
     side = f"{window.width} voxels" + (f", {window.width * pixel_size:.0f} Å" if pixel_size else "")
-    return Gallery(slices, projections, others, bar_percent, bar_label, side)
+    return Gallery(slices, projections, others, scale_bar(window, pixel_size), side)
 
 
 def _others(snapshot: Snapshot, box: int, window: Window, mask: Array | None) -> list[Picture]:

@@ -1,4 +1,4 @@
-"""The picture page of `halfmap local-resolution`."""
+"""The page of `halfmap local-resolution`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,28 +6,36 @@ from pathlib import Path
 from typing import Any
 
 from halfmap.report.pages import findings
-from halfmap.report.pages.findings import ORDINARY, Tile, Warned, figure
+from halfmap.report.pages.findings import ORDINARY, Headline, Tile, Warned, figure
 from halfmap.report.pages.methods import LOCAL_RESOLUTION, RANDOMISED, THRESHOLD
 from halfmap.report.pages.page import now, write_page
-from halfmap.report.pictures import curves
 from halfmap.report.pictures.chimerax import Scene, level_of, palette, write_chimerax
 from halfmap.report.pictures.local_cutoff import RESOLUTION, LocalCutoff, local_cutoff
-from halfmap.report.pictures.png import png_uri
-from halfmap.report.pictures.slices import VIEWS, Picture, central, crop, grey_levels, outline, scale_bar, window_around
+from halfmap.report.pictures.run_charts import fsc_chart
+from halfmap.report.pictures.slices import (
+    PLANES,
+    Picture,
+    central,
+    crop,
+    grey_levels,
+    outline,
+    scale_bar,
+    slice_picture,
+    window_around,
+)
 from halfmap.report.pictures.viewer import viewer
 from halfmap.report.record_values import Array, Record, number, plain_value
 
-MANY_COARSEST = 0.2  # of the mask without a measurable resolution: the mask or the window deserves a look
+MANY_COARSEST = 0.2  # share of the mask without a measurable resolution above which mask and window deserve a look
 
 
 @dataclass(frozen=True)
 class LocalResolutionPage:
-    """What the page is drawn from.
+    """The contents of the page.
 
-    record: grid, resolutions and FSC curves by the names that they have in an iteration's record; summary: the content
-    of local_resolution.json; verdict: sentences about the curves; resolution: local resolution in A [z,y,x]; mean: the
-    average of the half maps, filtered for the eye [z,y,x]; mask [z,y,x]. settings, version and command as in
-    `Snapshot`.
+    record: grid, resolutions and FSC curves under their names in an iteration's record; summary: the content of
+    local_resolution.json; resolution: local resolution in A [z,y,x]; mean: the average of the half maps, filtered for
+    display [z,y,x]; mask: [z,y,x]; verdict: sentences about the curves. settings, version and command as in `Snapshot`.
     """
 
     record: Record
@@ -46,14 +54,12 @@ def write_local_resolution_page(folder: Path, shown: LocalResolutionPage) -> Pat
     pixel_size = number(shown.record, "pixel_size")
     cutoff = local_cutoff(shown.resolution, shown.mask, pixel_size, RESOLUTION)
     window = window_around(shown.mask, shown.mask.shape[0])
-    bar_percent, bar_label = scale_bar(window, pixel_size)
-    hero, tiles = _headline(shown, cutoff)
     drawn = viewer(shown.mean, shown.mask, pixel_size, shown.resolution, cutoff)
     contents = {
-        "name": folder.resolve().name, "shown": shown, "written": now(), "hero": hero, "tiles": tiles,
+        "name": folder.resolve().name, "shown": shown, "written": now(), "headline": _headline(shown, cutoff),
         "checks": _checks(shown), "readings": [text for text in shown.verdict if text in ORDINARY],
-        "fsc": curves.fsc_chart([shown.record]), "rows": _rows(shown, cutoff), "bar_percent": bar_percent,
-        "bar_label": bar_label, "cutoff": cutoff, "surface_view": drawn,
+        "fsc": fsc_chart([shown.record]), "rows": _rows(shown, cutoff), "bar": scale_bar(window, pixel_size),
+        "cutoff": cutoff, "surface_view": drawn,
         "settings": findings.setting_rows(shown.settings), "chimerax": palette(cutoff),
         "script": _script(folder, shown, cutoff), "methods": _methods(shown),
         "citations": [LOCAL_RESOLUTION, THRESHOLD, RANDOMISED],
@@ -62,16 +68,15 @@ def write_local_resolution_page(folder: Path, shown: LocalResolutionPage) -> Pat
 
 
 def _rows(shown: LocalResolutionPage, cutoff: LocalCutoff | None) -> list[list[Picture]]:
-    """The three central slices of the map, and below them those in colour."""
+    """A row of the three central slices of the map, and a row of those of local resolution in colour."""
     window = window_around(shown.mask, shown.mask.shape[0])
-    grey = grey_levels([crop(central(shown.mean, axis), window) for _, _, axis in VIEWS])
-    first = [Picture("average of the half maps", f"{plane} slice", png_uri(pixels),
-                     outline(central(shown.mask, axis), window), plane[0], plane[1])
-             for (plane, _, axis), pixels in zip(VIEWS, grey, strict=True)]
+    grey = grey_levels([crop(central(shown.mean, plane.axis), window) for plane in PLANES])
+    first = [slice_picture("average of the half maps", plane, pixels, outline(central(shown.mask, plane.axis), window))
+             for plane, pixels in zip(PLANES, grey, strict=True)]
     return [first, cutoff.slices] if cutoff else [first]
 
 
-def _headline(shown: LocalResolutionPage, cutoff: LocalCutoff | None) -> tuple[Tile, list[Tile]]:
+def _headline(shown: LocalResolutionPage, cutoff: LocalCutoff | None) -> Headline:
     summary = shown.summary
     hero = Tile("Median local resolution", figure(cutoff.median if cutoff else None), "Å",
                 f"inside the mask, local FSC {summary['threshold']:g}")
@@ -86,12 +91,15 @@ def _headline(shown: LocalResolutionPage, cutoff: LocalCutoff | None) -> tuple[T
         Tile("Window", f"{summary['window_A']:.1f}", "Å", f"wide at half its height, every {summary['step_A']:.1f} Å: "
              f"{findings.grouped(summary['windows'])} windows"),
     ]  # fmt: skip
-    return hero, tiles
+    return Headline(hero, tiles)
 
 
 def _script(folder: Path, shown: LocalResolutionPage, cutoff: LocalCutoff | None) -> str:
-    """Writes the ChimeraX script that colours the sharpened map of the run, its map or the first half map, and returns
-    its name; empty where there is none of them."""
+    """Write the ChimeraX script that colours a map by local resolution, and return its name.
+
+    The map is the sharpened map of the run, else its map, else the first half map. Without any of them no script is
+    written, and the name is empty.
+    """
     given = {name: Path(str(path)) for name in ("run", "half1") if (path := plain_value(shown.settings, name))}
     run = given.get("run")
     maps = [run / "postprocess" / "map_sharpened.mrc", run / "map.mrc"] if run else []

@@ -1,4 +1,4 @@
-"""A paragraph for a methods section, and what to cite."""
+"""Papers to cite, and the paragraph for a methods section of a refinement and of filtered half maps."""
 
 import re
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from halfmap.report.record_values import Record, number
 
 @dataclass(frozen=True)
 class Citation:
-    """A reference with the reason to cite it."""
+    """A paper, and the reason to cite it (role)."""
 
     role: str
     authors: str
@@ -22,7 +22,7 @@ class Citation:
 
     @property
     def short(self) -> str:
-        """As it stands in running text: Punjani et al. 2020."""
+        """The form for running text: Punjani et al. 2020."""
         names = self.authors.rstrip(".").split(", ")
         year = re.search(r"\((\d{4})\)", self.source)
         family = names[0].rsplit(" ", 1)[0] + {1: "", 2: " & " + names[-1].rsplit(" ", 1)[0]}.get(len(names), " et al.")
@@ -96,16 +96,16 @@ LOCAL_RESOLUTION = Citation(
     "10.1016/j.jsb.2013.08.002",
 )
 
-# The papers that the program is built around are named by every run.
+# Every run names the papers that the program is built around.
 IDEAS = {"nonuniform": NONUNIFORM, "sparse_smooth": SPARSE_SMOOTH}
 KNOWN = {citation.doi: citation for citation in (*IDEAS.values(), BAYESIAN, CISTEM, LOCAL_FSC, SIDESPLITTER)}
 UNUSED = " (not used in this run)"
 
 
 def citations(settings: Mapping[str, Any], version: str, citing: str, randomised: bool) -> list[Citation]:
-    """What a run with these settings calls for: Halfmap, the paper behind its regulariser, and those of its FSC.
+    """What to cite for a run with these settings: Halfmap, the paper of its regulariser, and those of its FSC.
 
-    citing: as in `Snapshot`; randomised: whether phases were randomised.
+    citing: as in `Snapshot`; randomised: phases were randomised to correct the masked FSC.
     """
     title = "open cryo-EM refinement with a choice of regularisers,"
     program = Citation("Refinement", "Halfmap", title, version or "version not recorded", "")
@@ -117,7 +117,7 @@ def citations(settings: Mapping[str, Any], version: str, citing: str, randomised
 
 
 def _method_paper(settings: Mapping[str, Any], citing: str) -> Citation | None:
-    """The paper behind the regulariser in the settings; None where the regulariser or its paper is not recorded."""
+    """The paper of the regulariser in the settings; None if the regulariser or its paper is not recorded."""
     name = regulariser_name(settings)
     found = re.search(rf"(?:^|; ){re.escape(name)}: (.+?), doi:(\S+?)(?:; |$)", citing) if name else None
     if found is None:
@@ -126,7 +126,7 @@ def _method_paper(settings: Mapping[str, Any], citing: str) -> Citation | None:
 
 
 def _cited(settings: Mapping[str, Any], citing: str) -> str:
-    """The regulariser with its paper, in words; empty where it is not recorded."""
+    """The regulariser with its paper, in words; empty if it is not recorded."""
     name, paper = regulariser_name(settings), _method_paper(settings, citing)
     if not name:
         return ""
@@ -134,7 +134,7 @@ def _cited(settings: Mapping[str, Any], citing: str) -> str:
 
 
 def methods_text(snapshot: Snapshot) -> str:
-    """One paragraph with the facts of the run, ready to be edited into a methods section."""
+    """One paragraph about a refinement, to be edited into a methods section; empty without records."""
     if not snapshot.records:
         return ""
     last = snapshot.records[-1]
@@ -156,7 +156,10 @@ def methods_text(snapshot: Snapshot) -> str:
 
 
 def _strengths(chosen: Any) -> str:
-    """What a method that chooses its strengths ended with, in words; empty where it took those given."""
+    """The strengths that a regulariser chose by itself, in words; empty if it took those given.
+
+    chosen: the record's field `regulariser`.
+    """
     found = chosen.get("strength") if isinstance(chosen, dict) else None
     if not found or all(factor == 1 for half in found for factor in half):
         return ""
@@ -165,7 +168,7 @@ def _strengths(chosen: Any) -> str:
 
 
 def filtering_text(record: Record, settings: Mapping[str, Any], version: str, citing: str) -> str:
-    """The same for two half maps that were filtered outside any refinement."""
+    """One paragraph about two half maps that were filtered outside a refinement."""
     box, pixel = number(record, "box"), number(record, "pixel_size")
     resolution, half = number(record, "resolution_A"), number(record, "resolution_05_A")
     size = f"{box:.0f} × {box:.0f} × {box:.0f} voxels of {pixel:.4g} Å"

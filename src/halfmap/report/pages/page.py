@@ -1,4 +1,4 @@
-"""One page: a template filled in, written whole or not at all."""
+"""Writes one page: fills in its template and writes the file whole or not at all."""
 
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -14,7 +14,10 @@ TEMPLATES = Path(__file__).parents[1] / "templates"
 
 
 def write_page(folder: Path, template: str, contents: dict[str, Any], name: str = "report.html") -> Path:
-    """Write FOLDER/NAME from one of the templates, in a single step."""
+    """Fill in a template and write it to FOLDER/NAME in a single step; return the path.
+
+    contents: what the template shows, by name.
+    """
     target = folder / name
     text = _environment().get_template(template).render(**contents)
     with replaced_atomically(target) as waiting:
@@ -33,5 +36,5 @@ def _environment() -> jinja2.Environment:
 
 
 def now() -> str:
-    """The time of writing, for the page's head."""
+    """The local time of writing for the head of a page, as 2031-02-03 04:05."""
     return datetime.now(UTC).astimezone().strftime("%Y-%m-%d %H:%M")

@@ -1,4 +1,4 @@
-"""The picture page of `halfmap postprocess`: the mean of two half maps before and after sharpening."""
+"""The page of `halfmap postprocess`: the mean of two half maps before and after sharpening."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -6,32 +6,39 @@ from pathlib import Path
 from typing import Any
 
 from halfmap.report.pages import findings
-from halfmap.report.pages.findings import ORDINARY, Tile, Warned, figure
+from halfmap.report.pages.findings import ORDINARY, Headline, Tile, Warned, figure
 from halfmap.report.pages.methods import RANDOMISED, THRESHOLD, Citation
 from halfmap.report.pages.page import now, write_page
-from halfmap.report.pictures import curves
-from halfmap.report.pictures.charts import Axis, Chart, Drawing, Guide, Series, draw, value_axis
+from halfmap.report.pictures.charts import Drawing
 from halfmap.report.pictures.chimerax import Scene, palette, write_chimerax
+from halfmap.report.pictures.guinier_plot import guinier_chart
 from halfmap.report.pictures.local_cutoff import LocalCutoff, local_cutoff
-from halfmap.report.pictures.png import png_uri
-from halfmap.report.pictures.slices import VIEWS, Picture, central, crop, grey_levels, outline, scale_bar, window_around
+from halfmap.report.pictures.run_charts import fsc_chart
+from halfmap.report.pictures.slices import (
+    PLANES,
+    Picture,
+    central,
+    crop,
+    grey_levels,
+    outline,
+    scale_bar,
+    slice_picture,
+    window_around,
+)
 from halfmap.report.pictures.viewer import viewer
 from halfmap.report.record_values import Array, Record, curve, number, plain_value
 
 SHARPENING = replace(THRESHOLD, role="B factor, FSC weighting and resolution at FSC 0.143")
-TICKS = (20.0, 15.0, 12.0, 10.0, 8.0, 7.0, 6.0, 5.0, 4.5, 4.0, 3.5, 3.0, 2.8, 2.5, 2.2, 2.0, 1.8, 1.6, 1.5, 1.2, 1.0)
-GAP = 0.06  # of the axis between ticks
-COARSEST = 20.0  # A: amplitudes beyond are those of the particle's outline and would flatten the plot
 
 
 @dataclass(frozen=True)
 class PostprocessedMaps:
-    """What the page is drawn from.
+    """The contents of the page.
 
-    record: box, pixel size and FSC curves by the names that they have in an iteration's record; summary: the content of
-    postprocess.json; raw, map [z,y,x]: mean of the half maps as given, and sharpened; mask [z,y,x]; local, theta: the
-    sharpened map with its local filter and the cut-off in A [z,y,x], or None. settings, version and command as in
-    `Snapshot`.
+    record: box, pixel size and FSC curves under their names in an iteration's record; summary: the content of
+    postprocess.json; raw, map: mean of the half maps as given, and sharpened [z,y,x]; mask: [z,y,x]; local: the
+    sharpened map, locally filtered [z,y,x], or None; theta: the cut-off of that filter in A [z,y,x], or None. settings,
+    version and command as in `Snapshot`.
     """
 
     record: Record
@@ -47,11 +54,9 @@ class PostprocessedMaps:
 
 
 def write_postprocess_report(folder: Path, shown: PostprocessedMaps) -> Path:
-    """Write FOLDER/postprocess.html, complete in itself, and return its path; InputError where it is refused."""
+    """Write FOLDER/postprocess.html, complete in itself, and return its path. InputError if it cannot be written."""
     pixel_size = number(shown.record, "pixel_size")
     cutoff = local_cutoff(shown.theta, shown.mask, pixel_size)
-    bar_percent, bar_label = scale_bar(window_around(shown.mask, shown.mask.shape[0]), pixel_size)
-    hero, tiles = _headline(shown)
     final = shown.map if shown.local is None else shown.local
     drawn = viewer(final, shown.mask, pixel_size, shown.theta, cutoff)
     if drawn is not None:
@@ -61,16 +66,14 @@ def write_postprocess_report(folder: Path, shown: PostprocessedMaps) -> Path:
         "name": _name(folder.resolve()),
         "shown": shown,
         "written": now(),
-        "hero": hero,
-        "tiles": tiles,
+        "headline": _headline(shown),
         "checks": [Warned(findings.sentence(text), _where(text)) for text in verdict if text not in ORDINARY],
         "readings": [text for text in verdict if text in ORDINARY],
         "fsc": _fsc_chart(shown),
-        "guinier": _guinier_chart(shown.summary),
+        "guinier": guinier_chart(shown.summary),
         "fit": _fit_text(shown.summary),
         "rows": _rows(shown, cutoff),
-        "bar_percent": bar_percent,
-        "bar_label": bar_label,
+        "bar": scale_bar(window_around(shown.mask, shown.mask.shape[0]), pixel_size),
         "cutoff": cutoff,
         "surface_view": drawn,
         "numbers": _numbers(shown.summary),
@@ -82,7 +85,7 @@ def write_postprocess_report(folder: Path, shown: PostprocessedMaps) -> Path:
 
 
 def _script(folder: Path, shown: PostprocessedMaps, level: float, cutoff: LocalCutoff | None) -> None:
-    """The ChimeraX script: the sharpened map, coloured by the cut-off of its local filter, if it has one."""
+    """Write the ChimeraX script: the sharpened map, coloured by the cut-off of its local filter if it has one."""
     run = plain_value(shown.settings, "run")
     theta = folder / "theta.mrc"
     if run and not theta.is_file():
@@ -93,65 +96,23 @@ def _script(folder: Path, shown: PostprocessedMaps, level: float, cutoff: LocalC
 
 
 def _name(folder: Path) -> str:
-    """The folder, with that of the run where its own name says nothing."""
+    """The name of the folder, with that of the run before it if its own name says nothing."""
     return f"{folder.parent.name}/{folder.name}" if folder.name == "postprocess" else folder.name
 
 
 def _where(text: str) -> str:
+    """The part of the page that a sentence of the verdict is about."""
     return "Guinier plot" if "B factor" in text else "FSC"
 
 
-def _guinier_chart(summary: Record) -> Drawing:
-    """ln(amplitude) against 1/d^2 with the fitted line; the axis is named by d."""
-    columns = summary["guinier"]
-    x = columns["inverse_square"]
-    axis = Axis(0.0, x[-1], "resolution (Å), on a scale of 1/d²", "linear", _square_ticks(x[-1]))
-    wanted = [("original", "mean of the half maps", "c1"), ("weighted", _weighted_name(summary), "c2"),
-              ("masked", "the same within the mask", "c6"), ("sharpened", "sharpened", "c5"),
-              ("line", "fitted line", "c4 dashed")]
-    if summary["mtf"]:
-        wanted.insert(1, ("mtf_divided", "divided by the MTF", "c3"))
-    hidden = sum(value < COARSEST**-2 for value in x)  # the coarsest shells
-    found = {key: [None] * hidden + list(columns[key])[hidden:] for key, _, _ in wanted}
-    if found["weighted"] == found["original"] or (summary["mtf"] and found["weighted"] == found["mtf_divided"]):
-        wanted = [row for row in wanted if row[0] != "weighted"]
-    series = [Series(name, found[key], style) for key, name, style in wanted if any(v is not None for v in found[key])]
-    extent = summary["box"] * summary["pixel_size_A"]
-    titles = [f"{extent / s:.2f} Å · shell {s}" if s else "shell 0" for s in range(len(x))]
-    guides = []
-    corrected = summary["resolution_A"]["corrected"]["0.143"]
-    reach = len(x)
-    if corrected:
-        guides.append(Guide(corrected**-2, f"{corrected:.2f} Å", upright=True))
-        reach = round(1.15 * extent / corrected)
-    if summary["lowpass_A"] and summary["lowpass_A"] != corrected:
-        guides.append(Guide(summary["lowpass_A"] ** -2, f"low-pass {summary['lowpass_A']:.2f} Å", upright=True))
-    y = value_axis([s.values[:reach] for s in series], "ln(amplitude)")
-    positions = [value / x[-1] for value in x]
-    return draw(Chart("Guinier plot", axis, y, positions, titles, series, guides=guides, size="tall"))
-
-
-def _weighted_name(summary: Record) -> str:
-    return "FSC-weighted" if summary["fsc_weighted"] else "not weighted"
-
-
-def _square_ticks(highest: float) -> tuple[tuple[float, str], ...]:
-    """Round resolutions at 1/d^2, far enough apart, up to the highest 1/d^2; fine ones have the room."""
-    chosen: list[float] = []
-    for d in reversed(TICKS):
-        if d**-2 <= highest and all(abs(d**-2 - other**-2) >= GAP * highest for other in chosen):
-            chosen.append(d)
-    return tuple((d**-2, f"{d:g}") for d in chosen)
-
-
 def _fsc_chart(shown: PostprocessedMaps) -> Drawing | None:
-    """The five curves, with the resolution marked on the corrected one."""
+    """The five FSC curves, with the resolution marked on the unmasked one."""
     found = shown.summary["resolution_A"]
     marked = {"resolution_A": found["unmasked"]["0.143"], "resolution_05_A": found["unmasked"]["0.5"]}
-    return curves.fsc_chart([{**shown.record, **marked}])
+    return fsc_chart([{**shown.record, **marked}])
 
 
-def _headline(shown: PostprocessedMaps) -> tuple[Tile, list[Tile]]:
+def _headline(shown: PostprocessedMaps) -> Headline:
     summary = shown.summary
     found = summary["resolution_A"]
     nyquist = 2 * summary["pixel_size_A"]
@@ -173,21 +134,22 @@ def _headline(shown: PostprocessedMaps) -> tuple[Tile, list[Tile]]:
         Tile("Mask", f"{100 * volume:.1f}", "%", f"of the box, {mask}"),
         Tile("Box", f"{summary['box']:.0f}", "px", f"of {summary['pixel_size_A']:.4g} Å"),
     ]  # fmt: skip
-    return hero, tiles
+    return Headline(hero, tiles)
 
 
 def _rows(shown: PostprocessedMaps, cutoff: LocalCutoff | None) -> list[list[Picture]]:
-    """Of every central slice the mean of the half maps, the sharpened map in its mask and, if made, the local one."""
+    """A row for each central slice: the mean of the half maps, the sharpened map within its mask and, if there is one,
+    the locally filtered map; and a row of the local cut-off, if there is one."""
     window = window_around(shown.mask, shown.mask.shape[0])
     volumes = {"mean of half maps": shown.raw, "sharpened": shown.map * shown.mask}
     if shown.local is not None:
         volumes["locally filtered"] = shown.local * shown.mask
-    greys = [grey_levels([crop(central(volume, axis), window) for _, _, axis in VIEWS]) for volume in volumes.values()]
+    greys = [grey_levels([crop(central(volume, plane.axis), window) for plane in PLANES])
+             for volume in volumes.values()]
     rows = []
-    for view, (plane, _, axis) in enumerate(VIEWS):
-        edge = outline(central(shown.mask, axis), window)
-        rows.append([Picture(title, f"{plane} slice", png_uri(grey[view]), edge, plane[0], plane[1])
-                     for title, grey in zip(volumes, greys, strict=True)])
+    for i, plane in enumerate(PLANES):
+        edge = outline(central(shown.mask, plane.axis), window)
+        rows.append([slice_picture(title, plane, grey[i], edge) for title, grey in zip(volumes, greys, strict=True)])
     if cutoff:
         rows.append(cutoff.slices)
     return rows
@@ -207,14 +169,22 @@ def _fit_text(summary: Record) -> str:
     )
 
 
-def _numbers(summary: Record) -> list[tuple[str, str, str]]:
-    """Rows of the table of resolutions: curve, at 0.143, at 0.5."""
+@dataclass(frozen=True)
+class ResolutionRow:
+    """A row of the table of resolutions (A): the name of an FSC curve, and where it falls to 0.143 and to 0.5."""
+
+    curve: str
+    gold: str
+    half: str
+
+
+def _numbers(summary: Record) -> list[ResolutionRow]:
     nyquist = f"< {2 * summary['pixel_size_A']:.2f}"
     rows = []
     for name in ("unmasked", "spherical", "masked", "corrected"):
         at = summary["resolution_A"][name]
         gold, half = (nyquist if at[t] is None else f"{at[t]:.2f}" for t in ("0.143", "0.5"))
-        rows.append((name, gold, half))
+        rows.append(ResolutionRow(name, gold, half))
     return rows
 
 

@@ -1,4 +1,4 @@
-"""The page of a refinement, RUN/report.html."""
+"""The page of a refinement (`halfmap refine`), RUN/report.html."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,22 +12,21 @@ from halfmap.report.pages.gallery import gallery
 from halfmap.report.pages.methods import citations, methods_text
 from halfmap.report.pages.page import now, write_page
 from halfmap.report.pages.snapshot import Snapshot
-from halfmap.report.pictures import curves
+from halfmap.report.pictures import run_charts as charts
 from halfmap.report.pictures.chimerax import Scene, palette, write_chimerax
 from halfmap.report.pictures.local_cutoff import LocalCutoff, local_cutoff
 from halfmap.report.pictures.sphere import Sphere, view_sphere
 from halfmap.report.pictures.viewer import Viewer, viewer
 from halfmap.report.record_values import number
 
-THIN_COVERAGE = 0.2
+THIN_COVERAGE = 0.2  # Fourier coverage of the worst direction below which the page warns
 
 
 def write_report(run: Path, snapshot: Snapshot) -> Path:
-    """Write RUN/report.html from the snapshot, and RUN/map.cxc once it is finished; returns the page's path.
+    """Write RUN/report.html, and RUN/map.cxc once the run is finished; return the path of the page.
 
-    The file is complete in itself (style, script and pictures inside, nothing fetched) and replaces the old
-    one in a single step, so that a browser never sees half a page. Raises InputError where the folder
-    refuses it.
+    The page is complete in itself: style, script and pictures are inside, and nothing is fetched. It replaces the old
+    one in a single step, so that a browser never sees half a page. Raises InputError if it cannot be written.
     """
     run = Path(run)
     contents = _contents(run, snapshot)
@@ -39,11 +38,10 @@ def write_report(run: Path, snapshot: Snapshot) -> Path:
 
 
 def _contents(run: Path, snapshot: Snapshot) -> dict[str, Any]:
-    """Everything the template shows. A part that cannot be drawn is None."""
+    """Everything that the template shows. A part that cannot be drawn is None."""
     records = snapshot.records
     last = records[-1] if records else {}
-    hero, tiles = findings.headline(snapshot)
-    noise, groups = curves.noise_chart(last)
+    noise, groups = charts.noise_chart(last)
     sphere = _sphere(snapshot)
     checks = findings.curve_checks(last) + _coverage_check(sphere)
     pixel_size = number(last, "pixel_size")
@@ -53,23 +51,22 @@ def _contents(run: Path, snapshot: Snapshot) -> dict[str, Any]:
         "snapshot": _without_arrays(snapshot),
         "filtered_locally": snapshot.theta is not None,
         "written": now(),
-        "hero": hero,
-        "tiles": tiles,
+        "headline": findings.headline(snapshot),
         "warnings": findings.warnings(records),
         "checks": checks,
         "readings": [text for text in findings.verdict(last) if text in findings.ORDINARY],
-        "fsc": curves.fsc_chart(records) if records else None,
-        "resolution": curves.resolution_chart(records) if records else None,
-        "poses": curves.pose_charts(records) if records else [],
-        "posterior": curves.posterior_charts(records) if records else [],
+        "fsc": charts.fsc_chart(records) if records else None,
+        "resolution": charts.resolution_chart(records) if records else None,
+        "poses": charts.pose_charts(records) if records else [],
+        "posterior": charts.posterior_charts(records) if records else [],
         "gallery": gallery(snapshot, pixel_size),
         "surface_view": _surface(snapshot, pixel_size, cutoff),
         "cutoff": cutoff,
         "sphere": sphere,
         "noise": noise,
         "noise_groups": groups,
-        "time": curves.time_chart(records) if records else None,
-        "columns": [(name, unit) for name, unit, _ in TABLE],
+        "time": charts.time_chart(records) if records else None,
+        "columns": TABLE,
         "rows": findings.iteration_rows(records),
         "settings": findings.setting_rows(snapshot.settings),
         "methods": methods_text(snapshot),
@@ -81,8 +78,11 @@ def _contents(run: Path, snapshot: Snapshot) -> dict[str, Any]:
 
 
 def _without_arrays(snapshot: Snapshot) -> Snapshot:
-    """The rest of it: what a template is given stands in cycles of references afterwards, and a map among it would fill
-    memory until the garbage collector comes by."""
+    """The snapshot without its arrays.
+
+    After rendering, the contents of a template stand in cycles of references. A map among them would fill memory until
+    the garbage collector runs.
+    """
     return replace(snapshot, map=None, half1=None, half2=None, mask=None, reference=None, theta=None, directions=None,
                    weights=None)
 
@@ -95,7 +95,7 @@ def _sphere(snapshot: Snapshot) -> Sphere | None:
 
 
 def _surface(snapshot: Snapshot, pixel_size: float | None, cutoff: LocalCutoff | None) -> Viewer | None:
-    """The surface of a finished map: while a run goes on, drawing it after every iteration would hold it up."""
+    """The surface of a finished map. While a run goes on, drawing it after every iteration would hold the run up."""
     if not snapshot.finished:
         return None
     return viewer(snapshot.map, snapshot.mask, pixel_size, snapshot.theta, cutoff)

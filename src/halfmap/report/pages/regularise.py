@@ -1,4 +1,4 @@
-"""The picture page of `halfmap regularise`: two half maps before and after a regulariser."""
+"""The page of `halfmap regularise`: two half maps before and after a regulariser."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,24 +6,33 @@ from pathlib import Path
 from typing import Any
 
 from halfmap.report.pages import findings
-from halfmap.report.pages.findings import ORDINARY, Tile, Warned, figure, regulariser_name
+from halfmap.report.pages.findings import ORDINARY, Headline, Tile, Warned, figure, regulariser_name
 from halfmap.report.pages.methods import citations, filtering_text
 from halfmap.report.pages.page import now, write_page
-from halfmap.report.pictures import curves
 from halfmap.report.pictures.local_cutoff import LocalCutoff, local_cutoff
-from halfmap.report.pictures.png import png_uri
-from halfmap.report.pictures.slices import VIEWS, Picture, central, crop, grey_levels, outline, scale_bar, window_around
-from halfmap.report.record_values import Array, Record, curve, number
+from halfmap.report.pictures.run_charts import fsc_chart
+from halfmap.report.pictures.slices import (
+    PLANES,
+    Picture,
+    central,
+    crop,
+    grey_levels,
+    outline,
+    scale_bar,
+    slice_picture,
+    window_around,
+)
+from halfmap.report.record_values import Array, Record, crossing, curve, number
 
 
 @dataclass(frozen=True)
 class FilteredPair:
-    """What the page is drawn from.
+    """The contents of the page.
 
-    record: grid, resolutions and FSC curves by the names that they have in an iteration's record; verdict: sentences
-    about the curves; raw, map [z,y,x]: average of the half maps as given, and filtered; mask [z,y,x]; theta: local
-    cut-off in A [z,y,x], or None. crosses: what the method carries across in a refinement; note: what holds here
-    instead. settings, version, command and citing as in `Snapshot`.
+    record: grid, resolutions and FSC curves under their names in an iteration's record; raw, map: average of the half
+    maps as given, and filtered [z,y,x]; mask: [z,y,x]; theta: local cut-off in A [z,y,x], or None; crosses: what
+    crosses between half sets in a refinement with this method; note: what holds here instead; verdict: sentences about
+    the curves. settings, version, command and citing as in `Snapshot`.
     """
 
     record: Record
@@ -41,24 +50,20 @@ class FilteredPair:
 
 
 def write_filtered_report(folder: Path, shown: FilteredPair) -> Path:
-    """Write FOLDER/report.html, complete in itself, and return its path; InputError where the folder refuses it."""
+    """Write FOLDER/report.html, complete in itself, and return its path. InputError if it cannot be written."""
     pixel_size = number(shown.record, "pixel_size")
     cutoff = local_cutoff(shown.theta, shown.mask, pixel_size)
     window = window_around(shown.mask, shown.mask.shape[0])
-    bar_percent, bar_label = scale_bar(window, pixel_size)
-    hero, tiles = _headline(shown, cutoff)
     contents = {
         "name": folder.resolve().name,
         "shown": shown,
         "written": now(),
-        "hero": hero,
-        "tiles": tiles,
+        "headline": _headline(shown, cutoff),
         "checks": [Warned(findings.sentence(text), "FSC") for text in shown.verdict if text not in ORDINARY],
         "readings": [text for text in shown.verdict if text in ORDINARY],
-        "fsc": curves.fsc_chart([shown.record]),
+        "fsc": fsc_chart([shown.record]),
         "rows": _rows(shown, cutoff),
-        "bar_percent": bar_percent,
-        "bar_label": bar_label,
+        "bar": scale_bar(window, pixel_size),
         "cutoff": cutoff,
         "settings": findings.setting_rows(shown.settings),
         "methods": filtering_text(shown.record, shown.settings, shown.version, shown.citing),
@@ -68,24 +73,24 @@ def write_filtered_report(folder: Path, shown: FilteredPair) -> Path:
 
 
 def _rows(shown: FilteredPair, cutoff: LocalCutoff | None) -> list[list[Picture]]:
-    """Of every central slice the raw average, the filtered one and, if there is one, the local cut-off."""
+    """A row for each central slice: the raw average, the filtered one and, if there is one, the local cut-off."""
     window = window_around(shown.mask, shown.mask.shape[0])
-    pairs = [[crop(central(volume, axis), window) for volume in (shown.raw, shown.map)] for _, _, axis in VIEWS]
-    # One scale of grey for a map's three slices; noise makes the raw map's range the wider one.
+    pairs = [[crop(central(volume, plane.axis), window) for volume in (shown.raw, shown.map)] for plane in PLANES]
+    # Each map has one scale of grey for its three slices, because noise makes the range of the raw map wider.
     raw, filtered = (grey_levels([pair[i] for pair in pairs]) for i in range(2))
     rows = []
-    for view, (plane, _, axis) in enumerate(VIEWS):
-        edge = outline(central(shown.mask, axis), window)
-        row = [Picture(title, f"{plane} slice", png_uri(grey[view]), edge, plane[0], plane[1])
-               for title, grey in (("raw average", raw), ("filtered", filtered))]
-        rows.append(row + ([cutoff.slices[view]] if cutoff else []))
+    for i, plane in enumerate(PLANES):
+        edge = outline(central(shown.mask, plane.axis), window)
+        row = [slice_picture(title, plane, grey[i], edge) for title, grey in (("raw average", raw),
+                                                                              ("filtered", filtered))]
+        rows.append(row + ([cutoff.slices[i]] if cutoff else []))
     return rows
 
 
-def _headline(shown: FilteredPair, cutoff: LocalCutoff | None) -> tuple[Tile, list[Tile]]:
+def _headline(shown: FilteredPair, cutoff: LocalCutoff | None) -> Headline:
     record = shown.record
     hero = Tile("Resolution", figure(number(record, "resolution_A")), "Å", "unmasked half maps, FSC 0.143")
-    corrected = curves.crossing(record, curve(record, "fsc_corrected"), 0.143)
+    corrected = crossing(record, curve(record, "fsc_corrected"), 0.143)
     box, pixel = number(record, "box"), number(record, "pixel_size")
     tiles = [
         Tile("At FSC 0.5", figure(number(record, "resolution_05_A")), "Å", "unmasked half maps"),
@@ -98,4 +103,4 @@ def _headline(shown: FilteredPair, cutoff: LocalCutoff | None) -> tuple[Tile, li
         tiles.append(Tile("Local cut-off", f"{cutoff.median:.1f}", "Å", f"median inside the mask; {span}"))
     note = shown.note[:1].upper() + shown.note[1:] + "." if shown.note else ""
     tiles.append(Tile("Crosses between halves in refinement", shown.crosses, "", note))
-    return hero, tiles
+    return Headline(hero, tiles)

@@ -1,4 +1,4 @@
-"""The page of `halfmap reslog`: resolution against the number of particles, with lines and B factors."""
+"""The page of `halfmap reslog`: resolution against the number of particles, with fitted lines and B factors."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,10 +8,10 @@ from typing import Any
 from markupsafe import Markup
 
 from halfmap.report.pages import findings
-from halfmap.report.pages.findings import Tile, Warned, figure, grouped
+from halfmap.report.pages.findings import Headline, Tile, Warned, figure, grouped
 from halfmap.report.pages.methods import RANDOMISED, THRESHOLD, Citation
 from halfmap.report.pages.page import now, write_page
-from halfmap.report.pictures.reslog_plot import Plotted, Point, reslog_svg, write_reslog_svg
+from halfmap.report.pictures.reslog_plot import FittedLine, Plotted, Point, reslog_svg, write_reslog_svg
 from halfmap.report.record_values import Record
 
 RESLOG = Citation(
@@ -28,7 +28,7 @@ TITLES = {"corrected": "Within the mask, corrected", "unmasked": "Unmasked"}
 
 @dataclass(frozen=True)
 class ResLogPage:
-    """What the page is drawn from: the content of reslog.json; settings and version as in `Snapshot`."""
+    """The contents of the page. summary: the content of reslog.json; settings and version as in `Snapshot`."""
 
     summary: Record
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -36,19 +36,20 @@ class ResLogPage:
 
     @property
     def command(self) -> str:
-        """The command that repeats this."""
+        """The command line that repeats this."""
         return str(self.summary["command"])
 
 
 def write_reslog_page(folder: Path, shown: ResLogPage) -> Path:
-    """Write FOLDER/reslog.svg and FOLDER/reslog.html, complete in itself; returns the page's path. InputError where the
-    folder refuses them."""
+    """Write FOLDER/reslog.svg and FOLDER/reslog.html, complete in itself; return the path of the page.
+
+    Raises InputError if they cannot be written.
+    """
     summary = shown.summary
     panels = {title: _plotted(summary, measure) for measure, title in TITLES.items()}
     write_reslog_svg(folder / "reslog.svg", panels, f"Poses {summary['poses']}; FSC {summary['threshold']}")
-    hero, tiles = _headline(summary)
     contents = {
-        "name": _name(folder.resolve()), "shown": shown, "written": now(), "hero": hero, "tiles": tiles,
+        "name": _name(folder.resolve()), "shown": shown, "written": now(), "headline": _headline(summary),
         "checks": [Warned(findings.sentence(text), where) for where, text in summary["notes"]],
         "caution": findings.sentence(summary["caution"]),
         "plots": {measure: Markup(reslog_svg({"": _plotted(summary, measure)}, standalone=False))
@@ -61,32 +62,31 @@ def write_reslog_page(folder: Path, shown: ResLogPage) -> Path:
 
 
 def _name(folder: Path) -> str:
-    """The folder, with that of the run where its own name says nothing."""
+    """The name of the folder, with that of the run before it if its own name says nothing."""
     return f"{folder.parent.name}/{folder.name}" if folder.name.startswith("reslog") else folder.name
 
 
 def _plotted(summary: Record, measure: str) -> list[Plotted]:
-    """All curves of a measure, their B factors beside their names; bars are standard deviations of a draw."""
+    """All curves by one measure, with their B factors as notes. Bars are standard deviations of one subset."""
     curves = []
     for one in summary["curves"]:
         found, line = one[measure], one[measure]["line"]
         points = [Point(p["particles"], p["inverse_square"], p["inverse_square"] - (p["spread_inverse_square"] or 0.0),
                         p["inverse_square"] + (p["spread_inverse_square"] or 0.0)) for p in found["points"]]
-        ends = None
-        if line is not None:
-            ends = ((line["fewest"], line["ends"][0]), (line["most"], line["ends"][1]))
+        fitted = None if line is None else FittedLine(line["fewest"], line["most"], *line["ends"])
         said = f"B {_bfactor(line)} Å²" if line and line["bfactor_A2"] else "no B factor"
-        curves.append(Plotted(one["name"], points, ends, said))
+        curves.append(Plotted(one["name"], points, fitted, said))
     return curves
 
 
 def _bfactor(line: Record | None) -> str:
+    """The B factor of a line with its standard error; an en dash if there is none."""
     if line is None or line["bfactor_A2"] is None:
         return "–"
     return f"{line['bfactor_A2']:.0f} ± {line['bfactor_error_A2']:.0f}"
 
 
-def _headline(summary: Record) -> tuple[Tile, list[Tile]]:
+def _headline(summary: Record) -> Headline:
     first = summary["curves"][0]
     line = first["corrected"]["line"]
     value = line["bfactor_A2"] if line else None
@@ -106,10 +106,11 @@ def _headline(summary: Record) -> tuple[Tile, list[Tile]]:
                           f"as many particles for {more['resolution_A']:.2f} Å, if the line of {first['name']} goes "
                           f"on: {_range(more)}"))
     poses = "kept from all particles" if summary["poses"] == "fixed" else "refined for each subset"
-    return hero, [*tiles, Tile("Poses", poses, "", "see below what that means")]
+    return Headline(hero, [*tiles, Tile("Poses", poses, "", "see below what that means")])
 
 
 def _range(more: Record) -> str:
+    """How many times more particles an extrapolation says, within its standard error."""
     high = f"{more['times_high']:.3g}" if more["times_high"] else "any number"
     return f"{more['times_low']:.3g} to {high} within its standard error"
 
@@ -120,32 +121,33 @@ def _comparison(row: Record) -> str:
             f"{grouped(round(row['particles']))} of its {grouped(row['of'])} particles (interpolated).")
 
 
-def _lines(summary: Record) -> list[tuple[str, ...]]:
-    """Rows of the table of lines: curve, FSC, slope, B, points, 1 A better."""
-    rows: list[tuple[str, ...]] = []
+def _lines(summary: Record) -> list[list[str]]:
+    """Rows of the table of lines: curve, FSC, slope, B factor, range of particles, particles for 1 A better."""
+    rows: list[list[str]] = []
     for one in summary["curves"]:
         for measure, title in TITLES.items():
             line, more = one[measure]["line"], one[measure]["one_A_better"]
             slope = "–" if line is None else f"{1e3 * line['slope']:.2f} ± {1e3 * line['slope_error']:.2f}"
             span = "–" if line is None else f"{grouped(line['fewest'])} to {grouped(line['most'])}"
             further = "–" if more is None else f"{more['resolution_A']:.2f} Å: × {more['times']:.3g} ({_range(more)})"
-            rows.append((one["name"], title.lower(), slope, _bfactor(line), span, further))
+            rows.append([one["name"], title.lower(), slope, _bfactor(line), span, further])
     return rows
 
 
-def _points(summary: Record) -> list[tuple[str, ...]]:
-    """Rows of the table of points: curve, particles, subsets, resolution in both ways."""
-    rows: list[tuple[str, ...]] = []
+def _points(summary: Record) -> list[list[str]]:
+    """Rows of the table of points: curve, particles, subsets, resolution by both measures."""
+    rows: list[list[str]] = []
     for one in summary["curves"]:
         found = {measure: {p["particles"]: p for p in one[measure]["points"]} for measure in TITLES}
         for n in sorted({n for points in found.values() for n in points}, reverse=True):
             seen = [found[measure].get(n) for measure in TITLES]
             draws = max(len(p["draws_A"]) for p in seen if p)
-            rows.append((one["name"], grouped(n), str(draws), *(_resolution(p) for p in seen)))
+            rows.append([one["name"], grouped(n), str(draws), *(_resolution(p) for p in seen)])
     return rows
 
 
 def _resolution(point: Record | None) -> str:
+    """The resolution (A) of a point with its spread; an en dash if there is none."""
     if point is None:
         return "–"
     spread = point["spread_A"]

@@ -1,4 +1,4 @@
-"""Rebuilds the report from a run folder alone."""
+"""The page of `halfmap report`: that of a refinement, rebuilt from its run folder alone."""
 
 import re
 import tomllib
@@ -27,9 +27,9 @@ UNIT = re.compile(r" \[([^\]]+)\]")
 def report_from_run(run: Path, citing: str = "") -> Path:
     """Write RUN/report.html from iterations.jsonl, settings.toml, the maps, particles.star and log.txt.
 
-    citing: as in `Snapshot`. Of a map or STAR file that is missing or cannot be read, the section says so. Raises
-    InputError when the folder is not that of a refinement, or settings.toml or a line of iterations.jsonl before the
-    last is damaged.
+    Returns its path. citing: as in `Snapshot`. If a map or STAR file is missing or cannot be read, its section says so.
+    Raises InputError if the folder is not that of a refinement, or if settings.toml or a line of iterations.jsonl
+    before the last is damaged.
     """
     run = Path(run)
     if not run.is_dir():
@@ -64,9 +64,9 @@ def report_from_run(run: Path, citing: str = "") -> Path:
 
 
 def read_records(path: Path) -> list[outputs.Record]:
-    """Iteration records in order; the last one of each iteration counts (a resumed run repeats some).
+    """Iteration records in order. Of several records of one iteration the last counts (a resumed run repeats some).
 
-    A last line cut short by a crash is left out. Raises InputError for a damaged line before that.
+    A last line that a crash cut short is left out. Raises InputError for a damaged line before it.
     """
     kept: dict[float, outputs.Record] = {}
     for row, record in enumerate(outputs.read_records(path, cut_short=True), start=1):
@@ -76,10 +76,10 @@ def read_records(path: Path) -> list[outputs.Record]:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Settings as name -> (value, unit, meaning), the latter two from the comment above each line.
+    """Settings as name -> (value, unit, meaning), with unit and meaning from the comment above each line.
 
-    A setting without a value stands in the file as a comment, `# name =   # what holds instead`, and is read
-    as that text. Raises InputError for a file that is not TOML.
+    A setting without a value is a comment in the file, `# name =   # what holds instead`. It is read as the text of
+    what holds instead. Raises InputError for a file that is not TOML.
     """
     if not path.is_file():
         return {}
@@ -107,13 +107,13 @@ def _map(path: Path) -> Array | None:
 
 
 def _directions(path: Path) -> NDArray[np.float64] | None:
-    """View directions [b,3], the third rows of the rotations (conventions: section 1 of the design)."""
+    """View directions [b,3], the third rows of the rotations; None if the file is missing, damaged or has no poses."""
     table = _optional(read_star, path)
     return None if table is None or table.rotations is None else np.asarray(table.rotations)[:, 2, :]
 
 
 def _optional(read: Callable[[Path], Read], path: Path) -> Read | None:
-    """The file read, or None where it is missing or damaged: the section then says what it lacks."""
+    """Read a file, or return None if it is missing or damaged. Its section then says what it lacks."""
     if not path.is_file():
         return None
     try:

@@ -1,4 +1,4 @@
-"""What the report of a refinement is drawn from: iteration records and the arrays of the latest iteration."""
+"""The contents of a refinement's page: iteration records and the arrays of the latest iteration."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,15 +9,16 @@ from halfmap.report.record_values import Array, Record
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A run as it stands. Every array may be None: its section then says that it is missing.
+    """A run as it stands. Any array may be None. Its section then says that it is missing.
 
-    records: iteration records, oldest first (one JSON object per line of RUN/iterations.jsonl).
-    settings: name -> value, or name -> (value, unit, one-line meaning).
-    map: the joined regularised map [z,y,x]; half1, half2: raw half maps; reference: the regularised
-    reference of one half; mask: values in [0, 1]; theta: local cut-off of the regulariser in A [z,y,x], whose section
-    is left out where there is none. directions: unit view directions [b,3], the third row of
-    each particle's rotation matrix; weights [b], one per direction (all equal when None). citing: what to cite for each
-    regulariser, `method: paper, doi:...; method: ...`. memory: how the run is to hold its data, in words.
+    records: iteration records, oldest first (one JSON object per line of RUN/iterations.jsonl);
+    settings: name -> value, or name -> (value, unit, one-line meaning);
+    map: the joined regularised map [z,y,x]; half1, half2: the raw half maps [z,y,x]; mask: values in [0, 1] [z,y,x];
+    reference: the regularised reference of one half set [z,y,x]; theta: local cut-off of the regulariser in A [z,y,x],
+    or None, and the section is left out; directions: unit view directions [b,3], the third row of each particle's
+    rotation matrix; weights: of the directions [b] (None: all equal); finished: no iteration follows; started: when the
+    run began; version, command: of the program; citing: what to cite for each regulariser, as
+    `method: paper, doi:...; method: ...`; memory: how the run holds its data, in words.
     """
 
     records: Sequence[Record]

@@ -1,1 +1,1 @@
-"""What pages show: charts, surfaces, slices, spheres of views."""
+"""What pages show: charts, slices, surfaces and spheres, and scripts for ChimeraX."""

@@ -1,6 +1,6 @@
-"""ChimeraX scripts beside the maps: `open map.cxc` shows the map as the report does, with what belongs to it at hand.
+"""ChimeraX scripts beside the maps: `open map.cxc` shows a map as the report does and opens its other files hidden.
 
-A script names files relative to its own folder, which ChimeraX makes the current one while it runs.
+A script names files relative to its own folder, because ChimeraX makes that folder the current one while it runs.
 """
 
 import os
@@ -21,8 +21,11 @@ STOPS = 5  # colours named in a palette
 
 @dataclass(frozen=True)
 class Scene:
-    """What a script shows: the map's file, its contour level, the file in A and its colours that paint the surface
-    (None: one colour), and files that are opened hidden. Files are paths from anywhere."""
+    """What a script shows. Files are paths from the current folder or absolute ones.
+
+    map: file of the map; level: its contour level; paint: file of lengths in A that colours the surface (None: one
+    colour); palette: the colours for it; hidden: files that are opened but not shown.
+    """
 
     map: Path
     level: float
@@ -32,7 +35,10 @@ class Scene:
 
 
 def palette(cutoff: LocalCutoff | None) -> str:
-    """The colours of the pictures as a ChimeraX palette, from the finest of nine tenths to the coarsest, in A."""
+    """The colours of the pictures as a ChimeraX palette, empty without a cut-off.
+
+    Its stops, `A,colour`, go from the finest to the coarsest value of nine tenths of the mask.
+    """
     if cutoff is None:
         return ""
     fine, coarse = 1 / cutoff.finest, 1 / cutoff.coarsest
@@ -41,7 +47,10 @@ def palette(cutoff: LocalCutoff | None) -> str:
 
 
 def write_chimerax(path: Path, scene: Scene) -> Path:
-    """Write a .cxc script; files that do not exist are left out. Raises InputError where it cannot be written."""
+    """Write a .cxc script and return its path. Files that do not exist are left out.
+
+    Raises InputError if it cannot be written.
+    """
     paint = scene.paint if scene.paint is not None and scene.paint.is_file() and scene.palette else None
     hidden = [file for file in scene.hidden if file.is_file()]
     files = [scene.map, *([paint] if paint else []), *hidden]
@@ -60,7 +69,10 @@ def write_chimerax(path: Path, scene: Scene) -> Path:
 
 
 def level_of(path: Path, mask: Path | None) -> float:
-    """The contour level recommended for a map's file within a mask's; InputError where one cannot be read."""
+    """The recommended contour level of a map file within a mask file. InputError if a file cannot be read.
+
+    A mask that does not exist, or is not on the grid of the map, is ignored.
+    """
     inside = read_map(mask).data if mask is not None and mask.is_file() else None
     data = read_map(path).data
     return contour_level(data, inside if inside is not None and inside.shape == data.shape else None)

@@ -1,7 +1,7 @@
-"""A colour map for values that have an order: dark violet over blue and green to light yellow, perceptually even.
+"""A perceptually even colour map for ordered values, from dark violet over blue and green to light yellow.
 
-It runs through the OKLab colour space (Ottosson 2020, bottosson.github.io/posts/oklab) at constant speed, so that equal
-steps of the value look like equal steps of colour, and its lightness only rises, so that it also reads in grey.
+It runs through the OKLab colour space (Ottosson 2020, bottosson.github.io/posts/oklab) at constant speed, so equal
+steps of the value look like equal steps of colour. Its lightness only rises, so it also reads in grey.
 """
 
 from functools import lru_cache
@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-# Lightness, chroma and hue (degrees) on the way; all within sRGB. Neither end vanishes on a light or a dark page.
+# Lightness, chroma and hue (degrees) of the corners, all within sRGB. Neither end vanishes on a light or a dark page.
 _PATH = ((0.36, 0.135, 300), (0.44, 0.125, 272), (0.54, 0.105, 240), (0.64, 0.10, 205), (0.74, 0.13, 160),
          (0.83, 0.17, 125), (0.90, 0.165, 103))  # fmt: skip
 _TO_CONE = np.array([[1, 0.3963377774, 0.2158037573], [1, -0.1055613458, -0.0638541728],
@@ -34,12 +34,12 @@ def scale_colours() -> NDArray[np.float64]:
 
 
 def coloured(fraction: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Colours [..,3] in [0, 1] of fractions [..] of the scale; what lies beyond its ends takes the end's colour."""
+    """Colours [..,3] in [0, 1] of fractions [..] of the scale. A fraction beyond an end takes the colour of the end."""
     return scale_colours()[np.rint(255 * np.asarray(fraction).clip(0, 1)).astype(int)]
 
 
 def css_colour(fraction: float) -> str:
-    """The colour of one value for a style sheet."""
+    """The colour of one fraction of the scale for a style sheet, as #rrggbb."""
     return "#" + "".join(f"{round(255 * part):02x}" for part in coloured(np.array(fraction)))
 
 

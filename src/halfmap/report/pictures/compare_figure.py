@@ -1,7 +1,8 @@
-"""The figure of `halfmap compare` as one SVG for a slide or a paper: correlations, pose differences, surfaces, slices.
+"""The figure of `halfmap compare` as one SVG for a slide or a paper: FSC curves, pose differences, surfaces, slices.
 
-White background and plain attributes, so that browsers, vector editors and slide programs draw it alike; a fill is a
-style, because the page's style sheet would win over an attribute. Lengths are in units of the view box, WIDTH across.
+A white background and plain attributes make browsers, vector editors and slide programs draw it alike. A fill is a
+style, because the style sheet of the page would win over an attribute. Lengths are in units of the view box, which is
+WIDTH across.
 """
 
 import math
@@ -11,10 +12,12 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from halfmap.report.pictures.charts import Axis, Chart, Guide, resolution_ticks
+from halfmap.report.pictures.axes import Axis, resolution_ticks
+from halfmap.report.pictures.charts import Chart, Guide
 from halfmap.report.pictures.colours import css_colour
 from halfmap.report.pictures.compare_charts import SHOWN_IN_FIGURE, difference_chart, fsc_chart, style_of, truth_chart
-from halfmap.report.pictures.slices import Picture
+from halfmap.report.pictures.local_cutoff import Scale
+from halfmap.report.pictures.slices import Picture, ScaleBar
 
 WIDTH, MARGIN, GAP = 1200.0, 24.0, 34.0
 PLOT_HEIGHT, TITLE = 250.0, 44.0
@@ -26,15 +29,15 @@ FONT = "font-family=\"'Helvetica Neue', Helvetica, Arial, 'Liberation Sans', san
 
 @dataclass(frozen=True)
 class Shown:
-    """The pictures of a run: surfaces as data URIs, one for every view, and central slices."""
+    """The pictures of a run: surfaces as data URIs, one for each view, and central slices."""
 
     surfaces: Sequence[str]
     slices: Sequence[Picture]
 
 
 @dataclass(frozen=True)
-class Colours:
-    """The scale of local resolution from `coarse` to `fine` (A)."""
+class ResolutionScale:
+    """The ends of the colour scale of local resolution (A)."""
 
     coarse: float
     fine: float
@@ -42,7 +45,7 @@ class Colours:
 
 @dataclass(frozen=True)
 class _Frame:
-    """Where a chart stands."""
+    """The plot area of a chart in the figure."""
 
     left: float
     top: float
@@ -56,8 +59,12 @@ class _Frame:
         return self.top + self.height * (1 - min(max(fraction, 0.0), 1.0))
 
 
-def figure(summary: Mapping[str, Any], shown: Sequence[Shown], colours: Colours, bar: tuple[float, str]) -> Markup:
-    """The figure; bar: length of a scale bar in percent of a slice's side, and its label."""
+def figure(summary: Mapping[str, Any], shown: Sequence[Shown], scale: ResolutionScale, bar: ScaleBar) -> Markup:
+    """The whole figure.
+
+    summary: the content of compare.json; shown: the pictures of each run; scale: of the surfaces' colours; bar: of the
+    slices.
+    """
     charts = [fsc_chart(summary, SHOWN_IN_FIGURE), truth_chart(summary), difference_chart(summary, "angle")]
     letters = iter("abcdefgh")
     drawn, parts = [chart for chart in charts if chart], []
@@ -74,8 +81,8 @@ def figure(summary: Mapping[str, Any], shown: Sequence[Shown], colours: Colours,
     side = (WIDTH - 2 * MARGIN - GAP - 8 * (columns - 1)) / (columns + 2 * columns / 3)
     parts += _surfaces(summary, shown, side, top, next(letters))
     height = top + 2 * side + 70
-    parts.append(_colour_bar(colours, MARGIN, top + 2 * side + 22, columns * side))
-    parts += _slices(summary, shown, side, top, (next(letters), *bar))
+    parts.append(_colour_bar(scale, MARGIN, top + 2 * side + 22, columns * side))
+    parts += _slices(summary, shown, side, top, next(letters), bar)
     return Markup(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH:.0f} {height:.0f}" width="{WIDTH:.0f}" '
         f'height="{height:.0f}" {FONT} font-size="13" fill="{INK}"><title>{_title(summary)}</title>'
@@ -93,23 +100,24 @@ def _text(x: float, y: float, text: str, **style: Any) -> str:
 
 
 def _heading(letter: str, title: str, left: float, top: float) -> str:
+    """The letter and the title of a panel."""
     return (_text(left, top, letter, font_size=20, font_weight=700)
             + _text(left + 24, top, title, font_size=14.5, font_weight=600))
 
 
 def _axes(chart: Chart, frame: _Frame) -> str:
-    """Grid, axes, ticks and their titles."""
+    """Grid, axes, ticks, titles of the axes, and horizontal guides."""
     bottom, right = frame.top + frame.height, frame.left + frame.width
     parts = []
-    for at, label in chart.y.drawn_ticks():
-        y = frame.y(at / 100)
+    for tick in chart.y.drawn_ticks():
+        y = frame.y(tick.percent / 100)
         parts.append(f'<path d="M{frame.left:.1f} {y:.1f}H{right:.1f}" stroke="{PALE}" fill="none"/>')
-        parts.append(_text(frame.left - 8, y + 4.5, label, text_anchor="end", fill=SOFT))
+        parts.append(_text(frame.left - 8, y + 4.5, tick.label, text_anchor="end", fill=SOFT))
     parts.append(f'<path d="M{frame.left:.1f} {frame.top:.1f}V{bottom:.1f}H{right:.1f}" stroke="{LINE}" fill="none"/>')
-    for at, label in chart.x.drawn_ticks():
-        x = frame.x(at / 100)
+    for tick in chart.x.drawn_ticks():
+        x = frame.x(tick.percent / 100)
         parts.append(f'<path d="M{x:.1f} {bottom:.1f}v5" stroke="{LINE}" fill="none"/>')
-        parts.append(_text(x, bottom + 19, label, text_anchor="middle", fill=SOFT))
+        parts.append(_text(x, bottom + 19, tick.label, text_anchor="middle", fill=SOFT))
     parts.append(_text(right, bottom + 40, chart.x.label, text_anchor="end", fill=SOFT))
     if "correlation" not in chart.y.label:
         parts.append(_text(frame.left - 30, frame.top - 9, chart.y.label, fill=SOFT))
@@ -123,6 +131,7 @@ def _guide(chart: Chart, guide: Guide, frame: _Frame) -> str:
 
 
 def _lines(chart: Chart, frame: _Frame) -> str:
+    """Curves, the first series on top, and the marks."""
     parts = []
     for series in reversed(chart.series):
         points = [f"{frame.x(at):.1f} {frame.y(chart.y.fraction(value)):.1f}"
@@ -131,9 +140,10 @@ def _lines(chart: Chart, frame: _Frame) -> str:
         dash = ' stroke-dasharray="6 4" stroke-width="1.6"' if kind else ' stroke-width="2.6"'
         parts.append(f'<path d="M{"L".join(points)}" stroke="{COLOURS[colour]}"{dash} stroke-linejoin="round" '
                      'stroke-linecap="round" fill="none"/>')
-    for x, y, _, style in chart.points:
-        parts.append(f'<circle cx="{frame.x(chart.x.fraction(x)):.1f}" cy="{frame.y(chart.y.fraction(y)):.1f}" r="4.5" '
-                     f'fill="#fff" stroke="{COLOURS[style]}" stroke-width="2.2"/>')
+    for mark in chart.points:
+        x, y = frame.x(chart.x.fraction(mark.x)), frame.y(chart.y.fraction(mark.y))
+        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="#fff" stroke="{COLOURS[mark.style]}" '
+                     'stroke-width="2.2"/>')
     return "".join(parts)
 
 
@@ -157,7 +167,7 @@ def _steps(chart: Chart, frame: _Frame) -> str:
 
 
 def _key(chart: Chart, frame: _Frame, summary: Mapping[str, Any], kinds: bool) -> str:
-    """Names of the runs with their resolution, and which stroke is which curve."""
+    """Names of the runs with their resolutions. kinds: say also which stroke is which curve."""
     right, top, parts = frame.left + frame.width, frame.top + 8, []
     for i, (run, found) in enumerate(zip(summary["runs"], _crossed(chart, summary), strict=True)):
         y = top + 20 * i
@@ -175,13 +185,14 @@ def _key(chart: Chart, frame: _Frame, summary: Mapping[str, Any], kinds: bool) -
 
 
 def _crossed(chart: Chart, summary: Mapping[str, Any]) -> list[float | None]:
+    """The resolution (A) of each run by the curves of the chart."""
     if "truth" in chart.title:
         return [run["truth_resolution_A"] for run in summary["runs"]]
     return [run["resolution_A"]["corrected"]["0.143"] for run in summary["runs"]]
 
 
 def _pose_key(chart: Chart, frame: _Frame, summary: Mapping[str, Any]) -> str:
-    """What the histograms say, beside them."""
+    """Names of the runs with median and outliers of their pose differences, beside the histograms."""
     right, y, parts = frame.left + frame.width, frame.top + 8, []
     for i, run in enumerate(summary["runs"]):
         poses = run["poses"]
@@ -211,7 +222,7 @@ def _picture(uri: str, x: float, y: float, side: float) -> str:
 
 
 def _surfaces(summary: Mapping[str, Any], shown: Sequence[Shown], side: float, top: float, letter: str) -> list[str]:
-    """One column for each run, one row for each view."""
+    """The panel of surfaces, one column for each run, one row for each view."""
     title = f"Maps sharpened alike, surfaces around {_volume(summary['enclosed_volume_A3'])}"
     parts = [_heading(letter, title, MARGIN, top - 34)]
     for i, (run, pictures) in enumerate(zip(summary["runs"], shown, strict=True)):
@@ -223,7 +234,7 @@ def _surfaces(summary: Mapping[str, Any], shown: Sequence[Shown], side: float, t
 
 
 def _turn(x: float, y: float) -> str:
-    """A turn about the upright axis."""
+    """A sign for the quarter turn about the upright axis between the rows of surfaces."""
     return (f'<g stroke="{SOFT}" stroke-width="1.4" fill="none"><path d="M{x:.1f} {y - 15:.1f}v12m0 9v9"/>'
             f'<path d="M{x - 14:.1f} {y - 3:.1f}a14 5.5 0 0 0 28 0"/>'
             f'<path d="M{x + 9.5:.1f} {y:.1f}l4.5 -4.5l4 5"/></g>'
@@ -234,24 +245,24 @@ def _volume(cubic_angstrom: float) -> str:
     return f"{cubic_angstrom / 1000:.0f} nm³"
 
 
-def _colour_bar(colours: Colours, left: float, top: float, width: float) -> str:
-    """Local resolution from coarse to fine, even in 1/d."""
+def _colour_bar(scale: ResolutionScale, left: float, top: float, width: float) -> str:
+    """The colours of local resolution from coarse to fine, even in 1/d."""
     length, height = min(0.62 * width, 340.0), 11.0
     left += (width - length) / 2
     stops = "".join(f'<stop offset="{i / 16:.4f}" stop-color="{css_colour(i / 16)}"/>' for i in range(17))
-    axis = Axis(colours.coarse, colours.fine, "", "inverse", resolution_ticks(colours.coarse, colours.fine, 0.11))
+    axis = Axis(scale.coarse, scale.fine, "", "inverse", resolution_ticks(scale.coarse, scale.fine, 0.11))
     parts = [f'<defs><linearGradient id="scale">{stops}</linearGradient></defs>',
              f'<rect x="{left:.1f}" y="{top:.1f}" width="{length:.1f}" height="{height}" rx="2" fill="url(#scale)"/>']
-    for at, label in axis.drawn_ticks():
-        parts.append(_text(left + length * at / 100, top + height + 15, label, text_anchor="middle", fill=SOFT))
+    for tick in axis.drawn_ticks():
+        x = left + length * tick.percent / 100
+        parts.append(_text(x, top + height + 15, tick.label, text_anchor="middle", fill=SOFT))
     parts.append(_text(left - 10, top + height - 1, "local resolution (Å)", text_anchor="end", fill=SOFT))
     return "".join(parts)
 
 
 def _slices(summary: Mapping[str, Any], shown: Sequence[Shown], side: float, top: float,
-            named: tuple[str, float, str]) -> list[str]:
-    """The central slices, a column for each run, as high as the surfaces; named: letter, scale bar and its label."""
-    letter, percent, label = named
+            letter: str, bar: ScaleBar) -> list[str]:
+    """The panel of central slices, a column for each run, as high as the surfaces."""
     rows = max(len(one.slices) for one in shown)
     inner = (2 * side - 8 * (rows - 1)) / rows
     left = MARGIN + len(shown) * side + GAP
@@ -265,16 +276,16 @@ def _slices(summary: Mapping[str, Any], shown: Sequence[Shown], side: float, top
             parts.append(_picture(picture.uri, x, y, inner))
             if i == 0:
                 parts.append(_text(x + 7, y + 18, picture.across + picture.down, fill="#fff", font_weight=600))
-    if label:
-        length, x, y = inner * percent / 100, left + inner - 10, top + 2 * side - 11
+    if bar.label:
+        length, x, y = inner * bar.percent / 100, left + inner - 10, top + 2 * side - 11
         parts.append(f'<path d="M{x:.1f} {y:.1f}h{-length:.1f}" stroke="#fff" stroke-width="2.5" fill="none"/>')
-        parts.append(_text(x - length / 2, y - 6, label, text_anchor="middle", fill="#fff", font_size=12.5))
+        parts.append(_text(x - length / 2, y - 6, bar.label, text_anchor="middle", fill="#fff", font_size=12.5))
     return parts
 
 
-def scale_ends(frequencies: Sequence[tuple[float, float]]) -> Colours:
-    """One scale for runs whose local resolution lies between these frequencies (lowest, highest; 1/A)."""
-    low, high = min(pair[0] for pair in frequencies), max(pair[1] for pair in frequencies)
+def common_scale(ranges: Sequence[Scale]) -> ResolutionScale:
+    """One scale for runs whose local resolution lies in these ranges of spatial frequency."""
+    low, high = min(one.lo for one in ranges), max(one.hi for one in ranges)
     if not math.isfinite(low + high) or high - low < 0.02 * high:
         low, high = 0.98 * low, 1.02 * high
-    return Colours(1 / low, 1 / high)
+    return ResolutionScale(1 / low, 1 / high)

@@ -1,8 +1,8 @@
-"""A resolution that differs from place to place: slices in colour, and how much of the molecule has which.
+"""Pictures of a resolution that varies over the volume: slices in colour, and a histogram over the molecule.
 
-It is the local cut-off theta of a regulariser, or the local resolution of two half maps (`Words`).
-
-Colours and the histogram's axis are even in 1/theta, as the resolution axis of every other chart, finer to the right.
+It is either the local cut-off theta of a regulariser or the local resolution of two half maps (`Words`). Colours and
+the axis of the histogram are even in 1/theta, as is the resolution axis of every other chart, with finer values to the
+right.
 """
 
 import dataclasses
@@ -12,40 +12,33 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from halfmap.report.pictures.charts import (
-    SCALE,
-    Axis,
-    Chart,
-    Drawing,
-    Guide,
-    Series,
-    draw,
-    linear_ticks,
-    resolution_ticks,
-)
+from halfmap.report.pictures.axes import Axis, PlacedTick, linear_ticks, resolution_ticks
+from halfmap.report.pictures.charts import SCALE, Chart, Drawing, Guide, Series, draw
 from halfmap.report.pictures.colours import coloured, css_colour, css_gradient
-from halfmap.report.pictures.png import png_uri
 from halfmap.report.pictures.slices import (
-    VIEWS,
+    PLANES,
     Picture,
+    Plane,
+    ScaleBar,
     Window,
     central,
     crop_linear,
     outline,
     scale_bar,
+    slice_picture,
     usable,
     window_around,
 )
 from halfmap.report.record_values import Array
 
 BINS = 36
-MOST_CANDIDATES = 64  # different values up to which each has its own bar: a method tries that many cut-offs
+MOST_CANDIDATES = 64  # up to so many different values, each has its own bar: a method tries that many cut-offs
 OUTSIDE = 0.22  # brightness of the colours outside the mask
 
 
 @dataclass(frozen=True)
 class Words:
-    """What is shown: its name, and what it says of a part of the volume."""
+    """The name of the shown quantity, and the verb for a part of the volume, as in `is cut off at 4 Å`."""
 
     name: str
     said: str
@@ -57,18 +50,17 @@ RESOLUTION = Words("local resolution", "is resolved to")
 
 @dataclass(frozen=True)
 class LocalCutoff:
-    """The section's pictures and numbers.
+    """The pictures and numbers of theta.
 
-    slices: coloured central slices, in the order of volumes.VIEWS; gradient: the colour bar in CSS, with ticks as
-    (percent, label); finest, median, coarsest: 5 %, 50 % and 95 % of the voxels inside the mask have a theta below (A);
-    scale: place of 1/theta on the colours.
+    slices: coloured central slices in the order of slices.PLANES; bar: their scale bar; gradient, ticks: the colour bar
+    in CSS and its ticks; finest, median, coarsest: the theta (A) below which 5 %, 50 % and 95 % of the voxels inside
+    the mask lie; scale: where 1/theta lies on the colours.
     """
 
     slices: list[Picture]
-    bar_percent: float
-    bar_label: str
+    bar: ScaleBar
     gradient: str
-    ticks: list[tuple[float, str]]
+    ticks: list[PlacedTick]
     histogram: Drawing
     finest: float
     median: float
@@ -79,18 +71,19 @@ class LocalCutoff:
 
 @dataclass(frozen=True)
 class Scale:
-    """The stretch of spatial frequencies (1/A) that the colours span."""
+    """The range of spatial frequencies (1/A) that the colours span."""
 
     lo: float
     hi: float
 
     def fraction(self, frequency: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Place of frequencies (1/A) on the colours, 0 at lo and 1 at hi; not clipped."""
         return np.asarray((frequency - self.lo) / (self.hi - self.lo), dtype=np.float64)
 
 
 def local_cutoff(theta: Array | None, mask: Array | None, pixel_size: float | None,
                  words: Words = CUTOFF) -> LocalCutoff | None:
-    """The section of theta [z,y,x] (A) under a mask [z,y,x]; None where they cannot be shown.
+    """Draw theta [z,y,x] (A) inside a mask [z,y,x]; pixel_size in A. None if they cannot be shown.
 
     Voxels without a cut-off (not finite, or not positive) are left out.
     """
@@ -107,37 +100,39 @@ def local_cutoff(theta: Array | None, mask: Array | None, pixel_size: float | No
     margin = 0.02 * hi if hi - lo < 0.002 * hi else 0.0
     scale = Scale(float(lo - margin), float(hi + margin))
     window = window_around(mask, mask.shape[0])
-    slices = [_slice(frequency, mask, window, view, scale, words) for view in range(len(VIEWS))]
+    slices = [_slice(frequency, mask, window, plane, scale, words) for plane in PLANES]
     axis = Axis(1 / scale.lo, 1 / scale.hi, "", "inverse", resolution_ticks(1 / scale.lo, 1 / scale.hi, 0.11))
     coarsest, median, finest = (float(1 / f) for f in np.percentile(inside, (5, 50, 95)))
     return LocalCutoff(
-        slices, *scale_bar(window, pixel_size), css_gradient(), axis.drawn_ticks(),
+        slices, scale_bar(window, pixel_size), css_gradient(), axis.drawn_ticks(),
         _histogram(inside, scale, median, words), finest, median, coarsest, scale, words,
     )  # fmt: skip
 
 
-def _slice(frequency: Array, mask: Array, window: Window, view: int, scale: Scale, words: Words) -> Picture:
-    """One central slice in the colours of theta, faded where the mask is below one half."""
-    plane, _, axis = VIEWS[view]
-    known = crop_linear(central((frequency > 0).astype(np.float32), axis), window)
-    values = crop_linear(central(frequency, axis), window) / np.maximum(known, 1e-6)
-    ramp = np.clip((crop_linear(central(mask, axis), window) - 0.4) / 0.2, 0, 1)
+def _slice(frequency: Array, mask: Array, window: Window, plane: Plane, scale: Scale, words: Words) -> Picture:
+    """One central slice of 1/theta [z,y,x] in colour, faded where the mask is below one half."""
+    known = crop_linear(central((frequency > 0).astype(np.float32), plane.axis), window)
+    values = crop_linear(central(frequency, plane.axis), window) / np.maximum(known, 1e-6)
+    ramp = np.clip((crop_linear(central(mask, plane.axis), window) - 0.4) / 0.2, 0, 1)
     strength = (OUTSIDE + (1 - OUTSIDE) * ramp) * np.clip(known, 0, 1)
     pixels = np.rint(255 * coloured(scale.fraction(values)) * strength[..., None]).astype(np.uint8)
-    edge = outline(central(mask, axis), window)
-    return Picture(words.name, f"{plane} slice", png_uri(pixels), edge, plane[0], plane[1])
+    return slice_picture(words.name, plane, pixels, outline(central(mask, plane.axis), window))
 
 
 def _histogram(inside: NDArray[np.float64], scale: Scale, median: float, words: Words) -> Drawing:
-    """Share of the masked volume by theta, each bar in the colour that its voxels have in the pictures."""
-    middles, edges, shares = _shares(inside)
+    """Percent of the masked voxels by theta, each bar in the colour that its voxels have in the slices.
+
+    inside: 1/theta [i] (1/A) of the voxels inside the mask; median: of theta (A).
+    """
+    bins = _bins(inside)
+    edges, shares = bins.edges, bins.shares
     lo, hi = min(edges[0], scale.lo), max(edges[-1], scale.hi)
     lo, hi = max(lo - 0.015 * (hi - lo), 1e-9), hi + 0.015 * (hi - lo)
     top = 1.12 * float(shares.max())
     x = Axis(1 / lo, 1 / hi, f"{words.name} (Å)", "inverse", resolution_ticks(1 / lo, 1 / hi))
     y = Axis(0.0, top, "share of the volume inside the mask (%)", "linear", linear_ticks(0, top, 4))
-    positions = [x.fraction(1 / middle) for middle in middles]
-    titles = [_title(middle, low, high) for middle, low, high in zip(middles, edges, edges[1:], strict=False)]
+    positions = [x.fraction(1 / middle) for middle in bins.middles]
+    titles = [_title(middle, low, high) for middle, low, high in zip(bins.middles, edges, edges[1:], strict=False)]
     series = [Series("inside the mask", shares.tolist(), "c1", "%")]
     guide = Guide(median, f"median {median:.1f} Å", upright=True)
     drawing = draw(Chart(f"{words.name.capitalize()} inside the mask", x, y, positions, titles, series, guides=[guide]))
@@ -145,15 +140,24 @@ def _histogram(inside: NDArray[np.float64], scale: Scale, median: float, words: 
     bars = "".join(
         f'<rect fill="{css_colour(float(scale.fraction(middle)))}" x="{SCALE * at - width / 2:.1f}" '
         f'y="{SCALE * (1 - y.fraction(share)):.1f}" width="{width:.1f}" height="{SCALE * y.fraction(share):.1f}"/>'
-        for at, middle, share in zip(positions, middles, shares.tolist(), strict=True) if share > 0
+        for at, middle, share in zip(positions, bins.middles, shares.tolist(), strict=True) if share > 0
     )  # fmt: skip
     return dataclasses.replace(drawing, lines=[], bars=Markup(bars))
 
 
-def _shares(inside: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Middles [i] and edges [i+1] of the bars in 1/A, and the percentage of the voxels in each.
+@dataclass(frozen=True)
+class _Bins:
+    """Bins of a histogram: middles [i] and edges [i+1] (1/A), and shares [i], the percent of voxels in each."""
 
-    A method that tries few candidates leaves few values: bars that do not fit their spacing would make a comb of them.
+    middles: NDArray[np.float64]
+    edges: NDArray[np.float64]
+    shares: NDArray[np.float64]
+
+
+def _bins(inside: NDArray[np.float64]) -> _Bins:
+    """Bins for the frequencies [i] (1/A) of voxels: one for each value if there are few, else of even width.
+
+    A method that tries few candidates leaves few values. Bins of another spacing would make a comb of them.
     """
     values, counts = np.unique(inside, return_counts=True)
     if len(values) == 1:
@@ -162,9 +166,9 @@ def _shares(inside: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[n
     if len(values) <= MOST_CANDIDATES and gaps.min() > 0.2 * np.median(gaps):
         first, last = max(values[0] - gaps.min() / 2, values[0] / 2), values[-1] + gaps.min() / 2
         edges = np.concatenate([[first], (values[1:] + values[:-1]) / 2, [last]])
-        return values, edges, 100 * counts / counts.sum()
+        return _Bins(values, edges, 100 * counts / counts.sum())
     counts, edges = np.histogram(inside, BINS)
-    return (edges[1:] + edges[:-1]) / 2, edges, 100 * counts / counts.sum()
+    return _Bins((edges[1:] + edges[:-1]) / 2, edges, 100 * counts / counts.sum())
 
 
 def _title(middle: float, low: float, high: float) -> str:

@@ -1,4 +1,4 @@
-"""Pictures as PNG in a data URI: a few lines of zlib, so that no plotting package is needed."""
+"""Writes pictures as PNG with a few lines of zlib, so that no plotting package is needed."""
 
 import base64
 import struct
@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:
-    """An 8-bit PNG of uint8 pixels, grey [y,x], colour [y,x,3] or colour and opacity [y,x,4], row 0 on top.
+    """An 8-bit PNG of uint8 pixels: grey [y,x], colour [y,x,3], or colour and opacity [y,x,4], row 0 on top.
 
-    PNG specification, W3C 2003.
-    Every row is stored as its difference from the row above (filter 2), which suits smooth density.
+    PNG specification, W3C 2003. Every row is stored as its difference from the row above (filter 2), which compresses
+    smooth density well.
     """
     height, width = pixels.shape[:2]
     colour_type = 0 if pixels.ndim == 2 else {3: 2, 4: 6}[pixels.shape[2]]
@@ -33,5 +33,5 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png_uri(pixels: NDArray[np.uint8]) -> str:
-    """The picture as a data: URI for an <img>."""
+    """The picture as a data: URI for an <img>; pixels as in `png`."""
     return "data:image/png;base64," + base64.b64encode(png(pixels)).decode("ascii")

@@ -1,7 +1,7 @@
 """Resolution against the number of particles as an SVG picture, for a page or a file of its own.
 
-Colours stand in attributes, which any program reads; a page overrides them by the classes, so that the same picture
-follows its light or dark dress.
+Colours are attributes, which any program reads. The style sheet of a page overrides them by class, so the same picture
+follows the light or dark theme of the page.
 """
 
 import math
@@ -11,23 +11,23 @@ from html import escape
 from pathlib import Path
 
 from halfmap.maps.mrc import replaced_atomically
-from halfmap.report.pictures.charts import ROUND_RESOLUTIONS, linear_ticks, log_ticks
+from halfmap.report.pictures.axes import ROUND_RESOLUTIONS, linear_ticks, log_ticks
 
 COLOURS = ("#1b5fb8", "#c2660a", "#0b8573", "#a8325a", "#6a3fb0", "#4d7a1e", "#2d8cc4", "#7d8188")
-CLASSES = ("c1", "c3", "c2", "c4", "c5", "c6", "c7", "c8")  # of style.html; the colour-blind tell neighbours apart
+CLASSES = ("c1", "c3", "c2", "c4", "c5", "c6", "c7", "c8")  # of style.html; colour-blind readers tell neighbours apart
 INK, SOFT, LINE, FAINT, PAPER = "#17191d", "#5c6066", "#cfcbc3", "#e6e3dd", "#ffffff"
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 470.0, 320.0, 62.0, 50.0, 40.0, 48.0
-# Marks drawn about the origin.
+# SVG paths of the marks, drawn about the origin.
 MARKS = ("M-4 0a4 4 0 1 0 8 0a4 4 0 1 0 -8 0Z", "M-3.7 -3.7H3.7V3.7H-3.7Z", "M0 -5L4.6 3.5H-4.6Z",
          "M0 -5L5 0L0 5L-5 0Z")
 FINE = tuple(n / 10 for n in range(11, 100))  # A: for an axis too short for round resolutions
-TICK_GAP, ENOUGH_TICKS = 26.0, 4
-LEGEND_LETTERS = 40
+TICK_GAP, ENOUGH_TICKS = 26.0, 4  # least distance of two resolution ticks; with so many, no fine ones are added
+LEGEND_LETTERS = 40  # a longer name is cut
 
 
 @dataclass(frozen=True)
 class Point:
-    """Mean 1/d^2 (1/A^2) of subsets of so many particles; low, high: ends of its bar."""
+    """Mean 1/d^2 (1/A^2) of subsets with this number of particles. low, high: ends of the error bar (1/A^2)."""
 
     particles: float
     height: float
@@ -36,20 +36,29 @@ class Point:
 
 
 @dataclass(frozen=True)
+class FittedLine:
+    """A straight line from `fewest` to `most` particles; start, end: its 1/d^2 (1/A^2) at these."""
+
+    fewest: float
+    most: float
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
 class Plotted:
-    """One curve: its name, its points, the ends (particles, 1/d^2) of a line fitted to them (without one the points are
-    joined), and what the legend says behind the name."""
+    """One curve. line: fitted to the points (None: the points are joined); note: follows the name in the legend."""
 
     name: str
     points: Sequence[Point]
-    line: tuple[tuple[float, float], tuple[float, float]] | None = None
+    line: FittedLine | None = None
     note: str = ""
 
 
 def reslog_svg(panels: Mapping[str, Sequence[Plotted]], standalone: bool = True, caption: str = "") -> str:
-    """Panels side by side under their titles; a curve keeps colour and mark in all of them.
+    """Draw the curves of each title in a panel of its own, side by side. A curve has one colour and mark in all panels.
 
-    standalone: with a white ground and a size in pixels, to be a file.
+    standalone: draw a white background and give the size in pixels, as a file needs.
     """
     names = list(dict.fromkeys(one.name for curves in panels.values() for one in curves))
     width, height = len(panels) * (LEFT + WIDTH + RIGHT), TOP + HEIGHT + BOTTOM + (18 if caption else 0)
@@ -67,14 +76,14 @@ def reslog_svg(panels: Mapping[str, Sequence[Plotted]], standalone: bool = True,
 
 
 def write_reslog_svg(path: Path, panels: Mapping[str, Sequence[Plotted]], caption: str = "") -> None:
-    """The same as a file, which appears whole or not at all; InputError where it cannot be written."""
+    """Write the panels to a file, which appears whole or not at all. InputError if it cannot be written."""
     with replaced_atomically(path) as stream:
         stream.write(reslog_svg(panels, caption=caption).encode("utf-8"))
 
 
 @dataclass(frozen=True)
 class _Frame:
-    """The plot area of a panel: its left edge, the ends of ln N and of 1/d^2."""
+    """The plot area of a panel. left: its left edge; first, last: ends of ln N; low, high: ends of 1/d^2 (1/A^2)."""
 
     left: float
     first: float
@@ -90,10 +99,10 @@ class _Frame:
 
 
 def _frame(curves: Sequence[Plotted], left: float) -> _Frame:
-    """A frame around everything, with room for the legend above."""
+    """A frame around all points, bars and lines, with room for the legend above."""
     counts = [math.log(p.particles) for one in curves for p in one.points]
     heights = [h for one in curves for p in one.points for h in (p.low, p.high)]
-    heights += [height for one in curves if one.line for _, height in one.line]
+    heights += [height for one in curves if one.line for height in (one.line.start, one.line.end)]
     span = max(heights) - min(heights) or 0.2 * max(heights)
     side = 0.06 * (max(counts) - min(counts)) or 0.5
     low = max(min(heights) - 0.08 * span, 0.0)
@@ -122,14 +131,14 @@ def _panel(title: str, curves: Sequence[Plotted], names: Sequence[str], left: fl
 
 
 def _axes(frame: _Frame) -> list[str]:
-    """Ticks: 1/d^2 at the left, resolutions with grid lines at the right, numbers of particles below."""
+    """Ticks of 1/d^2 at the left, resolutions with grid lines at the right, numbers of particles below."""
     left, right, bottom = frame.left, frame.left + WIDTH, TOP + HEIGHT
     parts = []
-    for value, label in linear_ticks(frame.low, frame.high, 5):
-        if frame.y(value) < TOP + 8:  # the axis has its title there
+    for tick in linear_ticks(frame.low, frame.high, 5):
+        y = frame.y(tick.value)
+        if y < TOP + 8:  # the title of the axis stands there
             continue
-        parts += [_line(left - 4, frame.y(value), left, frame.y(value), LINE, "tick"),
-                  _text(left - 8, frame.y(value) + 4, label, "soft", "end")]
+        parts += [_line(left - 4, y, left, y, LINE, "tick"), _text(left - 8, y + 4, tick.label, "soft", "end")]
     drawn: list[float] = []
     for d in (*ROUND_RESOLUTIONS, *FINE):
         y = frame.y(d**-2)
@@ -138,15 +147,17 @@ def _axes(frame: _Frame) -> list[str]:
         if TOP + 4 <= y <= bottom and all(abs(y - other) >= TICK_GAP for other in drawn):
             drawn.append(y)
             parts += [_line(left, y, right, y, FAINT, "grid"), _text(right + 8, y + 4, f"{d:g}", "soft")]
-    for n, _ in log_ticks(math.exp(frame.first), math.exp(frame.last)):
-        parts += [_line(frame.x(n), bottom, frame.x(n), bottom + 4, LINE, "tick"),
-                  _text(frame.x(n), bottom + 18, f"{n:,.0f}".replace(",", "\u2009"), "soft", "middle")]
+    for tick in log_ticks(math.exp(frame.first), math.exp(frame.last)):
+        x = frame.x(tick.value)
+        parts += [_line(x, bottom, x, bottom + 4, LINE, "tick"),
+                  _text(x, bottom + 18, f"{tick.value:,.0f}".replace(",", "\u2009"), "soft", "middle")]
     return parts
 
 
 def _curve(one: Plotted, frame: _Frame, j: int) -> list[str]:
-    colour, name = COLOURS[j], CLASSES[j]
-    ends = one.line or [(p.particles, p.height) for p in one.points]
+    """A curve in the j-th colour and mark."""
+    colour, name, line = COLOURS[j], CLASSES[j], one.line
+    ends = [(line.fewest, line.start), (line.most, line.end)] if line else [(p.particles, p.height) for p in one.points]
     path = "L".join(f"{frame.x(n):.1f} {frame.y(h):.1f}" for n, h in ends)
     parts = [f'<path class="line {name}" d="M{path}" fill="none" stroke="{colour}" stroke-width="2"/>']
     for p in one.points:
@@ -161,6 +172,7 @@ def _curve(one: Plotted, frame: _Frame, j: int) -> list[str]:
 
 
 def _mark(x: float, y: float, j: int, said: str = "") -> str:
+    """The j-th mark at a point. said: text under the pointer."""
     title = f"<title>{escape(said)}</title>" if said else ""
     return (f'<path class="mark {CLASSES[j]}" transform="translate({x:.1f} {y:.1f})" d="{MARKS[j % len(MARKS)]}" '
             f'fill="{PAPER}" stroke="{COLOURS[j]}" stroke-width="1.8">{title}</path>')

@@ -1,4 +1,4 @@
-"""Pictures of the maps: central slices and projections in grey, with the mask's outline."""
+"""Pictures of maps: central slices and projections in grey, with the outline of the mask."""
 
 import math
 from collections.abc import Sequence
@@ -7,16 +7,42 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from halfmap.report.pictures.png import png_uri
 from halfmap.report.record_values import Array
 
 PICTURE = 256  # pixels along the side of a picture
-VIEWS = (("xy", "seen along z", 0), ("xz", "seen along y", 1), ("yz", "seen along x", 2))
-ROUND_LENGTHS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+ROUND_LENGTHS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # A, of a scale bar
+
+
+@dataclass(frozen=True)
+class Plane:
+    """A plane through the box. across, down: axes of its picture; axis: number of the axis of [z,y,x] normal to it."""
+
+    across: str
+    down: str
+    axis: int
+
+    @property
+    def name(self) -> str:
+        """xy, xz or yz."""
+        return self.across + self.down
+
+    @property
+    def normal(self) -> str:
+        """Name of the axis normal to the plane: z, y or x."""
+        return "zyx"[self.axis]
+
+
+PLANES = (Plane("x", "y", 0), Plane("x", "z", 1), Plane("y", "z", 2))
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One square picture: PNG URI, SVG path of the mask outline in a unit box scaled to 1000, caption."""
+    """One square picture with its caption.
+
+    title, note: the caption; uri: PNG as data URI; outline: SVG path of the mask's outline in a box 1000 units wide;
+    across, down: names of the axes.
+    """
 
     title: str
     note: str
@@ -28,14 +54,30 @@ class Picture:
 
 @dataclass(frozen=True)
 class Window:
-    """The central square that pictures show, in voxels: [low, low + width) along every axis."""
+    """The central cube that pictures show, in voxels: [low, low + width) along every axis."""
 
     low: int
     width: int
 
 
+@dataclass(frozen=True)
+class ScaleBar:
+    """A scale bar: its length in percent of a picture's width, and its label, empty if there is no bar."""
+
+    percent: float
+    label: str
+
+
+def slice_picture(title: str, plane: Plane, pixels: NDArray[np.uint8], edge: str) -> Picture:
+    """The picture of a central slice. pixels: as `png` takes them; edge: the outline of the mask."""
+    return Picture(title, f"{plane.name} slice", png_uri(pixels), edge, plane.across, plane.down)
+
+
 def window_around(mask: Array | None, box: int) -> Window:
-    """Smallest central cube that holds the mask with a margin, so that the molecule fills the picture."""
+    """The smallest central cube that holds the mask with a margin, so that the molecule fills the picture.
+
+    The whole box if there is no mask.
+    """
     if mask is None or not np.any(mask > 0.5):
         return Window(0, box)
     reach = 0
@@ -47,7 +89,7 @@ def window_around(mask: Array | None, box: int) -> Window:
 
 
 def fourier_resize(image: Array, size: int) -> Array:
-    """Resample a square periodic picture [y,x] to size x size: crop or pad its Fourier transform."""
+    """Resample a square periodic picture [y,x] to size x size by cropping or padding its Fourier transform."""
     n = image.shape[0]
     if size == n:
         return image
@@ -62,13 +104,13 @@ def fourier_resize(image: Array, size: int) -> Array:
 
 
 def crop(image: Array, window: Window) -> Array:
-    """The window of a full-size picture, resampled so that it is about PICTURE pixels across."""
+    """The window of a full-size picture [y,x], Fourier resampled to about PICTURE pixels across."""
     size, low = _resampling(image.shape[0], window)
     return fourier_resize(image, size)[low : low + PICTURE, low : low + PICTURE]
 
 
 def crop_linear(image: Array, window: Window) -> Array:
-    """The same pixels as `crop` by linear interpolation: of values with steps, where a Fourier transform rings."""
+    """The same pixels as `crop` by linear interpolation, for values with steps, where a Fourier transform rings."""
     n = image.shape[0]
     size, low = _resampling(n, window)
     at = (np.arange(low, min(low + PICTURE, size)) * n / size).clip(0, n - 1)
@@ -80,13 +122,13 @@ def crop_linear(image: Array, window: Window) -> Array:
 
 
 def _resampling(n: int, window: Window) -> tuple[int, int]:
-    """Side of the full picture once resampled, and where the window begins in it."""
+    """Side of the full picture [n,n] once it is resampled, and where the window begins in it."""
     size = 2 * round(PICTURE * n / window.width / 2)
     return size, round(window.low * size / n)
 
 
 def grey_levels(images: Sequence[Array], low: float = 0.4, high: float = 99.85) -> list[NDArray[np.uint8]]:
-    """Pictures on one common grey scale between two percentiles; protein is light."""
+    """Pictures [y,x] on one common grey scale between two percentiles of their values. Protein is light."""
     values = np.concatenate([image[::2, ::2].ravel() for image in images])
     bottom, top = np.percentile(values, (low, high))
     span = float(top - bottom) or 1.0
@@ -94,9 +136,9 @@ def grey_levels(images: Sequence[Array], low: float = 0.4, high: float = 99.85) 
 
 
 def outline(mask: Array, window: Window, level: float = 0.5) -> str:
-    """SVG path of the level contour of a picture [y,x] by marching squares, in a 1000-unit window.
+    """SVG path of the contour of a picture [y,x] at a level by marching squares, in a window 1000 units wide.
 
-    A cell between four pixel centres contributes one segment (two at a saddle); neighbours share end points.
+    A cell between four pixel centres contributes one segment (two at a saddle). Neighbours share end points.
     """
     part = mask[window.low : window.low + window.width, window.low : window.low + window.width]
     corner = [part[:-1, :-1], part[:-1, 1:], part[1:, 1:], part[1:, :-1]]
@@ -122,12 +164,12 @@ def outline(mask: Array, window: Window, level: float = 0.5) -> str:
 
 
 def central(volume: Array, axis: int) -> Array:
-    """The slice through the centre of a volume [z,y,x] across an axis: [y,x], [z,x] or [z,y]."""
+    """The slice [y,x], [z,x] or [z,y] through the centre of a volume [z,y,x], across axis 0, 1 or 2."""
     return np.asarray(volume.take(volume.shape[axis] // 2, axis=axis), dtype=np.float32)
 
 
 def usable(volume: Array | None, box: int | None = None) -> Array | None:
-    """The array if it is a finite cube (of the given box), else None: a report never stops a refinement."""
+    """The array if it is a finite cube (of the given box), else None, because a report never stops a refinement."""
     if volume is None:
         return None
     array = np.asarray(volume)
@@ -137,10 +179,10 @@ def usable(volume: Array | None, box: int | None = None) -> Array | None:
     return array if math.isfinite(float(array.sum(dtype=np.float64))) else None
 
 
-def scale_bar(window: Window, pixel_size: float | None) -> tuple[float, str]:
-    """Length of a round scale bar, about a quarter of the picture, in percent of its width."""
+def scale_bar(window: Window, pixel_size: float | None) -> ScaleBar:
+    """A scale bar of a round length, about a quarter of the picture; none without a pixel size (A)."""
     if not pixel_size:
-        return 0.0, ""
+        return ScaleBar(0.0, "")
     width = window.width * pixel_size
     length = max((size for size in ROUND_LENGTHS if size <= 0.3 * width), default=ROUND_LENGTHS[0])
-    return 100 * length / width, f"{length} Å"
+    return ScaleBar(100 * length / width, f"{length} Å")

@@ -1,4 +1,4 @@
-"""Where the particles are seen from: equal-area cells on the sphere, drawn in the Mollweide projection."""
+"""The distribution of view directions: equal-area cells on the sphere, drawn in the Mollweide projection."""
 
 import math
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from halfmap.geometry.symmetry import symmetry_group
 from halfmap.report.record_values import Array
 
 Float = NDArray[np.float64]
-MOST_VIEWS = 200_000
-LEVELS = 9
-COVERAGE_WIDTH = math.radians(10.0)
+MOST_VIEWS = 200_000  # views counted, with their equivalents by symmetry; of more, every n-th
+LEVELS = 9  # shades of density
+COVERAGE_WIDTH = math.radians(10.0)  # a slice covers the directions that lie this close to its plane
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Cells:
 
     @property
     def first(self) -> NDArray[np.int64]:
-        """Index of the first cell of each ring, and the number of cells at the end."""
+        """Index of the first cell of each ring [ring+1], with the number of all cells at the end."""
         return np.concatenate([[0], np.cumsum(self.counts)])
 
     def locate(self, directions: Float) -> NDArray[np.int64]:
-        """Cell of each unit vector [b,3]."""
+        """Index [b] of the cell that holds each unit vector [b,3]."""
         tilt = np.arccos(np.clip(directions[:, 2], -1, 1))
         ring = np.clip(np.searchsorted(self.edges, tilt, side="right") - 1, 0, len(self.counts) - 1)
         turn = np.mod(np.arctan2(directions[:, 1], directions[:, 0]) / (2 * np.pi), 1.0)
@@ -42,7 +42,7 @@ class Cells:
 def equal_area_cells(rings: int) -> Cells:
     """Nearly square cells of exactly equal area.
 
-    The number of cells in a ring follows its circumference; the ring edges are then moved so that a ring's
+    The number of cells in a ring follows its circumference. The edges of the rings are then moved so that a ring's
     share of the area, (cos edge - cos next edge) / 2, equals its share of the cells.
     """
     middle = (np.arange(rings) + 0.5) * np.pi / rings
@@ -67,7 +67,7 @@ def _mollweide(longitude: Float, latitude: Float) -> tuple[Float, Float]:
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell for drawing: SVG path, density level 0..8, read-out."""
+    """One cell ready to be drawn: SVG path, density level 0..8, text of the read-out."""
 
     path: str
     level: int
@@ -76,23 +76,31 @@ class Cell:
 
 @dataclass(frozen=True)
 class Sphere:
-    """The drawn distribution and what to say about it."""
+    """The drawn distribution and its figures. Densities are in multiples of that of uniform views.
+
+    graticule: SVG path; top: density of the highest level; busiest: density of the busiest cell; coverage: Fourier
+    coverage of the worst direction, 1 for uniform views; busiest_at, coverage_at: where, in words; copies: equivalent
+    views of each view by symmetry.
+    """
 
     cells: list[Cell]
     graticule: str
-    top: float  # density of the highest level, in multiples of uniform
+    top: float
     busiest: float
     busiest_at: str
     empty_percent: float
     empty_by_chance_percent: float
-    coverage: float  # Fourier coverage of the worst direction, 1 for uniform views
+    coverage: float
     coverage_at: str
     views: int
     copies: int
 
 
 def view_sphere(directions: Array, weights: Array | None, symmetry: str) -> Sphere | None:
-    """Density of the view directions [b,3] over the sphere, spread over the symmetry's equivalent views."""
+    """Density of view directions [b,3] with weights [b] over the sphere, with all views equivalent by symmetry.
+
+    weights: None if all count alike. None if no direction is usable.
+    """
     views = np.asarray(directions, dtype=np.float64).reshape(-1, 3)
     length = np.linalg.norm(views, axis=1)
     usable = np.isfinite(length) & (length > 0)
@@ -121,7 +129,7 @@ def view_sphere(directions: Array, weights: Array | None, symmetry: str) -> Sphe
 
 
 def _operations(symmetry: str) -> Float:
-    """Rotations [g,3,3] of the point group; the identity alone when the name is not known."""
+    """Rotations [g,3,3] of the point group; the identity alone if the name is not known."""
     try:
         group = symmetry_group(symmetry)
     except InputError:
@@ -130,10 +138,11 @@ def _operations(symmetry: str) -> Float:
 
 
 def fourier_coverage(views: Float, mass: Float) -> tuple[float, Float]:
-    """Lowest sampling of Fourier space over all directions [3], relative to uniform views, and where it is.
+    """Lowest sampling of Fourier space over all directions, relative to uniform views, and its direction [3].
 
-    A view's central slice passes within w of direction u where |view . u| < sin w; for uniform views that is
-    a share sin w of them. Directions are cells of the upper half (a slice through u passes through -u too).
+    views: unit vectors [b,3]; mass: their weights [b]. The central slice of a view passes within an angle w of
+    direction u if |view . u| < sin w, which holds for a share sin w of uniform views. Only directions of the upper half
+    are looked at, because a slice through u passes through -u too.
     """
     grid = _centres(equal_area_cells(20))
     grid = grid[grid[:, 2] >= 0]
@@ -161,7 +170,10 @@ def _angles(direction: Float) -> str:
 
 
 def _draw_cells(cells: Cells, density: Float, top: float) -> list[Cell]:
-    """Outlines in a 400 x 200 box; the rot angle runs from -180 on the left to 180 on the right."""
+    """Outlines of the cells in a 400 x 200 box, where the rot angle runs from -180 on the left to 180 on the right.
+
+    density: of each cell; top: density of the highest level.
+    """
     drawn: list[Cell] = []
     centres = _centres(cells)
     ring = np.repeat(np.arange(len(cells.counts)), cells.counts)
@@ -169,7 +181,7 @@ def _draw_cells(cells: Cells, density: Float, top: float) -> list[Cell]:
         start = (i - cells.first[ring[i]]) / cells.counts[ring[i]]
         end = start + 1 / cells.counts[ring[i]]
         for left, right in _unwrap(start, end):
-            # Enough points along the curved sides; the map's rim bends most at the poles.
+            # Sides are curved, most of all along the rim of the map at the poles.
             steps = 8 if ring[i] in (0, len(cells.counts) - 1) else 3
             side = np.pi / 2 - np.linspace(cells.edges[ring[i]], cells.edges[ring[i] + 1], steps)
             across = np.linspace(left, right, 3)
@@ -184,7 +196,7 @@ def _draw_cells(cells: Cells, density: Float, top: float) -> list[Cell]:
 
 
 def _unwrap(start: float, end: float) -> list[tuple[float, float]]:
-    """A stretch of turns in [0, 1] as stretches in [-0.5, 0.5], cut where the map of the sphere is cut."""
+    """A stretch of turns in [0, 1] as stretches (start, end) in [-0.5, 0.5], cut where the map of the sphere is cut."""
     if end <= 0.5 + 1e-9:
         return [(start, end)]
     if start >= 0.5 - 1e-9:
@@ -193,7 +205,7 @@ def _unwrap(start: float, end: float) -> list[tuple[float, float]]:
 
 
 def _graticule() -> str:
-    """Meridians every 60 degrees and parallels every 30, in the same 400 x 200 box."""
+    """SVG path of meridians every 60 degrees and parallels every 30, in a 400 x 200 box."""
     paths: list[str] = []
     latitudes = np.linspace(-np.pi / 2, np.pi / 2, 41)
     for longitude in np.radians([-120, -60, 0, 60, 120]):

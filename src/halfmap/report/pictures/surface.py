@@ -1,7 +1,7 @@
 """A shaded picture of a map's isosurface, as a structural biologist knows it from a molecular viewer.
 
-Rays run along the viewing direction and stop where the map, linear between voxels, first reaches the level. Light is a
-key light, a fill light and the sky, which hollows see little of; background is transparent.
+Rays run along the viewing direction and stop where the map, linear between voxels, first reaches the level. The light
+is a key light, a fill light and the sky, of which hollows see little. The background is transparent.
 """
 
 import math
@@ -14,42 +14,53 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from halfmap.fourier.transform import resample_volume
-from halfmap.maps.levels import contour_level, level_for_volume, molecular_volume
 from halfmap.report.pictures.colours import coloured
 from halfmap.report.record_values import Array
 
-__all__ = ["SIDE", "View", "contour_level", "level_for_volume", "molecular_volume", "render_surface", "turned"]
-
-Colours = Callable[[NDArray[np.float64]], NDArray[np.float64]]
-Colour = tuple[float, float, float]
+Colours = Callable[[NDArray[np.float64]], NDArray[np.float64]]  # values [i] to sRGB [i,3] in [0, 1]
+Colour = tuple[float, float, float]  # red, green, blue in [0, 1]
+Vector = tuple[float, float, float]  # x, y, z
 
 PLAIN: Colour = (0.66, 0.75, 0.86)
 STEP = 0.5  # voxels of the map between samples of a ray
-FINE_BOX = 128  # voxels: smaller maps are first sampled twice as finely, so that the surface has no facets
+FINE_BOX = 128  # voxels: a map up to this box is first sampled twice as finely, so that the surface has no facets
 SUPERSAMPLED = 2  # rays along each side of a pixel
-MARGIN = 1.04  # of the molecule's radius
-KEY, FILL = (-0.42, 0.62, 0.66), (0.75, -0.05, 0.66)  # where the lights are: right, up, towards the viewer
+MARGIN = 1.04  # half the width of the picture, as a multiple of the surface's radius
+KEY, FILL = (-0.42, 0.62, 0.66), (0.75, -0.05, 0.66)  # directions of the lights: right, up, towards the viewer
 
 
 @dataclass(frozen=True)
 class View:
-    """How a map is seen: `axes`, unit vectors (x, y, z) of the map that point right, up and towards the viewer in the
-    picture, right-handed; `centre` (x, y, z), the voxel in the picture's middle (None: the middle of the surface);
-    `reach`, voxels from the middle to the picture's edge (None: the whole surface from any side)."""
+    """How a map is seen.
 
-    axes: tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]
-    centre: tuple[float, float, float] | None = None
+    right, up, towards: unit vectors in the map that point right, up and towards the viewer in the picture,
+    right-handed; centre: the voxel (x, y, z) in the middle of the picture (None: the middle of the surface); reach:
+    voxels from the middle to the edge of the picture (None: the whole surface from any side).
+    """
+
+    right: Vector
+    up: Vector
+    towards: Vector
+    centre: Vector | None = None
     reach: float | None = None
+
+    @property
+    def axes(self) -> tuple[Vector, ...]:
+        """The rotation from the map to the picture: rows right, up, towards."""
+        return self.right, self.up, self.towards
 
 
 def turned(azimuth: float, elevation: float) -> View:
-    """The view of someone who walks around the z axis, which points up: by `azimuth` degrees from where x points right,
-    and `elevation` degrees above the horizon (90: along z, as ChimeraX first shows a map)."""
+    """The view of someone who walks around the z axis, which points up.
+
+    azimuth: degrees from the place where x points right; elevation: degrees above the horizon (90: along z, as ChimeraX
+    first shows a map).
+    """
     a, e = math.radians(azimuth), math.radians(elevation)
     right = (math.cos(a), math.sin(a), 0.0)
     towards = (math.cos(e) * math.sin(a), -math.cos(e) * math.cos(a), math.sin(e))
     up = (-math.sin(e) * math.sin(a), math.sin(e) * math.cos(a), math.cos(e))
-    return View((right, up, towards))
+    return View(right, up, towards)
 
 
 SIDE = turned(25.0, 12.0)
@@ -59,11 +70,11 @@ def render_surface(volume: Array | Tensor, level: float, *, view: View | None = 
                    colours: Colours | Colour | None = None, width: int = 480, dust: float = 0.01) -> NDArray[np.uint8]:
     """The isosurface of a map [z,y,x] at `level`, seen in parallel projection: RGBA [y,x,4], `width` pixels square.
 
-    view: `SIDE` where None. values: a second map [z,y,x] on the same grid that colours the surface, through `colours`
-    (values [i] to sRGB [i,3] in [0, 1]; by default the report's scale from the 2nd to the 98th percentile on the
-    surface). Without values, `colours` may be one plain colour. dust: pieces with less than this share of the largest
-    one's voxels are left out; 0 keeps all. A map that nowhere reaches the level gives an empty picture. Raises
-    ValueError for arrays that are not cubes of one size.
+    view: None for `SIDE`; values: a second map [z,y,x] on the same grid that colours the surface; colours: the colours
+    of these values, by default the report's scale from the 2nd to the 98th percentile on the surface, or without values
+    one plain colour; dust: pieces with less than this share of the largest one's voxels are left out (0 keeps all). A
+    map that nowhere reaches the level gives an empty picture. Raises ValueError for arrays that are not cubes of one
+    size.
     """
     data = torch.as_tensor(np.ascontiguousarray(volume) if isinstance(volume, np.ndarray) else volume).float()
     if data.ndim != 3 or len(set(data.shape)) != 1 or (values is not None and tuple(data.shape) != np.shape(values)):
@@ -73,31 +84,35 @@ def render_surface(volume: Array | Tensor, level: float, *, view: View | None = 
     if body is None:
         return np.zeros((width, width, 4), dtype=np.uint8)
     camera = _camera(body, view or SIDE, fine, data.shape[0], SUPERSAMPLED * width)
-    pixel, depth, point = _hits(body, camera, STEP * fine)
-    normal = _normals(body, point)
+    hits = _hits(body, camera, STEP * fine)
+    normal = _normals(body, hits.point)
     paint = _paint(None if values is None else torch.as_tensor(np.ascontiguousarray(values)).float(),
-                   (point + body.corner) / fine + body.shift(fine, data.shape[0]), colours)
-    shade = _light(normal @ camera.axes.T.float(), _openness(body, point, normal))
-    side = SUPERSAMPLED * width
-    return _developed(paint * shade, pixel, depth, side, camera)
+                   (hits.point + body.corner) / fine + body.shift(fine, data.shape[0]), colours)
+    shade = _light(normal @ camera.axes.T.float(), _openness(body, hits.point, normal))
+    return _developed(paint * shade, hits, camera)
 
 
 @dataclass(frozen=True)
 class _Body:
-    """The part of a map that holds the surface, data[z,y,x], on the grid that rays are marched on; `corner` (x, y, z)
-    is where it begins there."""
+    """The part of a map that holds the surface, on the fine grid along which rays march.
+
+    data: [z,y,x]; corner: its first voxel (x, y, z) on that grid.
+    """
 
     data: Tensor
     level: float
     corner: Tensor
 
     def shift(self, fine: int, box: int) -> float:
-        """What to add to a fine coordinate divided by `fine` for a voxel of the given map: centres stay on n // 2."""
+        """The number to add to a fine coordinate divided by `fine` to get a voxel of the given map.
+
+        Centres stay on n // 2.
+        """
         return box // 2 - (fine * box // 2) / fine
 
 
 def _body(data: Tensor, level: float, dust: float) -> _Body | None:
-    """The surface's surroundings, without dust; None where nothing reaches the level."""
+    """The part of a map [z,y,x] that holds the surface, without dust; None if nothing reaches the level."""
     from scipy import ndimage
 
     above = (data >= level).numpy()
@@ -114,14 +129,14 @@ def _body(data: Tensor, level: float, dust: float) -> _Body | None:
         small[0] = False
         if small.any():
             gone = torch.from_numpy(small[label])
-            # Mirrored at the level, so that what is left keeps its surface to the last fraction of a voxel.
+            # Dust is mirrored at the level, so that what is left keeps its surface to the last fraction of a voxel.
             data = torch.where(gone, 2 * level - data - 1e-3 * abs(level) - 1e-12, data)
             kept = above & ~gone.numpy()
             inner = ndimage.find_objects(kept.astype(np.int8))[0]
             inner = tuple(slice(max(s.start - 3, 0), s.stop + 3) for s in inner)
             box = tuple(slice(b.start + i.start, b.start + i.stop) for b, i in zip(box, inner, strict=True))
             data = data[inner]
-    # Below the level all around, so that a surface cut by the edge of the box is closed.
+    # Values below the level all around close a surface that the edge of the box cuts.
     low = min(float(data.min()), level - 1e-6 * abs(level) - 1e-12)
     data = torch.nn.functional.pad(data, (1,) * 6, value=low).contiguous()
     corner = torch.tensor([s.start - 1 for s in reversed(box)], dtype=torch.float32)
@@ -130,8 +145,11 @@ def _body(data: Tensor, level: float, dust: float) -> _Body | None:
 
 @dataclass(frozen=True)
 class _Camera:
-    """Rows right, up, towards (x, y, z) [3,3]; the middle of the picture in the body's voxels; voxels to a pixel;
-    pixels along a side."""
+    """Where the picture is taken.
+
+    axes: rows right, up, towards (x, y, z) [3,3]; centre: middle of the picture in voxels of the body; scale: voxels to
+    a pixel; side: pixels along a side.
+    """
 
     axes: Tensor
     centre: Tensor
@@ -163,17 +181,29 @@ def _shell(body: _Body) -> Tensor:
 
 
 def _samples(data: Tensor, point: Tensor) -> Tensor:
-    """Values [i] of data[z,y,x] at points [i,3] (x, y, z in voxels), linear between voxels; the edge's beyond it."""
+    """Values [i] of data [z,y,x] at points [i,3] (x, y, z in voxels), linear between voxels.
+
+    A point beyond the edge takes the value at the edge.
+    """
     size = torch.tensor(data.shape[::-1], dtype=torch.float32)
     place = (2 * point.float() / (size - 1) - 1)[None, None, None]
     return torch.nn.functional.grid_sample(data[None, None], place, padding_mode="border", align_corners=True).flatten()
 
 
-def _hits(body: _Body, camera: _Camera, step: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Where rays, sampled every `step` voxels, meet the surface: pixel [i], depth [i] (voxels towards the viewer) and
-    point [i,3]."""
+@dataclass(frozen=True)
+class _Hits:
+    """Where rays meet the surface: pixel [i], depth [i] (voxels towards the viewer), point [i,3] (voxels x, y, z)."""
+
+    pixel: Tensor
+    depth: Tensor
+    point: Tensor
+
+
+def _hits(body: _Body, camera: _Camera, step: float) -> _Hits:
+    """Follow the rays, sampled every `step` voxels, to the surface. Rays that miss it are left out."""
     right, up, towards = camera.axes.float()
-    pixel, near, far = _bounds(body, camera)
+    bounds = _bounds(body, camera)
+    pixel, near, far = bounds.pixel, bounds.near, bounds.far
     row, column = pixel // camera.side, pixel % camera.side
     half = 0.5 * (camera.side - 1)
     foot = (camera.centre.float() + ((column - half) * camera.scale)[:, None] * right
@@ -192,14 +222,22 @@ def _hits(body: _Body, camera: _Camera, step: float) -> tuple[Tensor, Tensor, Te
         on = ~hit & (depth > far)
         live, before, depth, far = live[on], value[on], depth[on] - step, far[on]
     found, at = torch.cat(struck), torch.cat(struck_depth)
-    return pixel[found], at, foot[found] + at[:, None] * towards
+    return _Hits(pixel[found], at, foot[found] + at[:, None] * towards)
 
 
-def _bounds(body: _Body, camera: _Camera) -> tuple[Tensor, Tensor, Tensor]:
-    """Pixels [i] that may show the surface, and the depths [i] between which it must lie there.
+@dataclass(frozen=True)
+class _Bounds:
+    """Pixels [i] that may show the surface, and the depths [i] between which it lies there (voxels, near > far)."""
 
-    Every point of the surface has a voxel of the shell within the diagonal of a voxel, so a coarse picture of the
-    shell, one voxel to a pixel, bounds the rays.
+    pixel: Tensor
+    near: Tensor
+    far: Tensor
+
+
+def _bounds(body: _Body, camera: _Camera) -> _Bounds:
+    """Bound the rays by a coarse picture of the shell, one voxel to a pixel.
+
+    This is safe because every point of the surface has a voxel of the shell within the diagonal of a voxel.
     """
     seen = (_shell(body).double() - camera.centre) @ camera.axes.T
     count = math.ceil(camera.scale * camera.side) + 8
@@ -213,11 +251,11 @@ def _bounds(body: _Body, camera: _Camera) -> tuple[Tensor, Tensor, Tensor]:
     line = line.floor().long().clamp(0, count - 1)
     near, far = near[line.flip(0)][:, line].flatten(), -far[line.flip(0)][:, line].flatten()
     pixel = torch.nonzero(torch.isfinite(near)).flatten()
-    return pixel, near[pixel], far[pixel]
+    return _Bounds(pixel, near[pixel], far[pixel])
 
 
 def _normals(body: _Body, point: Tensor) -> Tensor:
-    """Unit normals [i,3] (x, y, z) that point out of the surface: down the gradient of the slightly smoothed map."""
+    """Unit normals [i,3] (x, y, z) out of the surface, down the gradient of the slightly smoothed map."""
     smooth = _blurred(body.data, 0.8)
     step = torch.eye(3)
     slope = torch.stack([_samples(smooth, point - s) - _samples(smooth, point + s) for s in step], dim=1)
@@ -243,13 +281,13 @@ def _openness(body: _Body, point: Tensor, normal: Tensor) -> Tensor:
         coarse = torch.nn.functional.pad(coarse, (4,) * 6)
         filled = _blurred(coarse, reach / pooled)
         place = (point + 0.9 * reach * normal - (pooled - 1) / 2) / pooled + 4
-        # A plane fills a fifth of the blur there: that is open sky.
+        # In front of a plane a fifth of the blur is filled, and a plane sees open sky.
         result *= 1 - strength * ((_samples(filled, place) - 0.2) / 0.6).clamp(0, 1)
     return result
 
 
 def _paint(values: Tensor | None, point: Tensor, colours: Colours | Colour | None) -> Tensor:
-    """The surface's own colour [i,3]."""
+    """The colour [i,3] of the surface at points [i,3], before it is lit."""
     if values is None:
         plain = colours if isinstance(colours, tuple) else PLAIN
         return torch.tensor(plain).expand(len(point), 3)
@@ -261,7 +299,7 @@ def _paint(values: Tensor | None, point: Tensor, colours: Colours | Colour | Non
 
 
 def _light(normal: Tensor, sky: Tensor) -> Tensor:
-    """Brightness [i,1] of points with normals [i,3] (right, up, towards) that see so much of the sky [i]."""
+    """Brightness [i,1] of points with normals [i,3] (right, up, towards) that see a share of the sky [i]."""
     key, fill = (torch.nn.functional.normalize(torch.tensor(light), dim=0) for light in (KEY, FILL))
     shine = torch.nn.functional.normalize(key + torch.tensor([0.0, 0.0, 1.0]), dim=0)
     soft = (0.5 + 0.5 * (normal @ key)).clamp(min=0).square()
@@ -270,8 +308,10 @@ def _light(normal: Tensor, sky: Tensor) -> Tensor:
     return (light + 0.1 * (normal @ shine).clamp(min=0) ** 24)[:, None]
 
 
-def _developed(light: Tensor, pixel: Tensor, depth: Tensor, side: int, camera: _Camera) -> NDArray[np.uint8]:
-    """RGBA [y,x,4] from what each ray sees: fog with depth, lines where the surface steps back, pixels averaged."""
+def _developed(light: Tensor, hits: _Hits, camera: _Camera) -> NDArray[np.uint8]:
+    """RGBA [y,x,4] from the light [i,3] of each hit: fog with depth, lines where the surface steps back, then pixels
+    averaged over their rays."""
+    pixel, depth, side = hits.pixel, hits.depth, camera.side
     width = side // SUPERSAMPLED
     if not len(pixel):
         return np.zeros((width, width, 4), dtype=np.uint8)

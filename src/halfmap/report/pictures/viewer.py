@@ -1,7 +1,7 @@
-"""What a page needs to show a map as a surface that can be turned: a still picture, and the map, made small.
+"""A map as a surface that a reader can turn in the browser: a still picture, and the map made small.
 
-The map is cropped to the molecule, sampled on about a hundred voxels along its longest side and stored in eight bits;
-viewer.html draws it in the browser (WebGL 2), and the still stays where that is not possible.
+The map is cropped to the molecule, sampled on about a hundred voxels along its longest side and stored in eight bits.
+viewer.html draws it in the browser (WebGL 2). Where that is not possible, the still picture stays.
 """
 
 import base64
@@ -26,19 +26,21 @@ from halfmap.report.pictures.surface import PLAIN, SIDE, render_surface
 from halfmap.report.record_values import Array
 
 LONGEST = 108  # voxels along the longest side of what the browser draws
-FINEST = 2.0  # voxels of the browser to one of the map: more show nothing new
-COLOUR_SHARE = 2  # voxels of the map to one of its colours
+FINEST = 2.0  # most voxels of the browser to one of the map: more show nothing new
+COLOUR_SHARE = 2  # voxels of the small map to one of its colours, along each axis
 STILL = 640  # pixels
-FAINTEST, DENSEST = 0.3, 0.04  # ends of the slider: share of the level above solvent, share of the volume at the level
+# Ends of the slider: the lowest level as a share of the one shown, the highest by the share of the volume it encloses.
+FAINTEST, DENSEST = 0.3, 0.04
 
 
 @dataclass(frozen=True)
 class Viewer:
     """A surface for viewer.html.
 
-    still: the picture as data URI; level: where it is drawn, in the map's grey values; facts: JSON for the script;
-    volume, colours, palette: gzipped uint8 [z,y,x], the same on a coarser grid, and 256 RGB colours, all in base64 (the
-    latter two empty where the surface has one colour); cutoff: what the colours mean.
+    still: the picture as data URI; level: grey value of the map at which it is drawn; facts: JSON for the script;
+    volume: the small map, gzipped uint8 [z,y,x] in base64; colours: the place of each voxel on the colour scale, coded
+    alike on a coarser grid; palette: 256 RGB colours, coded alike; cutoff: the meaning of the colours. The last three
+    are empty or None if the surface has one colour.
     """
 
     still: str
@@ -54,7 +56,7 @@ def viewer(volume: Array | None, mask: Array | None, pixel_size: float | None, t
            cutoff: LocalCutoff | None = None) -> Viewer | None:
     """The surface of a map [z,y,x] within its mask [z,y,x], coloured by theta [z,y,x] (A) on the scale of `cutoff`.
 
-    None where there is no map, no pixel size, or nothing to draw.
+    pixel_size in A. None if there is no map, no pixel size, or nothing to draw.
     """
     volume = usable(volume)
     if volume is None or not pixel_size:
@@ -71,22 +73,23 @@ def viewer(volume: Array | None, mask: Array | None, pixel_size: float | None, t
     still = _still(data, level, frequency, cutoff)
     small = _Small.of(data, level)
     low, high = _slider(small.data, level)
-    coded, base, peak = _coded(small.data, level, high)
+    coded = _coded(small.data, level, high)
     colours = "" if frequency is None or cutoff is None else _packed(_coloured(frequency, small, cutoff))
+    size = coded.values.shape[::-1]
     facts = {
-        "size": list(coded.shape[::-1]), "coloursize": [math.ceil(n / COLOUR_SHARE) for n in coded.shape[::-1]],
-        "base": base, "peak": peak, "level": level, "low": low, "high": high, "axes": SIDE.axes, "plain": PLAIN,
-        "nm3": (pixel_size * small.ratio) ** 3 / 1000, "kda": CUBIC_ANGSTROM_PER_DALTON,
+        "size": list(size), "coloursize": [math.ceil(n / COLOUR_SHARE) for n in size],
+        "base": coded.base, "peak": coded.peak, "level": level, "low": low, "high": high, "axes": SIDE.axes,
+        "plain": PLAIN, "nm3": (pixel_size * small.ratio) ** 3 / 1000, "kda": CUBIC_ANGSTROM_PER_DALTON,
     }  # fmt: skip
     palette = np.rint(255 * scale_colours()).astype(np.uint8)
     return Viewer(
-        still, level, Markup(json.dumps(facts, separators=(",", ":"))), _packed(coded), colours,
+        still, level, Markup(json.dumps(facts, separators=(",", ":"))), _packed(coded.values), colours,
         _packed(palette) if colours else "", cutoff if colours else None,
     )  # fmt: skip
 
 
 def _frequency(theta: Array | None, volume: Array) -> Tensor | None:
-    """1/theta [z,y,x], 0 where there is none."""
+    """1/theta [z,y,x] (1/A), 0 where theta is not finite or not positive; None if it does not fit the map."""
     if theta is None or np.shape(theta) != volume.shape:
         return None
     found = torch.from_numpy(np.ascontiguousarray(theta, dtype=np.float32))
@@ -103,8 +106,11 @@ def _still(data: Tensor, level: float, frequency: Tensor | None, cutoff: LocalCu
 
 @dataclass(frozen=True)
 class _Small:
-    """A map sampled for the browser, data[z,y,x]: `ratio` of its voxel to the given map's, and where it begins there,
-    in voxels (x, y, z)."""
+    """A map sampled for the browser.
+
+    data: [z,y,x]; ratio: its voxel size over that of the given map; origin: its first voxel in voxels (x, y, z) of the
+    given map.
+    """
 
     data: Tensor
     ratio: float
@@ -113,7 +119,7 @@ class _Small:
     @classmethod
     def of(cls, data: Tensor, level: float) -> "_Small":
         box = data.shape[-1]
-        # The slider goes below the level: room for what then appears.
+        # The slider goes below the level. The crop has room for what then appears.
         low, high = _reach(data >= FAINTEST * level, math.ceil(0.02 * box) + 2)
         ratio = max(float((high - low).max()) / LONGEST, 1 / FINEST)
         fine = resize_map(data, 1.0, ratio, math.ceil(box / ratio))
@@ -125,27 +131,36 @@ class _Small:
 
 
 def _reach(above: Tensor, margin: int) -> tuple[Tensor, Tensor]:
-    """First and last voxel (x, y, z) of what is true in a cube [z,y,x], with a margin."""
+    """First and last voxel (x, y, z) of the true ones in a cube [z,y,x], with a margin in voxels."""
     where = torch.nonzero(above).flip(1)
     return ((where.min(0).values - margin).clamp(min=0).double(),
             (where.max(0).values + margin).clamp(max=above.shape[-1] - 1).double())  # fmt: skip
 
 
 def _slider(data: Tensor, level: float) -> tuple[float, float]:
-    """The levels that the slider spans."""
+    """Lowest and highest level of the slider."""
     volume = float((data >= level).sum())
     return FAINTEST * level, max(level_for_volume(data, max(DENSEST * volume, 20.0), 1.0), 1.2 * level)
 
 
-def _coded(data: Tensor, level: float, high: float) -> tuple[NDArray[np.uint8], float, float]:
-    """Grey values as 0 to 255 by the root of their place between `base` and `peak`, finer where levels usually are."""
+@dataclass(frozen=True)
+class _Coded:
+    """Grey values [z,y,x] in eight bits: the root of their place between `base` (0) and `peak` (255)."""
+
+    values: NDArray[np.uint8]
+    base: float
+    peak: float
+
+
+def _coded(data: Tensor, level: float, high: float) -> _Coded:
+    """Code the small map. The root makes steps finer where levels usually are."""
     base, peak = 0.15 * level, 1.15 * high
     root = ((data - base) / (peak - base)).clamp(0, 1).sqrt()
-    return (255 * root).round().to(torch.uint8).numpy(), base, peak
+    return _Coded((255 * root).round().to(torch.uint8).numpy(), base, peak)
 
 
 def _coloured(frequency: Tensor, small: _Small, cutoff: LocalCutoff) -> NDArray[np.uint8]:
-    """The place of 1/theta on the colour scale as 0 to 255, at every second voxel of the small map [z,y,x]."""
+    """The place of 1/theta on the colour scale as 0 to 255, at every second voxel [z,y,x] of the small map."""
     size = torch.tensor([math.ceil(n / COLOUR_SHARE) for n in small.data.shape])
     axes = [small.origin[2 - a] + small.ratio * (COLOUR_SHARE * torch.arange(int(size[a])) + 0.5 * (COLOUR_SHARE - 1))
             for a in range(3)]  # fmt: skip
@@ -156,4 +171,5 @@ def _coloured(frequency: Tensor, small: _Small, cutoff: LocalCutoff) -> NDArray[
 
 
 def _packed(values: NDArray[np.uint8]) -> str:
+    """Gzipped and in base64, without a time, so that the same values give the same text."""
     return base64.b64encode(gzip.compress(values.tobytes(), 7, mtime=0)).decode("ascii")

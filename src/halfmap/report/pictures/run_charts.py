@@ -1,22 +1,22 @@
-"""The charts of a run: Fourier shell correlation, progress by iteration, noise spectra, time."""
+"""The charts of a refinement: Fourier shell correlation, progress by iteration, noise spectra, wall time."""
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from halfmap.report.pictures.charts import (
-    Axis,
-    Chart,
-    Drawing,
-    Guide,
-    Series,
-    Values,
-    draw,
-    linear_ticks,
-    resolution_ticks,
-    value_axis,
+from halfmap.report.pictures.axes import Axis, Tick, linear_ticks, resolution_ticks, value_axis
+from halfmap.report.pictures.charts import Abscissa, Chart, Drawing, Guide, Mark, Series, Stage, draw
+from halfmap.report.record_values import (
+    Record,
+    clean_values,
+    curve,
+    number,
+    seconds_by_stage,
+    shell_resolution,
+    total_seconds,
 )
-from halfmap.report.record_values import Record, clean_values, curve, number, seconds_by_stage, total_seconds
 
+# Field of the record, name of the curve, style.
 FSC_CURVES = (
     ("fsc", "unmasked", "c1"),
     ("fsc_spherical", "spherical mask", "c2"),
@@ -24,35 +24,22 @@ FSC_CURVES = (
     ("fsc_randomised", "masked, phases randomised", "c4 dashed"),
     ("fsc_corrected", "masked, corrected", "c5"),
 )
-EARLIER_CURVES = 24
-NAMED_GROUPS = 8
+EARLIER_CURVES = 24  # iterations whose unmasked curves are drawn behind that of the latest
+NAMED_GROUPS = 8  # optics groups with a curve of their own; further ones are faint
 STAGE_STYLES = {"read": "c1", "search": "c3", "insert": "c2", "solve": "c5", "other": "c8"}
 
 
-def _shell_resolution(record: Record, shell: int) -> float | None:
-    """Resolution in A of a shell (cycles per box); None for shell 0 or without box and pixel size."""
-    box, pixel = number(record, "box"), number(record, "pixel_size")
-    return box * pixel / shell if box and pixel and shell > 0 else None
+@dataclass(frozen=True)
+class ProgressChart:
+    """The chart of one field of the records by iteration; drawing: None if no record has the field."""
+
+    title: str
+    field: str
+    drawing: Drawing | None
 
 
-def crossing(record: Record, values: Values, threshold: float) -> float | None:
-    """Resolution in A where the curve first falls below the threshold, linear between shells, or None."""
-    previous: float | None = None
-    for shell, value in enumerate(values):
-        if value is None or shell == 0:
-            continue
-        if value < threshold:
-            if previous is None:
-                return _shell_resolution(record, shell)
-            exact = shell - (threshold - value) / (previous - value)
-            box, pixel = number(record, "box"), number(record, "pixel_size")
-            return box * pixel / exact if box and pixel else None
-        previous = value
-    return None
-
-
-def _shell_axis(record: Record, shells: int) -> tuple[Axis, list[float], list[str]]:
-    """Resolution axis from shell 0 to Nyquist, with the position and title of every shell."""
+def _shell_abscissa(record: Record, shells: int) -> Abscissa:
+    """A resolution axis from shell 0 to Nyquist, and every shell on it."""
     box, pixel = number(record, "box"), number(record, "pixel_size")
     nyquist_shell = box / 2 if box else max(shells - 1, 1)
     finest = 2 * pixel if pixel else 1.0 / nyquist_shell
@@ -60,26 +47,29 @@ def _shell_axis(record: Record, shells: int) -> tuple[Axis, list[float], list[st
     axis = Axis(math.inf, finest, "resolution (Å)" if pixel else "shell", "inverse", ticks)
     titles = []
     for shell in range(shells):
-        resolution = _shell_resolution(record, shell)
+        resolution = shell_resolution(record, shell)
         titles.append(f"{resolution:.2f} Å · shell {shell}" if resolution else f"shell {shell}")
-    return axis, [shell / nyquist_shell for shell in range(shells)], titles
+    return Abscissa(axis, [shell / nyquist_shell for shell in range(shells)], titles)
 
 
 def fsc_chart(records: Sequence[Record]) -> Drawing | None:
-    """All five curves of the latest iteration, unmasked curves of earlier ones faintly behind."""
+    """All five curves of the latest iteration, with the unmasked curves of earlier ones faintly behind.
+
+    None if the latest record has no curve.
+    """
     record = records[-1]
     found = [(name, style, _measured(record, key)) for key, name, style in FSC_CURVES]
     series = [Series(name, values, style) for name, style, values in found if values]
     if not series:
         return None
     shells = max(len(s.values) for s in series)
-    axis, positions, titles = _shell_axis(record, shells)
+    x = _shell_abscissa(record, shells)
     earlier = [_measured(old, "fsc") for old in records[:-1] if number(old, "box") == number(record, "box")]
     points = []
     for key, level in (("resolution_A", 0.143), ("resolution_05_A", 0.5)):
         resolution = number(record, key)
         if resolution and number(record, "pixel_size"):
-            points.append((resolution, level, f"{resolution:.2f} Å", "c1"))
+            points.append(Mark(resolution, level, f"{resolution:.2f} Å", "c1"))
     guides = [Guide(0.143, "0.143"), Guide(0.5, "0.5")]
     band = number(record, "band_A")
     if band and number(record, "pixel_size"):
@@ -88,7 +78,7 @@ def fsc_chart(records: Sequence[Record]) -> Drawing | None:
     lowest = min(-0.05, max(low - 0.03, -0.3))
     y = Axis(lowest, 1.03, "Fourier shell correlation", "linear", linear_ticks(0, 1, 5))
     chart = Chart(
-        "Fourier shell correlation between half maps", axis, y, positions, titles, series,
+        "Fourier shell correlation between half maps", x.axis, y, x.positions, x.titles, series,
         faint=[values for values in earlier[-EARLIER_CURVES:] if values], guides=guides, points=points,
         size="tall",
     )  # fmt: skip
@@ -96,42 +86,46 @@ def fsc_chart(records: Sequence[Record]) -> Drawing | None:
 
 
 def _measured(record: Record, key: str) -> list[float | None]:
-    """The curve as far as images were back-projected: beyond that shell the half maps hold no data."""
+    """The curve up to the last shell that was back-projected. Beyond it the half maps hold no data."""
     values, limit = curve(record, key), number(record, "inserted_A")
     box, pixel = number(record, "box"), number(record, "pixel_size")
     return values[: round(box * pixel / limit) + 1] if limit and box and pixel else values
 
 
-def _iteration_axis(records: Sequence[Record]) -> tuple[Axis, list[float], list[str]]:
+def _iteration_abscissa(records: Sequence[Record]) -> Abscissa:
     numbers = [_iteration(record, i) for i, record in enumerate(records)]
     lo, hi = numbers[0] - 0.5, numbers[-1] + 0.5
     step = max(1, math.ceil((hi - lo) / 10))
-    ticks = tuple((float(n), str(n)) for n in numbers if n % step == 0 or len(numbers) == 1)
+    ticks = tuple(Tick(float(n), str(n)) for n in numbers if n % step == 0 or len(numbers) == 1)
     axis = Axis(lo, hi, "iteration", "linear", ticks)
     searches = [str(record.get("search") or "?") for record in records]
     titles = [f"iteration {n} · {search}" for n, search in zip(numbers, searches, strict=True)]
-    return axis, [axis.fraction(n) for n in numbers], titles
+    return Abscissa(axis, [axis.fraction(n) for n in numbers], titles)
 
 
 def _iteration(record: Record, index: int) -> int:
+    """The number of the iteration; if it was not recorded, the place of the record, counted from 1."""
     value = number(record, "iteration")
     return index + 1 if value is None else int(value)
 
 
-def _stages(records: Sequence[Record]) -> list[tuple[float, float, str]]:
-    """Stretches of iterations with the same kind of search, as fractions of the iteration axis."""
-    stretches: list[tuple[float, float, str]] = []
+def _stages(records: Sequence[Record]) -> list[Stage]:
+    """Stretches of iterations with the same kind of search."""
+    stages: list[Stage] = []
     for i, record in enumerate(records):
         name, start, end = str(record.get("search") or ""), i / len(records), (i + 1) / len(records)
-        if stretches and stretches[-1][2] == name:
-            stretches[-1] = (stretches[-1][0], end, name)
+        if stages and stages[-1].name == name:
+            stages[-1] = Stage(stages[-1].start, end, name)
         else:
-            stretches.append((start, end, name))
-    return stretches
+            stages.append(Stage(start, end, name))
+    return stages
 
 
 def resolution_chart(records: Sequence[Record]) -> Drawing | None:
-    """Resolution at both thresholds and the alignment limit, by iteration; finer is higher."""
+    """Resolution at both thresholds and the alignment limit by iteration, finer at the top.
+
+    None if no record has any of them.
+    """
     wanted = (
         ("resolution_A", "FSC 0.143", "c1"),
         ("resolution_05_A", "FSC 0.5", "c2"),
@@ -145,10 +139,10 @@ def resolution_chart(records: Sequence[Record]) -> Drawing | None:
     coarse, fine = 1 / max(values), 1 / min(values)
     margin = 0.12 * (fine - coarse) or 0.2 * fine
     lo, hi = 1 / max(coarse - margin, 0.6 * coarse), 1 / (fine + margin)
-    axis, positions, titles = _iteration_axis(records)
+    x = _iteration_abscissa(records)
     y = Axis(lo, hi, "resolution (Å)", "inverse", resolution_ticks(lo, hi, 0.13))
     chart = Chart(
-        "Resolution", axis, y, positions, titles, series, stages=_stages(records), dots=True, size="tall"
+        "Resolution", x.axis, y, x.positions, x.titles, series, stages=_stages(records), dots=True, size="tall"
     )
     return draw(chart)
 
@@ -159,46 +153,50 @@ def _progress_chart(
     values = [number(record, key) for record in records]
     if all(value is None for value in values):
         return None
-    axis, positions, titles = _iteration_axis(records)
-    # A logarithmic axis cannot hold 0: an iteration in which nothing moved leaves a gap in the line.
+    x = _iteration_abscissa(records)
+    # A logarithmic axis cannot hold 0. An iteration in which nothing moved leaves a gap in the line.
     shown = [None if log and value is not None and value <= 0 else value for value in values]
     y = value_axis([shown], {"°": "degrees", "": title}.get(unit, unit), log=log)
     series = [Series(title, shown, style, unit if unit != "nats per particle" else "nats")]
-    chart = Chart(title, axis, y, positions, titles, series, stages=_stages(records), dots=len(records) <= 60)
+    chart = Chart(title, x.axis, y, x.positions, x.titles, series, stages=_stages(records), dots=len(records) <= 60)
     return draw(chart)
 
 
-def pose_charts(records: Sequence[Record]) -> list[tuple[str, str, Drawing | None]]:
-    """(title, record field, chart) of the pose changes, the medians on logarithmic axes."""
+def pose_charts(records: Sequence[Record]) -> list[ProgressChart]:
+    """How much poses changed, the medians on logarithmic axes."""
     return [
-        ("Angle change, median", "angle_change_deg",
-         _progress_chart(records, "angle_change_deg", "angle change", "°", "c1", log=True)),
-        ("Shift change, median", "shift_change_A",
-         _progress_chart(records, "shift_change_A", "shift change", "Å", "c2", log=True)),
-        ("Jumped to another pose", "jumped", _progress_chart(records, "jumped", "share of particles", "", "c4")),
+        ProgressChart("Angle change, median", "angle_change_deg",
+                      _progress_chart(records, "angle_change_deg", "angle change", "°", "c1", log=True)),
+        ProgressChart("Shift change, median", "shift_change_A",
+                      _progress_chart(records, "shift_change_A", "shift change", "Å", "c2", log=True)),
+        ProgressChart("Jumped to another pose", "jumped",
+                      _progress_chart(records, "jumped", "share of particles", "", "c4")),
     ]  # fmt: skip
 
 
-def posterior_charts(records: Sequence[Record]) -> list[tuple[str, str, Drawing | None]]:
-    """(title, record field, chart) of what the posterior says about the poses."""
+def posterior_charts(records: Sequence[Record]) -> list[ProgressChart]:
+    """What the posterior says about the poses: weight of the best mode, precision, gain over the null."""
     wanted = (
         ("Weight of the best mode, mean", "max_posterior", "weight", "", "c3"),
         ("Pose precision, median", "precision_deg", "precision", "°", "c5"),
         ("Gain over the null, mean", "gain", "gain", "nats per particle", "c2"),
     )
     return [
-        (title, key, _progress_chart(records, key, name, unit, style))
+        ProgressChart(title, key, _progress_chart(records, key, name, unit, style))
         for title, key, name, unit, style in wanted
     ]
 
 
 def noise_chart(record: Record) -> tuple[Drawing | None, int]:
-    """Noise power by shell for each optics group, and how many groups there are. Groups past 8 are faint."""
+    """Noise power by shell of each optics group, and the number of groups. Groups past the eighth are faint.
+
+    None and 0 if the record has no spectra.
+    """
     spectra = record.get("sigma2")
     if not isinstance(spectra, Sequence) or isinstance(spectra, str):
         return None, 0
     groups = [clean_values(group) for group in spectra]
-    # Shell 0 and shells beyond the band hold no estimate: zero there, which a logarithmic axis cannot show.
+    # Shell 0 and shells beyond the band hold no estimate but zero, which a logarithmic axis cannot show.
     groups = [[None if value is None or value <= 0 else value for value in group] for group in groups]
     groups = [[None, *group[1:]] for group in groups if any(group)]
     if not groups:
@@ -206,16 +204,19 @@ def noise_chart(record: Record) -> tuple[Drawing | None, int]:
     recorded = record.get("sigma2_name")
     names = [str(name) for name in recorded] if isinstance(recorded, Sequence) else []
     names += [f"group {i + 1}" for i in range(len(names), len(groups))]
-    axis, positions, titles = _shell_axis(record, max(len(group) for group in groups))
+    x = _shell_abscissa(record, max(len(group) for group in groups))
     named = zip(names, groups[:NAMED_GROUPS], strict=False)
     series = [Series(name, values, f"c{i + 1}") for i, (name, values) in enumerate(named)]
     y = value_axis(groups, "noise power σ² (square image units)", log=True)
-    chart = Chart("Noise power", axis, y, positions, titles, series, faint=groups[NAMED_GROUPS:])
+    chart = Chart("Noise power", x.axis, y, x.positions, x.titles, series, faint=groups[NAMED_GROUPS:])
     return draw(chart), len(groups)
 
 
 def time_chart(records: Sequence[Record]) -> Drawing | None:
-    """Wall time by iteration, stacked by stage; what the stages leave of the total is `other`."""
+    """Wall time by iteration, stacked by stage. What the stages leave of the total is `other`.
+
+    None if no record has times.
+    """
     stages = [seconds_by_stage(record) for record in records]
     totals = [total_seconds(record) for record in records]
     for times, total in zip(stages, totals, strict=True):
@@ -226,10 +227,10 @@ def time_chart(records: Sequence[Record]) -> Drawing | None:
     names += sorted({name for times in stages for name in times} - set(names))
     if not names:
         return None
-    axis, positions, titles = _iteration_axis(records)
+    x = _iteration_abscissa(records)
     spare = iter(("c4", "c6", "c7") * len(names))
     styles = {name: STAGE_STYLES.get(name) or next(spare) for name in names}
     series = [Series(name, [times.get(name) for times in stages], styles[name], "s") for name in names]
     highest = max(sum(times.values()) for times in stages) or 1.0
     y = Axis(0.0, 1.08 * highest, "wall time (s)", "linear", linear_ticks(0, 1.08 * highest, 4))
-    return draw(Chart("Wall time", axis, y, positions, titles, series, stacked=True))
+    return draw(Chart("Wall time", x.axis, y, x.positions, x.titles, series, stacked=True))
