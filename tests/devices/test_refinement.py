@@ -115,7 +115,7 @@ class Died(BaseException):
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
 def test_a_run_that_died_goes_on_where_it_was_begun(run, accelerator, monkeypatch, device):
     often = {"batch": 6, "checkpoint_minutes": 1e-6, "regulariser": "sparse_smooth", "ss_steps": 3}
-    tally, done = em.add_residuals_, []
+    tally, done = em.Tally.add_, []
 
     def dying(*args: Any) -> None:
         done.append(1)
@@ -125,10 +125,10 @@ def test_a_run_that_died_goes_on_where_it_was_begun(run, accelerator, monkeypatc
 
     with accelerator():
         whole = run("auto" if device == "cuda" else device, "whole", **often)
-        monkeypatch.setattr(em, "add_residuals_", dying)
+        monkeypatch.setattr(em.Tally, "add_", dying)
         with pytest.raises(Died):
             run(device, "stopped", **often)
-        monkeypatch.setattr(em, "add_residuals_", tally)
+        monkeypatch.setattr(em.Tally, "add_", tally)
     stopped = Run(whole.out.parent / "stopped", [])
     if device == "cuda" and not torch.cuda.is_available():
         with pytest.raises(InputError, match="begun on a GPU"):

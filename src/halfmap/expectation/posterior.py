@@ -12,8 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from halfmap.expectation.priors import ShiftPrior
 from halfmap.geometry.rotations import rotation_vector_to_matrix
 from halfmap.kernels.poses import Samples
+
+SHARE_LEAST = 1e-3  # of the images that hold a particle, and of those that hold none: neither is ruled out
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,37 @@ class Poses:
 
 def covariance_of(precision: Tensor) -> Tensor:
     """Inverse of precision [..., 5, 5]. Standard deviations stay below 20 degrees and 5 pixels, so that it exists."""
+    return torch.linalg.inv(_bounded(precision))
+
+
+def _bounded(precision: Tensor) -> Tensor:
+    """The precision [..., 5, 5], at least that of standard deviations of 20 degrees and 5 pixels."""
     floor = [1 / math.radians(20) ** 2] * 3 + [1 / 25.0] * 2
-    return torch.linalg.inv(precision + torch.diag(precision.new_tensor(floor)))
+    return precision + torch.diag(precision.new_tensor(floor))
+
+
+def log_evidence(poses: Poses, prior: ShiftPrior, mates: int) -> Tensor:
+    """Log evidence [b] of a particle in each image, relative to that of noise alone.
+
+    It is the integral of the likelihood ratio over the priors of the pose, by Laplace's approximation: the sum over
+    modes of exp(gain) (2 pi)^(5/2) |precision|^(-1/2), times the prior densities there. These are 1 / (8 pi^2) of
+    rotations, for each of the ``mates`` that a point group makes of a mode, and precision / (2 pi) of shifts, whose
+    exponent is part of the gain. In images of noise alone the expectation of the evidence is 1, however wide the
+    search is; modes that are not among ``poses`` are missing from it.
+    """
+    log_det = torch.linalg.slogdet(_bounded(poses.precision)).logabsdet
+    volume = 2.5 * math.log(2 * math.pi) - 0.5 * log_det
+    density = math.log(mates / (8 * math.pi**2)) + math.log(max(prior.precision, 1e-12) / (2 * math.pi))
+    return torch.logsumexp(poses.gain + volume, dim=1) + density
+
+
+def particle_probability(log_evidence: Tensor, share: float) -> Tensor:
+    """Probability [b] that an image holds a particle, where a ``share`` of all images does.
+
+    p = share Z / (share Z + 1 - share), with Z the evidence relative to noise alone.
+    """
+    share = min(max(share, SHARE_LEAST), 1 - SHARE_LEAST)
+    return torch.sigmoid(log_evidence + math.log(share / (1 - share)))
 
 
 def merge_modes(poses: Poses, operators: Tensor, angle: float, drop: float, most: int) -> Poses:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from halfmap.expectation.posterior import Poses, posterior_samples
+from halfmap.expectation.posterior import Poses, log_evidence, particle_probability, posterior_samples
 from halfmap.expectation.priors import ShiftPrior
 from halfmap.expectation.search import GlobalSearch, Reference, Sampling, find_poses
 from halfmap.fourier.transform import half_volume
@@ -25,7 +25,7 @@ from halfmap.refinement.in_parts import in_parts
 from halfmap.refinement.quarter_sets import drawn, turns
 from halfmap.refinement.schedule import Plan
 from halfmap.refinement.state import PoseTable, State
-from halfmap.refinement.tally import Tally, add_residuals_, updated_noise, updated_scale, updated_shift_sigma
+from halfmap.refinement.tally import Residuals, Tally, updated_noise, updated_scale, updated_shift_sigma
 from halfmap.runtime.stopwatch import NOTHING, Cost, CostMeter, Stopwatch
 
 PRIOR_WIDTH = 3.0  # of the shift prior, in spreads of the shifts: real ones have tails that a tighter normal pulls in
@@ -88,10 +88,11 @@ def expectation_step(
                     _record(poses, found)
                     watch.lap("search")
                     samples = posterior_samples(found.poses, plan.posterior)
+                    samples = replace(samples, mass=samples.mass * found.present[samples.image])
                     _insert(so_far.statistics[half], found.images, samples, sets.quarter_of[found.index])
                     watch.lap("insert")
-                    add_residuals_(tally, found.images, found.poses, reference, batch.group,
-                                   model.scale_group[found.index], plan.sampling.limit)
+                    residuals = Residuals.of(found.images, found.poses, found.present, reference, plan.sampling.limit)
+                    tally.add_(residuals, batch.group, model.scale_group[found.index])
                     watch.lap("search")
                 so_far = replace(so_far, batches=so_far.batches + 1, images=so_far.images + len(batch),
                                  cost=meter.so_far())
@@ -105,11 +106,15 @@ def expectation_step(
 
 @dataclass(frozen=True)
 class _Found:
-    """Images of one optics group with their poses. index int64 [b]: their particles."""
+    """Images of one optics group with their poses.
+
+    index int64 [b]: their particles; present [b]: probability that there is one.
+    """
 
     index: Tensor
     images: BandImages
     poses: Poses
+    present: Tensor
 
 
 @dataclass
@@ -144,9 +149,17 @@ class _Search:
                 self.grids[group] = GlobalSearch(self.reference, images, self.sampling)
             known = _known(self.poses, part.index, device)
             poses = find_poses(self.reference, images, self.sampling, prior, known, self.grids.get(group))
-            return _Found(part.index, images, poses)
+            return _Found(part.index, images, poses, self._present(poses, prior))
 
         return in_parts(find, len(batch))
+
+
+    def _present(self, poses: Poses, prior: ShiftPrior) -> Tensor:
+        """Probability [b] that an image holds a particle; 1 where it is not asked."""
+        if not self.model.null_hypothesis or self.sampling.search == "fixed":
+            return torch.ones_like(poses.gain[:, 0])
+        evidence = log_evidence(poses, prior, len(self.sampling.symmetry))
+        return particle_probability(evidence, self.state.share)
 
 
 def _begun(so_far: Expectation, count: int, model: ImagingModel, insert_limit: int) -> Expectation:
@@ -204,6 +217,7 @@ def _record(poses: PoseTable, found: _Found) -> None:
     variance = torch.diagonal(covariance, dim1=1, dim2=2)
     poses.angle_sd[index] = torch.rad2deg(variance[:, :3].mean(dim=1).sqrt()).float()
     poses.shift_sd[index] = variance[:, 3:].mean(dim=1).sqrt().float()
+    poses.present[index] = found.present.float().cpu()
 
 
 def next_state(state: State, outcome: Expectation, model: ImagingModel, pixel_size: Tensor) -> State:
@@ -219,4 +233,5 @@ def next_state(state: State, outcome: Expectation, model: ImagingModel, pixel_si
         scale=scale,
         shift_sigma=updated_shift_sigma(outcome.poses, pixel_size),
         poses=outcome.poses,
+        share=float(outcome.poses.present.double().mean()),
     )

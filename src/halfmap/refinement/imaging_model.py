@@ -24,7 +24,7 @@ class ImagingModel:
     of State.scale that each particle uses. padding: of the reference. update_scale: whether contrast is re-estimated.
     kernel: what images are inserted with. place: where the sums of a quarter set are put when they are complete, so
     that one quarter set is made after the other; None keeps sums in memory, and both quarter sets of a half set are
-    made together.
+    made together. null_hypothesis: whether an image may hold no particle, and counts as far as it holds one.
     """
 
     box: int
@@ -35,6 +35,7 @@ class ImagingModel:
     update_scale: bool = True
     kernel: str = "trilinear"
     place: Place | None = None
+    null_hypothesis: bool = True
 
     @property
     def grid(self) -> Grid:

@@ -50,6 +50,7 @@ class RunFolder:
             "rlnLogLikeliContribution": poses.gain.numpy(),
             "halfmapAngleSd": poses.angle_sd.numpy(),
             "halfmapShiftSd": (poses.shift_sd.double() * pixel).numpy(),
+            "halfmapParticleProbability": poses.present.numpy(),
         }
         origins = -poses.shifts[:, 0].double() * pixel[:, None]
         refined = with_poses(table, poses.rotations[:, 0].double(), origins, poses.half.numpy(), extra)

@@ -20,7 +20,8 @@ WEIGHTY = 0.02  # posterior weight from which a mode counts as known
 FAR = 10.0  # degrees; a particle that moves less has not jumped, however fine the grid
 
 # Measured on all images together, so known to both half sets whatever the regulariser does.
-ALWAYS_CROSSES = "noise spectra, grey scale, shift spread"
+ALWAYS_CROSSES = "noise spectra, grey scale, shift spread, share of images with a particle"
+PROBABILITY_BINS = 20  # of the histogram of probabilities that there is a particle
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,13 @@ def progressed(step: Step) -> Progressed:
     agreed = max(int(crossing_shell(curve[: last + 1], 0.143) or last) for curve in (curves.unmasked, curves.corrected))
     change = _changes(step)
     far = max(2.0 * math.degrees(step.plan.sampling.grid_step), FAR)
-    jumped = _from_nearest_mode(step) > far
-    sure = step.after.poses.weight[:, 0] > 0.5
+    judged = _judged(step)
+    jumped = (_from_nearest_mode(step) > far)[judged]
+    sure = poses.weight[judged, 0] > 0.5
     return Progressed(
         step.plan.stage, step.plan.sampling.limit, agreed, resolution(curves.unmasked, box, pixel_size),
-        float(poses.gain.mean()), float(jumped.double().mean()), float(change.angle.median()),
-        float(poses.angle_sd.median()), float((jumped & sure).double().mean()),
+        float(poses.gain.mean()), float(jumped.double().mean()), float(change.angle[judged].median()),
+        float(poses.angle_sd[judged].median()), float((jumped & sure).double().mean()),
     )  # fmt: skip
 
 
@@ -67,7 +69,7 @@ def record(step: Step, latest: Progressed, groups: list[str], crosses: str) -> R
     box, pixel_size = step.grid.box, step.grid.pixel_size
     curves, state = step.halves.curves, step.after
     poses = state.poses
-    change = _changes(step)
+    change, judged = _changes(step), _judged(step)
     known = bool(step.before.poses.known.any())
     return {
         "iteration": state.iteration, "search": step.plan.stage,
@@ -79,10 +81,13 @@ def record(step: Step, latest: Progressed, groups: list[str], crosses: str) -> R
         "fsc": curves.unmasked.tolist(), "fsc_spherical": curves.spherical.tolist(),
         "fsc_masked": curves.masked.tolist(), "fsc_randomised": curves.randomised.tolist(),
         "fsc_corrected": curves.corrected.tolist(),
-        "angle_change_deg": float(change.angle.median()) if known else None,
-        "shift_change_A": float(change.shift.median()) if known else None,
+        "angle_change_deg": float(change.angle[judged].median()) if known else None,
+        "shift_change_A": float(change.shift[judged].median()) if known else None,
         "surprised": latest.surprised if known else None, "jumped": latest.jumped if known else None,
-        "max_posterior": float(poses.weight[:, 0].mean()), "precision_deg": float(poses.angle_sd.median()),
+        "max_posterior": float(poses.weight[judged, 0].mean()),
+        "precision_deg": float(poses.angle_sd[judged].median()),
+        "particle_share": state.share, "no_particle": int((poses.present < 0.5).sum()),
+        "particle_probability": torch.histc(poses.present, PROBABILITY_BINS, 0.0, 1.0).long().tolist(),
         "shift_sigma_A": state.shift_sigma,
         "gain": float(poses.gain.mean()),
         "gain_halves": [float(poses.gain[poses.half == h].mean()) for h in (0, 1)],
@@ -106,6 +111,15 @@ def what_crosses(regulariser: str, start: float, poor: bool, joined: float | Non
     if joined:
         parts.append(f"all that is coarser than {joined:g} A (joined)")
     return ", ".join(parts)
+
+
+def _judged(step: Step) -> Tensor:
+    """The particles [b] that statistics of poses are about: those in images that probably hold one, or else all.
+
+    Poses of images without a particle move at random, whatever the others do.
+    """
+    judged = step.after.poses.present >= 0.5
+    return judged if bool(judged.any()) else torch.ones_like(judged)
 
 
 def _from_nearest_mode(step: Step) -> Tensor:

@@ -149,6 +149,10 @@ def _judged(problem: Problem, course: Course, step: Step, log: RunLog) -> bool:
         history, step.halves.curves, schedule.start, schedule.shell(schedule.start), problem.grid, newly_poor
     ):
         log.warning(finding)
+    empty = int((step.after.poses.present < 0.5).sum())
+    if step.plan.stage == "final" and empty:
+        log.notice(f"{empty:,} of {len(step.after.poses):,} images match no better than noise "
+                   "(halfmapParticleProbability below 0.5) and hardly entered the maps")
     return poor
 
 

@@ -111,13 +111,14 @@ def handed_out(problem: Problem, state: State, latest: Progressed | None) -> tup
         return state, latest
     if ranks.first:
         _set_threads(max(1, kernels.thread_count() // ranks.on_machine))
-    iteration, shift_sigma, latest = ranks.told((state.iteration, state.shift_sigma, latest))
+    told = ranks.told((state.iteration, state.shift_sigma, state.share, latest))
+    iteration, shift_sigma, share, latest = told
     given = [torch.clone(values, memory_format=torch.contiguous_format)
              for values in (*state.references, *state.sigma2, state.scale)]
     ranks.hand_out_(given)
     halves = len(state.references)
     state = replace(
-        state, iteration=iteration, shift_sigma=shift_sigma, references=tuple(given[:halves]),
+        state, iteration=iteration, shift_sigma=shift_sigma, share=share, references=tuple(given[:halves]),
         sigma2=tuple(given[halves:-1]), scale=given[-1],
     )  # fmt: skip
     return state, latest

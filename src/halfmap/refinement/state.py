@@ -16,8 +16,8 @@ class PoseTable:
     rotations float32 [b, c, 3, 3]: RELION's A. shifts float32 [b, c, 2]: particle off the box centre, in pixels of the
     image. weight float32 [b, c]: posterior weight (0: there is no such mode). gain float32 [b]: log-likelihood of the
     best mode above a model without a particle, in nats. angle_sd float32 [b]: posterior sd of the best mode's rotation,
-    in degrees, root mean square over the axes. shift_sd float32 [b]: the same of its shift, in pixels. half int64 [b]:
-    half set, 0 or 1.
+    in degrees, root mean square over the axes. shift_sd float32 [b]: the same of its shift, in pixels. present
+    float32 [b]: probability that the image holds a particle. half int64 [b]: half set, 0 or 1.
     """
 
     rotations: Tensor
@@ -26,6 +26,7 @@ class PoseTable:
     gain: Tensor
     angle_sd: Tensor
     shift_sd: Tensor
+    present: Tensor
     half: Tensor
 
     @staticmethod
@@ -35,8 +36,9 @@ class PoseTable:
         eye = torch.eye(3).expand(count, modes, 3, 3).clone()
         zero = torch.zeros(count)
         return PoseTable(
-            eye, torch.zeros(count, modes, 2), torch.zeros(count, modes), zero, zero.clone(), zero.clone(), half
-        )
+            eye, torch.zeros(count, modes, 2), torch.zeros(count, modes), zero, zero.clone(), zero.clone(),
+            torch.ones(count), half,
+        )  # fmt: skip
 
     @property
     def known(self) -> Tensor:
@@ -47,7 +49,7 @@ class PoseTable:
         """A copy that shares nothing."""
         return PoseTable(
             self.rotations.clone(), self.shifts.clone(), self.weight.clone(), self.gain.clone(),
-            self.angle_sd.clone(), self.shift_sd.clone(), self.half,
+            self.angle_sd.clone(), self.shift_sd.clone(), self.present.clone(), self.half,
         )  # fmt: skip
 
     def __len__(self) -> int:
@@ -61,7 +63,7 @@ class State:
     references[h]: maps [z, y, x] that the next expectation step aligns to, regularised and solvent-flattened.
     sigma2[g]: noise power [s] of each optics group by image shell, 0..box//2. scale [n]: contrast of each scale group
     (or particle) relative to the reference. shift_sigma: spread of the shifts, in angstrom. poses. mask [z, y, x]: the
-    solvent mask. memory: the regulariser's own.
+    solvent mask. memory: the regulariser's own. share: of the images that hold a particle.
     """
 
     iteration: int
@@ -72,3 +74,4 @@ class State:
     poses: PoseTable
     mask: Tensor
     memory: dict[str, Any] = field(default_factory=dict)
+    share: float = 0.5

@@ -15,6 +15,42 @@ from halfmap.imaging.forward import BandImages
 from halfmap.refinement.state import PoseTable, State
 
 
+@dataclass(frozen=True)
+class Residuals:
+    """What a batch says about noise and contrast at the best poses of its images.
+
+    power [s], count [s]: residual power by shell, and the number of coefficients in it; cross [b], norm [b]:
+    <image, model> and <model, model>, whitened. An image counts as far as it holds a particle.
+    """
+
+    power: Tensor
+    count: Tensor
+    cross: Tensor
+    norm: Tensor
+
+    @staticmethod
+    def of(images: BandImages, found: Poses, present: Tensor, reference: Reference, limit: int) -> Residuals:
+        """Of images at their best poses. present [b]: probability of a particle; limit: last shell that contrast is
+        measured to."""
+        geometry = images.geometry
+        band = geometry.band
+        slices = kernels.project_slices(reference.volume, geometry.coords * reference.padding, found.rotations[:, 0])
+        freq = band.kxy.double() * (2 * math.pi / band.box)
+        angle = (found.shifts[:, 0] @ freq.T).float()
+        model = images.ctf * slices
+        data = images.scored * torch.polar(torch.ones_like(angle), angle)
+        residual = data - images.scale[:, None] * model
+        power = (residual.real**2 + residual.imag**2).double() * present[:, None]
+        power = power.sum(dim=0)
+        count = band.shell_sum(torch.ones_like(power)) * present.sum()
+        k = geometry.count(limit)
+        weighted = model[:, :k] / images.sigma2[:k]
+        cross = (data[:, :k].real * weighted.real + data[:, :k].imag * weighted.imag).double().sum(dim=1)
+        norm = (model[:, :k].real * weighted.real + model[:, :k].imag * weighted.imag).double().sum(dim=1)
+        return Residuals(band.shell_sum(power).cpu() / images.mask_power, count.cpu(), (present * cross).cpu(),
+                         (present * norm).cpu())
+
+
 @dataclass
 class Tally:
     """Sums over images that re-estimate noise and contrast, and where the time went.
@@ -36,34 +72,12 @@ class Tally:
         noise, count = ([torch.zeros_like(s) for s in state.sigma2] for _ in range(2))
         return Tally(noise, count, zero, zero.clone())
 
-
-def add_residuals_(
-    tally: Tally, batch: BandImages, found: Poses, reference: Reference, group: int, scale_group: Tensor, limit: int
-) -> None:
-    """Count the residuals of a batch at its best poses.
-
-    group: optics group of the images; scale_group [b]: scale group of each; limit: last shell that contrast is
-    measured to.
-    """
-    geometry = batch.geometry
-    slices = kernels.project_slices(
-        reference.volume, geometry.coords * reference.padding, found.rotations[:, 0]
-    )
-    freq = geometry.band.kxy.double() * (2 * math.pi / geometry.band.box)
-    angle = (found.shifts[:, 0] @ freq.T).float()
-    model = batch.ctf * slices
-    data = batch.scored * torch.polar(torch.ones_like(angle), angle)
-    residual = data - batch.scale[:, None] * model
-    power = (residual.real**2 + residual.imag**2).double().sum(dim=0)
-    shells = geometry.band.shell_sum(power).cpu() / batch.mask_power
-    tally.noise[group][: len(shells)] += shells
-    tally.count[group][: len(shells)] += geometry.band.shell_sum(torch.ones_like(power)).cpu() * len(batch.scored)
-    k = geometry.count(limit)
-    weighted = model[:, :k] / batch.sigma2[:k]
-    cross = (data[:, :k].real * weighted.real + data[:, :k].imag * weighted.imag).double().sum(dim=1)
-    norm = (model[:, :k].real * weighted.real + model[:, :k].imag * weighted.imag).double().sum(dim=1)
-    tally.cross.index_add_(0, scale_group, cross.cpu())
-    tally.norm.index_add_(0, scale_group, norm.cpu())
+    def add_(self, batch: Residuals, group: int, scale_group: Tensor) -> None:
+        """Count a batch of an optics group, whose images are in these scale groups [b]."""
+        self.noise[group][: len(batch.power)] += batch.power
+        self.count[group][: len(batch.count)] += batch.count
+        self.cross.index_add_(0, scale_group, batch.cross)
+        self.norm.index_add_(0, scale_group, batch.norm)
 
 
 def updated_noise(state: State, tally: Tally) -> tuple[Tensor, ...]:
@@ -94,7 +108,9 @@ def updated_scale(state: State, tally: Tally) -> Tensor:
 def updated_shift_sigma(poses: PoseTable, pixel_size: Tensor) -> float:
     """Spread of the shifts along one axis in angstrom, from best shifts and their posterior variance (an EM update).
 
-    pixel_size [b]: of each particle's image.
+    Images count as far as they hold a particle: the shifts of others are as wide as the search. pixel_size [b]: of each
+    particle's image.
     """
     square = poses.shifts[:, 0].double().square().mean(dim=1) + poses.shift_sd.double().square()
-    return float((square * pixel_size**2).mean().sqrt())
+    present = poses.present.double()
+    return float(((square * pixel_size**2 * present).sum() / present.sum().clamp_min(1e-9)).sqrt())

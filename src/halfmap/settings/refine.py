@@ -71,6 +71,9 @@ class RefineSettings(RegulariserOptions):
     scale: str = field(default="group", metadata={
         "help": "what shares one intensity scale factor", "choices": ("group", "particle", "none"),
         "bare": "group", "advanced": True})
+    null_hypothesis: bool = field(default=True, metadata={
+        "help": "estimate for every image whether it holds a particle at all, and let it count as far as it does",
+        "advanced": True})
     flatten_solvent: bool = field(default=True, metadata={
         "help": "clear the reference outside the mask before images are aligned to it",
         "aliases": ("--flatten_solvent",), "advanced": True})
