@@ -14,7 +14,7 @@ from halfmap.refinement.outputs import Record
 from halfmap.refinement.schedule import Plan, Progressed
 from halfmap.refinement.state import State
 from halfmap.regularisation.protocol import HalfSets, Solution
-from halfmap.validation.fsc import crossing_shell, mask_verdict, resolution
+from halfmap.validation.fsc import GOLD_STANDARD, crossing_shell, mask_verdict, resolution
 
 WEIGHTY = 0.02  # posterior weight from which a mode counts as known
 FAR = 10.0  # degrees; a particle that moves less has not jumped, however fine the grid
@@ -48,7 +48,6 @@ class Step:
 
 def progressed(step: Step) -> Progressed:
     """What the schedule needs to know."""
-    box, pixel_size = step.grid.box, step.grid.pixel_size
     curves, poses = step.halves.curves, step.after.poses
     last = step.plan.insert_limit  # nothing was back-projected beyond
     agreed = max(int(crossing_shell(curve[: last + 1], 0.143) or last) for curve in (curves.unmasked, curves.corrected))
@@ -58,7 +57,7 @@ def progressed(step: Step) -> Progressed:
     jumped = (_from_nearest_mode(step) > far)[judged]
     sure = poses.weight[judged, 0] > 0.5
     return Progressed(
-        step.plan.stage, step.plan.sampling.limit, agreed, resolution(curves.unmasked, box, pixel_size),
+        step.plan.stage, step.plan.sampling.limit, agreed, _resolution(step, curves.unmasked),
         float(poses.gain.mean()), float(jumped.double().mean()), float(change.angle[judged].median()),
         float(poses.angle_sd[judged].median()), float((jumped & sure).double().mean()),
     )  # fmt: skip
@@ -75,9 +74,9 @@ def record(step: Step, latest: Progressed, groups: list[str], crosses: str) -> R
         "iteration": state.iteration, "search": step.plan.stage,
         "band_A": box * pixel_size / step.plan.sampling.limit,
         "inserted_A": box * pixel_size / step.plan.insert_limit,
-        "resolution_A": resolution(curves.unmasked, box, pixel_size),
-        "resolution_05_A": resolution(curves.unmasked, box, pixel_size, 0.5),
-        "resolution_corrected_A": resolution(curves.corrected, box, pixel_size),
+        "resolution_A": _resolution(step, curves.unmasked),
+        "resolution_05_A": _resolution(step, curves.unmasked, 0.5),
+        "resolution_corrected_A": _resolution(step, curves.corrected),
         "fsc": curves.unmasked.tolist(), "fsc_spherical": curves.spherical.tolist(),
         "fsc_masked": curves.masked.tolist(), "fsc_randomised": curves.randomised.tolist(),
         "fsc_corrected": curves.corrected.tolist(),
@@ -111,6 +110,15 @@ def what_crosses(regulariser: str, start: float, poor: bool, joined: float | Non
     if joined:
         parts.append(f"all that is coarser than {joined:g} A (joined)")
     return ", ".join(parts)
+
+
+def _resolution(step: Step, curve: Tensor, threshold: float = GOLD_STANDARD) -> float:
+    """Resolution in A where the curve falls below the threshold, no finer than the last shell that was inserted.
+
+    Beyond it the maps hold nothing, and the FSC of nothing says nothing.
+    """
+    grid, last = step.grid, step.plan.insert_limit
+    return max(resolution(curve, grid.box, grid.pixel_size, threshold), grid.length / last)
 
 
 def _judged(step: Step) -> Tensor:
