@@ -74,7 +74,7 @@ def test_images_that_probably_hold_no_particle_are_left_out(star, halfmap, tmp_p
     assert list(others["particles"]["labNote"]) == ["below", "noise"]
     assert set(others["particles"]["halfmapLeftOut"]) == {"probability of a particle below 0.5"}
     for said in ("8 particles, half sets of 4 and 4", "2 of 8: probability of a particle below 0.5",
-                 "6 of 8 remain: 6 particles, half sets of 3 and 3", "broken particle", "clean_left_out.star"):
+                 "6 of 8 remain, half sets of 3 and 3", "broken particle", "clean_left_out.star"):
         assert said in done.said
 
 

@@ -64,7 +64,7 @@ def select(settings: SelectSettings) -> None:
     def say(line: str) -> None:
         console.print(escape(line), soft_wrap=True)
 
-    say(f"{table.source}: {_content(table)}")
+    say(f"{table.source}: {len(table):,} particles, {_halves(table)}")
     for note in _notes(settings, table):
         say(f"note: {note}")
     for one, out in zip(criteria, failed, strict=True):
@@ -73,7 +73,7 @@ def select(settings: SelectSettings) -> None:
         raise InputError(f"{table.source}: no particle passes ({'; '.join(one.reason for one in criteria)}); ask for "
                          "less")
     remaining = table.select(kept)
-    say(f"{len(remaining):,} of {len(table):,} remain: {_content(remaining)}")
+    say(f"{len(remaining):,} of {len(table):,} remain, {_halves(remaining)}")
     if table.half is not None and len(np.unique(table.half[kept])) < 2:
         say("note: all that remain are of one half set; a refinement will divide them anew")
     if any(one.label == PROBABILITY for one in criteria):
@@ -121,12 +121,11 @@ def _numbers(table: ParticleTable, criterion: _Criterion) -> NDArray[np.float64]
     return values
 
 
-def _content(table: ParticleTable) -> str:
-    """The number of particles, and of those in each half set."""
+def _halves(table: ParticleTable) -> str:
+    """The number of particles in each half set."""
     if table.half is None:
-        return f"{len(table):,} particles, no half sets"
-    first, second = np.bincount(table.half, minlength=2)
-    return f"{len(table):,} particles, half sets of {first:,} and {second:,}"
+        return "no half sets"
+    return "half sets of {:,} and {:,}".format(*np.bincount(table.half, minlength=2))
 
 
 def _notes(settings: SelectSettings, table: ParticleTable) -> list[str]:
