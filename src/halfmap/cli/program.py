@@ -68,6 +68,9 @@ COMMANDS: dict[str, Command] = {
     "audit": _command(
         "find particles that are twice in a STAR file or in both half sets",
         "particle_sets", "audit_options", "run_audit"),
+    "select": _command(
+        "the particles of a run that pass its own measures, as a STAR file",
+        "select", "select_options", "run_select"),
     "convert": _command(
         "particles from cryoSPARC's format to RELION's, and back",
         "convert", "convert_options", "run_convert"),

@@ -17,7 +17,7 @@ from halfmap.report.pictures.chimerax import Scene, palette, write_chimerax
 from halfmap.report.pictures.local_cutoff import LocalCutoff, local_cutoff
 from halfmap.report.pictures.sphere import Sphere, view_sphere
 from halfmap.report.pictures.viewer import Viewer, viewer
-from halfmap.report.record_values import number
+from halfmap.report.record_values import number, plain_value
 
 THIN_COVERAGE = 0.2  # Fourier coverage of the worst direction below which the page warns
 
@@ -59,6 +59,7 @@ def _contents(run: Path, snapshot: Snapshot) -> dict[str, Any]:
         "resolution": charts.resolution_chart(records) if records else None,
         "poses": charts.pose_charts(records) if records else [],
         "posterior": charts.posterior_charts(records) if records else [],
+        "particles": charts.particle_charts(records) if records and _asked(snapshot) else None,
         "gallery": gallery(snapshot, pixel_size),
         "surface_view": _surface(snapshot, pixel_size, cutoff),
         "cutoff": cutoff,
@@ -73,6 +74,7 @@ def _contents(run: Path, snapshot: Snapshot) -> dict[str, Any]:
         "citations": citations(
             snapshot.settings, snapshot.version, snapshot.citing, bool(last.get("fsc_randomised"))
         ),
+        "grouped": findings.grouped,
         "latest": lambda key: findings.significant(number(last, key)),
     }
 
@@ -85,6 +87,12 @@ def _without_arrays(snapshot: Snapshot) -> Snapshot:
     """
     return replace(snapshot, map=None, half1=None, half2=None, mask=None, reference=None, theta=None, directions=None,
                    weights=None)
+
+
+def _asked(snapshot: Snapshot) -> bool:
+    """Whether the run asked of images if they hold a particle. Where it did not, records say 1 of all of them."""
+    off = plain_value(snapshot.settings, "null_hypothesis") in (False, "no")
+    return not off and plain_value(snapshot.settings, "search") != "fixed"
 
 
 def _sphere(snapshot: Snapshot) -> Sphere | None:

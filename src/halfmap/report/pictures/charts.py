@@ -8,7 +8,7 @@ travel as JSON for the read-out under the pointer (script.html).
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
@@ -228,3 +228,19 @@ def draw(chart: Chart) -> Drawing:
         stages=[PlacedStage(100 * s.start, 100 * (s.end - s.start), s.name) for s in chart.stages],
         data=_hover_data(chart),
     )
+
+
+def draw_histogram(chart: Chart, width: float) -> Drawing:
+    """Lay the chart out with bars of this width (in units of x) in place of the curve of its first series.
+
+    Bars stand on the lower end of y, which may be logarithmic. A value of None or 0 has no bar.
+    """
+    wide = SCALE * width / (chart.x.hi - chart.x.lo)
+    series = chart.series[0]
+    shapes = []
+    for at, value in zip(chart.positions, series.values, strict=True):
+        if value:
+            left, height = SCALE * at - wide / 2, SCALE * chart.y.fraction(value)
+            shapes.append(f'<rect class="{series.style}" x="{left:.1f}" y="{SCALE - height:.1f}" width="{wide:.1f}" '
+                          f'height="{height:.1f}"/>')
+    return replace(draw(chart), lines=[], bars=Markup("".join(shapes)))

@@ -1,18 +1,16 @@
 """The pictures of `halfmap inspect`: a montage of images, spectra and Thon rings, histograms."""
 
-import dataclasses
 import math
 from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
-from markupsafe import Markup
 from numpy.typing import NDArray
 from torch import Tensor
 
 from halfmap.particles.table import ParticleTable
 from halfmap.report.pictures.axes import Axis, linear_ticks, resolution_ticks, value_axis
-from halfmap.report.pictures.charts import SCALE, Abscissa, Chart, Drawing, Guide, Series, draw, shell_titles
+from halfmap.report.pictures.charts import Abscissa, Chart, Drawing, Guide, Series, draw, draw_histogram, shell_titles
 from halfmap.report.pictures.slices import fourier_resize
 from halfmap.workflows.inspect_images import GroupSpectra
 
@@ -126,13 +124,7 @@ def _histogram(values: NDArray[np.floating], label: str, counted: str, unit: str
     median = float(np.median(values))
     chart = Chart(label, x, y, positions, titles, [Series(counted, counts.tolist(), "c1")],
                   guides=[Guide(median, f"median {median:.3g}", upright=True)])
-    width = 0.9 * SCALE * float(edges[1] - edges[0]) / (x.hi - x.lo)
-    bars = Markup("").join(
-        Markup(f'<rect class="c1" x="{SCALE * at - width / 2:.1f}" y="{SCALE * (1 - y.fraction(n)):.1f}" '
-               f'width="{width:.1f}" height="{SCALE * y.fraction(n):.1f}"/>')
-        for at, n in zip(positions, counts.tolist(), strict=True) if n
-    )  # fmt: skip
-    return dataclasses.replace(draw(chart), lines=[], bars=bars)
+    return draw_histogram(chart, 0.9 * float(edges[1] - edges[0]))
 
 
 def defocus_chart(table: ParticleTable) -> Drawing:

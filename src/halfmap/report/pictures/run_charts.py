@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from halfmap.report.pictures.axes import Axis, Tick, linear_ticks, resolution_ticks, value_axis
-from halfmap.report.pictures.charts import Abscissa, Chart, Drawing, Guide, Mark, Series, Stage, draw
+from halfmap.report.pictures.axes import Axis, Tick, linear_ticks, log_ticks, resolution_ticks, value_axis
+from halfmap.report.pictures.charts import Abscissa, Chart, Drawing, Guide, Mark, Series, Stage, draw, draw_histogram
 from halfmap.report.record_values import (
     Record,
     clean_values,
@@ -26,6 +26,8 @@ FSC_CURVES = (
 )
 EARLIER_CURVES = 24  # iterations whose unmasked curves are drawn behind that of the latest
 NAMED_GROUPS = 8  # optics groups with a curve of their own; further ones are faint
+LEAST_BAR = 0.5  # images at the foot of a logarithmic bar, so that one image is seen
+SHARE_STEADY = 0.005  # a share that changes by less from one iteration to another tells nothing
 STAGE_STYLES = {"read": "c1", "search": "c3", "insert": "c2", "solve": "c5", "other": "c8"}
 
 
@@ -185,6 +187,47 @@ def posterior_charts(records: Sequence[Record]) -> list[ProgressChart]:
         ProgressChart(title, key, _progress_chart(records, key, name, unit, style))
         for title, key, name, unit, style in wanted
     ]
+
+
+@dataclass(frozen=True)
+class ParticleCharts:
+    """Whether images hold a particle: how many of all images probably hold none, by the latest record.
+
+    probabilities: histogram; share: of the images that hold one, by iteration, None where it hardly changes.
+    """
+
+    none: int
+    images: int
+    probabilities: Drawing
+    share: Drawing | None
+
+
+def particle_charts(records: Sequence[Record]) -> ParticleCharts | None:
+    """Charts of the probability that an image holds a particle. None if the latest record does not have it."""
+    none = number(records[-1], "no_particle")
+    counts = [int(count) for count in curve(records[-1], "particle_probability") if count is not None and count >= 0]
+    if none is None or not any(counts):
+        return None
+    shares = [share for share in (number(record, "particle_share") for record in records) if share is not None]
+    steady = not shares or max(shares) - min(shares) < SHARE_STEADY
+    return ParticleCharts(
+        int(none), sum(counts), _probability_chart(counts),
+        None if steady else _progress_chart(records, "particle_share", "share of images", "", "c3"),
+    )  # fmt: skip
+
+
+def _probability_chart(counts: Sequence[int]) -> Drawing:
+    """A histogram of images [bin] by their probability, on a logarithmic axis: the few without a particle matter."""
+    bins = len(counts)
+    x = Axis(0.0, 1.0, "probability that the image holds a particle", "linear", linear_ticks(0, 1, 5))
+    top = 2.0 * max(counts)
+    y = Axis(LEAST_BAR, top, "images", "log", log_ticks(1.0, top))
+    titles = [f"{i / bins:.2f} to {(i + 1) / bins:.2f}" for i in range(bins)]
+    # A logarithmic axis cannot show 0.
+    series = Series("images", [count or None for count in counts], "c3")
+    chart = Chart("Probability of a particle", x, y, [(i + 0.5) / bins for i in range(bins)], titles, [series],
+                  guides=[Guide(0.5, "as likely none", upright=True)])
+    return draw_histogram(chart, 0.9 / bins)
 
 
 def noise_chart(record: Record) -> tuple[Drawing | None, int]:

@@ -1,0 +1,83 @@
+"""What a user can choose for ``halfmap select``."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from halfmap.errors import InputError
+from halfmap.options import check_declared, flag
+from halfmap.settings.checks import absolute_paths, check_readable
+
+
+@dataclass(frozen=True)
+class SelectSettings:
+    """Settings of ``halfmap select``."""
+
+    particles: Path = field(metadata={
+        "help": "folder of a refinement, or a particle STAR file that one wrote", "short": "RUN|particles.star",
+        "positional": True})
+    out: Path = field(metadata={
+        "help": "write the particles that pass here, with all their columns", "short": "clean.star",
+        "aliases": ("--o",)})
+    min_probability: float = field(default=0.5, metadata={
+        "help": "least probability that the image holds a particle; 0 asks for none", "short": "P", "at_least": 0})
+    max_angle_sd: float | None = field(default=None, metadata={
+        "help": "greatest standard deviation of a particle's orientation", "unit": "deg", "above": 0, "none": "any"})
+    max_shift_sd: float | None = field(default=None, metadata={
+        "help": "greatest standard deviation of a particle's place", "unit": "A", "above": 0, "none": "any"})
+    min_max_posterior: float | None = field(default=None, metadata={
+        "help": "least weight of a particle's best pose among its poses, from 0 to 1", "short": "X", "above": 0,
+        "none": "any"})
+    left_out: Path | None = field(default=None, metadata={
+        "help": "write the other particles here, each with the reason in the column halfmapLeftOut",
+        "short": "other.star", "none": "the name of --out with _left_out before .star"})
+
+
+def validated_select(settings: SelectSettings) -> SelectSettings:
+    """Check the settings as far as is possible without reading data, and make their paths absolute.
+
+    The particle file of a run is named, and the file of what is left out. Raises InputError for the first choice that
+    cannot work, and where a file would be overwritten.
+    """
+    check_declared(settings)
+    _check_criteria(settings)
+    paths = absolute_paths(settings)
+    if paths["particles"].is_dir():
+        if not (paths["particles"] / "particles.star").exists():
+            raise InputError(f"{paths['particles']}: holds no particles.star; give the folder of a refinement, or a "
+                             "STAR file")
+        paths["particles"] /= "particles.star"
+    check_readable("particles", paths["particles"])
+    out = paths["out"]
+    paths.setdefault("left_out", out.with_name(f"{out.stem}_left_out{out.suffix}"))
+    for name in ("out", "left_out"):
+        _check_new_star("--" + name.replace("_", "-"), paths[name])
+    if paths["left_out"] == out:
+        raise InputError(f"--left-out {out}: is the file of --out; name another")
+    return dataclasses.replace(settings, **paths)
+
+
+def _check_criteria(settings: SelectSettings) -> None:
+    """Raise InputError where no criterion is given, or a share is more than 1."""
+    for one in dataclasses.fields(settings):
+        value = getattr(settings, one.name)
+        if one.name in ("min_probability", "min_max_posterior") and value is not None and value > 1:
+            raise InputError(f"{flag(one)} {value}: must be at most 1")
+    others = (settings.max_angle_sd, settings.max_shift_sd, settings.min_max_posterior)
+    if settings.min_probability == 0 and others == (None, None, None):
+        raise InputError("--min-probability 0: leaves nothing to select by; give another criterion too")
+
+
+def _check_new_star(option: str, path: Path) -> None:
+    """Raise InputError where a STAR file of this name cannot be written, or would overwrite a file."""
+    if path.exists():
+        raise InputError(f"{option} {path}: exists already; name a new STAR file")
+    if path.suffix.lower() != ".star":
+        raise InputError(f"{option} {path}: the file to write must be named .star; choose another name")
+    if not path.parent.is_dir():
+        raise InputError(f"{option} {path}: its folder does not exist; make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"{option} {path}: no permission to write in {path.parent}")
