@@ -153,7 +153,6 @@ class _Search:
 
         return in_parts(find, len(batch))
 
-
     def _present(self, poses: Poses, prior: ShiftPrior) -> Tensor:
         """Probability [b] that an image holds a particle; 1 where it is not asked."""
         if not self.model.null_hypothesis or self.sampling.search == "fixed":

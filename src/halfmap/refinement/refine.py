@@ -152,7 +152,7 @@ def _judged(problem: Problem, course: Course, step: Step, log: RunLog) -> bool:
     empty = int((step.after.poses.present < 0.5).sum())
     if step.plan.stage == "final" and empty:
         log.notice(f"{empty:,} of {len(step.after.poses):,} images match no better than noise "
-                   "(halfmapParticleProbability below 0.5) and hardly entered the maps")
+                   "(halfmapParticleProbability below 0.5) and hardly entered the maps; halfmap select leaves them out")
     return poor
 
 
