@@ -62,8 +62,9 @@ class ImagingGeometry:
 class BandImages:
     """A batch of images of one optics group on its band.
 
-    scored [b, k]: under the circular mask; whole [b, k]: unmasked; ctf [b, k]; sigma2 [k]; scale [b]; mask_power: mean
-    square of the circular mask, by which it lowers the power of white noise.
+    scored [b, k]: under a circular mask; whole [b, k]: unmasked; ctf [b, k]; sigma2 [k]; scale [b]. mask_power: mean
+    square of the mask, by which it lowers the power of white noise. From coefficient ``fine_from`` on the mask of image
+    b is wider, and its mean square is fine_power [b].
     """
 
     geometry: ImagingGeometry
@@ -73,6 +74,15 @@ class BandImages:
     sigma2: Tensor
     scale: Tensor
     mask_power: float = 1.0
+    fine_from: int = 0
+    fine_power: Tensor | None = None
+
+    def unmasked(self, power: Tensor) -> Tensor:
+        """The power [k] that residuals of power [b, k] have, summed over images, where they are not masked."""
+        if self.fine_power is None:
+            return power.sum(dim=0) / self.mask_power
+        coarse, fine = power[:, : self.fine_from], power[:, self.fine_from :]
+        return torch.cat([coarse.sum(dim=0) / self.mask_power, (fine / self.fine_power[:, None]).sum(dim=0)])
 
     def whitened(self, limit: int) -> tuple[Tensor, Tensor]:
         """Data y / sigma [b, k] and contrast scale ctf / sigma [b, k] up to a shell of the reference."""
@@ -87,21 +97,36 @@ class BandImages:
         return weighted * self.whole, weighted * contrast
 
 
+@dataclass(frozen=True)
+class FineMask:
+    """A wider mask for the finer shells. mask [b, y, x]; first: the coefficient from which on it is used."""
+
+    mask: Tensor
+    first: int
+
+
 def band_images(
-    images: Tensor, mask: Tensor, geometry: ImagingGeometry, defocus: Defocus, sigma2: Tensor, scale: Tensor
-) -> BandImages:
+    images: Tensor, mask: Tensor, geometry: ImagingGeometry, defocus: Defocus, sigma2: Tensor, scale: Tensor,
+    fine: FineMask | None = None,
+) -> BandImages:  # fmt: skip
     """Transform normalised images[b, y, x].
 
-    mask[y, x] or [b, y, x]; sigma2[s]: noise power by shell of the image; scale[b]: contrast.
+    mask[y, x] or [b, y, x]; sigma2[s]: noise power by shell of the image; scale[b]: contrast; fine: another mask for
+    the finer shells.
     """
     band = geometry.band
     whole, scored = band.gather(image_fft(images)), band.gather(image_fft(images * mask))
+    if fine is not None:
+        scored[:, fine.first :] = band.gather(image_fft(images * fine.mask))[:, fine.first :]
     if geometry.odd is not None:
         unturned = geometry.odd.conj().to(whole)
         whole, scored = whole * unturned, scored * unturned
-    return BandImages(
+    found = BandImages(
         geometry, scored, whole, ctf(band.kxy, geometry.optics, defocus), sigma2[band.shell.to(sigma2.device)], scale
     )
+    if fine is None:
+        return found
+    return replace(found, fine_from=fine.first, fine_power=fine.mask.double().square().mean(dim=(1, 2)))
 
 
 def masks_at(mask: Tensor, centres: Tensor) -> Tensor:

@@ -26,6 +26,15 @@ def soft_circle(box: int, radius: float, edge: float = 5.0) -> Tensor:
     return (0.5 + 0.5 * torch.cos(torch.pi * ramp)).float()
 
 
+def soft_circles(box: int, radii: Tensor, edge: float, centres: Tensor) -> Tensor:
+    """A soft_circle[b,y,x] for each image: radii[b] in pixels, centres[b,2] (x, y) in pixels off the box centre."""
+    axis = torch.arange(box, dtype=torch.float32, device=radii.device) - box // 2
+    x, y = (axis - centres[:, a, None].to(axis) for a in (0, 1))
+    distance = torch.hypot(y[:, :, None], x[:, None, :])
+    ramp = ((distance - radii.to(axis)[:, None, None]) / edge).clamp(0.0, 1.0)
+    return 0.5 + 0.5 * torch.cos(torch.pi * ramp)
+
+
 def normalise(images: Tensor, radius: float, ramp: bool = True) -> tuple[Tensor, Tensor]:
     """Images[b,y,x] with a background of mean 0 and sd 1, and ok[b]: False for images that hold no signal.
 

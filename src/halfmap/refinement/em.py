@@ -143,7 +143,8 @@ class _Search:
         def find(some: slice) -> _Found:
             part = batch.part(some)
             centres = self.poses.shifts[part.index, 0].round().long()
-            images = band_batch(self.state, self.source, self.model, self.geometries[group], part, centres)
+            images = band_batch(self.state, self.source, self.model, self.geometries[group], part, centres,
+                                self.sampling.limit)
             watch.lap("read")
             if self.sampling.search == "global" and group not in self.grids:
                 self.grids[group] = GlobalSearch(self.reference, images, self.sampling)

@@ -101,7 +101,7 @@ def fitted(state: State, source: ParticleSource, model: ImagingModel, plan: Plan
             geometry = ImagingGeometry.build(optics, model.box, model.pixel_size, plan.insert_limit)
             geometries[group] = geometry.to(reference.volume.device)
         offsets = state.poses.shifts[images.index, 0].round().long()
-        batch = band_batch(state, source, model, geometries[group], images, offsets)
+        batch = band_batch(state, source, model, geometries[group], images, offsets, plan.sampling.limit)
         if searching and group not in grids:
             grids[group] = GlobalSearch(reference, batch, plan.sampling)
         if searching:

@@ -9,7 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import torch
+
+from halfmap.fourier.transform import fft_size
+from halfmap.imaging.delocalisation import delocalisation
 from halfmap.maps.grid import Grid
+from halfmap.particles.table import ParticleTable
 from halfmap.refinement.schedule import Progressed
 from halfmap.validation.fsc import FscCurves, resolution
 
@@ -68,4 +74,25 @@ def findings(
             f"the FSC falls to 0.5 at {at_half:.1f} A but to 0.143 only at {at_end:.1f} A: such a long tail "
             "means that many poses are wrong, or that most of the density is disordered"
         )
+    return found
+
+
+def box_too_small(table: ParticleTable, diameter: float, resolution: float) -> list[str]:
+    """A sentence for each optics group whose boxes do not hold the signal of the resolution (A) that was reached.
+
+    A particle of this diameter (A) at median defocus wants a box of the diameter and twice the distance by which the
+    CTF moves that signal.
+    """
+    found = []
+    for number, optics in enumerate(table.optics):
+        members = np.flatnonzero(table.optics_index == number)
+        if not len(members):
+            continue
+        moved = float(delocalisation(optics, table.defocus[torch.from_numpy(members)], 1 / resolution).median())
+        wanted = fft_size((diameter + 2 * moved) / optics.pixel_size)
+        if wanted > optics.box:
+            name = "" if len(table.optics) == 1 else f"optics group {optics.name}: "
+            found.append(f"{name}at {resolution:.1f} A the defocus moves signal {moved:.0f} A away from the particle "
+                         f"(median), and boxes of {optics.box} px cut off a part of it, which is lost; boxes of "
+                         f"{wanted} px would hold it")
     return found

@@ -149,6 +149,9 @@ def _judged(problem: Problem, course: Course, step: Step, log: RunLog) -> bool:
         history, step.halves.curves, schedule.start, schedule.shell(schedule.start), problem.grid, newly_poor
     ):
         log.warning(finding)
+    if step.plan.stage == "final":
+        for finding in health.box_too_small(problem.source.table, problem.masking.diameter, history[-1].resolution):
+            log.warning(finding)
     empty = int((step.after.poses.present < 0.5).sum())
     if step.plan.stage == "final" and empty:
         log.notice(f"{empty:,} of {len(step.after.poses):,} images match no better than noise "

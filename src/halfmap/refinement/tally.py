@@ -40,15 +40,15 @@ class Residuals:
         model = images.ctf * slices
         data = images.scored * torch.polar(torch.ones_like(angle), angle)
         residual = data - images.scale[:, None] * model
-        power = (residual.real**2 + residual.imag**2).double() * present[:, None]
-        power = power.sum(dim=0)
+        power = images.unmasked((residual.real**2 + residual.imag**2).double() * present[:, None])
         count = band.shell_sum(torch.ones_like(power)) * present.sum()
         k = geometry.count(limit)
         weighted = model[:, :k] / images.sigma2[:k]
         cross = (data[:, :k].real * weighted.real + data[:, :k].imag * weighted.imag).double().sum(dim=1)
         norm = (model[:, :k].real * weighted.real + model[:, :k].imag * weighted.imag).double().sum(dim=1)
-        return Residuals(band.shell_sum(power).cpu() / images.mask_power, count.cpu(), (present * cross).cpu(),
-                         (present * norm).cpu())
+        return Residuals(
+            band.shell_sum(power).cpu(), count.cpu(), (present * cross).cpu(), (present * norm).cpu()
+        )
 
 
 @dataclass

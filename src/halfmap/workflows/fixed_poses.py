@@ -203,7 +203,7 @@ def insert_(sums: Backprojection, run: FixedRun, members: Tensor, advance: Calla
             run.geometries[group] = ImagingGeometry.build(optics, run.model.box, run.model.pixel_size, run.limit)
         geometry = run.geometries[group]
         centred = torch.zeros(len(index), 2, dtype=torch.int64)  # of the mask for scoring: nothing is scored
-        batch = band_batch(run.state, run.source, run.model, geometry, images, centred)
+        batch = band_batch(run.state, run.source, run.model, geometry, images, centred, 0)
         values, weights = batch.sums()
         samples = _samples(run, index)
         sums.insert_(values, weights, geometry.coords, geometry.band, replace(samples, mass=samples.mass.float()))

@@ -1,0 +1,102 @@
+"""Signal that the CTF moves: how far, and that the mask for scoring holds it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from halfmap.fourier.band import Band
+from halfmap.fourier.transform import image_fft, image_ifft
+from halfmap.imaging.ctf import Defocus, ctf
+from halfmap.imaging.delocalisation import delocalisation
+from halfmap.imaging.forward import ImagingGeometry
+from halfmap.imaging.optics import OpticsGroup
+from halfmap.maps.grid import Grid
+from halfmap.particles.preprocess import soft_circle, soft_circles
+from halfmap.refinement.imaging_model import MASK_EDGE, fine_mask
+
+BOX, PIXEL = 256, 1.0
+OPTICS = OpticsGroup("o", 300.0, 2.7, 0.1, PIXEL, BOX)
+
+
+def defocus(*values: float, astigmatism: float = 0.0) -> Defocus:
+    u = torch.tensor(values, dtype=torch.float64)
+    zero = torch.zeros_like(u)
+    return Defocus(u + astigmatism / 2, u - astigmatism / 2, zero, zero, zero, zero + 1)
+
+
+@pytest.mark.parametrize("spherical", [0.0, 2.7])
+def test_it_is_the_slope_of_the_aberration(spherical):
+    optics = OpticsGroup("o", 300.0, spherical, 0.1, PIXEL, BOX)
+    values, f, step = [5000.0, 12000.0, 30000.0], 0.25, 1e-6
+
+    def wave(dz: float, s: float) -> float:
+        """gamma / 2 pi of the CTF at the frequency s, by hand."""
+        return -0.5 * optics.wavelength * dz * s**2 + 0.25 * spherical * 1e7 * optics.wavelength**3 * s**4
+
+    expected = [abs(wave(dz, f + step) - wave(dz, f - step)) / (2 * step) for dz in values]
+    np.testing.assert_allclose(delocalisation(optics, defocus(*values), f).numpy(), expected, rtol=1e-6)
+
+
+def test_the_larger_defocus_counts():
+    round_, oval = defocus(10000.0), defocus(10000.0, astigmatism=2000.0)
+    assert float(delocalisation(OPTICS, oval, 0.2)) > float(delocalisation(OPTICS, round_, 0.2))
+
+
+def test_a_circle_of_its_own_for_each_image_is_the_soft_circle_moved_there():
+    radii, centres = torch.tensor([20.0, 31.5]), torch.tensor([[0, 0], [3, -5]])
+    found = soft_circles(96, radii, 5.0, centres)
+    for b in range(2):
+        moved = torch.roll(soft_circle(96, float(radii[b]), 5.0), (int(centres[b, 1]), int(centres[b, 0])), (0, 1))
+        torch.testing.assert_close(found[b], moved, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("finest", [3.0, 4.0, 6.0])
+def test_the_mask_holds_the_signal_of_every_shell_that_is_scored(finest):
+    """The share of the model's signal that is left in the masked image, <masked, model> / <model, model> by shell."""
+    diameter, um = 90.0, (0.8, 1.2)
+    values = defocus(*(1e4 * d for d in um))
+    geometry, limit = ImagingGeometry.build(OPTICS, BOX, PIXEL, 120), int(BOX * PIXEL / finest)
+    wide = fine_mask(geometry, values, Grid(BOX, PIXEL), diameter / 2, torch.zeros(len(um), 2).long(), limit)
+    assert wide is not None
+    random = torch.randn(BOX, BOX, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    particle = soft_circle(BOX, diameter / 2 - 6, 6.0).double() * random
+    band = Band.to_shell(BOX, BOX // 2 - 1)
+    model = band.gather(image_fft(particle[None])) * ctf(band.kxy, OPTICS, values)
+    images = torch.stack([image_of(band, coefficients) for coefficients in model])
+    tight = soft_circle(BOX, diameter / 2, MASK_EDGE).double()
+    for shell in (shell for shell in (36, 42, 62, limit) if shell <= limit):
+        chosen = (band.shell > shell - 4) & (band.shell <= shell)
+        assert wide.first <= int(torch.nonzero(chosen)[0])
+        power = (model[:, chosen].abs() ** 2).sum(1)
+        for mask, least in ((wide.mask.double(), 0.95), (tight, 0.0)):
+            seen = band.gather(image_fft(images * mask))[:, chosen]
+            share = (seen * model[:, chosen].conj()).real.sum(1) / power
+            assert float(share.min()) > least, (shell, share)
+    if finest == 3.0:  # at the finest shell the tight mask would leave less
+        assert float(share.max()) < 0.8
+
+
+def image_of(band: Band, coefficients: Tensor) -> Tensor:
+    """The image [y, x] with these coefficients of the band, and none beyond it."""
+    plane = torch.zeros(BOX, BOX // 2 + 1, dtype=torch.complex128)
+    rows, columns = band.kxy[:, 1] % BOX, band.kxy[:, 0]
+    plane[rows, columns] = coefficients
+    edge = columns == 0  # the mates on the column kx = 0 are in the half plane too
+    plane[-band.kxy[edge, 1] % BOX, 0] = coefficients[edge].conj()
+    return image_ifft(plane[None], BOX)[0]
+
+
+def test_coarse_shells_keep_the_tight_mask_and_no_mask_is_wider_than_the_box():
+    geometry = ImagingGeometry.build(OPTICS, BOX, PIXEL, 120)
+    none = torch.zeros(1, 2).long()
+    assert fine_mask(geometry, defocus(2e4), Grid(BOX, PIXEL), 45.0, none, int(BOX * PIXEL / 9)) is None
+    mask = fine_mask(geometry, defocus(5e4), Grid(BOX, PIXEL), 45.0, none, int(BOX * PIXEL / 3))
+    assert mask is not None and mask.first == geometry.count(int(BOX * PIXEL / 8))
+    edge = torch.cat([mask.mask[0, 0], mask.mask[0, :, 0]])
+    assert float(edge.max()) == 0.0 and float(mask.mask.max()) == 1.0
+    assert math.isclose(float(mask.mask[0, BOX // 2, 8]), 1.0)
