@@ -1,12 +1,18 @@
 """Warnings come where something is wrong, and nowhere else."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from halfmap.imaging.ctf import Defocus
+from halfmap.imaging.optics import OpticsGroup
 from halfmap.maps.grid import Grid
-from halfmap.refinement.health import findings, half_sets_disagree
+from halfmap.particles.table import ParticleTable
+from halfmap.refinement.health import box_too_small, findings, half_sets_disagree
 from halfmap.refinement.schedule import Progressed
 from halfmap.validation.fsc import FscCurves
 
@@ -41,6 +47,26 @@ def test_half_maps_that_differ_where_their_start_was_the_same_are_told():
     said = findings(WELL[:5], broken, START, START_SHELL, GRID)
     assert any("half maps disagree" in text and "30 A" in text for text in said)
     assert not any("disagree" in text for text in findings(WELL[:3], broken, START, START_SHELL, GRID))  # burn-in
+
+
+def test_given_poses_may_begin_with_a_finer_map_than_the_images_support():
+    local = history("local", "local", "local", "final")
+    assert not any("disagree" in text for text in findings(local, curves(16), 12.0, 16, GRID))
+
+
+def test_boxes_that_cut_off_what_the_defocus_moves_are_named_with_the_size_that_would_do():
+    """Particle of 160 A at 2 um and 3 A: lambda dz / d is 131 A, and 160 + 2 x 131 A make 423 A (findings A2)."""
+    zero = torch.zeros(4, dtype=torch.float64)
+    none = np.zeros(4, np.int64)
+    optics = OpticsGroup("fine", 300.0, 0.001, 0.1, 1.0, 360)
+    table = ParticleTable(
+        {}, (optics,), none, (Path("s.mrcs"),), none, np.arange(4), Defocus(zero + 2e4, zero + 2e4, zero, zero, zero,
+        zero + 1), None, torch.zeros(4, 2, dtype=torch.float64), None, none, Path("p.star"),
+    )  # fmt: skip
+    (said,) = box_too_small(table, 160.0, 3.0)
+    wanted = int(re.search(r"boxes of (\d+) px would", said)[1])
+    assert 423 <= wanted <= 440 and "131 A" in said and "360 px" in said
+    assert box_too_small(table, 160.0, 8.0) == []
 
 
 def test_a_poor_start_is_told_once_in_the_iteration_that_shows_it():

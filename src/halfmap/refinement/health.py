@@ -46,7 +46,9 @@ def findings(
     found = []
     climbed = [h.gain for h in history if h.stage == "burn-in"]
     settled = len(climbed) < len(history)
-    if settled and half_sets_disagree(curves, start_shell):
+    # Given poses may start from a finer map than the images support; only a search from it must keep what it shows.
+    searched = history[0].stage == "burn-in"
+    if settled and searched and half_sets_disagree(curves, start_shell):
         found.append(
             f"the half maps disagree (FSC below {DISAGREEING}) at resolutions coarser than {start:g} A, which they "
             "started with: most poses are probably wrong. Start from a map that shows everything the images show, "
