@@ -6,6 +6,7 @@ under a soft circular mask, for scoring and noise estimation, and the whole one,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -22,7 +23,7 @@ class ImagingGeometry:
     """What all images of an optics group share: their band, and where it lies in the reference.
 
     coords: float64 [k, 2], the band in cycles per box of the reference map; odd: unit phases [k] of beam tilt and odd
-    Zernike terms, or None; ratio: image shells per reference shell.
+    Zernike terms, or None; ratio: image shells per reference shell; pixels: image pixels per reference pixel.
     """
 
     optics: OpticsGroup
@@ -30,6 +31,7 @@ class ImagingGeometry:
     coords: Tensor
     odd: Tensor | None
     ratio: float
+    pixels: float
 
     @staticmethod
     def build(optics: OpticsGroup, box: int, pixel_size: float, limit: int) -> ImagingGeometry:
@@ -46,7 +48,8 @@ class ImagingGeometry:
             first = int(band.shell[~inside].min())
             band = band.prefix(first - 1)
             coords = coords[: len(band)]
-        return ImagingGeometry(optics, band, coords, odd_aberration(band.kxy, optics), ratio)
+        odd = odd_aberration(band.kxy, optics)
+        return ImagingGeometry(optics, band, coords, odd, ratio, pixel_size / optics.pixel_size)
 
     def to(self, device: torch.device) -> ImagingGeometry:
         """The same geometry on another device."""
@@ -58,12 +61,34 @@ class ImagingGeometry:
         return self.band.count(int(limit * self.ratio))
 
 
+class Geometries:
+    """Geometries against one reference, for images that come one optics group after the other.
+
+    The last one is kept. Groups of the same frame share its band and coordinates, which are large beside their phases.
+    """
+
+    def __init__(self, box: int, pixel_size: float, limit: int, device: torch.device) -> None:
+        self.box, self.pixel_size, self.limit, self.device = box, pixel_size, limit, device
+        self._last: ImagingGeometry | None = None
+
+    def of(self, optics: OpticsGroup) -> ImagingGeometry:
+        """The geometry of an optics group, as `ImagingGeometry.build` makes it."""
+        last = self._last
+        if last is None or optics.frame != last.optics.frame:
+            last = ImagingGeometry.build(optics, self.box, self.pixel_size, self.limit).to(self.device)
+        elif optics != last.optics:
+            last = replace(last, optics=optics, odd=odd_aberration(last.band.kxy, optics))
+        self._last = last
+        return last
+
+
 @dataclass(frozen=True)
 class BandImages:
-    """A batch of images of one optics group on its band.
+    """A batch of images of one frame on their band.
 
-    scored [b, k]: under the circular mask; whole [b, k]: unmasked; ctf [b, k]; sigma2 [k]; scale [b]; mask_power: mean
-    square of the circular mask, by which it lowers the power of white noise.
+    geometry: of one of their optics groups; band and coordinates are those of all. scored [b, k]: under the circular
+    mask; whole [b, k]: unmasked; ctf [b, k]; sigma2 [k], or [b, k] where there are several groups; scale [b];
+    mask_power: mean square of the circular mask, by which it lowers the power of white noise.
     """
 
     geometry: ImagingGeometry
@@ -77,7 +102,7 @@ class BandImages:
     def whitened(self, limit: int) -> tuple[Tensor, Tensor]:
         """Data y / sigma [b, k] and contrast scale ctf / sigma [b, k] up to a shell of the reference."""
         k = self.geometry.count(limit)
-        weight = torch.rsqrt(self.sigma2[:k])
+        weight = torch.rsqrt(self.sigma2[..., :k])
         return self.scored[:, :k] * weight, self.ctf[:, :k] * weight * self.scale[:, None]
 
     def sums(self) -> tuple[Tensor, Tensor]:
@@ -102,6 +127,23 @@ def band_images(
     return BandImages(
         geometry, scored, whole, ctf(band.kxy, geometry.optics, defocus), sigma2[band.shell.to(sigma2.device)], scale
     )
+
+
+def together(parts: Sequence[BandImages], order: Tensor) -> BandImages:
+    """Images of several optics groups of one frame as one batch.
+
+    order int64 [b]: where the images of all parts, one after the other, belong in the batch.
+    """
+    back = order.argsort()
+    device = parts[0].scored.device
+    sigma2 = [part.sigma2.expand(len(part.scored), -1) for part in parts]
+    scored, whole, ctfs, scale = (
+        torch.cat(values)[back.to(device)]
+        for values in ([p.scored for p in parts], [p.whole for p in parts], [p.ctf for p in parts],
+                       [p.scale for p in parts])
+    )  # fmt: skip
+    return replace(parts[0], scored=scored, whole=whole, ctf=ctfs, sigma2=torch.cat(sigma2)[back.to(device)],
+                   scale=scale)
 
 
 def masks_at(mask: Tensor, centres: Tensor) -> Tensor:

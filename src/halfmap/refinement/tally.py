@@ -38,12 +38,12 @@ class Tally:
 
 
 def add_residuals_(
-    tally: Tally, batch: BandImages, found: Poses, reference: Reference, group: int, scale_group: Tensor, limit: int
+    tally: Tally, batch: BandImages, found: Poses, reference: Reference, groups: Tensor, scale_group: Tensor, limit: int
 ) -> None:
     """Count the residuals of a batch at its best poses.
 
-    group: optics group of the images; scale_group [b]: scale group of each; limit: last shell that contrast is
-    measured to.
+    groups [b], scale_group [b]: optics group and scale group of each image; limit: last shell that contrast is measured
+    to.
     """
     geometry = batch.geometry
     slices = kernels.project_slices(
@@ -54,12 +54,15 @@ def add_residuals_(
     model = batch.ctf * slices
     data = batch.scored * torch.polar(torch.ones_like(angle), angle)
     residual = data - batch.scale[:, None] * model
-    power = (residual.real**2 + residual.imag**2).double().sum(dim=0)
-    shells = geometry.band.shell_sum(power).cpu() / batch.mask_power
-    tally.noise[group][: len(shells)] += shells
-    tally.count[group][: len(shells)] += geometry.band.shell_sum(torch.ones_like(power)).cpu() * len(batch.scored)
+    power = (residual.real**2 + residual.imag**2).double()
+    held = geometry.band.shell_sum(torch.ones_like(power[0])).cpu()
+    for group in groups.unique().tolist():
+        rows = torch.nonzero(groups == group)[:, 0].to(power.device)
+        shells = geometry.band.shell_sum(power[rows].sum(dim=0)).cpu() / batch.mask_power
+        tally.noise[group][: len(shells)] += shells
+        tally.count[group][: len(shells)] += held * len(rows)
     k = geometry.count(limit)
-    weighted = model[:, :k] / batch.sigma2[:k]
+    weighted = model[:, :k] / batch.sigma2[..., :k]
     cross = (data[:, :k].real * weighted.real + data[:, :k].imag * weighted.imag).double().sum(dim=1)
     norm = (model[:, :k].real * weighted.real + model[:, :k].imag * weighted.imag).double().sum(dim=1)
     tally.cross.index_add_(0, scale_group, cross.cpu())
