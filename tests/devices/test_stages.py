@@ -166,7 +166,7 @@ def searched(to: Any, kind: str) -> Any:
     sampling = Sampling(kind.split()[0], LIMIT, **(grid if "global" in kind else {}), centred="centred" in kind)
     if kind == "global":
         known = None
-    search = GlobalSearch(reference, batch, sampling) if "global" in kind else None
+    search = GlobalSearch(reference, sampling) if "global" in kind else None
     prior = ShiftPrior.from_spread(1.5)
     found = find_poses(reference, batch, sampling, prior, known, search)
     scale = search.grey_scale(batch) if search else 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
@@ -13,7 +14,15 @@ from torch import Tensor
 from halfmap.expectation import score
 from halfmap.expectation.posterior import Poses
 from halfmap.expectation.priors import ShiftPrior
-from halfmap.expectation.score import ReferenceSlices, profile_scale, score_grid, shift_phases
+from halfmap.expectation.score import (
+    ReferenceSlices,
+    SliceGrid,
+    best_points,
+    grid_rotation,
+    profile_scale,
+    score_grid,
+    shift_phases,
+)
 from halfmap.expectation.search import GlobalSearch, Reference, Sampling, find_poses
 from halfmap.fourier.band import Band
 from halfmap.fourier.transform import half_volume, image_ifft
@@ -68,8 +77,7 @@ def small_problem(blobs, images: int, strength: float = 5.0):
 
 def test_flat_indices_beyond_the_grid_are_its_rotations_turned_by_half_a_turn_in_plane(blobs):
     grid = orientation_grid(1, C1)
-    slices = ReferenceSlices(grid, *(torch.zeros(len(grid), 1) for _ in range(3)))
-    every = slices.rotation(torch.arange(2 * len(grid)))
+    every = grid_rotation(grid, torch.arange(2 * len(grid)))
     half_turn = torch.from_numpy(Rotation.from_euler("Z", 180, degrees=True).as_matrix())
     torch.testing.assert_close(every[: len(grid)], grid, rtol=0, atol=0)
     torch.testing.assert_close(every[len(grid) :], half_turn @ grid, rtol=0, atol=1e-12)
@@ -80,7 +88,7 @@ def test_scores_are_the_brute_force_likelihood_of_every_rotation_and_shift(blobs
     monkeypatch.setattr(score, "REFERENCES_AT_ONCE", at_once[0])
     monkeypatch.setattr(score, "SCORES_AT_ONCE", at_once[1])
     band, volume, slices, shifts, phases, c, rotation, shift = small_problem(blobs, 7)
-    grid = slices.rotation(torch.arange(2 * len(slices.rotations)))
+    grid = grid_rotation(slices.rotations, torch.arange(2 * len(slices.rotations)))
     references = scipy_slices(volume, band.kxy * PADDING, grid)
     angle = -2 * math.pi / BOX * shifts @ band.kxy.double().T
     moved = torch.polar(torch.ones_like(angle), angle)  # [t, k]
@@ -100,11 +108,43 @@ def test_scores_are_the_brute_force_likelihood_of_every_rotation_and_shift(blobs
     torch.testing.assert_close(value, best, rtol=1e-4, atol=2e-3)
 
 
+def reference_grid(blobs, order: int = 2):
+    """A half volume, coordinates of a small band, and a grid of more rotations than a block here."""
+    band = Band.to_shell(BOX, 5)
+    return half_volume(blobs(BOX).map().float(), PADDING, 5), band, orientation_grid(order, C1)
+
+
+def test_the_best_points_are_the_first_of_all_scores_however_the_grid_is_cut_and_held(blobs, monkeypatch):
+    volume, band, grid = reference_grid(blobs)
+    grid = torch.cat([grid, grid[::3]])  # rotations that stand in the grid twice score the same
+    shifts = shift_grid(2.0, 1.0)
+    phases, prior = shift_phases(band.kxy, shifts, BOX), ShiftPrior(0.3).log_density(shifts)
+    c = torch.rand(7, len(band), generator=torch.Generator().manual_seed(2)) * 1e-3
+    y = noise(7, len(band)).to(torch.complex64)
+    whole = ReferenceSlices.build(volume, band.kxy.double(), PADDING, grid)
+    prior = prior - score_grid(y, c, whole, phases, prior)[0].topk(150, dim=1).values[:, -1].median()
+    score, shift = (t.numpy() for t in score_grid(y, c, whole, phases, prior))
+    order = np.argsort(-score, axis=1, kind="stable")[:, :300]
+    best = np.take_along_axis(score, order, 1)
+    assert (np.diff(best) == 0).sum() > 100 and best.min() < 0 < best.max(), "equal ones, and of both signs"
+    for block in (1024, 2048, 8192):
+        monkeypatch.setattr("halfmap.expectation.score.BLOCK", block)
+        for hold in (True, False):
+            slices = SliceGrid(volume, band.kxy.double(), PADDING, grid, hold)
+            assert len(list(slices.blocks())) == math.ceil(len(grid) / block)
+            found = best_points(y, c, slices, phases, prior, 300)
+            assert np.array_equal(found.index.numpy(), order)
+            assert np.array_equal(found.score.numpy(), best)
+            assert np.array_equal(found.shift.numpy(), np.take_along_axis(shift, order, 1))
+            one, other = (profile_scale(y, c, s, phases) for s in (slices.blocks(), [whole]))
+            assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
+
+
 def test_a_planted_grey_scale_is_recovered_exactly_without_noise(blobs, scipy_slices):
     band, volume, slices, _, phases, c, rotation, shift = small_problem(blobs, 12)
-    grid = slices.rotation(torch.arange(2 * len(slices.rotations)))
+    grid = grid_rotation(slices.rotations, torch.arange(2 * len(slices.rotations)))
     y = 0.37 * c * scipy_slices(volume, band.kxy * PADDING, grid[rotation]) * phases[shift].conj()
-    cross, norm = profile_scale(y.to(torch.complex64), c.float(), slices, phases)
+    cross, norm = profile_scale(y.to(torch.complex64), c.float(), [slices], phases)
     torch.testing.assert_close(cross / norm, torch.full((12,), 0.37), rtol=1e-4, atol=0)
 
 
@@ -112,10 +152,10 @@ def test_a_grey_scale_from_noisy_images_is_biased_upward_by_the_choice_among_ref
     # The best of N references beats the true one by the largest of N half chi-squared values at most, about log N.
     scale, count = 0.8, 200
     band, volume, slices, shifts, phases, c, rotation, shift = small_problem(blobs, count, strength=10.0)
-    grid = slices.rotation(torch.arange(2 * len(slices.rotations)))
+    grid = grid_rotation(slices.rotations, torch.arange(2 * len(slices.rotations)))
     model = c * scipy_slices(volume, band.kxy * PADDING, grid[rotation]) * phases[shift].conj()
     y = scale * model + noise(count, len(band))
-    cross, norm = profile_scale(y.to(torch.complex64), c.float(), slices, phases)
+    cross, norm = profile_scale(y.to(torch.complex64), c.float(), [slices], phases)
     true_norm = float((model.abs() ** 2).sum())
     error = math.sqrt(0.5 / true_norm)
     excess = math.log(len(grid) * len(shifts)) * count / true_norm
@@ -151,7 +191,7 @@ def test_a_global_search_misses_no_pose_that_explains_the_image_better(blobs, ra
     count = 200
     reference, images, rotations, shifts = planted(blobs, random_poses, count, strength)
     prior, s = ShiftPrior.from_spread(1.2), sampling("global")
-    found = find_poses(reference, images, s, prior, grid=GlobalSearch(reference, images, s))
+    found = find_poses(reference, images, s, prior, grid=GlobalSearch(reference, s))
     near_truth = find_poses(reference, images, sampling("local"), prior, one_mode(rotations, shifts))
     assert float((found.gain[:, 0] > near_truth.gain[:, 0] - 1.0).double().mean()) >= 0.995
 
@@ -159,13 +199,48 @@ def test_a_global_search_misses_no_pose_that_explains_the_image_better(blobs, ra
 def test_a_global_search_finds_planted_poses_from_nothing_and_knows_how_far_off_they_are(blobs, random_poses):
     reference, images, rotations, shifts = planted(blobs, random_poses, 200, 60.0)
     s = sampling("global")
-    found = find_poses(reference, images, s, ShiftPrior.from_spread(1.2), grid=GlobalSearch(reference, images, s))
+    found = find_poses(reference, images, s, ShiftPrior.from_spread(1.2), grid=GlobalSearch(reference, s))
     right = angle_between(found.rotations[:, 0], rotations) < 6
     assert float(right.double().mean()) > 0.99
     w = torch.from_numpy(Rotation.from_matrix((found.rotations[:, 0] @ rotations.mT).numpy()).as_rotvec())
     error = torch.cat([w, found.shifts[:, 0] - shifts], dim=1)[right]
     chi2 = torch.einsum("bi,bij,bj->b", error, found.precision[:, 0][right], error)
     assert float(chi2.mean()) == pytest.approx(5.0, abs=1.0)
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_a_search_that_has_no_room_for_slices_finds_the_same_to_the_bit(blobs, random_poses, monkeypatch, centred):
+    monkeypatch.setattr("halfmap.expectation.score.BLOCK", 1024)
+    reference, images, rotations, shifts = planted(blobs, random_poses, 30, 30.0)
+    s, prior = replace(sampling("global"), centred=centred), ShiftPrior.from_spread(1.2)
+    known = one_mode(rotations, shifts.round())
+    with_room, without = (GlobalSearch(reference, s, room) for room in (None, 0))
+    one, other = (find_poses(reference, images, s, prior, known, grid) for grid in (with_room, without))
+    for name in ("rotations", "shifts", "gain", "precision"):
+        assert torch.equal(getattr(one, name), getattr(other, name))
+    assert torch.equal(with_room.grey_scale(images).cross, without.grey_scale(images).cross)
+
+
+@pytest.mark.parametrize("pixel", [1.0, 2.0, 3.2])
+def test_shifts_reach_as_far_in_angstrom_whatever_the_pixels_of_the_images(blobs, random_poses, pixel):
+    """Images of one box length, sampled otherwise than the reference; particles 8 A off, and nothing to start from."""
+    specimen, box, limit, count = blobs(BOX), round(BOX * PIXEL / pixel), 9, 12
+    geometry = ImagingGeometry.build(OpticsGroup("o", 300.0, 2.7, 0.1, pixel, box), BOX, PIXEL, limit)
+    assert geometry.ratio == 1.0, "a coefficient of an image is one of the reference"
+    rotations, _ = random_poses(count)
+    angle = torch.linspace(0, 2 * math.pi, count, dtype=torch.float64)
+    off = 8.0 * torch.stack([angle.cos(), angle.sin()], dim=1)  # A
+    clean = specimen.images(geometry.band.kxy, rotations, off / PIXEL)
+    y = clean.to(torch.complex64)
+    sigma2 = torch.full((len(geometry.band),), float((clean.abs() ** 2).sum(1).mean()) / 40.0**2)
+    images = BandImages(geometry, y, y, torch.ones(y.shape), sigma2, torch.ones(count))
+    reference = Reference(half_volume(specimen.map().float(), PADDING, limit), PADDING)
+    s = replace(sampling("global", limit), shifts=shift_grid(8.4 / PIXEL, 1.0))
+    starts = GlobalSearch(reference, s).candidates(images, ShiftPrior())
+    first = [int((starts.image == b).nonzero()[0, 0]) for b in range(count)]
+    found = starts.shifts[first] * pixel
+    assert float((found - off).norm(dim=1).max()) < 1.5 * PIXEL
+    assert float(starts.shifts.norm(dim=1).max()) * pixel == pytest.approx(8.0, abs=0.5)
 
 
 def test_a_local_search_polishes_the_modes_of_the_last_iteration_and_prefers_the_true_one(blobs, random_poses):

@@ -74,7 +74,7 @@ def test_no_two_modes_of_an_image_are_equivalent_and_the_right_one_is_among_them
     operators = symmetry_group(name)
     search = sampling(operators)
     found = find_poses(reference, images, search, ShiftPrior.from_spread(1.0),
-                       grid=GlobalSearch(reference, images, search))
+                       grid=GlobalSearch(reference, search))
     assert float(np.median(degrees_modulo(found.rotations[:, 0], rotations, operators))) < 3
     there = torch.isfinite(found.gain)
     for c in range(found.gain.shape[1]):
@@ -92,8 +92,8 @@ def test_the_weight_of_a_mode_is_what_its_equivalents_have_together(planted, nam
     operators, alone = symmetry_group(name), symmetry_group("C1")
     prior = ShiftPrior.from_spread(1.0)
     knowing, plain = sampling(operators), sampling(alone, 8 * len(operators))
-    found = find_poses(reference, images, knowing, prior, grid=GlobalSearch(reference, images, knowing))
-    every = find_poses(reference, images, plain, prior, grid=GlobalSearch(reference, images, plain))
+    found = find_poses(reference, images, knowing, prior, grid=GlobalSearch(reference, knowing))
+    every = find_poses(reference, images, plain, prior, grid=GlobalSearch(reference, plain))
     best = found.rotations[:, :1].expand_as(every.rotations)
     mates = torch.from_numpy(degrees_modulo(best, every.rotations, operators) < 2.5) & torch.isfinite(every.gain)
     # Where all mates of the best mode were found, their weights add up.

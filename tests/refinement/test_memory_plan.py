@@ -1,17 +1,30 @@
 """The memory plan counts the arrays that are made, and smaller batches take the place of an end."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
 from halfmap.errors import InputError
+from halfmap.expectation.score import BLOCK
+from halfmap.fourier.band import Band
 from halfmap.fourier.transform import half_volume
 from halfmap.maps.masks import solvent_mask
 from halfmap.reconstruction.statistics import Backprojection
 from halfmap.refinement.in_parts import in_parts
-from halfmap.refinement.memory_plan import Demand, checked, kept_within, needs_of, planned
+from halfmap.refinement.memory_plan import (
+    SLICES_MOST,
+    Demand,
+    checked,
+    demand_of,
+    kept_within,
+    needs_of,
+    planned,
+    usual_search,
+)
+from halfmap.refinement.run_time import USUAL, Speed, Task, estimated_seconds, grid_operations
+from halfmap.refinement.schedule import Progressed, Schedule
 from halfmap.regularisation.support import Support
 
 LARGE = Demand(512, 2, 255, 512, 32, 147_456, 265, False, "uniform")
@@ -66,6 +79,92 @@ def test_a_smaller_batch_comes_before_the_disk():
     assert less.on_disk or less.batch < most.batch
     plan = planned(solve_bound, planned(solve_bound, 10**12).peak - 1)
     assert not plan.on_disk and plan.batch < 4096
+
+
+@dataclass(frozen=True)
+class Case:
+    """A particle and its images: diameter and pixel size in A, box, and what the global stage searches at 15 A."""
+
+    diameter: float
+    box: int
+    pixel_size: float
+    shell: int
+    rotations: int
+
+    @property
+    def schedule(self) -> Schedule:
+        return Schedule(self.box, self.pixel_size, self.diameter, C1, 30.0, math.ceil(self.box / 2) - 1)
+
+    @property
+    def coefficients(self) -> int:
+        """Of a slice, counted."""
+        return len(Band.to_shell(self.box, self.shell))
+
+
+C1 = torch.eye(3, dtype=torch.float64)[None]
+RIBOSOME = Case(320.0, 320, 1.5, 32, 12 * 4**4 * 3 * 2**4)  # HEALPix order 4, in-plane angles below 180 degrees
+LARGEST = Case(500.0, 534, 1.5, 53, 12 * 4**5 * 3 * 2**5)
+
+
+@pytest.mark.parametrize("case", [RIBOSOME, LARGEST])
+def test_the_grid_that_is_planned_is_the_finest_that_the_schedule_asks_for(case):
+    schedule = case.schedule
+    demand = demand_of(schedule, 2, case.box, 32, "uniform")
+    assert demand.rotations == case.rotations
+    assert demand.grid_coefficients == pytest.approx(case.coefficients, rel=0.01)
+    # whatever the half maps agree on, in the first iteration after burn-in and in later ones
+    for agreed in (4, schedule.shell(30.0), schedule.shell(15.0), schedule.finest):
+        past = 3 * [Progressed("burn-in", schedule.shell(30.0), agreed, 30.0, 1.0, 0.0, 1.0, 1.0)]
+        for _ in range(2):
+            plan = schedule.next(past, 8.0)
+            assert plan is not None and plan.stage == "global" and plan.sampling.grid is not None
+            assert len(plan.sampling.grid) <= demand.rotations
+            assert len(Band.to_shell(case.box, plan.sampling.grid_limit)) <= 1.01 * demand.grid_coefficients
+            past = [*past, Progressed("global", plan.sampling.limit, agreed, 20.0, 1.0, 0.5, 1.0, 1.0)]
+
+
+@pytest.mark.parametrize(("case", "gigaflop"), [(RIBOSOME, 8.5), (LARGEST, 187.0)])
+def test_the_operations_of_a_global_search_are_counted(case, gigaflop):
+    search = usual_search(case.schedule, "global")
+    assert search is not None and search.shifts is not None
+    assert len(search.shifts) == 9, "about the centres that burn-in found"
+    # real and imaginary products, each a multiplication and an addition
+    counted = 4 * case.rotations * 9 * case.coefficients
+    assert grid_operations(search) == pytest.approx(counted, rel=0.01)
+    assert grid_operations(search) == pytest.approx(1e9 * gigaflop, rel=0.05)
+
+
+def test_slices_that_are_held_are_in_the_plan_and_others_leave_it():
+    """Those of a 500 A particle are larger than all else together."""
+    demand = demand_of(LARGEST.schedule, 2, LARGEST.box, 32, "uniform")
+    bytes_of_all = 12 * LARGEST.rotations * LARGEST.coefficients
+    assert bytes_of_all > 50e9
+    held = planned(demand, 10**12)
+    assert held.slices_room is None and held.expectation > bytes_of_all and "block" not in held.words()
+    blocks = checked(planned(demand, 64 * 10**9))
+    assert blocks.slices_room is not None and not blocks.on_disk and "block by block" in blocks.words()
+    assert 12 * BLOCK * LARGEST.coefficients <= blocks.slices_room < bytes_of_all / 20
+    assert blocks.batch > held.batch, "slices that are made anew serve more images"
+    assert planned(replace(demand, batch_given=True), 64 * 10**9).batch <= demand.batch
+
+
+def test_slices_take_a_part_of_the_memory_at_most():
+    demand = demand_of(RIBOSOME.schedule, 2, RIBOSOME.box, 32, "uniform")
+    bytes_of_all = 12 * RIBOSOME.rotations * RIBOSOME.coefficients
+    assert planned(demand, 10**11).slices_room is None
+    plan = planned(replace(demand, rotations=8 * demand.rotations), 4 * 10**10)
+    assert 8 * bytes_of_all > SLICES_MOST * 4e10 and plan.slices_room is not None
+
+
+def test_making_slices_anew_is_in_the_estimate_of_time():
+    schedule, speed = RIBOSOME.schedule, Speed(0.0, 0.0, 0.0, 1e-9, 0.0, 0.0)
+    plan = planned(demand_of(schedule, 2, RIBOSOME.box, 32, "uniform"), 10**12)
+    once = RIBOSOME.rotations * RIBOSOME.coefficients * 1e-9
+    blocks = replace(plan, slices_room=12 * BLOCK * RIBOSOME.coefficients, batch=50)
+    held, anew = (estimated_seconds(Task(1000, RIBOSOME.box, 2, schedule, p), speed)["global"] / USUAL["global"]
+                  for p in (plan, blocks))
+    assert held == pytest.approx(2 * once, rel=0.01), "once for each half set"
+    assert anew == pytest.approx(20 * once, rel=0.01), "once for each batch"
 
 
 def test_where_nothing_fits_it_is_said_what_would():

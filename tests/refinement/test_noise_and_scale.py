@@ -52,7 +52,8 @@ class Microscope:
     def stream(self, index: Tensor) -> Iterator[ImageBatch]:
         for members in index.split(64):
             images = self.images[members]
-            yield ImageBatch(0, members, images, torch.ones(len(members), dtype=torch.bool), images)
+            groups = torch.zeros(len(members), dtype=torch.int64)
+            yield ImageBatch(groups, members, images, torch.ones(len(members), dtype=torch.bool), images)
 
     def state(self, half: Tensor, groups: int = 1) -> State:
         box, count = self.optics.box, len(half)

@@ -3,11 +3,15 @@
 loglik[b, t, r] = 2 Re( (y c shifted by t)[bt, k] . conj P[k, r] ) - ( c^2[b, k] . |P|^2[k, r] ), relative to the null
 model without a particle, with y and c whitened. A reference turned by 180 degrees in plane is the complex conjugate of
 its mate, so the products of real and of imaginary parts, taken apart, score two references each.
+
+A grid is scored block by block of its rotations, and the best points so far are kept. Its slices are all held, or each
+block is projected, scored and dropped: the results are the same bits.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +21,10 @@ from halfmap import kernels
 
 REFERENCES_AT_ONCE = 1024
 SCORES_AT_ONCE = 1 << 20
+BLOCK = 4096  # rotations of a grid that are scored before the best are chosen; a multiple of REFERENCES_AT_ONCE
+PER_SLICE = 12  # bytes of a coefficient of a slice: real and imaginary part, power
+PROJECTED_AT_ONCE = 1 << 22  # coefficients that are projected before they are taken apart
+LAST = (1 << 32) - 1  # indices into a grid lie below
 
 
 @dataclass(frozen=True)
@@ -32,23 +40,100 @@ class ReferenceSlices:
     @staticmethod
     def build(volume: Tensor, coords: Tensor, padding: int, rotations: Tensor) -> ReferenceSlices:
         """Project a half volume at ``coords`` [k, 2] (reference cycles per box)."""
-        slices = kernels.project_slices(volume, coords * padding, rotations)
-        real, imag = slices.real.contiguous(), slices.imag.contiguous()
-        return ReferenceSlices(rotations, real, imag, real * real + imag * imag)
+        real, imag, power = (volume.real.new_empty((len(rotations), len(coords))) for _ in range(3))
+        step = max(1, PROJECTED_AT_ONCE // max(1, len(coords)))
+        for r in range(0, len(rotations), step):
+            part = slice(r, r + step)
+            slices = kernels.project_slices(volume, coords * padding, rotations[part])
+            real[part], imag[part] = slices.real, slices.imag
+            power[part] = real[part] * real[part] + imag[part] * imag[part]
+        return ReferenceSlices(rotations, real, imag, power)
 
-    def rotation(self, index: Tensor) -> Tensor:
-        """Rotation matrices of flat indices into scores [b, 2 r]: the second half is turned by 180 degrees in plane."""
-        count = len(self.rotations)
-        rotation = self.rotations[index % count]
-        sign = torch.where(index >= count, -1.0, 1.0).to(rotation.dtype)
-        half_turn = torch.stack([sign, sign, torch.ones_like(sign)], dim=-1)
-        return half_turn[..., None] * rotation
+    def part(self, some: slice) -> ReferenceSlices:
+        """Those of some of the rotations; no copy."""
+        return ReferenceSlices(self.rotations[some], self.real[some], self.imag[some], self.power[some])
+
+    def __len__(self) -> int:
+        return len(self.rotations)
+
+
+class SliceGrid:
+    """Slices of one reference at all rotations [r, 3, 3] of a grid, in blocks of BLOCK rotations.
+
+    hold: whether all slices are made now and held; otherwise a block is made whenever its turn comes, and dropped.
+    """
+
+    def __init__(self, volume: Tensor, coords: Tensor, padding: int, rotations: Tensor, hold: bool = True) -> None:
+        self.volume, self.coords, self.padding, self.rotations = volume, coords, padding, rotations
+        self._held = ReferenceSlices.build(volume, coords, padding, rotations) if hold else None
+
+    def blocks(self) -> Iterator[ReferenceSlices]:
+        """The blocks, in the order of the rotations."""
+        for r in range(0, len(self.rotations), BLOCK):
+            part = slice(r, r + BLOCK)
+            if self._held is not None:
+                yield self._held.part(part)
+            else:
+                yield ReferenceSlices.build(self.volume, self.coords, self.padding, self.rotations[part])
+
+
+@dataclass(frozen=True)
+class GridPoints:
+    """The best grid points of every image, best first; of equal ones the first of the grid comes first.
+
+    score [b, n]; index int64 [b, n]: of the rotation; those beyond the grid's are its rotations turned by 180 degrees
+    in plane (see `grid_rotation`); shift int16 [b, n]: index of the best shift.
+    """
+
+    score: Tensor
+    index: Tensor
+    shift: Tensor
+
+
+def grid_rotation(rotations: Tensor, index: Tensor) -> Tensor:
+    """Rotation matrices [.., 3, 3] of indices [..] into scores of a grid of rotations [r, 3, 3] and, after them, their
+    mates turned by 180 degrees in plane."""
+    count = len(rotations)
+    rotation = rotations[index % count]
+    sign = torch.where(index >= count, -1.0, 1.0).to(rotation.dtype)
+    half_turn = torch.stack([sign, sign, torch.ones_like(sign)], dim=-1)
+    return half_turn[..., None] * rotation
 
 
 def shift_phases(kxy: Tensor, shifts: Tensor, box: int) -> Tensor:
     """exp(+2 pi i k.t / box) [t, k]: undoes shifts [t, 2] (pixels) of the data."""
     angle = shifts.double() @ kxy.to(shifts.device).double().T * (2 * math.pi / box)
     return torch.polar(torch.ones_like(angle), angle).to(torch.complex64)
+
+
+@dataclass(frozen=True)
+class _Products:
+    """Some images against some references: twice the products of real and of imaginary parts [b, t, r], and the power
+    [b, r] that the CTF leaves of the references."""
+
+    images: slice
+    references: slice
+    real: Tensor
+    imag: Tensor
+    norm: Tensor
+
+
+def _products(y: Tensor, c: Tensor, slices: ReferenceSlices, phases: Tensor) -> Iterator[_Products]:
+    """The products of all images with all references, in parts whose size does not depend on how many there are: a
+    product of another size may be rounded otherwise."""
+    shifts, count = len(phases), len(slices)
+    step = max(1, SCORES_AT_ONCE // (shifts * REFERENCES_AT_ONCE))
+    for b in range(0, len(y), step):
+        some = slice(b, b + step)
+        shifted = (2 * c[some] * y[some])[:, None] * phases
+        rows = shifted.reshape(-1, shifted.shape[-1])
+        real, imag = rows.real.contiguous(), rows.imag.contiguous()
+        squared = c[some] ** 2
+        for r in range(0, count, REFERENCES_AT_ONCE):
+            part = slice(r, min(count, r + REFERENCES_AT_ONCE))
+            cross_re = (real @ slices.real[part].T).view(-1, shifts, part.stop - r)
+            cross_im = (imag @ slices.imag[part].T).view_as(cross_re)
+            yield _Products(some, part, cross_re, cross_im, squared @ slices.power[part].T)
 
 
 def score_grid(
@@ -58,45 +143,62 @@ def score_grid(
 
     phases[t, k] from ``shift_phases``, log_prior[t]. Columns r.. are the references turned by 180 degrees in plane.
     """
-    images, shifts, count = len(y), len(phases), len(slices.real)
+    images, count = len(y), len(slices)
     score = y.real.new_empty((images, 2, count))
     chosen = torch.empty((images, 2, count), dtype=torch.int16, device=y.device)
-    step = max(1, SCORES_AT_ONCE // (shifts * min(count, REFERENCES_AT_ONCE)))
-    for b in range(0, images, step):
-        some = slice(b, b + step)
-        shifted = (2 * c[some] * y[some])[:, None] * phases
-        rows = shifted.reshape(-1, shifted.shape[-1])
-        real, imag = rows.real.contiguous(), rows.imag.contiguous()
-        squared = c[some] ** 2
-        for r in range(0, count, REFERENCES_AT_ONCE):
-            part = slice(r, r + REFERENCES_AT_ONCE)
-            cross_re = (real @ slices.real[part].T).view(-1, shifts, min(REFERENCES_AT_ONCE, count - r))
-            cross_im = (imag @ slices.imag[part].T).view_as(cross_re)
-            norm = squared @ slices.power[part].T
-            score[some, :, part], chosen[some, :, part] = kernels.best_shift(cross_re, cross_im, norm, log_prior)
+    for found in _products(y, c, slices, phases):
+        best = kernels.best_shift(found.real, found.imag, found.norm, log_prior)
+        score[found.images, :, found.references], chosen[found.images, :, found.references] = best
     return score.view(images, 2 * count), chosen.view(images, 2 * count)
 
 
-def profile_scale(y: Tensor, c: Tensor, slices: ReferenceSlices, phases: Tensor) -> tuple[Tensor, Tensor]:
+def best_points(y: Tensor, c: Tensor, grid: SliceGrid, phases: Tensor, log_prior: Tensor, most: int) -> GridPoints:
+    """The ``most`` best points of a whole grid for every image. Other arguments are those of ``score_grid``."""
+    rank = torch.empty((len(y), 0), dtype=torch.int64, device=y.device)
+    shift = torch.empty((len(y), 0), dtype=torch.int16, device=y.device)
+    first, count = 0, len(grid.rotations)
+    for block in grid.blocks():
+        score, chosen = score_grid(y, c, block, phases, log_prior)
+        index = torch.arange(first, first + len(block), device=y.device)
+        rank = torch.cat([rank, _ranks(score, torch.cat([index, index + count]))], dim=1)
+        shift = torch.cat([shift, chosen], dim=1)
+        rank, kept = rank.topk(min(most, rank.shape[1]), dim=1)
+        shift = shift.gather(1, kept)
+        first += len(block)
+        del block, chosen, score  # before the next is made
+    return GridPoints(_score_of(rank), LAST - (rank & LAST), shift)
+
+
+def _ranks(score: Tensor, index: Tensor) -> Tensor:
+    """Whole numbers int64 [b, r] in the order of scores float32 [b, r], equal ones in that of their index [r] from the
+    last to the first. No two are equal, so the best of all are the best of the best of every part."""
+    bits = score.contiguous().view(torch.int32)
+    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # the larger a negative number's bits, the less it is
+    return (ordered.long() << 32) + (LAST - index)
+
+
+def _score_of(rank: Tensor) -> Tensor:
+    """The scores that `_ranks` put in order."""
+    ordered = (rank >> 32).int()
+    return torch.where(ordered < 0, ordered ^ 0x7FFFFFFF, ordered).view(torch.float32)
+
+
+def profile_scale(y: Tensor, c: Tensor, blocks: Iterable[ReferenceSlices], phases: Tensor) -> tuple[Tensor, Tensor]:
     """Unknown grey scale: each image's (cross, norm) of the reference with the best profile likelihood cross^2/norm.
 
-    The maximum-likelihood common scale of many images is sum(cross) / sum(norm).
+    blocks: the slices of all references. The maximum-likelihood common scale of many images is sum(cross) / sum(norm).
     """
     zero = y.real.new_zeros(len(phases))
     best = y.real.new_full((len(y),), -torch.inf)
     cross_best, norm_best = torch.zeros_like(best), torch.ones_like(best)
-    shifted = ((2 * c * y)[:, None] * phases).reshape(-1, y.shape[-1])
-    for r in range(0, len(slices.real), REFERENCES_AT_ONCE):
-        part = slice(r, r + REFERENCES_AT_ONCE)
-        width = len(slices.real[part])
-        cross_re = (shifted.real.contiguous() @ slices.real[part].T).view(-1, len(phases), width)
-        cross_im = (shifted.imag.contiguous() @ slices.imag[part].T).view(-1, len(phases), width)
-        norm = (c**2 @ slices.power[part].T).clamp_min(1e-12)
-        cross, _ = kernels.best_shift(cross_re, cross_im, torch.zeros_like(norm), zero)
-        cross = 0.5 * cross.amax(dim=1).clamp_min(0)
-        value, index = (cross**2 / norm).max(dim=1)
-        better = value > best
-        best = torch.where(better, value, best)
-        cross_best = torch.where(better, cross.gather(1, index[:, None])[:, 0], cross_best)
-        norm_best = torch.where(better, norm.gather(1, index[:, None])[:, 0], norm_best)
+    for block in blocks:
+        for found in _products(y, c, block, phases):
+            some, norm = found.images, found.norm.clamp_min(1e-12)
+            cross, _ = kernels.best_shift(found.real, found.imag, torch.zeros_like(norm), zero)
+            cross = 0.5 * cross.amax(dim=1).clamp_min(0)
+            value, index = (cross**2 / norm).max(dim=1)
+            better = value > best[some]
+            best[some] = torch.where(better, value, best[some])
+            cross_best[some] = torch.where(better, cross.gather(1, index[:, None])[:, 0], cross_best[some])
+            norm_best[some] = torch.where(better, norm.gather(1, index[:, None])[:, 0], norm_best[some])
     return cross_best, norm_best

@@ -16,8 +16,16 @@ from torch import Tensor
 from halfmap import kernels
 from halfmap.expectation.posterior import Poses, merge_modes, nearest_copies
 from halfmap.expectation.priors import ShiftPrior
-from halfmap.expectation.score import ReferenceSlices, profile_scale, score_grid, shift_phases
-from halfmap.imaging.forward import BandImages
+from halfmap.expectation.score import (
+    PER_SLICE,
+    SliceGrid,
+    best_points,
+    grid_rotation,
+    profile_scale,
+    shift_phases,
+)
+from halfmap.imaging.forward import BandImages, ImagingGeometry
+from halfmap.imaging.optics import Frame
 from halfmap.kernels.poses import Polished, PolishOptions, Starts
 
 GRID_POINTS_CONSIDERED = 256  # best grid points of an image among which distinct candidates are looked for
@@ -28,15 +36,15 @@ LARGEST_STEP = math.radians(15.0)  # of one Levenberg-Marquardt step
 
 @dataclass(frozen=True)
 class Sampling:
-    """What to search. Shells are those of the reference, shifts are in pixels, angles in radians.
+    """What to search. Shells are those of the reference, angles are in radians.
 
     search: global, local or fixed. limit: highest shell scored. drop: how many nats below the best, about, a mode is
     given up. modes: modes kept. steps: Levenberg-Marquardt steps at the full band. merge_angle: modes nearer than this
     are one. symmetry: operators [o, 3, 3] of the point group, modulo which poses are the same.
 
-    For a global search: grid [r, 3, 3], with in-plane angles in [0, 180); shifts [t, 2]; grid_limit: highest shell of
-    the exhaustive part; grid_step: its angular step; centred: whether shifts are searched about the known ones;
-    candidates: most distinct grid points polished.
+    For a global search: grid [r, 3, 3], with in-plane angles in [0, 180); shifts [t, 2], in pixels of the reference;
+    grid_limit: highest shell of the exhaustive part; grid_step: its angular step; centred: whether shifts are searched
+    about the known ones; candidates: most distinct grid points polished.
     """
 
     search: str
@@ -64,25 +72,57 @@ class Reference:
 
 @dataclass(frozen=True)
 class ScaleFit:
-    """Sums of <image, reference> and of <reference, reference>, whitened: cross / norm is the reference's scale."""
+    """<image, reference> and <reference, reference>, whitened, of each image [b].
 
-    cross: float
-    norm: float
+    The reference's scale is the ratio of their sums.
+    """
+
+    cross: Tensor
+    norm: Tensor
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """A grid as images of one frame see it.
+
+    count: coefficients that are scored. slices: of the reference. shifts [t, 2]: in pixels of the images. phases
+    [t, k]: that undo the shifts.
+    """
+
+    frame: Frame
+    count: int
+    slices: SliceGrid
+    shifts: Tensor
+    phases: Tensor
 
 
 class GlobalSearch:
-    """Slices of one reference for one imaging geometry, made once and shared by all batches of a half set."""
+    """The exhaustive search of one reference, for images of all optics groups.
 
-    def __init__(self, reference: Reference, images: BandImages, sampling: Sampling) -> None:
+    Slices depend on where the coefficients of an image lie in the reference, and on nothing else of its optics. One set
+    of them is kept: it serves one optics group after the other, as long as boxes, pixel sizes and magnifications are
+    equal. room: bytes that they may take (None: no limit); slices that would take more are made anew, block by block,
+    for every batch, and the results are the same bits.
+    """
+
+    def __init__(self, reference: Reference, sampling: Sampling, room: int | None = None) -> None:
         assert sampling.grid is not None and sampling.shifts is not None
-        geometry = images.geometry
-        self.sampling = sampling
-        k = geometry.count(sampling.grid_limit)
-        device = reference.volume.device
-        self.slices = ReferenceSlices.build(
-            reference.volume, geometry.coords[:k], reference.padding, sampling.grid.to(device)
-        )
-        self.phases = shift_phases(geometry.band.kxy[:k], sampling.shifts.to(device), geometry.band.box)
+        self.reference, self.sampling, self.room = reference, sampling, room
+        self.rotations, self.shifts = (t.to(reference.volume.device) for t in (sampling.grid, sampling.shifts))
+        self._last: _Grid | None = None
+
+    def _grid(self, geometry: ImagingGeometry) -> _Grid:
+        """The grid of these images, which takes the place of the last one if that was of another frame."""
+        frame, k, last = geometry.optics.frame, geometry.count(self.sampling.grid_limit), self._last
+        if last is not None and (last.frame, last.count) == (frame, k):
+            return last
+        last = self._last = None  # its slices go before others are made
+        hold = self.room is None or PER_SLICE * len(self.rotations) * k <= self.room
+        slices = SliceGrid(self.reference.volume, geometry.coords[:k], self.reference.padding, self.rotations, hold)
+        shifts = self.shifts * geometry.pixels
+        phases = shift_phases(geometry.band.kxy[:k], shifts, geometry.band.box)
+        self._last = _Grid(frame, k, slices, shifts, phases)
+        return self._last
 
     def candidates(self, images: BandImages, prior: ShiftPrior, centre: Tensor | None = None) -> Starts:
         """Distinct grid points worth polishing.
@@ -90,33 +130,31 @@ class GlobalSearch:
         centre [b, 2]: where the shifts of each image are searched, in pixels. Without it they are searched about zero
         and weighed by the prior.
         """
-        s = self.sampling
-        assert s.shifts is not None
+        s, grid = self.sampling, self._grid(images.geometry)
         y, c = images.whitened(s.grid_limit)
-        shifts = s.shifts.to(y.device)
-        log_prior = prior.log_density(shifts)
+        log_prior = prior.log_density(grid.shifts)
         if centre is not None:
             band = images.geometry.band
             y = y * shift_phases(band.kxy[: y.shape[1]], centre, band.box)
             log_prior = torch.zeros_like(log_prior)
-        score, shift = score_grid(y, c, self.slices, self.phases, log_prior)
-        best, order = score.topk(min(GRID_POINTS_CONSIDERED, score.shape[1]), dim=1)
-        rotations = self.slices.rotation(torch.arange(score.shape[1], device=y.device))
+        found = best_points(y, c, grid.slices, grid.phases, log_prior, GRID_POINTS_CONSIDERED)
+        best, rotations = found.score, grid_rotation(self.rotations, found.index.flatten())
         # Strong images lose more than ``drop`` nats from the true pose to the nearest grid point: allow for both.
         below = (best - best[:, :1]) * s.drop / (s.drop + GRID_LOSS * best[:, :1].clamp_min(0))
+        order = torch.arange(len(rotations), device=y.device).view_as(found.index)
         chosen = kernels.distinct_peaks(
             below, order, rotations, s.symmetry, 1.5 * s.grid_step, s.candidates, s.drop
         )
         image, column = torch.nonzero(chosen >= 0, as_tuple=True)
-        index = order[image, chosen[image, column]]
-        found = shifts[shift[image, index].long()]
-        return Starts(image, rotations[index], found if centre is None else found + centre[image])
+        point = chosen[image, column]
+        shifts = grid.shifts[found.shift[image, point].long()]
+        return Starts(image, rotations[order[image, point]], shifts if centre is None else shifts + centre[image])
 
     def grey_scale(self, images: BandImages) -> ScaleFit:
-        """The sums whose ratio is the maximum-likelihood scale of the reference against the images."""
+        """What tells the maximum-likelihood scale of the reference against the images."""
+        grid = self._grid(images.geometry)
         y, c = images.whitened(self.sampling.grid_limit)
-        cross, norm = profile_scale(y, c, self.slices, self.phases)
-        return ScaleFit(float(cross.sum()), float(norm.sum()))
+        return ScaleFit(*profile_scale(y, c, grid.slices.blocks(), grid.phases))
 
 
 def polish(

@@ -149,8 +149,10 @@ def _zernike_sum(f: Tensor, coefficients: tuple[float, ...], odd: bool) -> Tenso
     Coefficients belong to the odd or to the even orders only, by rising order n and then rising m: odd n = 1, 3, 3 ...
     with m = -n, -n+2 ... n. A negative m stands for the sine.
     """
+    total = torch.zeros_like(f[..., 0])
+    if not any(coefficients):
+        return total
     radius, azimuth = f.norm(dim=-1), torch.atan2(f[..., 1], f[..., 0])
-    total = torch.zeros_like(radius)
     orders = ((n, m) for n in range(1 if odd else 0, len(coefficients) + 2, 2) for m in range(-n, n + 1, 2))
     for value, (n, m) in zip(coefficients, orders, strict=False):
         if value != 0.0:

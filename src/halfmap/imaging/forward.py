@@ -6,6 +6,7 @@ under a soft circular mask, for scoring and noise estimation, and the whole one,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -22,7 +23,7 @@ class ImagingGeometry:
     """What all images of an optics group share: their band, and where it lies in the reference.
 
     coords: float64 [k, 2], the band in cycles per box of the reference map; odd: unit phases [k] of beam tilt and odd
-    Zernike terms, or None; ratio: image shells per reference shell.
+    Zernike terms, or None; ratio: image shells per reference shell; pixels: image pixels per reference pixel.
     """
 
     optics: OpticsGroup
@@ -30,6 +31,7 @@ class ImagingGeometry:
     coords: Tensor
     odd: Tensor | None
     ratio: float
+    pixels: float
 
     @staticmethod
     def build(optics: OpticsGroup, box: int, pixel_size: float, limit: int) -> ImagingGeometry:
@@ -46,7 +48,8 @@ class ImagingGeometry:
             first = int(band.shell[~inside].min())
             band = band.prefix(first - 1)
             coords = coords[: len(band)]
-        return ImagingGeometry(optics, band, coords, odd_aberration(band.kxy, optics), ratio)
+        odd = odd_aberration(band.kxy, optics)
+        return ImagingGeometry(optics, band, coords, odd, ratio, pixel_size / optics.pixel_size)
 
     def to(self, device: torch.device) -> ImagingGeometry:
         """The same geometry on another device."""
@@ -58,13 +61,35 @@ class ImagingGeometry:
         return self.band.count(int(limit * self.ratio))
 
 
+class Geometries:
+    """Geometries against one reference, for images that come one optics group after the other.
+
+    The last one is kept. Groups of the same frame share its band and coordinates, which are large beside their phases.
+    """
+
+    def __init__(self, box: int, pixel_size: float, limit: int, device: torch.device) -> None:
+        self.box, self.pixel_size, self.limit, self.device = box, pixel_size, limit, device
+        self._last: ImagingGeometry | None = None
+
+    def of(self, optics: OpticsGroup) -> ImagingGeometry:
+        """The geometry of an optics group, as `ImagingGeometry.build` makes it."""
+        last = self._last
+        if last is None or optics.frame != last.optics.frame:
+            last = ImagingGeometry.build(optics, self.box, self.pixel_size, self.limit).to(self.device)
+        elif optics != last.optics:
+            last = replace(last, optics=optics, odd=odd_aberration(last.band.kxy, optics))
+        self._last = last
+        return last
+
+
 @dataclass(frozen=True)
 class BandImages:
-    """A batch of images of one optics group on its band.
+    """A batch of images of one frame on their band.
 
-    scored [b, k]: under a circular mask; whole [b, k]: unmasked; ctf [b, k]; sigma2 [k]; scale [b]. mask_power: mean
-    square of the mask, by which it lowers the power of white noise. From coefficient ``fine_from`` on the mask of image
-    b is wider, and its mean square is fine_power [b].
+    geometry: of one of their optics groups; band and coordinates are those of all. scored [b, k]: under a circular
+    mask; whole [b, k]: unmasked; ctf [b, k]; sigma2 [k], or [b, k] where there are several groups; scale [b].
+    mask_power: mean square of the mask, by which it lowers the power of white noise. From coefficient ``fine_from`` on
+    the mask of image b is wider, and its mean square is fine_power [b].
     """
 
     geometry: ImagingGeometry
@@ -77,17 +102,18 @@ class BandImages:
     fine_from: int = 0
     fine_power: Tensor | None = None
 
-    def unmasked(self, power: Tensor) -> Tensor:
-        """The power [k] that residuals of power [b, k] have, summed over images, where they are not masked."""
+    def unmasked(self, power: Tensor, rows: Tensor) -> Tensor:
+        """Power [k] of residuals, summed over the images ``rows``, as it is without a mask. power [b, k]: under it."""
+        power = power[rows]
         if self.fine_power is None:
             return power.sum(dim=0) / self.mask_power
-        coarse, fine = power[:, : self.fine_from], power[:, self.fine_from :]
-        return torch.cat([coarse.sum(dim=0) / self.mask_power, (fine / self.fine_power[:, None]).sum(dim=0)])
+        coarse, fine = power[:, : self.fine_from], power[:, self.fine_from :] / self.fine_power[rows, None]
+        return torch.cat([coarse.sum(dim=0) / self.mask_power, fine.sum(dim=0)])
 
     def whitened(self, limit: int) -> tuple[Tensor, Tensor]:
         """Data y / sigma [b, k] and contrast scale ctf / sigma [b, k] up to a shell of the reference."""
         k = self.geometry.count(limit)
-        weight = torch.rsqrt(self.sigma2[:k])
+        weight = torch.rsqrt(self.sigma2[..., :k])
         return self.scored[:, :k] * weight, self.ctf[:, :k] * weight * self.scale[:, None]
 
     def sums(self) -> tuple[Tensor, Tensor]:
@@ -127,6 +153,24 @@ def band_images(
     if fine is None:
         return found
     return replace(found, fine_from=fine.first, fine_power=fine.mask.double().square().mean(dim=(1, 2)))
+
+
+def together(parts: Sequence[BandImages], order: Tensor) -> BandImages:
+    """Images of several optics groups of one frame as one batch.
+
+    order int64 [b]: where the images of all parts, one after the other, belong in the batch.
+    """
+    back = order.argsort()
+    device = parts[0].scored.device
+    sigma2 = [part.sigma2.expand(len(part.scored), -1) for part in parts]
+    scored, whole, ctfs, scale = (
+        torch.cat(values)[back.to(device)]
+        for values in ([p.scored for p in parts], [p.whole for p in parts], [p.ctf for p in parts],
+                       [p.scale for p in parts])
+    )  # fmt: skip
+    fine = [part.fine_power for part in parts if part.fine_power is not None]
+    return replace(parts[0], scored=scored, whole=whole, ctf=ctfs, sigma2=torch.cat(sigma2)[back.to(device)],
+                   scale=scale, fine_power=torch.cat(fine)[back.to(device)] if fine else None)
 
 
 def masks_at(mask: Tensor, centres: Tensor) -> Tensor:

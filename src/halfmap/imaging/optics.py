@@ -15,6 +15,16 @@ def electron_wavelength(voltage: float) -> float:
 
 
 @dataclass(frozen=True)
+class Frame:
+    """What decides where the coefficients of an image lie in the reference: box in pixels, pixel size in A, and
+    magnification as in `OpticsGroup`. Optics groups that differ in anything else share slices."""
+
+    box: int
+    pixel_size: float
+    magnification: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
 class OpticsGroup:
     """The optics of a group of images, in the units of a RELION 3.1 optics table.
 
@@ -67,6 +77,11 @@ class OpticsGroup:
     def wavelength(self) -> float:
         """Electron wavelength in A."""
         return electron_wavelength(self.voltage)
+
+    @property
+    def frame(self) -> Frame:
+        """Box, pixel size and magnification."""
+        return Frame(self.box, self.pixel_size, self.magnification)
 
     @property
     def box_length(self) -> float:

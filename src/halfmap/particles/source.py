@@ -1,4 +1,8 @@
-"""A stream of normalised particle images, read ahead in the background in file order, one optics group a batch."""
+"""A stream of normalised particle images, read ahead in the background in file order, in batches of one frame.
+
+Optics groups of one frame (box, pixel size and magnification) share batches: microscopes that shift the beam leave
+hundreds of groups of few images each, and what images cost must not depend on how they are named.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +20,14 @@ from halfmap.particles.table import ParticleTable
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """Images of one optics group.
+    """Images of one frame.
 
-    group: the optics group; index int64 [b]: their particles; images [b, y, x]: normalised; sound bool [b]: whether an
-    image holds numbers and a background that varies; stored [b, y, x]: the images as they are in the stack, float32.
+    groups int64 [b]: their optics groups; index int64 [b]: their particles; images [b, y, x]: normalised; sound bool
+    [b]: whether an image holds numbers and a background that varies; stored [b, y, x]: the images as they are in the
+    stack, float32.
     """
 
-    group: int
+    groups: Tensor
     index: Tensor
     images: Tensor
     sound: Tensor
@@ -31,9 +36,24 @@ class ImageBatch:
     def __len__(self) -> int:
         return len(self.index)
 
-    def part(self, some: slice) -> ImageBatch:
+    @property
+    def group(self) -> int:
+        """The optics group of the first image, which is that of all images of a part (`apart`)."""
+        return int(self.groups[0])
+
+    def part(self, some: slice | Tensor) -> ImageBatch:
         """Some images of the batch."""
-        return ImageBatch(self.group, self.index[some], self.images[some], self.sound[some], self.stored[some])
+        return ImageBatch(
+            self.groups[some], self.index[some], self.images[some], self.sound[some], self.stored[some]
+        )
+
+    def apart(self) -> Iterator[ImageBatch]:
+        """The images of each optics group by themselves, in the order of the groups, and in their own order."""
+        if bool((self.groups == self.groups[0]).all()):
+            yield self
+            return
+        for group in self.groups.unique():
+            yield self.part(torch.nonzero(self.groups == group)[:, 0])
 
 
 @dataclass(frozen=True)
@@ -57,15 +77,14 @@ class ParticleSource:
         box = self.table.optics[group].box
         return self.batch or max(8, min(512, (1 << 23) // box**2))
 
-    def batches(self, index: Tensor) -> list[tuple[int, np.ndarray]]:
-        """Particles ``index`` [b] cut into batches: optics group and indices of each, in file order."""
+    def batches(self, index: Tensor) -> list[np.ndarray]:
+        """Particles ``index`` [b] cut into batches of one frame: the indices of each, in file order."""
         rows = self._in_file_order(index)
-        groups = self.table.optics_index[rows]
+        frames = self._frames()[self.table.optics_index[rows]]
         result = []
-        for group in np.unique(groups):
-            members = rows[groups == group]
-            size = self.batch_size(int(group))
-            result += [(int(group), members[i : i + size]) for i in range(0, len(members), size)]
+        for frame in np.unique(frames):
+            members, size = rows[frames == frame], self.batch_size(int(frame))
+            result += [members[i : i + size] for i in range(0, len(members), size)]
         return result
 
     def share(self, index: Tensor, part: int, parts: int) -> Tensor:
@@ -75,14 +94,19 @@ class ParticleSource:
 
     def _in_file_order(self, index: Tensor) -> np.ndarray:
         rows, table = index.cpu().numpy(), self.table
-        order = np.lexsort((table.image_index[rows], table.stack_index[rows], table.optics_index[rows]))
-        return np.asarray(rows[order])
+        frames = self._frames()[table.optics_index[rows]]
+        return np.asarray(rows[np.lexsort((table.image_index[rows], table.stack_index[rows], frames))])
+
+    def _frames(self) -> np.ndarray:
+        """The first optics group of the same frame, for each optics group [g]."""
+        frames = [optics.frame for optics in self.table.optics]
+        first = {frame: group for group, frame in reversed(list(enumerate(frames)))}
+        return np.array([first[frame] for frame in frames])
 
     def stream(self, index: Tensor) -> Iterator[ImageBatch]:
         """The images of particles ``index`` [b], batch by batch, as `batches` cuts them."""
-        batches = self.batches(index)
-        for (group, members), (_, raw) in zip(batches, read_ahead(self.reader, [m for _, m in batches]), strict=True):
-            stored = torch.from_numpy(raw)
-            radius = 0.5 * self.diameter / self.table.optics[group].pixel_size
+        for members, raw in read_ahead(self.reader, self.batches(index)):
+            groups, stored = torch.from_numpy(self.table.optics_index[members]), torch.from_numpy(raw)
+            radius = 0.5 * self.diameter / self.table.optics[int(groups[0])].pixel_size
             images, sound = normalise(stored, radius)
-            yield ImageBatch(group, torch.from_numpy(members), images, sound, stored)
+            yield ImageBatch(groups, torch.from_numpy(members), images, sound, stored)

@@ -7,16 +7,16 @@ and sums that give noise and contrast. The maximisation step sees nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from halfmap.expectation.posterior import Poses, log_evidence, particle_probability, posterior_samples
 from halfmap.expectation.priors import ShiftPrior
-from halfmap.expectation.search import GlobalSearch, Reference, Sampling, find_poses
+from halfmap.expectation.search import GlobalSearch, Reference, find_poses
 from halfmap.fourier.transform import half_volume
-from halfmap.imaging.forward import BandImages, ImagingGeometry
+from halfmap.imaging.forward import BandImages, Geometries
 from halfmap.kernels.poses import Samples
 from halfmap.particles.source import ImageBatch, ParticleSource
 from halfmap.reconstruction.statistics import Backprojection
@@ -79,7 +79,7 @@ def expectation_step(
         reference = Reference(half_volume(state.references[half], model.padding, plan.insert_limit), model.padding)
         if half == len(so_far.statistics):
             so_far = replace(so_far, statistics=(*so_far.statistics, ()), batches=0)
-        search = _Search(state, source, model, plan.sampling, plan.insert_limit, reference, poses)
+        search = _Search(state, source, model, plan, reference, poses)
         watch = Stopwatch(tally.seconds)
         for turn in turns(source, sets, model.place is not None, so_far.batches):
             so_far = _begun(so_far, turn.quarters[-1] + 1, model, plan.insert_limit)
@@ -91,8 +91,9 @@ def expectation_step(
                     samples = replace(samples, mass=samples.mass * found.present[samples.image])
                     _insert(so_far.statistics[half], found.images, samples, sets.quarter_of[found.index])
                     watch.lap("insert")
-                    residuals = Residuals.of(found.images, found.poses, found.present, reference, plan.sampling.limit)
-                    tally.add_(residuals, batch.group, model.scale_group[found.index])
+                    residuals = Residuals.of(found.images, found.poses, found.present, found.groups, reference,
+                                             plan.sampling.limit)
+                    tally.add_(residuals, model.scale_group[found.index])
                     watch.lap("search")
                 so_far = replace(so_far, batches=so_far.batches + 1, images=so_far.images + len(batch),
                                  cost=meter.so_far())
@@ -106,51 +107,45 @@ def expectation_step(
 
 @dataclass(frozen=True)
 class _Found:
-    """Images of one optics group with their poses.
+    """Images of one frame with their poses.
 
-    index int64 [b]: their particles; present [b]: probability that there is one.
+    index, groups int64 [b]: their particles and optics groups; present [b]: probability that there is a particle.
     """
 
     index: Tensor
+    groups: Tensor
     images: BandImages
     poses: Poses
     present: Tensor
 
 
-@dataclass
 class _Search:
-    """Images of a half set against its reference. What an optics group needs is made when its first image comes."""
+    """Images of a half set against its reference."""
 
-    state: State
-    source: ParticleSource
-    model: ImagingModel
-    sampling: Sampling
-    insert_limit: int
-    reference: Reference
-    poses: PoseTable
-    geometries: dict[int, ImagingGeometry] = field(default_factory=dict)
-    grids: dict[int, GlobalSearch] = field(default_factory=dict)
+    def __init__(
+        self, state: State, source: ParticleSource, model: ImagingModel, plan: Plan, reference: Reference,
+        poses: PoseTable,
+    ) -> None:  # fmt: skip
+        self.state, self.source, self.model, self.reference, self.poses = state, source, model, reference, poses
+        self.sampling, self.device = plan.sampling, reference.volume.device
+        self.geometries = Geometries(model.box, model.pixel_size, plan.insert_limit, self.device)
+        searching = self.sampling.search == "global"
+        self.grid = GlobalSearch(reference, self.sampling, model.slices_room) if searching else None
 
     def found(self, batch: ImageBatch, watch: Stopwatch) -> Iterator[_Found]:
         """The poses of a batch, in parts where memory is short."""
-        group = batch.group
-        optics, device = self.source.table.optics[group], self.reference.volume.device
-        if group not in self.geometries:
-            geometry = ImagingGeometry.build(optics, self.model.box, self.model.pixel_size, self.insert_limit)
-            self.geometries[group] = geometry.to(device)
-        prior = ShiftPrior.from_spread(PRIOR_WIDTH * self.state.shift_sigma / optics.pixel_size)
+        pixel_size = self.source.table.optics[batch.group].pixel_size
+        prior = ShiftPrior.from_spread(PRIOR_WIDTH * self.state.shift_sigma / pixel_size)
 
         def find(some: slice) -> _Found:
             part = batch.part(some)
             centres = self.poses.shifts[part.index, 0].round().long()
-            images = band_batch(self.state, self.source, self.model, self.geometries[group], part, centres,
+            images = band_batch(self.state, self.source, self.model, self.geometries, part, centres,
                                 self.sampling.limit)
             watch.lap("read")
-            if self.sampling.search == "global" and group not in self.grids:
-                self.grids[group] = GlobalSearch(self.reference, images, self.sampling)
-            known = _known(self.poses, part.index, device)
-            poses = find_poses(self.reference, images, self.sampling, prior, known, self.grids.get(group))
-            return _Found(part.index, images, poses, self._present(poses, prior))
+            known = _known(self.poses, part.index, self.device)
+            poses = find_poses(self.reference, images, self.sampling, prior, known, self.grid)
+            return _Found(part.index, part.groups, images, poses, self._present(poses, prior))
 
         return in_parts(find, len(batch))
 

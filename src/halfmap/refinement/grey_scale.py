@@ -17,7 +17,7 @@ from halfmap.errors import InputError
 from halfmap.expectation.score import shift_phases
 from halfmap.expectation.search import GlobalSearch, Reference, ScaleFit
 from halfmap.fourier.transform import half_volume
-from halfmap.imaging.forward import BandImages, ImagingGeometry
+from halfmap.imaging.forward import BandImages, Geometries
 from halfmap.particles.source import ParticleSource
 from halfmap.refinement.imaging_model import ImagingModel, band_batch
 from halfmap.refinement.schedule import Plan
@@ -92,31 +92,24 @@ def fitted(state: State, source: ParticleSource, model: ImagingModel, plan: Plan
     reference = Reference(half_volume(state.references[0], model.padding, plan.insert_limit), model.padding)
     searching = plan.sampling.search == "global"
     fit = Fit(*torch.zeros(2, len(source.table.optics), dtype=torch.float64))
-    geometries: dict[int, ImagingGeometry] = {}
-    grids: dict[int, GlobalSearch] = {}
+    geometries = Geometries(model.box, model.pixel_size, plan.insert_limit, reference.volume.device)
+    grid = GlobalSearch(reference, plan.sampling, model.slices_room) if searching else None
     for images in source.stream(source.share(index, ranks.rank, ranks.world)):
-        group = images.group
-        if group not in geometries:
-            optics = source.table.optics[group]
-            geometry = ImagingGeometry.build(optics, model.box, model.pixel_size, plan.insert_limit)
-            geometries[group] = geometry.to(reference.volume.device)
         offsets = state.poses.shifts[images.index, 0].round().long()
-        batch = band_batch(state, source, model, geometries[group], images, offsets, plan.sampling.limit)
-        if searching and group not in grids:
-            grids[group] = GlobalSearch(reference, batch, plan.sampling)
-        if searching:
-            sums = grids[group].grey_scale(batch)
+        batch = band_batch(state, source, model, geometries, images, offsets, plan.sampling.limit)
+        if grid is not None:
+            sums = grid.grey_scale(batch)
         else:
             rotations, shifts = state.poses.rotations[images.index, 0], state.poses.shifts[images.index, 0] - offsets
             sums = _at_poses(reference, batch, rotations.double(), shifts.double(), plan.sampling.limit)
-        fit.cross[group] += sums.cross
-        fit.norm[group] += sums.norm
+        fit.cross.index_add_(0, images.groups, sums.cross.double().cpu())
+        fit.norm.index_add_(0, images.groups, sums.norm.double().cpu())
     ranks.add_([fit.cross, fit.norm])
     return fit
 
 
 def _at_poses(reference: Reference, images: BandImages, rotations: Tensor, shifts: Tensor, limit: int) -> ScaleFit:
-    """The sums at rotations [b, 3, 3] and shifts [b, 2], up to a shell of the reference."""
+    """The fit of images at rotations [b, 3, 3] and shifts [b, 2], up to a shell of the reference."""
     device = reference.volume.device
     rotations, shifts = rotations.to(device), shifts.to(device)
     k = images.geometry.count(limit)
@@ -124,5 +117,5 @@ def _at_poses(reference: Reference, images: BandImages, rotations: Tensor, shift
     band = images.geometry.band
     slices = kernels.project_slices(reference.volume, images.geometry.coords[:k] * reference.padding, rotations)
     seen, expected = y * shift_phases(band.kxy[:k], shifts, band.box), c * slices
-    cross = (seen.real * expected.real + seen.imag * expected.imag).double().sum()
-    return ScaleFit(float(cross), float((expected.real**2 + expected.imag**2).double().sum()))
+    cross = (seen.real * expected.real + seen.imag * expected.imag).double().sum(dim=1)
+    return ScaleFit(cross, (expected.real**2 + expected.imag**2).double().sum(dim=1))

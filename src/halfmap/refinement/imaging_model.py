@@ -8,7 +8,15 @@ from torch import Tensor
 
 from halfmap.imaging.ctf import Defocus
 from halfmap.imaging.delocalisation import delocalisation
-from halfmap.imaging.forward import BandImages, FineMask, ImagingGeometry, band_images, masks_at
+from halfmap.imaging.forward import (
+    BandImages,
+    FineMask,
+    Geometries,
+    ImagingGeometry,
+    band_images,
+    masks_at,
+    together,
+)
 from halfmap.maps.grid import Grid
 from halfmap.particles.preprocess import soft_circle, soft_circles
 from halfmap.particles.source import ImageBatch, ParticleSource
@@ -28,6 +36,8 @@ class ImagingModel:
     kernel: what images are inserted with. place: where the sums of a quarter set are put when they are complete, so
     that one quarter set is made after the other; None keeps sums in memory, and both quarter sets of a half set are
     made together. null_hypothesis: whether an image may hold no particle, and counts as far as it holds one.
+    slices_room: bytes that the slices of a global search may take (`GlobalSearch`), as the memory plan says; it changes
+    no bit.
     """
 
     box: int
@@ -39,6 +49,7 @@ class ImagingModel:
     kernel: str = "trilinear"
     place: Place | None = None
     null_hypothesis: bool = True
+    slices_room: int | None = None
 
     @property
     def grid(self) -> Grid:
@@ -47,7 +58,7 @@ class ImagingModel:
 
 
 def band_batch(
-    state: State, source: ParticleSource, model: ImagingModel, geometry: ImagingGeometry, batch: ImageBatch,
+    state: State, source: ParticleSource, model: ImagingModel, geometries: Geometries, batch: ImageBatch,
     centres: Tensor, limit: int,
 ) -> BandImages:  # fmt: skip
     """The coefficients of a batch of images, under the noise and contrast of the state.
@@ -56,15 +67,23 @@ def band_batch(
     of the reference that is scored.
     """
     device = state.references[0].device
-    optics = source.table.optics[batch.group]
+    optics = source.table.optics[batch.group]  # box and pixel size are those of the whole batch
     radius = min(0.5 * source.diameter / optics.pixel_size, optics.box / 2 - 1.0)
     mask = soft_circle(optics.box, radius, MASK_EDGE).to(device)
-    sigma2 = state.sigma2[batch.group].float().to(device)
-    scale = state.scale[model.scale_group[batch.index]].float().to(device)
     moved = masks_at(mask, centres.to(device))
-    defocus = source.table.defocus[batch.index].to(device)
-    fine = fine_mask(geometry, defocus, model.grid, radius, centres.to(device), limit)
-    result = band_images(batch.images.to(device), moved, geometry, defocus, sigma2, scale, fine)
+    order = batch.groups.argsort(stable=True)  # as the groups are taken apart
+    parts, begun = [], 0
+    for part in batch.apart():
+        own = order[begun : begun + len(part)].to(device)
+        begun += len(part)
+        geometry = geometries.of(source.table.optics[part.group])
+        defocus = source.table.defocus[part.index].to(device)
+        sigma2 = state.sigma2[part.group].float().to(device)
+        scale = state.scale[model.scale_group[part.index]].float().to(device)
+        fine = fine_mask(geometry, defocus, model.grid, radius, centres.to(device)[own], limit)
+        parts.append(band_images(part.images.to(device), moved if len(moved) == 1 else moved[own], geometry, defocus,
+                                 sigma2, scale, fine))
+    result = parts[0] if len(parts) == 1 else together(parts, order)
     return replace(result, mask_power=float((mask**2).mean()))
 
 

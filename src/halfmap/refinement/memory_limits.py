@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,7 +21,6 @@ class MemoryLimits:
     gigabytes: float | None = None
     sums: str = "auto"
     batch: int = 0
-
 
     def under(self, plan: MemoryPlan) -> MemoryLimits:
         """The limits from which the same plan is made again, as long as it fits."""
@@ -59,7 +59,12 @@ def _demand(source: ParticleSource, schedule: Schedule, method: SolveMethod) -> 
     demand = demand_of(
         schedule, method.padding, image_box=table.optics[largest].box, batch=usual, regulariser=method.regulariser
     )
-    return replace(demand, joined=method.joined, kept=0 if method.mask_anywhere else demand.kept)
+    # The band of an image whose box is longer than the reference's has more coefficients up to the same resolution.
+    longer = max(optics.box_length for optics in table.optics) / (schedule.box * schedule.pixel_size)
+    return replace(
+        demand, joined=method.joined, kept=0 if method.mask_anywhere else demand.kept, batch_given=source.batch > 0,
+        grid_coefficients=math.ceil(demand.grid_coefficients * max(1.0, longer) ** 2),
+    )  # fmt: skip
 
 
 def available_on(device: torch.device, limit: float | None, processes: int = 1) -> int:

@@ -8,10 +8,13 @@ Bytes, for a box of n, padding p and the last shell L that is inserted (m = p (L
     columns of a transform C = 8 n (p n) (r + 1), and at most PIECES of 128 MB on their way
 
 The expectation step holds the maps of the state, H, the sums, and what a batch needs. A global search also holds the
-slices of its grid. The solve holds the sums, those of the half sets, and at its worst one of three things: sums that
-are inverted (their ratio H, C, half as much again, and the half maps so far), the transforms of the FSC, or the
-regulariser's arrays (REGULARISER). The report comes after it. With sums on disk, only those that are being made are in
-memory. `benchmarks/claims/memory.py` measures the solve.
+slices of the finest grid that the schedule can ask for: one set, which optics groups share. Where they would take more
+than SLICES_MOST of the memory, or more than there is, there is room for those of a coarser grid only (COARSER). A finer
+one's are then made anew for every batch, a block at a time. That costs time (larger batches make up for a part of it)
+and changes no bit. The solve holds the sums, those of the half sets, and
+at its worst one of three things: sums that are inverted (their ratio H, C, half as much again, and the half maps so
+far), the transforms of the FSC, or the regulariser's arrays (REGULARISER). The report comes after it. With sums on
+disk, only those that are being made are in memory. `benchmarks/claims/memory.py` measures the solve.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import math
 from dataclasses import dataclass, replace
 
 from halfmap.errors import InputError
+from halfmap.expectation.score import BLOCK, PER_SLICE, PROJECTED_AT_ONCE, REFERENCES_AT_ONCE
 from halfmap.expectation.search import Sampling
 from halfmap.fourier.transform import half_volume_extent
 from halfmap.maps.masks import EXTEND, SOFT, SPHERE_EDGE
@@ -33,9 +37,13 @@ RESULT_MAPS = 17  # of an iteration while its report is drawn, the isosurface am
 CURVE_MAPS = 12  # half maps, mask, and transforms of half maps, masked and with random phases
 WITHOUT_QUARTERS = ("uniform", "cutoff", "local-fsc", "sidesplitter")
 PIECES = 4  # arrays of the pieces (of 2^24 values) that are transformed together
-PER_PIXEL, PER_COEFFICIENT = 48, 72  # bytes of an image in a batch: read, masked, transformed; data, CTF, sums
-PER_SCORE = 20  # bytes of an orientation and image: two scores and shifts, and the best of them
-PER_SLICE = 16  # bytes of a coefficient of a grid's slices
+PER_PIXEL, PER_COEFFICIENT = 48, 80  # bytes of an image in a batch: read, masked, transformed; data, CTF, noise, sums
+PER_SCORE = 128  # bytes of an orientation of a block and image: two scores and shifts, and the best of them
+PROJECTING = 16  # bytes of a coefficient while it becomes one of a grid's slices
+PER_ROTATION = 72  # bytes of an orientation of the grid
+PER_SHIFTED = 16  # bytes of a coefficient of an image at one of the shifts, in a product
+SLICES_MOST = 0.5  # part of the memory that slices may take
+COARSER = 32  # times the slices of a grid for half the resolution are contained in those of a grid
 SPARE = 1.05  # what an allocator wastes
 
 
@@ -68,9 +76,10 @@ class Demand:
     """What decides the memory of a refinement.
 
     box, padding, limit: side, padding and last shell of the maps. image_box, batch: side of the largest images, and how
-    many would be worked on at once. rotations, grid_coefficients: of the finest orientation grid, and scored on it.
-    symmetric: whether there is a point group. regulariser: a key of REGULARISER. joined: whether half maps share their
-    low resolution. kept: side of the cube that references are kept within, in voxels (0: the whole box).
+    many would be worked on at once; batch_given: whether there may be no more. rotations, grid_coefficients: of the
+    finest orientation grid, and scored on it. symmetric: whether there is a point group. regulariser: a key of
+    REGULARISER. joined: whether half maps share their low resolution. kept: side of the cube that references are kept
+    within, in voxels (0: the whole box).
     """
 
     box: int
@@ -84,19 +93,23 @@ class Demand:
     regulariser: str
     joined: bool = False
     kept: int = 0
+    batch_given: bool = False
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
     """How a run is to hold its data.
 
-    batch: images at once. on_disk: whether sums lie in files, with one quarter set in memory at a time. expectation,
-    solve: peaks in bytes. sums: bytes of one quarter set. available: bytes that the process may hold in all.
+    batch: images at once. on_disk: whether sums lie in files, with one quarter set in memory at a time. slices_room:
+    bytes that the slices of a grid may take if all of them are to be held; None: those of every grid are held.
+    expectation, solve: peaks in bytes. sums: bytes of one quarter set. available: bytes that the process may hold in
+    all.
     """
 
     demand: Demand
     batch: int
     on_disk: bool
+    slices_room: int | None
     expectation: int
     solve: int
     sums: int
@@ -119,9 +132,10 @@ class MemoryPlan:
     def words(self) -> str:
         """The plan in words."""
         where = f"sums on disk ({gigabytes(self.scratch)} GB)" if self.on_disk else "sums in memory"
+        blocks = "" if self.slices_room is None else "; slices of the global search made block by block"
         return (f"up to {gigabytes(self.peak)} GB (search {gigabytes(self.expectation)}, solve "
                 f"{gigabytes(self.solve)}) of {gigabytes(self.available)} GB available; {where}; {self.batch} images "
-                "at once")
+                f"at once{blocks}")
 
 
 def gigabytes(count: float) -> str:
@@ -137,12 +151,17 @@ def demand_of(schedule: Schedule, padding: int, image_box: int, batch: int, regu
     search = usual_search(schedule, "global")
     rotations = coefficients = 0
     if search is not None and search.grid is not None:
-        rotations, coefficients = len(search.grid), int(0.5 * math.pi * search.grid_limit**2)
+        rotations, coefficients = len(search.grid), half_disc(search.grid_limit)
     return Demand(
         schedule.box, padding, schedule.finest_insert, image_box, batch, rotations, coefficients,
         len(schedule.symmetry) > 1, regulariser,
         kept=kept_within(schedule.diameter, schedule.pixel_size, schedule.box),
     )  # fmt: skip
+
+
+def half_disc(limit: float) -> int:
+    """About the number of coefficients of an image up to a shell."""
+    return math.ceil(0.5 * math.pi * (limit + 0.5) ** 2)
 
 
 def needs_of(regulariser: str, parameters: str = "") -> str:
@@ -160,26 +179,27 @@ def kept_within(diameter: float, pixel_size: float, box: int) -> int:
 
 
 def usual_search(schedule: Schedule, stage: str) -> Sampling | None:
-    """What an iteration of this stage searches; a global one as it is after burn-in.
+    """What an iteration of this stage searches; a global one as it is when the half maps agree as far as its grid goes.
 
     None for stages without a grid, and where the schedule has no such stage.
     """
     if stage not in ("burn-in", "global") or schedule.search not in ("auto", "global"):
         return None
-    settled = Progressed("burn-in", 4, 4, schedule.start, 1.0, 0.0, 1.0, 1.0)
+    settled = Progressed("burn-in", 4, schedule.finest, schedule.start, 1.0, 0.0, 1.0, 1.0)
     past = [] if stage == "burn-in" else 3 * [settled]
     plan = replace(schedule, max_iterations=40).next(past, 5 * schedule.pixel_size)
     return None if plan is None else plan.sampling
 
 
 def planned(demand: Demand, available: int, sums: str = "auto") -> MemoryPlan:
-    """The quickest way that fits: everything in memory, else a smaller batch, else sums on disk.
+    """The quickest way that fits: everything in memory, else a smaller batch, else slices in blocks, else sums on disk.
 
     If none fits it is the last one. available: bytes that the process may hold in all. sums: ``memory`` or ``disk``
     leave no choice of where they lie.
     """
     places = {"memory": (False,), "disk": (True,)}.get(sums, (False, True))
-    plans = [_plan(demand, available, on_disk, batch) for on_disk in places for batch in _batches(demand.batch)]
+    plans = [_plan(demand, available, on_disk, slices, batch) for on_disk in places
+             for slices in _rooms(demand, available) for batch in _batches(demand, slices)]
     return next((plan for plan in plans if plan.peak <= available), plans[-1])
 
 
@@ -206,8 +226,18 @@ def checked(plan: MemoryPlan, begun: bool = False) -> MemoryPlan:
                      f"{'; '.join(remedies)}")
 
 
-def _batches(most: int) -> list[int]:
-    return [most // 2**i for i in range(8) if most // 2**i >= min(most, 8)]
+def _rooms(demand: Demand, available: int) -> list[int]:
+    """Bytes for slices to try, the best first: for those of the finest grid, of a coarser one, or of one block."""
+    whole, block = _slices(demand), _slices(demand, BLOCK)
+    rooms = sorted({whole, max(block, whole // COARSER), block}, reverse=True)
+    return rooms[1:] if len(rooms) > 1 and whole > SLICES_MOST * available else rooms
+
+
+def _batches(demand: Demand, slices: int) -> list[int]:
+    """Sizes of batches to try, the best first. slices: bytes of slices that are held."""
+    usual = demand.batch
+    larger = [8 * usual, 4 * usual, 2 * usual] if slices < _slices(demand) and not demand.batch_given else []
+    return larger + [usual // 2**i for i in range(8) if usual // 2**i >= min(usual, 8)]
 
 
 def solve_stages(demand: Demand, on_disk: bool) -> dict[str, int]:
@@ -247,14 +277,24 @@ def _transforming(demand: Demand) -> int:
     return 2 * _sums(demand) // 3 + 12 * n * row + PIECES * 8 * min(1 << 24, (2 * m + 1) * row)
 
 
-def _plan(demand: Demand, available: int, on_disk: bool, batch: int) -> MemoryPlan:
+def _slices(demand: Demand, rotations: int | None = None) -> int:
+    """Bytes of the slices of the finest grid: of all or of so many rotations."""
+    count = demand.rotations if rotations is None else min(rotations, demand.rotations)
+    return PER_SLICE * count * demand.grid_coefficients
+
+
+def _plan(demand: Demand, available: int, on_disk: bool, slices: int, batch: int) -> MemoryPlan:
     sums = _sums(demand)
     k = int(0.5 * math.pi * (demand.image_box / 2) ** 2)
-    image = PER_PIXEL * demand.image_box**2 + PER_COEFFICIENT * k + PER_SCORE * demand.rotations
-    grid = PER_SLICE * demand.rotations * demand.grid_coefficients
+    image = PER_PIXEL * demand.image_box**2 + PER_COEFFICIENT * k + PER_SCORE * min(BLOCK, demand.rotations)
+    grid = PER_ROTATION * demand.rotations + slices + PER_SHIFTED * REFERENCES_AT_ONCE * demand.grid_coefficients
+    grid += PROJECTING * min(PROJECTED_AT_ONCE, demand.rotations * demand.grid_coefficients)
     # The second reference is made when the sums of the first half set are there.
     making = (0 if on_disk else 2) * sums + _transforming(demand)
     working = 2 * sums // 3 + (1 if on_disk else 4) * sums + batch * image + grid
     expectation = PROGRAM + STATE_MAPS * 4 * demand.box**3 + max(making, working)
     solve = PROGRAM + max(solve_stages(demand, on_disk).values())
-    return MemoryPlan(demand, batch, on_disk, int(SPARE * expectation), int(SPARE * solve), sums, available)
+    room = None if slices == _slices(demand) else slices
+    return MemoryPlan(
+        demand, batch, on_disk, room, int(SPARE * expectation), int(SPARE * solve), sums, available
+    )

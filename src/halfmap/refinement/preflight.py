@@ -101,34 +101,33 @@ def inspect_images(
     table = source.table
     mine = source.share(torch.arange(len(table)), ranks.rank, ranks.world)
     sound, seen = np.zeros(len(table), dtype=bool), torch.zeros(len(table), 3, dtype=torch.float64)
-    bands = {g: Band.to_shell(group.box, band_limit(group.box)) for g, group in enumerate(table.optics)}
-    spectra: list[Tensor] = []
+    bands = {box: Band.to_shell(box, band_limit(box)) for box in {group.box for group in table.optics}}
+    spectra: list[_Spectrum] = []
     for batch in source.stream(mine):
         sound[batch.index.numpy()] = batch.sound.numpy()
         seen[batch.index] = traits(batch.stored, batch.images)
-        spectra.append(_power(bands[batch.group], batch.images[batch.sound]))
+        spectra += [_Spectrum(part.group, part.index, _power(bands, part.images[part.sound])) for part in batch.apart()]
         advance(len(batch))
     fine = torch.from_numpy(sound).double()
     ranks.add_([fine, seen])
     sound = fine.numpy() > 0
     odd = odd_ones(table, seen, sound)
     absurd = odd.deviation > ABSURD
-    batches = source.batches(mine)
-    for place, (group, members) in enumerate(batches):
-        if absurd[members].any():  # one image may outweigh all others
-            (batch,) = source.stream(torch.from_numpy(members))
-            spectra[place] = _power(bands[group], batch.images[torch.from_numpy(sound[members] & ~absurd[members])])
-    summed = [_Spectrum(group, int((sound & ~absurd)[members].sum()), shells)
-              for (group, members), shells in zip(batches, spectra, strict=True)]
-    power = _mean_power(table, bands, summed, ranks)
+    fine = torch.from_numpy(sound & ~absurd)
+    for place, spectrum in enumerate(spectra):
+        if absurd[spectrum.index.numpy()].any():  # one image may outweigh all others
+            (batch,) = source.stream(spectrum.index)
+            spectra[place] = replace(spectrum, power=_power(bands, batch.images[fine[batch.index]]))
+    power = _mean_power(table, bands, spectra, fine, ranks)
     why = np.where(sound, np.where(absurd, "outlier", ""), np.where(seen.isfinite().all(dim=1), "constant", "NaN"))
     rejected, kept = _set_aside(table, why)
     notes = table_notes(table) + header_notes(table, looked_at(table)) + _doubtful(table, odd)
     return Inspected(replace(source, table=kept), rejected, power, leaks(kept, source.diameter), notes)
 
 
-def _power(band: Band, images: Tensor) -> Tensor:
-    """Summed power of images [b, y, x] by shell [s], float64."""
+def _power(bands: dict[int, Band], images: Tensor) -> Tensor:
+    """Summed power of images [b, y, x] by shell [s], float64. bands: by box."""
+    band = bands[images.shape[-1]]
     if not len(images):  # a whole batch may be faulty, and a transform of nothing is an error
         return band.shell_sum(torch.zeros(len(band), dtype=torch.float64))
     values = band.gather(image_fft(images))
@@ -137,24 +136,25 @@ def _power(band: Band, images: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Spectrum:
-    """Summed power [s] of ``count`` images of an optics group."""
+    """Summed power [s] of particles ``index`` [b] of an optics group, without those whose images are faulty."""
 
     group: int
-    count: int
+    index: Tensor
     power: Tensor
 
 
 def _mean_power(
-    table: ParticleTable, bands: dict[int, Band], summed: list[_Spectrum], ranks: Ranks
+    table: ParticleTable, bands: dict[int, Band], summed: list[_Spectrum], fine: Tensor, ranks: Ranks
 ) -> tuple[Tensor, ...]:
-    """Mean power of each optics group by shell [0..box//2], over the images of all processes."""
+    """Mean power of each optics group by shell [0..box//2], over the images of all processes that are fine [b]."""
     power = [torch.zeros(group.box // 2 + 1, dtype=torch.float64) for group in table.optics]
     images_of = torch.zeros(len(table.optics), dtype=torch.float64)
     for spectrum in summed:
         power[spectrum.group][: len(spectrum.power)] += spectrum.power
-        images_of[spectrum.group] += spectrum.count
+        images_of[spectrum.group] += int(fine[spectrum.index].sum())
     ranks.add_([*power, images_of])
-    for group, band in bands.items():
+    for group, optics in enumerate(table.optics):
+        band = bands[optics.box]
         ones = band.shell_sum(torch.ones(len(band), dtype=torch.float64)).clamp_min(1)
         mean = power[group][: len(ones)] / (ones * max(1, int(images_of[group])))
         mean[0] = mean[1]

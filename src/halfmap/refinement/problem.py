@@ -203,7 +203,7 @@ def _described(
     model = ImagingModel(
         grid.box, grid.pixel_size, symmetry, torch.empty(0), settings.padding, settings.scale != "none",
         settings.insertion, Scratch(settings.scratch or settings.out / "checkpoint").keep if on_disk else None,
-        settings.null_hypothesis,
+        settings.null_hypothesis, memory.slices_room,
     )  # fmt: skip
     given = None if method.mask is None else method.mask.to(device)
     problem = Problem(

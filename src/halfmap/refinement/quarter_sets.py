@@ -50,6 +50,6 @@ def turns(source: ParticleSource, sets: QuarterSets, apart: bool, done: int) -> 
             yield turn
             continue
         batches = source.batches(turn.particles)
-        rest = [torch.from_numpy(rows) for _, rows in batches[done:]]
+        rest = [torch.from_numpy(rows) for rows in batches[done:]]
         done = max(0, done - len(batches))
         yield Turn(turn.quarters, torch.cat(rest) if rest else turn.particles[:0])

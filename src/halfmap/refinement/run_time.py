@@ -7,10 +7,11 @@ frequency. With N images, K coefficients up to the shell aligned to, and K' up t
 
 f: reading, two transforms and the CTF of an image; p: polishing a start, per coefficient; q: inserting a sample, per
 coefficient; m: modes, and ten sigma points in each (SAMPLES); g: the exhaustive grid, 4 R T k operations for R
-rotations, T shifts and k coefficients (two products, real and imaginary). Solving takes about 60 transforms of the
-padded map, n log n each. f, p, q and the speed of products are measured on one thread and on data larger than the
-cache: processor seconds, the least of a few trials. They are divided by the number of threads times their usual
-efficiency. Other work on the machine is not in the estimate.
+rotations, T shifts and k coefficients (two products, real and imaginary). Its R slices are made once for each half set,
+or for every batch where memory does not hold them. Solving takes about 60 transforms of the padded map, n log n each.
+f, p, q and the speed of slices and products are measured on one thread and on data larger than the cache: processor
+seconds, the least of a few trials. They are divided by the number of threads times their usual efficiency. Other work
+on the machine is not in the estimate.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import torch
 
 from halfmap import kernels
 from halfmap.expectation.priors import ShiftPrior
-from halfmap.expectation.score import ReferenceSlices, score_grid
+from halfmap.expectation.score import PER_SLICE, ReferenceSlices, score_grid
 from halfmap.expectation.search import Reference, Sampling, polish
 from halfmap.fourier.transform import half_volume_extent, rfftn
 from halfmap.geometry.rotations import random_rotations
@@ -34,7 +35,7 @@ from halfmap.imaging.forward import ImagingGeometry, band_images
 from halfmap.imaging.optics import OpticsGroup
 from halfmap.kernels.poses import Samples, Starts
 from halfmap.particles.preprocess import soft_circle
-from halfmap.refinement.memory_plan import usual_search
+from halfmap.refinement.memory_plan import MemoryPlan, half_disc, usual_search
 from halfmap.refinement.schedule import Schedule
 
 USUAL = {"burn-in": 5, "global": 2, "local": 6, "final": 1}
@@ -53,24 +54,30 @@ class Speed:
     """Seconds, each per unit of work.
 
     pixel: per pixel read and transformed. step: per coefficient of a step of a start. sample: per coefficient of an
-    inserted sample. product: per multiply-add of the grid's products. transform: per point and doubling of a transform.
+    inserted sample. slice: per coefficient of a grid's slice. product: per operation of the grid's products. transform:
+    per point and doubling of a transform.
     """
 
     pixel: float
     step: float
     sample: float
+    slice: float
     product: float
     transform: float
 
 
 @dataclass(frozen=True)
 class Task:
-    """What the time of a refinement depends on: number and side of the images, padding of the reference, schedule."""
+    """What the time of a refinement depends on: number and side of the images, padding of the reference, schedule.
+
+    memory: the plan that it keeps to (None: slices are held).
+    """
 
     images: int
     image_box: int
     padding: int
     schedule: Schedule
+    memory: MemoryPlan | None = None
 
 
 def measured_speed(threads: int) -> Speed:
@@ -107,7 +114,8 @@ def _measured() -> Speed:
     sums = torch.zeros((*size, 3))
     samples = Samples(starts.image, rotations, shifts, torch.ones(TRIAL_IMAGES))
     y, c = batch.whitened(12)
-    few = ReferenceSlices.build(volume, geometry.coords[: y.shape[1]], PADDING, random_rotations(1024, generator))
+    coarse, grid_rotations = geometry.coords[: y.shape[1]], random_rotations(1024, generator)
+    few = ReferenceSlices.build(volume, coarse, PADDING, grid_rotations)
     phases = torch.ones(20, y.shape[1], dtype=torch.complex64)
     grid = 4 * len(y) * 20 * 1024 * y.shape[1]
     points = 96**3
@@ -117,6 +125,7 @@ def _measured() -> Speed:
         _timed(lambda: polish(reference, batch, starts, ShiftPrior(1.0), TRIAL_SHELL, STEPS)) / steps,
         _timed(lambda: kernels.insert_slices_(sums, values, weights, geometry.coords * PADDING, geometry.band.kxy,
                                               TRIAL_BOX, samples)) / (TRIAL_IMAGES * k),
+        _timed(lambda: ReferenceSlices.build(volume, coarse, PADDING, grid_rotations)) / few.real.numel(),
         _timed(lambda: score_grid(y, c, few, phases, torch.zeros(20))) / grid,
         _timed(lambda: rfftn(volume.real[:96, :96, :96])) / (points * math.log2(points)),
     )  # fmt: skip
@@ -143,28 +152,31 @@ def estimated_seconds(task: Task, speed: Speed) -> dict[str, float]:
         search = usual_search(schedule, stage)
         limit = band if search is None else search.limit
         insert = finest if stage == "final" else min(finest, int(1.3 * limit) + 1)
-        seconds = task.image_box**2 * speed.pixel + MODES * _coefficients(limit) * TAKEN * speed.step
-        seconds += MODES * SAMPLES * _coefficients(insert) * speed.sample
-        if search is not None:
-            seconds += _grid_seconds(search, speed)
-        solving = TRANSFORMS * padded * (insert / finest) ** 2 * math.log2(padded) * speed.transform
-        found[stage] = USUAL[stage] * (task.images * seconds + solving)
+        seconds = task.image_box**2 * speed.pixel + MODES * half_disc(limit) * TAKEN * speed.step
+        seconds += MODES * SAMPLES * half_disc(insert) * speed.sample
+        whole = TRANSFORMS * padded * (insert / finest) ** 2 * math.log2(padded) * speed.transform
+        if search is not None and search.grid is not None:
+            k = half_disc(search.grid_limit)
+            seconds += grid_operations(search) * speed.product + search.candidates * k * 3 * speed.step
+            whole += _projections(task, PER_SLICE * len(search.grid) * k) * len(search.grid) * k * speed.slice
+        found[stage] = USUAL[stage] * (task.images * seconds + whole)
     return found
 
 
-def _grid_seconds(sampling: Sampling, speed: Speed) -> float:
-    """Seconds of the exhaustive search of one image, and of polishing what it finds at the grid's resolution."""
+def _projections(task: Task, slices: float) -> int:
+    """How often in an iteration the slices of a grid are made, which take so many bytes."""
+    plan = task.memory
+    if plan is None or plan.slices_room is None or slices <= plan.slices_room:
+        return 2
+    return max(2, math.ceil(task.images / plan.batch))
+
+
+def grid_operations(sampling: Sampling) -> float:
+    """Operations of the exhaustive search of one image."""
     assert sampling.grid is not None and sampling.shifts is not None
-    k = _coefficients(sampling.grid_limit)
-    products = 4 * len(sampling.grid) * len(sampling.shifts) * k
-    return products * speed.product + sampling.candidates * k * 3 * speed.step
+    return 4 * len(sampling.grid) * len(sampling.shifts) * half_disc(sampling.grid_limit)
 
 
 def _stages(search: str) -> list[str]:
     """The stages that a run of this kind goes through."""
     return {"fixed": ["final"], "local": ["local", "final"]}.get(search, list(USUAL))
-
-
-def _coefficients(limit: int) -> float:
-    """Coefficients of half a disc."""
-    return 0.5 * math.pi * limit**2

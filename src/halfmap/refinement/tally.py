@@ -19,19 +19,25 @@ from halfmap.refinement.state import PoseTable, State
 class Residuals:
     """What a batch says about noise and contrast at the best poses of its images.
 
-    power [s], count [s]: residual power by shell, and the number of coefficients in it; cross [b], norm [b]:
-    <image, model> and <model, model>, whitened. An image counts as far as it holds a particle.
+    groups: its optics groups; power [s], count [s] of each: residual power by shell, and the number of coefficients in
+    it; cross [b], norm [b]: <image, model> and <model, model>, whitened. An image counts as far as it holds a particle.
     """
 
-    power: Tensor
-    count: Tensor
+    groups: list[int]
+    power: list[Tensor]
+    count: list[Tensor]
     cross: Tensor
     norm: Tensor
 
     @staticmethod
-    def of(images: BandImages, found: Poses, present: Tensor, reference: Reference, limit: int) -> Residuals:
-        """Of images at their best poses. present [b]: probability of a particle; limit: last shell that contrast is
-        measured to."""
+    def of(
+        images: BandImages, found: Poses, present: Tensor, groups: Tensor, reference: Reference, limit: int
+    ) -> Residuals:
+        """Of images at their best poses.
+
+        present [b], groups [b]: probability of a particle, and optics group; limit: last shell that contrast is
+        measured to.
+        """
         geometry = images.geometry
         band = geometry.band
         slices = kernels.project_slices(reference.volume, geometry.coords * reference.padding, found.rotations[:, 0])
@@ -40,15 +46,17 @@ class Residuals:
         model = images.ctf * slices
         data = images.scored * torch.polar(torch.ones_like(angle), angle)
         residual = data - images.scale[:, None] * model
-        power = images.unmasked((residual.real**2 + residual.imag**2).double() * present[:, None])
-        count = band.shell_sum(torch.ones_like(power)) * present.sum()
+        power = (residual.real**2 + residual.imag**2).double() * present[:, None]
+        held, every = band.shell_sum(torch.ones_like(power[0])), groups.unique().tolist()
+        members = [torch.nonzero(groups == group)[:, 0].to(power.device) for group in every]
         k = geometry.count(limit)
-        weighted = model[:, :k] / images.sigma2[:k]
+        weighted = model[:, :k] / images.sigma2[..., :k]
         cross = (data[:, :k].real * weighted.real + data[:, :k].imag * weighted.imag).double().sum(dim=1)
         norm = (model[:, :k].real * weighted.real + model[:, :k].imag * weighted.imag).double().sum(dim=1)
         return Residuals(
-            band.shell_sum(power).cpu(), count.cpu(), (present * cross).cpu(), (present * norm).cpu()
-        )
+            every, [band.shell_sum(images.unmasked(power, rows)).cpu() for rows in members],
+            [(held * present[rows].sum()).cpu() for rows in members], (present * cross).cpu(), (present * norm).cpu(),
+        )  # fmt: skip
 
 
 @dataclass
@@ -72,10 +80,11 @@ class Tally:
         noise, count = ([torch.zeros_like(s) for s in state.sigma2] for _ in range(2))
         return Tally(noise, count, zero, zero.clone())
 
-    def add_(self, batch: Residuals, group: int, scale_group: Tensor) -> None:
-        """Count a batch of an optics group, whose images are in these scale groups [b]."""
-        self.noise[group][: len(batch.power)] += batch.power
-        self.count[group][: len(batch.count)] += batch.count
+    def add_(self, batch: Residuals, scale_group: Tensor) -> None:
+        """Count a batch whose images are in these scale groups [b]."""
+        for group, power, count in zip(batch.groups, batch.power, batch.count, strict=True):
+            self.noise[group][: len(power)] += power
+            self.count[group][: len(count)] += count
         self.cross.index_add_(0, scale_group, batch.cross)
         self.norm.index_add_(0, scale_group, batch.norm)
 

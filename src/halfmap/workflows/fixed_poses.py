@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from halfmap.errors import InputError
 from halfmap.expectation.posterior import Poses, posterior_samples
 from halfmap.fourier.transform import coarser_box, resample_volume
 from halfmap.geometry.symmetry import symmetry_group
-from halfmap.imaging.forward import ImagingGeometry
+from halfmap.imaging.forward import Geometries
 from halfmap.kernels.poses import Samples
 from halfmap.maps.grid import Grid
 from halfmap.particles.source import ParticleSource
@@ -63,7 +63,6 @@ class FixedRun:
     state: State
     spreads: Tensor | None
     limit: int
-    geometries: dict[int, ImagingGeometry] = field(default_factory=dict)
 
     @property
     def grid(self) -> Grid:
@@ -196,16 +195,13 @@ def _nothing(run: FixedRun) -> Backprojection:
 
 def insert_(sums: Backprojection, run: FixedRun, members: Tensor, advance: Callable[[int], None]) -> None:
     """Back-project particles at their poses."""
+    geometries = Geometries(run.model.box, run.model.pixel_size, run.limit, torch.device("cpu"))
     for images in run.source.stream(members):
-        group, index = images.group, images.index
-        if group not in run.geometries:
-            optics = run.source.table.optics[group]
-            run.geometries[group] = ImagingGeometry.build(optics, run.model.box, run.model.pixel_size, run.limit)
-        geometry = run.geometries[group]
+        index = images.index
         centred = torch.zeros(len(index), 2, dtype=torch.int64)  # of the mask for scoring: nothing is scored
-        batch = band_batch(run.state, run.source, run.model, geometry, images, centred, 0)
+        batch = band_batch(run.state, run.source, run.model, geometries, images, centred, 0)
         values, weights = batch.sums()
-        samples = _samples(run, index)
+        samples, geometry = _samples(run, index), batch.geometry
         sums.insert_(values, weights, geometry.coords, geometry.band, replace(samples, mass=samples.mass.float()))
         advance(len(index))
 

@@ -230,7 +230,7 @@ def _cost(table: ParticleTable, diameter: float, settings: InspectSettings) -> _
     padding, regulariser = settings.padding or 2, settings.regulariser or "uniform"
     plan = planned(demand_of(schedule, padding, image_box, batch, regulariser), allowance(settings.max_memory))
     threads = kernels.thread_count()
-    seconds = estimated_seconds(Task(len(table), image_box, padding, schedule), measured_speed(threads))
+    seconds = estimated_seconds(Task(len(table), image_box, padding, schedule, plan), measured_speed(threads))
     total = _duration(sum(seconds.values()))
     return _Cost(plan, seconds, [
         Fact("memory", f"{plan.words()} ({regulariser}, padding {padding})"),

@@ -77,7 +77,8 @@ def look(table: ParticleTable, diameter: float, most: int, with_ctf: bool = True
     source, seen = ParticleSource(table, diameter), torch.zeros(len(table), 3, dtype=torch.float64)
     sound, collected = np.ones(len(table), bool), _Collected(table, with_ctf)
     pictures: dict[int, Tensor] = {}
-    for batch in source.stream(torch.arange(len(table))):
+    everything = source.stream(torch.arange(len(table)))
+    for batch in (part for whole in everything for part in whole.apart()):
         index, images, fine = batch.index, batch.images, batch.sound
         sound[index.numpy()] = fine.numpy()
         seen[index] = traits(batch.stored, images)
