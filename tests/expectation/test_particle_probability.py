@@ -55,7 +55,7 @@ def found(reference: Reference, images: BandImages, modes: int = 3) -> Tensor:
     sampling = Sampling("global", LIMIT, LIMIT, math.radians(angular_step(2)), orientation_grid(2, C1),
                         shift_grid(4.0, 1.0), modes=modes, candidates=4 * modes)
     prior = ShiftPrior.from_spread(SPREAD)
-    poses = find_poses(reference, images, sampling, prior, grid=GlobalSearch(reference, images, sampling))
+    poses = find_poses(reference, images, sampling, prior, grid=GlobalSearch(reference, sampling))
     return log_evidence(poses, prior, 1)
 
 

@@ -77,7 +77,7 @@ def test_every_subset_is_what_its_own_particles_give_and_each_image_is_read_once
         for members, half in zip(parts, (subset.half1, subset.half2), strict=True):
             whole = Backprojection.zeros(fixed.model.box, fixed.model.padding, fixed.limit, torch.zeros(()))
             fixed_poses.insert_(whole, fixed, torch.from_numpy(np.sort(members)), lambda n: None)
-            box, _ = fixed.grid
+            box = fixed.grid.box
             direct = reconstruct(whole.coarser(fixed.limit, box).finished(fixed.model.symmetry))
             assert float((direct - half).norm() / direct.norm()) < 1e-3
 

@@ -113,12 +113,12 @@ def what_crosses(regulariser: str, start: float, poor: bool, joined: float | Non
 
 
 def _resolution(step: Step, curve: Tensor, threshold: float = GOLD_STANDARD) -> float:
-    """Resolution in A where the curve falls below the threshold, no finer than the last shell that was inserted.
+    """Resolution in A where the curve falls below the threshold, no finer than what was inserted.
 
-    Beyond it the maps hold nothing, and the FSC of nothing says nothing.
+    Beyond the outer edge of the last shell the maps hold nothing, and the FSC of nothing says nothing.
     """
-    grid, last = step.grid, step.plan.insert_limit
-    return max(resolution(curve, grid.box, grid.pixel_size, threshold), grid.length / last)
+    grid, edge = step.grid, step.plan.insert_limit + 0.5
+    return max(resolution(curve, grid.box, grid.pixel_size, threshold), grid.length / edge)
 
 
 def _judged(step: Step) -> Tensor:
