@@ -51,7 +51,7 @@ class StarTable:
         if default is not None and label not in self.columns:
             return np.full(len(self), default)
         column = self.text(label)
-        values = np.fromiter(map(_number, column), np.float64, len(column))
+        values = numbers_of(column)
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
             raise InputError(f"{self.at(int(bad[0]))}: {label} is '{column[bad[0]][:60]}', not a finite number; "
@@ -197,6 +197,11 @@ def _words(line: str, width: int = -1) -> list[str]:
             if words[place][:1] == "#":
                 return words[:place]
     return words
+
+
+def numbers_of(column: Column) -> NDArray[np.float64]:
+    """A column [b] as numbers; NaN where a value is none."""
+    return np.fromiter(map(_number, column), np.float64, len(column))
 
 
 def _number(text: str) -> float:

@@ -11,10 +11,12 @@ The expectation step holds the maps of the state, H, the sums, and what a batch 
 slices of the finest grid that the schedule can ask for: one set, which optics groups share. Where they would take more
 than SLICES_MOST of the memory, or more than there is, there is room for those of a coarser grid only (COARSER). A finer
 one's are then made anew for every batch, a block at a time. That costs time (larger batches make up for a part of it)
-and changes no bit. The solve holds the sums, those of the half sets, and
-at its worst one of three things: sums that are inverted (their ratio H, C, half as much again, and the half maps so
-far), the transforms of the FSC, or the regulariser's arrays (REGULARISER). The report comes after it. With sums on
-disk, only those that are being made are in memory. `benchmarks/claims/memory.py` measures the solve.
+and changes no bit.
+
+The solve holds the sums, those of the half sets, and at its worst one of three things: sums that are inverted (their
+ratio H, C, half as much again, and the half maps so far), the transforms of the FSC, or the regulariser's arrays
+(REGULARISER). The report comes after it. With sums on disk, only those that are being made are in memory.
+`benchmarks/claims/memory.py` measures the solve.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -14,6 +13,7 @@ from rich.markup import escape
 from halfmap.errors import InputError
 from halfmap.options import read_toml
 from halfmap.particles.star import read_star, write_star
+from halfmap.particles.star_text import numbers_of
 from halfmap.particles.table import ParticleTable
 from halfmap.settings.particle_sets import run_folder
 from halfmap.settings.refine import RefineSettings
@@ -109,15 +109,12 @@ def _numbers(table: ParticleTable, criterion: _Criterion) -> NDArray[np.float64]
         without = "; --min-probability 0 does without it" if criterion.label == PROBABILITY else ""
         raise InputError(f"{table.source}: has no column {criterion.label}, which {criterion.option} judges; give the "
                          f"particles.star of a run of this version{without}")
-    values = np.empty(len(table))
-    for row, text in enumerate(table.columns[criterion.label]):
-        try:
-            values[row] = float(text)
-        except ValueError:
-            values[row] = math.nan
-        if not math.isfinite(values[row]):
-            raise InputError(f"{table.name(row)}: {criterion.label} is '{str(text)[:60]}', not a finite number; "
-                             "correct or remove the row")
+    column = table.columns[criterion.label]
+    values = numbers_of(column)
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+        raise InputError(f"{table.name(int(bad[0]))}: {criterion.label} is '{str(column[bad[0]])[:60]}', not a finite "
+                         "number; correct or remove the row")
     return values
 
 

@@ -159,7 +159,17 @@ def _iterations(numbers: list[int]) -> str:
 
 def curve_checks(record: Record) -> list[Warned]:
     """Warnings about the final curves and about half sets that differ. Ordinary findings are left out."""
-    return [Warned(sentence(text), "FSC") for text in verdict(record) if text not in ORDINARY] + _uneven_halves(record)
+    return verdict_checks(verdict(record)) + _uneven_halves(record)
+
+
+def verdict_checks(texts: Sequence[str], where: Callable[[str], str] = lambda text: "FSC") -> list[Warned]:
+    """Warnings of the sentences about the curves that are not ordinary; where: the part each of them is about."""
+    return [Warned(sentence(text), where(text)) for text in texts if text not in ORDINARY]
+
+
+def readings(texts: Sequence[str]) -> list[str]:
+    """The ordinary ones of the sentences about the curves."""
+    return [text for text in texts if text in ORDINARY]
 
 
 def verdict(record: Record) -> list[str]:

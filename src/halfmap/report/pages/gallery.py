@@ -12,6 +12,7 @@ from halfmap.report.pictures.slices import (
     ScaleBar,
     Window,
     central,
+    central_greys,
     crop,
     grey_levels,
     outline,
@@ -42,7 +43,7 @@ def gallery(snapshot: Snapshot, pixel_size: float | None) -> Gallery | None:
     mask = usable(snapshot.mask, box)
     window = window_around(mask, box)
     slices, projections = [], []
-    cuts = grey_levels([crop(central(volume, plane.axis), window) for plane in PLANES])
+    cuts = central_greys(volume, window)
     sums = grey_levels([crop(volume.sum(axis=plane.axis, dtype=np.float32), window) for plane in PLANES])
     for plane, cut, total in zip(PLANES, cuts, sums, strict=True):
         edge = "" if mask is None else outline(central(mask, plane.axis), window)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from halfmap.report.pages import findings
-from halfmap.report.pages.findings import ORDINARY, Headline, Tile, Warned, figure
+from halfmap.report.pages.findings import Headline, Tile, Warned, figure
 from halfmap.report.pages.methods import LOCAL_RESOLUTION, RANDOMISED, THRESHOLD
 from halfmap.report.pages.page import now, write_page
 from halfmap.report.pictures.chimerax import Scene, level_of, palette, write_chimerax
@@ -16,8 +16,7 @@ from halfmap.report.pictures.slices import (
     PLANES,
     Picture,
     central,
-    crop,
-    grey_levels,
+    central_greys,
     outline,
     scale_bar,
     slice_picture,
@@ -57,7 +56,7 @@ def write_local_resolution_page(folder: Path, shown: LocalResolutionPage) -> Pat
     drawn = viewer(shown.mean, shown.mask, pixel_size, shown.resolution, cutoff)
     contents = {
         "name": folder.resolve().name, "shown": shown, "written": now(), "headline": _headline(shown, cutoff),
-        "checks": _checks(shown), "readings": [text for text in shown.verdict if text in ORDINARY],
+        "checks": _checks(shown), "readings": findings.readings(shown.verdict),
         "fsc": fsc_chart([shown.record]), "rows": _rows(shown, cutoff), "bar": scale_bar(window, pixel_size),
         "cutoff": cutoff, "surface_view": drawn,
         "settings": findings.setting_rows(shown.settings), "chimerax": palette(cutoff),
@@ -70,7 +69,7 @@ def write_local_resolution_page(folder: Path, shown: LocalResolutionPage) -> Pat
 def _rows(shown: LocalResolutionPage, cutoff: LocalCutoff | None) -> list[list[Picture]]:
     """A row of the three central slices of the map, and a row of those of local resolution in colour."""
     window = window_around(shown.mask, shown.mask.shape[0])
-    grey = grey_levels([crop(central(shown.mean, plane.axis), window) for plane in PLANES])
+    grey = central_greys(shown.mean, window)
     first = [slice_picture("average of the half maps", plane, pixels, outline(central(shown.mask, plane.axis), window))
              for plane, pixels in zip(PLANES, grey, strict=True)]
     return [first, cutoff.slices] if cutoff else [first]
@@ -112,7 +111,7 @@ def _script(folder: Path, shown: LocalResolutionPage, cutoff: LocalCutoff | None
 
 
 def _checks(shown: LocalResolutionPage) -> list[Warned]:
-    checks = [Warned(findings.sentence(text), "FSC") for text in shown.verdict if text not in ORDINARY]
+    checks = findings.verdict_checks(shown.verdict)
     share = shown.summary["share_at_coarsest"]
     if share > MANY_COARSEST:
         checks.append(Warned(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from halfmap.report.pages import findings
-from halfmap.report.pages.findings import ORDINARY, Headline, Tile, Warned, figure
+from halfmap.report.pages.findings import Headline, Tile, figure
 from halfmap.report.pages.methods import RANDOMISED, THRESHOLD, Citation
 from halfmap.report.pages.page import now, write_page
 from halfmap.report.pictures.charts import Drawing
@@ -18,8 +18,7 @@ from halfmap.report.pictures.slices import (
     PLANES,
     Picture,
     central,
-    crop,
-    grey_levels,
+    central_greys,
     outline,
     scale_bar,
     slice_picture,
@@ -67,8 +66,8 @@ def write_postprocess_report(folder: Path, shown: PostprocessedMaps) -> Path:
         "shown": shown,
         "written": now(),
         "headline": _headline(shown),
-        "checks": [Warned(findings.sentence(text), _where(text)) for text in verdict if text not in ORDINARY],
-        "readings": [text for text in verdict if text in ORDINARY],
+        "checks": findings.verdict_checks(verdict, _where),
+        "readings": findings.readings(verdict),
         "fsc": _fsc_chart(shown),
         "guinier": guinier_chart(shown.summary),
         "fit": _fit_text(shown.summary),
@@ -144,8 +143,7 @@ def _rows(shown: PostprocessedMaps, cutoff: LocalCutoff | None) -> list[list[Pic
     volumes = {"mean of half maps": shown.raw, "sharpened": shown.map * shown.mask}
     if shown.local is not None:
         volumes["locally filtered"] = shown.local * shown.mask
-    greys = [grey_levels([crop(central(volume, plane.axis), window) for plane in PLANES])
-             for volume in volumes.values()]
+    greys = [central_greys(volume, window) for volume in volumes.values()]
     rows = []
     for i, plane in enumerate(PLANES):
         edge = outline(central(shown.mask, plane.axis), window)

@@ -54,7 +54,7 @@ def _contents(run: Path, snapshot: Snapshot) -> dict[str, Any]:
         "headline": findings.headline(snapshot),
         "warnings": findings.warnings(records),
         "checks": checks,
-        "readings": [text for text in findings.verdict(last) if text in findings.ORDINARY],
+        "readings": findings.readings(findings.verdict(last)),
         "fsc": charts.fsc_chart(records) if records else None,
         "resolution": charts.resolution_chart(records) if records else None,
         "poses": charts.pose_charts(records) if records else [],

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from halfmap.report.pages import findings
-from halfmap.report.pages.findings import ORDINARY, Headline, Tile, Warned, figure, regulariser_name
+from halfmap.report.pages.findings import Headline, Tile, figure, regulariser_name
 from halfmap.report.pages.methods import citations, filtering_text
 from halfmap.report.pages.page import now, write_page
 from halfmap.report.pictures.local_cutoff import LocalCutoff, local_cutoff
@@ -15,8 +15,7 @@ from halfmap.report.pictures.slices import (
     PLANES,
     Picture,
     central,
-    crop,
-    grey_levels,
+    central_greys,
     outline,
     scale_bar,
     slice_picture,
@@ -59,8 +58,8 @@ def write_filtered_report(folder: Path, shown: FilteredPair) -> Path:
         "shown": shown,
         "written": now(),
         "headline": _headline(shown, cutoff),
-        "checks": [Warned(findings.sentence(text), "FSC") for text in shown.verdict if text not in ORDINARY],
-        "readings": [text for text in shown.verdict if text in ORDINARY],
+        "checks": findings.verdict_checks(shown.verdict),
+        "readings": findings.readings(shown.verdict),
         "fsc": fsc_chart([shown.record]),
         "rows": _rows(shown, cutoff),
         "bar": scale_bar(window, pixel_size),
@@ -75,9 +74,8 @@ def write_filtered_report(folder: Path, shown: FilteredPair) -> Path:
 def _rows(shown: FilteredPair, cutoff: LocalCutoff | None) -> list[list[Picture]]:
     """A row for each central slice: the raw average, the filtered one and, if there is one, the local cut-off."""
     window = window_around(shown.mask, shown.mask.shape[0])
-    pairs = [[crop(central(volume, plane.axis), window) for volume in (shown.raw, shown.map)] for plane in PLANES]
     # Each map has one scale of grey for its three slices, because noise makes the range of the raw map wider.
-    raw, filtered = (grey_levels([pair[i] for pair in pairs]) for i in range(2))
+    raw, filtered = (central_greys(volume, window) for volume in (shown.raw, shown.map))
     rows = []
     for i, plane in enumerate(PLANES):
         edge = outline(central(shown.mask, plane.axis), window)

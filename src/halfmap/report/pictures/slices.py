@@ -135,6 +135,11 @@ def grey_levels(images: Sequence[Array], low: float = 0.4, high: float = 99.85) 
     return [np.clip(255 * (image - bottom) / span + 0.5, 0, 255).astype(np.uint8) for image in images]
 
 
+def central_greys(volume: Array, window: Window) -> list[NDArray[np.uint8]]:
+    """The central slices of a volume [z,y,x], one for each of PLANES, on one grey scale."""
+    return grey_levels([crop(central(volume, plane.axis), window) for plane in PLANES])
+
+
 def outline(mask: Array, window: Window, level: float = 0.5) -> str:
     """SVG path of the contour of a picture [y,x] at a level by marching squares, in a window 1000 units wide.
 
