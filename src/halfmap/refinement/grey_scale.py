@@ -100,7 +100,7 @@ def fitted(state: State, source: ParticleSource, model: ImagingModel, plan: Plan
         if grid is not None:
             sums = grid.grey_scale(batch)
         else:
-            rotations, shifts = state.poses.rotations[images.index, 0], state.poses.shifts[images.index, 0] - offsets
+            rotations, shifts = state.poses.rotations[images.index, 0], state.poses.shifts[images.index, 0]
             sums = _at_poses(reference, batch, rotations.double(), shifts.double(), plan.sampling.limit)
         fit.cross.index_add_(0, images.groups, sums.cross.double().cpu())
         fit.norm.index_add_(0, images.groups, sums.norm.double().cpu())
