@@ -171,11 +171,11 @@ def _write(problem: Problem, course: Course, step: Step, outputs: Outputs) -> No
     """Write and tell the results of an iteration, each file whole or not at all."""
     folder, state = outputs.folder, course.state
     folder.write_maps(step.halves, step.solution, state)
-    folder.write_particles(problem.source.table, state)
+    particles = folder.write_particles(problem.source.table, state)
     folder.write_fsc(step.halves)
     folder.write_records(course.records)
     if outputs.report is not None:
-        outputs.report(**_seen(course, step), memory=problem.memory.words())
+        outputs.report(**_seen(course, step), particles=particles, memory=problem.memory.words())
     outputs.progress.finish_iteration(course.records[-1])
     outputs.log.line(f"iteration {state.iteration} {step.plan.stage}: {course.history[-1].resolution:.2f} A")
 
