@@ -235,7 +235,7 @@ def refine(settings: RefineSettings, report: Report | None = None) -> State:
         table = problem.source.table
         origin = Origin(settings, problem.limits, started, Path.cwd(), problem.device.type, table.rows, problem.grid,
                         Inputs.of(files_read(settings), table))
-        with checkpoints.held(), RunLog(settings.out / "log.txt", progress) as log:
+        with checkpoints.held("halfmap refine"), RunLog(settings.out / "log.txt", progress) as log:
             folder = RunFolder(settings.out, problem.model.pixel_size, settings.keep_iterations)
             log.begin(__version__, command_line(settings))
             if ready.inspected.rejected is not None:
