@@ -34,6 +34,9 @@ Field = dataclasses.Field[Any]
 _WORDS: dict[type, str] = {int: "N", float: "X", str: "text", Path: "path"}
 
 
+_ONLY_REFINEMENTS = "has an effect only in refinements"
+
+
 class OptionParser(argparse.ArgumentParser):
     """A parser that never guesses an option from a prefix of it, and raises InputError for a wrong one."""
 
@@ -50,7 +53,9 @@ def flag(field: Field) -> str:
 
 
 def _fields(settings: object) -> tuple[Field, ...]:
-    return dataclasses.fields(settings)  # type: ignore[arg-type]
+    """The fields of a settings class, or of an instance of it, without those that have no effect in it."""
+    every = dataclasses.fields(settings)  # type: ignore[arg-type]
+    return tuple(f for f in every if getattr(settings, "REFINES", True) or not f.metadata.get("in_refinements"))
 
 
 def _value_types(cls: type) -> dict[str, type]:
@@ -70,8 +75,6 @@ def add_options(parser: argparse.ArgumentParser, cls: type) -> None:
     groups = {title: parser.add_argument_group(title) for title in dict.fromkeys(titles)}
     for field in _fields(cls):
         about = field.metadata
-        if about.get("in_refinements") and not getattr(cls, "REFINES", True):
-            continue
         group = groups[about.get("group") or titles[bool(about.get("advanced"))]]
         text = _help(field)
         names = [flag(field)]
@@ -134,7 +137,10 @@ def build(cls: type[Settings], values: Mapping[str, Any]) -> Settings:
 
 
 def check_declared(settings: object) -> None:
-    """Raise InputError for the first value outside its field's declared choices or bounds."""
+    """Raise InputError for the first value outside its field's declared choices or bounds, or without an effect."""
+    for field in dataclasses.fields(settings):  # type: ignore[arg-type]
+        if field not in _fields(settings) and getattr(settings, field.name) != field.default:
+            raise InputError(f"{flag(field)} {getattr(settings, field.name)}: {_ONLY_REFINEMENTS}; leave it out")
     for field in _fields(settings):
         value, about = getattr(settings, field.name), field.metadata
         if value is None:
@@ -191,7 +197,8 @@ def _toml(value: object) -> str:
 def read_toml(cls: type, path: Path) -> dict[str, Any]:
     """The values in a TOML file, with the types of the fields of ``cls``.
 
-    Raises InputError where the file cannot be read, a key is not a setting, or a value has the wrong type.
+    Raises InputError where the file cannot be read, a key is not a setting or has no effect, or a value has the wrong
+    type.
     """
     import tomllib
 
@@ -201,13 +208,15 @@ def read_toml(cls: type, path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a TOML file ({error})") from None
-    kinds = _value_types(cls)
+    kinds, here = _value_types(cls), {f.name for f in _fields(cls)}
     values = {}
     for key, value in found.items():
         if key not in kinds:
             near = difflib.get_close_matches(key, kinds, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise InputError(f"{path}: {key} is not a setting{hint}")
+        if key not in here:
+            raise InputError(f"{path}: {key} {_ONLY_REFINEMENTS}; remove the line")
         values[key] = _typed(value, kinds[key], f"{path}: {key}")
     return values
 

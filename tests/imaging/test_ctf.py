@@ -175,6 +175,7 @@ def test_choosing_images_chooses_their_ctf():
     ("field", "value", "words"),
     [
         ("voltage", 300000.0, "not in kV"),
+        ("voltage", 0.3, "from 1 to 10000 is taken"),
         ("spherical_aberration", -1.0, "negative"),
         ("amplitude_contrast", 10.0, "between 0 and 1"),
         ("pixel_size", 0.0, "not positive"),

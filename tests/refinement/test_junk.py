@@ -64,6 +64,20 @@ def test_the_particles_are_refined_as_if_they_were_alone(done, refined, dataset)
     assert done.records[-1]["shift_sigma_A"] < 1.3 * refined.records[-1]["shift_sigma_A"]
 
 
+def test_the_recorded_gain_is_that_of_images_as_far_as_they_hold_a_particle(done, refined):
+    for outcome in (done, refined):
+        table = starfile.read(outcome.out / "particles.star", always_dict=True)["particles"]
+        gain, p = table["rlnLogLikeliContribution"], table["halfmapParticleProbability"]
+        last = outcome.records[-1]
+        assert last["gain"] == pytest.approx((gain * p).sum() / p.sum(), rel=1e-4)
+        for half, said in enumerate(last["gain_halves"], start=1):
+            own = table["rlnRandomSubset"] == half
+            assert said == pytest.approx((gain * p)[own].sum() / p[own].sum(), rel=1e-4)
+    # Half of the images are noise, which gains little: the plain mean of all images is far lower.
+    assert done.records[-1]["gain"] > 0.75 * refined.records[-1]["gain"]
+    assert gain.mean() == pytest.approx(last["gain"], rel=1e-3)
+
+
 def test_the_user_is_told_how_many_images_are_empty(done):
     assert "of 400 images match no better than noise" in (done.out / "log.txt").read_text()
 

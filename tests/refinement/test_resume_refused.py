@@ -14,7 +14,8 @@ from halfmap.runtime.lock import only_process
 
 
 def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
-    files = (path for path in folder.rglob("*") if path.is_file())
+    """Every file but the lock, which says who was last at work."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "lock")
     return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
@@ -97,6 +98,9 @@ def test_too_little_memory_is_said_before_anything_is_touched(stopped, refused):
 
 def test_two_processes_never_work_in_one_run(stopped, resume, refused):
     run = stopped()
-    with only_process(run / "checkpoint" / "lock", "test"):
-        assert "another process is refining there" in refused(run)
+    lock = run / "checkpoint" / "lock"
+    with only_process(lock, "test", "halfmap refine"):
+        assert f"{run}: halfmap refine, process {os.getpid()} on " in refused(run)
+        lock.write_bytes(b"")  # as an earlier version left it
+        assert f"{run}: another process is at work there; wait until it ends, or end it" in refused(run)
     assert resume(run).status == 0

@@ -13,7 +13,7 @@ from halfmap.fourier.shells import frequency_length
 from halfmap.fourier.transform import half_volume
 from halfmap.maps.masks import spherical_mask
 from halfmap.reconstruction.statistics import Backprojection
-from halfmap.regularisation.local_cutoff import CrossValidation, MapsToCompare, local_cutoff, local_error
+from halfmap.regularisation.local_cutoff import CrossValidation, MapsToCompare, local_cutoff, local_errors
 from halfmap.regularisation.local_filter import Butterworth, Lattice, locally_filtered
 from halfmap.regularisation.nonuniform import NonUniform, agreement_within, shared_noise_gain
 from halfmap.regularisation.protocol import HalfSets
@@ -48,6 +48,11 @@ def phantom(core: float, belt: float, noise: float = 1.0, seed: int = 0) -> tupl
     outer = torch.sigmoid(24 - distance()) - inner
     s = 3 * inner * band_limited(10 * seed, core) + 3 * outer * band_limited(10 * seed + 1, belt)
     return s + noise * white(10 * seed + 2), s + noise * white(10 * seed + 3)
+
+
+def errors_of(pair: MapsToCompare, method: CrossValidation) -> Tensor:
+    """E_j [j, z, y, x] of all candidates."""
+    return torch.stack(list(local_errors(pair, CANDIDATES, method).of_candidates()))
 
 
 def literal_errors(m1: Tensor, m2: Tensor, candidates: Tensor, method: CrossValidation) -> tuple[Tensor, Tensor]:
@@ -148,7 +153,7 @@ def test_equal_windows_make_both_forms_the_same():
     m1, m2 = phantom(20, 8, seed=2)
     wide = CrossValidation(awf=1e4, form="literal")
     pair = MapsToCompare.of(m1, m2)
-    one, other = (local_error(pair, CANDIDATES, replace(wide, form=form)) for form in ("literal", "increment"))
+    one, other = (errors_of(pair, replace(wide, form=form)) for form in ("literal", "increment"))
     one = one - one[0]
     assert torch.allclose(one, other, rtol=1e-6, atol=1e-6 * float(one.abs().max()))
 
@@ -177,7 +182,7 @@ def test_with_one_window_and_a_free_value_per_shell_the_best_gain_is_the_fsc():
     )
     # the search's E_j, with a window wider than the box, is this quadratic form of the gains
     wide = CrossValidation(awf=1e4, target="quarter")
-    errors = local_error(MapsToCompare.of(m1, m2), CANDIDATES, wide).mean(dim=(1, 2, 3))
+    errors = errors_of(MapsToCompare.of(m1, m2), wide).mean(dim=(1, 2, 3))
     s = torch.arange(len(power), dtype=torch.float64)
     gains = (1 + (s / CANDIDATES[:, None]) ** 16).rsqrt()
     expected = (gains**2 * power - 4 * gains * cross).sum(1)

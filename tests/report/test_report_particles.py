@@ -6,8 +6,15 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
+from halfmap.imaging.ctf import Defocus
+from halfmap.imaging.optics import OpticsGroup
+from halfmap.maps.mrc import write_stack
+from halfmap.particles.table import ParticleTable
+from halfmap.report.pages.methods import methods_text
 from halfmap.report.pages.refine import write_report
 from halfmap.report.pages.snapshot import Snapshot
 from halfmap.report.pictures.run_charts import particle_charts
@@ -32,6 +39,47 @@ def test_the_page_says_how_many_images_match_no_better_than_noise(tmp_path: Path
     assert "Share of images with a particle 0.850" in text
     assert "None of 1 916 images match" in words(tmp_path, [record(1, no_particle=0, particle_probability=[0, 1916])])
     assert "1 of 9 images matches" in words(tmp_path, [record(1, no_particle=1, particle_probability=[1, 8])])
+
+
+def seen(folder: Path, probability: list[float]) -> dict[str, Any]:
+    """Fields of a snapshot with a map and a table of images of noise in one stack."""
+    rng, count = np.random.default_rng(1), len(probability)
+    write_stack(folder / "s&s.mrcs", rng.normal(size=(count, 32, 32)).astype(np.float32), 4.0)
+    zeros, ones = torch.zeros(count, dtype=torch.float64), torch.ones(count, dtype=torch.float64)
+    table = ParticleTable(
+        {"halfmapParticleProbability": np.array(probability), "rlnLogLikeliContribution": np.arange(count)},
+        (OpticsGroup("one", 300, 2.7, 0.1, 4.0, 32),), np.zeros(count, np.int64), (folder / "s&s.mrcs",),
+        np.zeros(count, np.int64), np.arange(count), Defocus(1e4 * ones, 1e4 * ones, zeros, zeros, zeros, ones),
+        torch.eye(3, dtype=torch.float64).expand(count, 3, 3), torch.zeros(count, 2, dtype=torch.float64), None,
+        np.zeros(count, np.int64), folder / "particles.star",
+    )  # fmt: skip
+    volume = rng.normal(size=(32, 32, 32)).astype(np.float32)
+    last = record(1, pixel_size=4.0, no_particle=sum(p < 0.5 for p in probability))
+    return {"records": [last], "settings": {"diameter": ("90", "A", "")}, "map": volume,
+            "mask": np.ones_like(volume), "particles": table}
+
+
+def test_images_without_a_particle_are_shown_beside_what_the_map_says_and_named(tmp_path: Path) -> None:
+    text = write_report(tmp_path, Snapshot(**seen(tmp_path, [0.9, 0.0001, 0.25, 1.0]))).read_text(encoding="utf-8")
+    shown = re.findall(r"<figcaption><b>(.*?)</b> <span[^>]*>(.*?)</span>", text)
+    assert shown == [("&lt; 0.001", "2@s&amp;s.mrcs"), ("0.250", "3@s&amp;s.mrcs"), ("&gt; 0.999", "4@s&amp;s.mrcs"),
+                     ("0.900", "1@s&amp;s.mrcs")]
+    assert len(re.findall(r'alt="(?:image|projection of the map for) \d@s&amp;s.mrcs"', text)) == 8
+
+
+def test_where_every_image_holds_a_particle_none_is_shown(tmp_path: Path) -> None:
+    text = write_report(tmp_path, Snapshot(**seen(tmp_path, [0.9, 0.8]))).read_text(encoding="utf-8")
+    assert "None of" in text and "Most probable" not in text and "No images shown" not in text
+
+
+def test_a_page_without_stacks_or_table_says_why_it_shows_no_images(tmp_path: Path) -> None:
+    fields = seen(tmp_path, [0.9, 0.2])
+    (tmp_path / "s&s.mrcs").unlink()
+    for changed, why in (({}, "s&amp;s.mrcs"), ({"particles": None}, "particles.star is missing"),
+                         ({"map": None}, "map, mask"), ({"settings": {}}, "diameter")):
+        text = write_report(tmp_path, Snapshot(**(fields | changed))).read_text(encoding="utf-8")
+        (said,) = re.findall(r"No images shown: (.*?)</p>", text)
+        assert why in said and said.endswith(".") and "Least probable" not in text
 
 
 def test_bars_are_as_high_as_the_logarithm_of_their_images() -> None:
@@ -59,6 +107,17 @@ def test_a_share_that_stays_needs_no_chart() -> None:
 ])  # fmt: skip
 def test_a_run_that_did_not_ask_has_no_such_section(tmp_path: Path, settings: dict[str, Any]) -> None:
     assert "Images without a particle" not in words(tmp_path, [record(1)], **settings)
+
+
+def test_the_paragraph_for_a_paper_says_that_images_were_weighed_only_where_they_were() -> None:
+    said = methods_text(Snapshot([record(1), record(3, particles=2000)], {"null_hypothesis": ("yes", "", "")}))
+    assert "as a weight and without a threshold" in said and "estimated (0.85)" in said
+    assert "42 images of 2\u2009000 had a probability below one half." in said
+    assert "No images of" in methods_text(Snapshot([record(1, no_particle=0)]))
+    assert "1 image of" in methods_text(Snapshot([record(1, no_particle=1)]))
+    for off in ({"null_hypothesis": ("no", "", "")}, {"null_hypothesis": False}, {"search": "fixed"}):
+        assert "probability" not in methods_text(Snapshot([record(1)], off))
+    assert "probability" not in methods_text(Snapshot([record(1, no_particle=None)]))
 
 
 @pytest.mark.parametrize("changed", [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import struct
 import warnings
@@ -206,6 +207,17 @@ def test_a_sharpened_map_of_other_half_maps_is_refused(copied, tmp_path, capsys)
     assert main(["deposit", str(copied), str(tmp_path / "o"), "--map", "regularised"]) == 0
 
 
+def test_every_file_that_may_not_be_read_is_named_and_no_option_that_does_not_exist(
+    copied, tmp_path, capsys, monkeypatch
+):
+    closed, access = {copied / "half1_unfil.mrc", copied / "postprocess/map_sharpened.mrc"}, os.access
+    # The owner of all files may read them whatever their permissions say.
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) not in closed and access(path, mode))
+    said = refused(["deposit", str(copied), str(tmp_path / "o")], capsys, tmp_path / "o")
+    assert all(f"{path}: no permission to read it" in said for path in closed) and "--" not in said
+    assert "mask.mrc" not in said
+
+
 def test_other_mistakes_are_one_line_that_says_what_to_do(copied, tmp_path, capsys):
     out = tmp_path / "o"
     words = ["deposit", str(copied), str(out)]
@@ -217,5 +229,6 @@ def test_other_mistakes_are_one_line_that_says_what_to_do(copied, tmp_path, caps
     write_map(copied / "mask.mrc", torch.ones(8, 8, 8), PIXEL)
     assert "box 8" in refused([*words, "--map", "regularised"], capsys, out)
     (copied / "mask.mrc").unlink()
-    assert "mask.mrc" in refused(words, capsys, out)
+    (copied / "half2_unfil.mrc").unlink()
+    assert f"{copied}: holds no half2_unfil.mrc and no mask.mrc; give" in refused(words, capsys, out)
     assert main(["deposit", str(copied), str(copied)]) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -16,9 +17,12 @@ import pytest
 import torch
 
 from halfmap.cli.program import main
+from halfmap.errors import InputError
 from halfmap.maps.mrc import write_map
 from halfmap.regularisation.protocol import MapPair, Solution
 from halfmap.regularisation.registry import REGULARISERS
+from halfmap.settings.commands import to_toml
+from halfmap.settings.regularise import RegulariseSettings, validated_pair
 from halfmap.settings.regularisers import PREFIXES, RegulariserOptions
 
 BOX, PIXEL = 40, 3.0
@@ -272,3 +276,21 @@ def test_what_only_a_refinement_has_is_no_option_here(option: str, capsys) -> No
         assert (f"{option} " in capsys.readouterr().out) == there
     assert main(["regularise", "--half1", "a", "--out", "b", option, "corrected"]) == 2
     assert option in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["nu_aligned_noise", "nu_uneven_sampling", "ss_gamma"])
+def test_what_only_a_refinement_has_is_neither_written_nor_read_nor_taken(
+    name: str, halves: Path, halfmap: Callable[..., Any], tmp_path: Path
+) -> None:
+    method, value = ("nonuniform", "ignored") if name.startswith("nu") else ("sparse_smooth", 0.05)
+    usual = ["regularise", "--half1", halves / "run_half1.mrc", "--out", tmp_path / "out"]
+    written = to_toml(RegulariseSettings(half1=Path("a"), out=Path("b"), regulariser=method))
+    assert name not in written and "nu_awf" in written
+    own = tmp_path / "own.toml"
+    own.write_text(f'regulariser = "{method}"\n{name} = {json.dumps(value)}\n')
+    asked = halfmap([*usual, "--settings", own])
+    assert asked.status == 2 and f"{own}: {name} has an effect only in refinements; remove the line" in asked.error
+    half1, out = halves / "run_half1.mrc", tmp_path / "out"
+    given = RegulariseSettings(half1=half1, out=out, regulariser=method, **{name: value})
+    with pytest.raises(InputError, match=f"--{name.replace('_', '-')} {value}: has an effect only in refinements"):
+        validated_pair(given)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from halfmap.errors import InputError
 
+LOWEST, HIGHEST = 1.0, 10_000.0  # kV: no microscope lies outside, and volts and megavolts do
+
 
 def electron_wavelength(voltage: float) -> float:
     """Relativistic electron wavelength in A for an acceleration voltage in kV, with RELION's constants."""
@@ -58,8 +60,9 @@ class OpticsGroup:
                    *self.beam_tilt, *self.odd_zernike, *self.even_zernike, *self.magnification]
         if not all(math.isfinite(value) for value in numbers):
             return "a value is not a finite number"
-        if not 1.0 <= self.voltage <= 10_000.0:
-            return f"voltage {self.voltage:g} is not in kV (expected 60 to 300)"
+        if not LOWEST <= self.voltage <= HIGHEST:
+            return (f"voltage {self.voltage:g} is not in kV (from {LOWEST:g} to {HIGHEST:g} is taken, 60 to 300 is "
+                    "usual)")
         if self.spherical_aberration < 0.0:
             return f"spherical aberration {self.spherical_aberration:g} mm is negative"
         if not 0.0 <= self.amplitude_contrast <= 1.0:

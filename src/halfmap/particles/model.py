@@ -17,6 +17,8 @@ from halfmap.maps.levels import CUBIC_ANGSTROM_PER_DALTON
 if TYPE_CHECKING:
     import gemmi
 
+PDB_LINE = 78  # columns up to the element
+
 
 @dataclass(frozen=True)
 class Atoms:
@@ -138,7 +140,7 @@ def scattering(atoms: Atoms, bfactor: float = 0.0) -> Cloud:
 
 
 def write_pdb(path: Path, atoms: Atoms) -> None:
-    """Write the atoms as a PDB file."""
+    """Write the atoms as a PDB file. Raises InputError for an atom that its fixed columns have no room for."""
     lines = []
     for i in range(len(atoms)):
         x, y, z = atoms.xyz[i].tolist()
@@ -147,4 +149,8 @@ def write_pdb(path: Path, atoms: Atoms) -> None:
         lines.append(f"ATOM  {(i + 1) % 100000:5d} {name:4} {atoms.residue[i]:>3} {atoms.chain[i]:1}"
                      f"{atoms.number[i]:4d}    {x:8.3f}{y:8.3f}{z:8.3f}{occupancy:6.2f}{b:6.2f}"
                      f"          {atoms.element[i]:>2}")
+        if len(lines[-1]) > PDB_LINE:
+            raise InputError(f"{path}: atom {i + 1}, {atoms.name[i]} of {atoms.residue[i]} {atoms.number[i]} in chain "
+                             f"{atoms.chain[i]}, does not fit the fixed columns of a PDB file; use chains of one "
+                             "letter, residue numbers up to 9999, coordinates within 999 A and B factors below 1000")
     path.write_text("\n".join([*lines, "END"]) + "\n", encoding="ascii")

@@ -110,10 +110,10 @@ class Checkpoints:
         self.fault = ""
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Keep other processes from the run while the block lasts."""
+    def held(self, command: str) -> Iterator[None]:
+        """Keep other processes from the run while the block lasts. command: what is being run, to tell them."""
         made_folder(self.folder)
-        with only_process(self.folder / "lock", str(self.run)):
+        with only_process(self.folder / "lock", str(self.run), command):
             yield
 
     @contextmanager

@@ -12,7 +12,7 @@ from halfmap.geometry.rotations import angular_distance
 from halfmap.maps.grid import Grid
 from halfmap.refinement.outputs import Record
 from halfmap.refinement.schedule import Plan, Progressed
-from halfmap.refinement.state import State
+from halfmap.refinement.state import PoseTable, State
 from halfmap.regularisation.protocol import HalfSets, Solution
 from halfmap.validation.fsc import GOLD_STANDARD, crossing_shell, mask_verdict, resolution
 
@@ -58,13 +58,17 @@ def progressed(step: Step) -> Progressed:
     sure = poses.weight[judged, 0] > 0.5
     return Progressed(
         step.plan.stage, step.plan.sampling.limit, agreed, _resolution(step, curves.unmasked),
-        float(poses.gain.mean()), float(jumped.double().mean()), float(change.angle[judged].median()),
+        _mean_gain(poses), float(jumped.double().mean()), float(change.angle[judged].median()),
         float(poses.angle_sd[judged].median()), float((jumped & sure).double().mean()),
     )  # fmt: skip
 
 
 def record(step: Step, latest: Progressed, groups: list[str], crosses: str) -> Record:
-    """The iteration as one JSON object. groups: names of the optics groups; crosses: see `what_crosses`."""
+    """The iteration as one JSON object. groups: names of the optics groups; crosses: see `what_crosses`.
+
+    ``gain``, ``gain_halves``: mean log-likelihood of the images above a model without a particle, in nats, an image
+    counting with the probability that it holds one. Noise gains little and would hide what particles gain.
+    """
     box, pixel_size = step.grid.box, step.grid.pixel_size
     curves, state = step.halves.curves, step.after
     poses = state.poses
@@ -88,8 +92,7 @@ def record(step: Step, latest: Progressed, groups: list[str], crosses: str) -> R
         "particle_share": state.share, "no_particle": int((poses.present < 0.5).sum()),
         "particle_probability": torch.histc(poses.present, PROBABILITY_BINS, 0.0, 1.0).long().tolist(),
         "shift_sigma_A": state.shift_sigma,
-        "gain": float(poses.gain.mean()),
-        "gain_halves": [float(poses.gain[poses.half == h].mean()) for h in (0, 1)],
+        "gain": _mean_gain(poses), "gain_halves": [_mean_gain(poses, h) for h in (0, 1)],
         "scale": float(state.scale.std() / state.scale.mean()) if len(state.scale) > 1 else 0.0,
         "sigma2": [s.tolist() for s in state.sigma2], "sigma2_name": groups,
         "seconds": step.seconds, "cpu_seconds": step.cpu,
@@ -119,6 +122,15 @@ def _resolution(step: Step, curve: Tensor, threshold: float = GOLD_STANDARD) -> 
     """
     grid, edge = step.grid, step.plan.insert_limit + 0.5
     return max(resolution(curve, grid.box, grid.pixel_size, threshold), grid.length / edge)
+
+
+def _mean_gain(poses: PoseTable, half: int | None = None) -> float:
+    """Mean gain of all images, or of a half set's, each weighed by its probability of a particle; the plain mean where
+    none of them holds one."""
+    members = slice(None) if half is None else poses.half == half
+    gain, weight = poses.gain[members].double(), poses.present[members].double()
+    total = weight.sum()
+    return float((gain * weight).sum() / total) if total > 0 else float(gain.mean())
 
 
 def _judged(step: Step) -> Tensor:

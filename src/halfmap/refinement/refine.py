@@ -171,11 +171,11 @@ def _write(problem: Problem, course: Course, step: Step, outputs: Outputs) -> No
     """Write and tell the results of an iteration, each file whole or not at all."""
     folder, state = outputs.folder, course.state
     folder.write_maps(step.halves, step.solution, state)
-    folder.write_particles(problem.source.table, state)
+    particles = folder.write_particles(problem.source.table, state)
     folder.write_fsc(step.halves)
     folder.write_records(course.records)
     if outputs.report is not None:
-        outputs.report(**_seen(course, step), memory=problem.memory.words())
+        outputs.report(**_seen(course, step), particles=particles, memory=problem.memory.words())
     outputs.progress.finish_iteration(course.records[-1])
     outputs.log.line(f"iteration {state.iteration} {step.plan.stage}: {course.history[-1].resolution:.2f} A")
 
@@ -235,7 +235,7 @@ def refine(settings: RefineSettings, report: Report | None = None) -> State:
         table = problem.source.table
         origin = Origin(settings, problem.limits, started, Path.cwd(), problem.device.type, table.rows, problem.grid,
                         Inputs.of(files_read(settings), table))
-        with checkpoints.held(), RunLog(settings.out / "log.txt", progress) as log:
+        with checkpoints.held("halfmap refine"), RunLog(settings.out / "log.txt", progress) as log:
             folder = RunFolder(settings.out, problem.model.pixel_size, settings.keep_iterations)
             log.begin(__version__, command_line(settings))
             if ready.inspected.rejected is not None:

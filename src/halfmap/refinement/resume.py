@@ -32,8 +32,8 @@ def resume(wanted: ResumeSettings, reports: Callable[[RefineSettings], Report] |
     """Run ``halfmap resume`` to the end of the refinement. On a CPU the result is that of a run never stopped.
 
     reports: gives the report of a refinement with these settings (see `Outputs`). Raises InputError, and writes
-    nothing, for a folder without a checkpoint, for a checkpoint that is damaged or of another version, and for input
-    that has changed since.
+    nothing but its name into the lock, for a folder without a checkpoint, for a checkpoint that is damaged or of
+    another version, and for input that has changed since.
     """
     checkpoints = Checkpoints(wanted.run, 1.0, device_named("auto"))
     if not checkpoints.exist:
@@ -42,7 +42,7 @@ def resume(wanted: ResumeSettings, reports: Callable[[RefineSettings], Report] |
     gpu = device_named("auto").type == "cuda" and Checkpoints(wanted.run, 1.0).load()[0].origin.device == "cuda"
     with (
         joined(gpu, partial(how_to_go_on, wanted.run)) as ranks,
-        checkpoints.held() if ranks.first else nullcontext(),
+        checkpoints.held("halfmap resume") if ranks.first else nullcontext(),
         Progress() as progress,
     ):
         course, libraries = checkpoints.load()

@@ -37,9 +37,9 @@ class Progressed:
     """What an iteration achieved, as far as the schedule needs to know.
 
     stage. limit: shell aligned to. agreed: last shell at which the half maps agree (FSC 0.143). resolution: in A. gain:
-    mean log-likelihood above a model without a particle. jumped: share of particles that moved more than two grid
-    steps. angle_change, angle_sd: medians in degrees. surprised: share of particles that jumped and are sure of the new
-    pose (weight above 1/2).
+    mean log-likelihood above a model without a particle, of images as far as they hold one. jumped: share of particles
+    that moved more than two grid steps. angle_change, angle_sd: medians in degrees. surprised: share of particles that
+    jumped and are sure of the new pose (weight above 1/2).
     """
 
     stage: str

@@ -16,6 +16,7 @@ No candidate needs an array of full size:
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -100,37 +101,36 @@ def local_cutoff(pair: MapsToCompare, candidates: Tensor, method: CrossValidatio
 
     candidates [j]: cut-offs in cycles per box, ascending.
     """
-    found = _errors_at_nodes(pair, candidates, method)
-    errors = found.errors
-    least = torch.full_like(errors[0], torch.inf)
-    best = torch.full_like(errors[0], float(candidates[0]))
-    for cutoff, row in zip(candidates.tolist(), _interpolation(candidates, found.nodes).to(errors), strict=True):
-        error = torch.tensordot(row, errors, dims=1)
+    found = local_errors(pair, candidates, method)
+    least = torch.full_like(found.errors[0], torch.inf)
+    best = torch.full_like(found.errors[0], float(candidates[0]))
+    for cutoff, error in zip(candidates.tolist(), found.of_candidates(), strict=True):
         best = torch.where(error < least, cutoff, best)
         least = torch.minimum(error, least)
     return Lattice(best, found.spacing, pair.box)
 
 
-def local_error(pair: MapsToCompare, candidates: Tensor, method: CrossValidation) -> Tensor:
-    """E_j at the lattice points [j, z, y, x], up to a term that is the same for all j."""
-    found = _errors_at_nodes(pair, candidates, method)
-    return torch.tensordot(_interpolation(candidates, found.nodes).to(found.errors), found.errors, dims=1)
-
-
 @dataclass(frozen=True)
-class _NodeErrors:
+class LocalErrors:
     """Errors of the candidates that were evaluated, the nodes between which the others are interpolated.
 
-    nodes: their indices among the candidates. errors [node, z, y, x]: at the lattice points, up to a term that is the
-    same for all. spacing: of the lattice points, in voxels.
+    candidates [j]: cut-offs in cycles per box. nodes: indices of those that were evaluated. errors [node, z, y, x]: at
+    the lattice points, up to a term that is the same for all. spacing: of the lattice points, in voxels.
     """
 
+    candidates: Tensor
     nodes: list[int]
     errors: Tensor
     spacing: float
 
+    def of_candidates(self) -> Iterator[Tensor]:
+        """E_j [z, y, x] of one candidate after the other, because all of them together would fill memory."""
+        for row in _interpolation(self.candidates, self.nodes).to(self.errors):
+            yield torch.tensordot(row, self.errors, dims=1)
 
-def _errors_at_nodes(pair: MapsToCompare, candidates: Tensor, method: CrossValidation) -> _NodeErrors:
+
+def local_errors(pair: MapsToCompare, candidates: Tensor, method: CrossValidation) -> LocalErrors:
+    """Cross-validated errors at the lattice points; candidates [j]: cut-offs in cycles per box, ascending."""
     spacing = max(1.0, method.awf * pair.box / float(candidates[-1]) / PER_EXTENT)
     nodes = _evaluated(candidates, EVALUATION_STEP / method.filter.order)
     search = _Search(pair, spacing, method, float(candidates[-1]))
@@ -147,7 +147,7 @@ def _errors_at_nodes(pair: MapsToCompare, candidates: Tensor, method: CrossValid
         errors.append(here - before if before is not None else torch.zeros_like(here))
         before = search.smooth(terms, windows[i + 1]) if i + 1 < len(nodes) else None
     stacked = torch.stack(errors)
-    return _NodeErrors(nodes, stacked.cumsum(dim=0) if method.form == "increment" else stacked, spacing)
+    return LocalErrors(candidates, nodes, stacked.cumsum(dim=0) if method.form == "increment" else stacked, spacing)
 
 
 def _evaluated(candidates: Tensor, step: float) -> list[int]:

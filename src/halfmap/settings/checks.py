@@ -40,13 +40,18 @@ def absolute_paths(settings: object) -> dict[str, Any]:
 
 def check_readable(name: str, path: Path) -> None:
     """Raise InputError, naming the option, for a path that is not a readable file."""
-    said = str(path) if name == "particles" else f"--{name} {path}"
+    fault = unreadable(path)
+    if fault:
+        raise InputError(f"{path if name == 'particles' else f'--{name} {path}'}: {fault}")
+
+
+def unreadable(path: Path) -> str:
+    """Why a path is not a readable file, in words; empty if it is one."""
     if path.is_dir():
-        raise InputError(f"{said}: is a folder, not a file")
+        return "is a folder, not a file"
     if not path.exists():
-        raise InputError(f"{said}: no such file")
-    if not os.access(path, os.R_OK):
-        raise InputError(f"{said}: no permission to read it")
+        return "no such file"
+    return "" if os.access(path, os.R_OK) else "no permission to read it"
 
 
 def check_new_run(out: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from halfmap.errors import InputError
 from halfmap.options import check_declared, to_command
-from halfmap.settings.checks import absolute_paths, check_new_folder, check_readable
+from halfmap.settings.checks import absolute_paths, check_new_folder, unreadable
 
 # Choice of the main map -> its file in RUN.
 MAPS = {"sharpened": "postprocess/map_sharpened.mrc", "local": "postprocess/map_sharpened_local.mrc",
@@ -48,13 +48,14 @@ def validated_deposit(settings: DepositSettings) -> DepositSettings:
         raise InputError(f"{run}: no such folder; give that of a finished refinement")
     missing = [name for name in NEEDED if not (run / name).is_file()]
     if missing:
-        raise InputError(f"{run}: holds no {missing[0]}; give the folder of a finished refinement")
+        raise InputError(f"{run}: holds no {' and no '.join(missing)}; give the folder of a finished refinement")
     chosen = settings.map or ("sharpened" if (run / MAPS["sharpened"]).is_file() else "regularised")
     if not (run / MAPS[chosen]).is_file():
         local = " --local" if chosen == "local" else ""
         raise InputError(f"--map {chosen}: {run / MAPS[chosen]} is not there; run halfmap postprocess {run}{local}")
-    for name in {MAPS[chosen], *NEEDED}:
-        check_readable(name, run / name)
+    faults = {name: unreadable(run / name) for name in dict.fromkeys((MAPS[chosen], *NEEDED))}
+    if any(faults.values()):
+        raise InputError("; ".join(f"{run / name}: {fault}" for name, fault in faults.items() if fault))
     if paths["out"].exists() and paths["out"].samefile(run):
         raise InputError(f"{paths['out']}: is the run itself; name a new folder")
     check_new_folder(paths["out"])

@@ -100,12 +100,12 @@ def look(table: ParticleTable, diameter: float, most: int, with_ctf: bool = True
         doubtful=len(doubtful),
         worst=[f"{table.image_index[i] + 1}@{table.stacks[table.stack_index[i]].name} ({TRAITS[odd.trait[i]]})"
                for i in worst],
-        spectra=collected.spectra(), raw=raw.numpy(), low=_low_passed(raw, optics.pixel_size).numpy(),
+        spectra=collected.spectra(), raw=raw.numpy(), low=low_passed(raw, optics.pixel_size).numpy(),
         pixel_size=optics.pixel_size,
     )  # fmt: skip
 
 
-def _low_passed(images: Tensor, pixel_size: float) -> Tensor:
+def low_passed(images: Tensor, pixel_size: float) -> Tensor:
     """Images [b, y, x] without detail finer than LOWPASS A."""
     box = images.shape[-1]
     kx, ky = torch.arange(box // 2 + 1), torch.fft.fftfreq(box, 1 / box)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from halfmap.report.pages.snapshot import Snapshot
-from halfmap.report.record_values import Record, clean_values, crossing, curve, number, total_seconds
+from halfmap.report.record_values import Record, clean_values, crossing, curve, number, plain_value, total_seconds
 from halfmap.validation.fsc import QUOTE_CORRECTED
 
 # What a reader should know about things that cross between half sets, by a word that the record uses for them.
@@ -124,6 +124,12 @@ def headline(snapshot: Snapshot) -> Headline:
         Tile("Crosses between halves", crosses, "", _crosses_note(crosses)),
     ]
     return Headline(hero, tiles)
+
+
+def asked_for_particles(snapshot: Snapshot) -> bool:
+    """Whether the run asked of images if they hold a particle. Where it did not, records say 1 of all of them."""
+    off = plain_value(snapshot.settings, "null_hypothesis") in (False, "no")
+    return not off and plain_value(snapshot.settings, "search") != "fixed"
 
 
 def _corrected_note(final: bool, corrected: float | None) -> str:

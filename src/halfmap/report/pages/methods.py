@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from halfmap.report.pages.findings import figure, grouped, regulariser_name
+from halfmap.report.pages.findings import asked_for_particles, figure, grouped, regulariser_name
 from halfmap.report.pages.snapshot import Snapshot
 from halfmap.report.record_values import Record, number
 
@@ -148,10 +148,24 @@ def methods_text(snapshot: Snapshot) -> str:
     crosses = last.get("crosses")
     shared = f" The half sets had in common: {crosses}." if crosses else ""
     shared = _strengths(last.get("regulariser")) + shared
+    counted = _probabilities(last) if asked_for_particles(snapshot) else ""
     return (
         f"{grouped(number(last, 'particles'))} particles{images} were refined in {snapshot.symmetry} with "
-        f"{name}{regularised}, in {rounds} iterations of two half sets. The FSC between the raw, "
+        f"{name}{regularised}, in {rounds} iterations of two half sets.{counted} The FSC between the raw, "
         f"unmasked half maps falls to 0.143 at {figure(resolution)} Å and to 0.5 at {figure(half)} Å.{shared}"
+    )
+
+
+def _probabilities(last: Record) -> str:
+    """How images were weighed by the probability that they hold a particle; empty if the record does not have it."""
+    none, share = number(last, "no_particle"), number(last, "particle_share")
+    if none is None or share is None:
+        return ""
+    return (
+        " Each image entered the maps with the probability that it holds a particle, as a weight and without a "
+        "threshold: the evidence for a particle over all poses against noise alone, given the share of images that "
+        f"hold one, which was estimated ({figure(share)}). {grouped(none) if none else 'No'} "
+        f"image{'' if none == 1 else 's'} of {grouped(number(last, 'particles'))} had a probability below one half."
     )
 
 

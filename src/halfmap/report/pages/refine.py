@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from halfmap.report.pages import findings
+from halfmap.report.pages.examples import example_pictures
 from halfmap.report.pages.findings import TABLE, Warned
 from halfmap.report.pages.gallery import gallery
 from halfmap.report.pages.methods import citations, methods_text
@@ -17,7 +18,7 @@ from halfmap.report.pictures.chimerax import Scene, palette, write_chimerax
 from halfmap.report.pictures.local_cutoff import LocalCutoff, local_cutoff
 from halfmap.report.pictures.sphere import Sphere, view_sphere
 from halfmap.report.pictures.viewer import Viewer, viewer
-from halfmap.report.record_values import number, plain_value
+from halfmap.report.record_values import number
 
 THIN_COVERAGE = 0.2  # Fourier coverage of the worst direction below which the page warns
 
@@ -45,6 +46,7 @@ def _contents(run: Path, snapshot: Snapshot) -> dict[str, Any]:
     sphere = _sphere(snapshot)
     checks = findings.curve_checks(last) + _coverage_check(sphere)
     pixel_size = number(last, "pixel_size")
+    particles = charts.particle_charts(records) if records and findings.asked_for_particles(snapshot) else None
     cutoff = local_cutoff(snapshot.theta, snapshot.mask, pixel_size)
     return {
         "name": run.resolve().name,
@@ -59,7 +61,8 @@ def _contents(run: Path, snapshot: Snapshot) -> dict[str, Any]:
         "resolution": charts.resolution_chart(records) if records else None,
         "poses": charts.pose_charts(records) if records else [],
         "posterior": charts.posterior_charts(records) if records else [],
-        "particles": charts.particle_charts(records) if records and _asked(snapshot) else None,
+        "particles": particles,
+        "examples": example_pictures(snapshot, pixel_size) if particles is not None and particles.none else None,
         "gallery": gallery(snapshot, pixel_size),
         "surface_view": _surface(snapshot, pixel_size, cutoff),
         "cutoff": cutoff,
@@ -86,13 +89,7 @@ def _without_arrays(snapshot: Snapshot) -> Snapshot:
     the garbage collector runs.
     """
     return replace(snapshot, map=None, half1=None, half2=None, mask=None, reference=None, theta=None, directions=None,
-                   weights=None)
-
-
-def _asked(snapshot: Snapshot) -> bool:
-    """Whether the run asked of images if they hold a particle. Where it did not, records say 1 of all of them."""
-    off = plain_value(snapshot.settings, "null_hypothesis") in (False, "no")
-    return not off and plain_value(snapshot.settings, "search") != "fixed"
+                   weights=None, particles=None)
 
 
 def _sphere(snapshot: Snapshot) -> Sphere | None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from halfmap.errors import InputError
 from halfmap.maps.mrc import read_map
 from halfmap.particles.star import read_star
+from halfmap.particles.table import ParticleTable
 from halfmap.refinement import outputs
 from halfmap.report.pages.refine import write_report
 from halfmap.report.pages.snapshot import Snapshot
@@ -42,6 +43,7 @@ def report_from_run(run: Path, citing: str = "") -> Path:
         raise InputError(f"{run}: holds what `halfmap regularise` wrote, and its report needs the half maps it came "
                          "from; run that command again, with --settings and a new --out")
     header = read_header(run / "log.txt")
+    particles = _optional(read_star, run / "particles.star")
     finished = header.finished or bool(records and records[-1].get("search") == "final")
     snapshot = Snapshot(
         records=records,
@@ -51,7 +53,8 @@ def report_from_run(run: Path, citing: str = "") -> Path:
         half2=_map(run / "half2_unfil.mrc"),
         mask=_map(run / "mask.mrc"),
         theta=_map(run / "theta.mrc"),
-        directions=_directions(run / "particles.star"),
+        directions=_directions(particles),
+        particles=particles,
         symmetry=str(plain_value(settings, "symmetry") or "C1"),
         finished=finished,
         started=header.started,
@@ -106,9 +109,8 @@ def _map(path: Path) -> Array | None:
     return None if found is None else found.data.numpy()
 
 
-def _directions(path: Path) -> NDArray[np.float64] | None:
-    """View directions [b,3], the third rows of the rotations; None if the file is missing, damaged or has no poses."""
-    table = _optional(read_star, path)
+def _directions(table: ParticleTable | None) -> NDArray[np.float64] | None:
+    """View directions [b,3], the third rows of the rotations; None without a table or without poses."""
     return None if table is None or table.rotations is None else np.asarray(table.rotations)[:, 2, :]
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from halfmap.particles.table import ParticleTable
 from halfmap.report.record_values import Array, Record
 
 
@@ -16,9 +17,9 @@ class Snapshot:
     map: the joined regularised map [z,y,x]; half1, half2: the raw half maps [z,y,x]; mask: values in [0, 1] [z,y,x];
     reference: the regularised reference of one half set [z,y,x]; theta: local cut-off of the regulariser in A [z,y,x],
     or None, and the section is left out; directions: unit view directions [b,3], the third row of each particle's
-    rotation matrix; weights: of the directions [b] (None: all equal); finished: no iteration follows; started: when the
-    run began; version, command: of the program; citing: what to cite for each regulariser, as
-    `method: paper, doi:...; method: ...`; memory: how the run holds its data, in words.
+    rotation matrix; weights: of the directions [b] (None: all equal); particles: as particles.star holds them;
+    finished: no iteration follows; started: when the run began; version, command: of the program; citing: what to cite
+    for each regulariser, as `method: paper, doi:...; method: ...`; memory: how the run holds its data, in words.
     """
 
     records: Sequence[Record]
@@ -31,6 +32,7 @@ class Snapshot:
     theta: Array | None = None
     directions: Array | None = None
     weights: Array | None = None
+    particles: ParticleTable | None = None
     symmetry: str = "C1"
     finished: bool = False
     started: str = ""
