@@ -12,7 +12,7 @@ from halfmap.imaging.ctf import Defocus
 from halfmap.imaging.optics import OpticsGroup
 
 MILLIMETRE = 1e7  # in A
-RINGS, SLANTS = 32, 16  # of projected power: rings up to the edge of the box, and slants of a voxel's direction
+RINGS = 32  # of projected power, up to the edge of the box
 LEAST_POWER = 1e-4  # of the strongest ring's: weaker rings do not count
 
 
@@ -44,24 +44,25 @@ class ProjectedPower:
     def of(density: Tensor, pixel_size: float) -> ProjectedPower:
         """That of a map [z, y, x] of this pixel size in A.
 
-        At frequencies where atoms scatter with random phases, projections add their power: that of a voxel is the square
-        of its density. A voxel at distance r is seen at r sin(theta), with cos(theta) evenly distributed.
+        At frequencies where atoms scatter with random phases, projections add their power: that of a voxel is the
+        square of its density. Of the views of a voxel at distance r, 1 - sqrt(1 - (x / r)^2) show it within x.
         """
-        step = max(1, density.shape[0] // 64)  # the mean over a ring needs no more voxels than these
-        axis = torch.arange(-(density.shape[0] // 2), math.ceil(density.shape[0] / 2), device=density.device)[::step]
-        distance = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2).double().sqrt().flatten()
+        box = density.shape[0]
+        step = max(1, box // 64)  # the mean over a ring needs no more voxels than these
+        axis = torch.arange(box, device=density.device, dtype=torch.float64)[::step] - box // 2
+        distance = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2).sqrt().flatten()
         power = density[::step, ::step, ::step].double().square().flatten()
-        sine = (1 - ((torch.arange(SLANTS, dtype=torch.float64) + 0.5) / SLANTS) ** 2).sqrt()
-        width = float(axis[-1]) / RINGS
-        total = torch.zeros(2 * RINGS, dtype=torch.float64, device=density.device)
-        for part in sine.tolist():
-            total.index_add_(0, (part * distance / width).long().clamp_max(2 * RINGS - 1), power)
-        radius = (torch.arange(2 * RINGS, dtype=torch.float64, device=density.device) + 0.5) * width * pixel_size
-        seen = total >= LEAST_POWER * total.max()
-        return ProjectedPower(radius[seen], total[seen] / total[seen].sum().clamp_min(1e-300))
+        width = box / 2 / RINGS
+        ball = torch.bincount((distance / width).long(), power)
+        middle = (torch.arange(len(ball), dtype=torch.float64, device=density.device) + 0.5) * width
+        edges = torch.arange(len(ball) + 1, dtype=torch.float64, device=density.device) * width
+        seen = 1 - (1 - (edges[:, None] / middle) ** 2).clamp_min(0).sqrt()
+        ring = seen.diff(dim=0) @ ball
+        strong = ring >= LEAST_POWER * ring.max()
+        return ProjectedPower(middle[strong] * pixel_size, ring[strong] / ring[strong].sum().clamp_min(1e-300))
 
     def within(self, mask: Tensor, distance: Tensor) -> Tensor:
-        """Share [b, s] of the power that circles of radius ``mask`` [b] hold, moved by ``distance`` [b, s], all in A."""
+        """Share [b, s] of the power, moved by ``distance`` [b, s], that circles of radius ``mask`` [b] hold, in A."""
         ring, moved, mask = self.radius[:, None, None], distance.double().clamp_min(1e-6), mask.double()[:, None]
         cosine = (mask**2 - ring**2 - moved**2) / (2 * ring * moved)
         return torch.einsum("r,rbs->bs", self.share, 1 - torch.arccos(cosine.clamp(-1, 1)) / math.pi)
