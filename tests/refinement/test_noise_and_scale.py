@@ -18,13 +18,15 @@ from halfmap.fourier.transform import image_fft, image_ifft
 from halfmap.geometry.orientation_grid import angular_step, orientation_grid
 from halfmap.geometry.shift_grid import shift_grid
 from halfmap.imaging.ctf import Defocus, ctf
+from halfmap.imaging.delocalisation import ProjectedPower
+from halfmap.imaging.forward import ImagingGeometry
 from halfmap.imaging.optics import OpticsGroup
 from halfmap.kernels.poses import Samples
 from halfmap.particles.preprocess import soft_circle
 from halfmap.particles.source import ImageBatch
 from halfmap.reconstruction.statistics import Backprojection
 from halfmap.refinement import em
-from halfmap.refinement.imaging_model import ImagingModel
+from halfmap.refinement.imaging_model import ImagingModel, signal_left
 from halfmap.refinement.schedule import Plan
 from halfmap.refinement.state import PoseTable, State
 from halfmap.refinement.tally import Tally, updated_noise, updated_scale, updated_shift_sigma
@@ -222,7 +224,11 @@ def inserted(particles: Microscope, members: Tensor, limit: int, scale: Tensor |
     total = Backprojection.zeros(box, 2, limit, torch.zeros((), dtype=torch.float64))
     poses = particles.rotations[members], particles.shifts[members]
     samples = Samples(torch.arange(len(members)), *poses, torch.ones(len(members)))
-    total.insert_(c * y / box**2, c**2 / box**2, band.kxy.double(), band, samples)
+    geometry = ImagingGeometry.build(particles.optics, box, PIXEL, limit)
+    power = ProjectedPower.of(particles.specimen.map().float(), PIXEL)
+    left = signal_left(power, geometry, particles.defocus[members], 0.5 * particles.diameter / PIXEL, None).box
+    weights = left[:, band.shell] * c**2 / box**2
+    total.insert_(c * y / box**2, weights, band.kxy.double(), band, samples)
     return total.sums
 
 

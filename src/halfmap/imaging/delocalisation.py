@@ -1,6 +1,9 @@
-"""How far the CTF spreads the signal of a spatial frequency beyond the particle, and how large a box holds it."""
+"""How far the CTF spreads the signal of a spatial frequency beyond the particle, and how much of it a mask leaves."""
 
 from __future__ import annotations
+
+import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -9,16 +12,57 @@ from halfmap.imaging.ctf import Defocus
 from halfmap.imaging.optics import OpticsGroup
 
 MILLIMETRE = 1e7  # in A
+RINGS = 32  # of projected power, up to the edge of the box
+LEAST_POWER = 1e-4  # of the strongest ring's: weaker rings do not count
 
 
-def delocalisation(optics: OpticsGroup, defocus: Defocus, frequency: float) -> Tensor:
+def delocalisation(optics: OpticsGroup, defocus: Defocus, frequency: float | Tensor) -> Tensor:
     """Distance [b] in A by which signal of a spatial frequency (1/A) is moved in each image, along the axis of the
-    larger defocus.
+    larger defocus; [b, s] for frequencies [s].
 
     It is the slope of the wave aberration, |lambda dz f - Cs lambda^3 f^3| (Lentzen et al. 2002, Ultramicroscopy 92,
     233); underfocus dz is positive.
     """
     wavelength = optics.wavelength
     spherical = optics.spherical_aberration * MILLIMETRE * wavelength**3 * frequency**3
-    slopes = [(wavelength * dz * frequency - spherical).abs() for dz in (defocus.u, defocus.v)]
+    every = (dz[:, None] if isinstance(frequency, Tensor) else dz for dz in (defocus.u, defocus.v))
+    slopes = [(wavelength * dz * frequency - spherical).abs() for dz in every]
     return torch.maximum(*slopes)
+
+
+@dataclass(frozen=True)
+class ProjectedPower:
+    """Where the power of a particle's projections lies, whatever the view.
+
+    share [r]: of the power in a ring about the centre; radius [r]: of the ring, in A.
+    """
+
+    radius: Tensor
+    share: Tensor
+
+    @staticmethod
+    def of(density: Tensor, pixel_size: float) -> ProjectedPower:
+        """That of a map [z, y, x] of this pixel size in A.
+
+        At frequencies where atoms scatter with random phases, projections add their power: that of a voxel is the
+        square of its density. Of the views of a voxel at distance r, 1 - sqrt(1 - (x / r)^2) show it within x.
+        """
+        box = density.shape[0]
+        step = max(1, box // 64)  # the mean over a ring needs no more voxels than these
+        axis = torch.arange(box, device=density.device, dtype=torch.float64)[::step] - box // 2
+        distance = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2).sqrt().flatten()
+        power = density[::step, ::step, ::step].double().square().flatten()
+        width = box / 2 / RINGS
+        ball = torch.bincount((distance / width).long(), power)
+        middle = (torch.arange(len(ball), dtype=torch.float64, device=density.device) + 0.5) * width
+        edges = torch.arange(len(ball) + 1, dtype=torch.float64, device=density.device) * width
+        seen = 1 - (1 - (edges[:, None] / middle) ** 2).clamp_min(0).sqrt()
+        ring = seen.diff(dim=0) @ ball
+        strong = ring >= LEAST_POWER * ring.max()
+        return ProjectedPower(middle[strong] * pixel_size, ring[strong] / ring[strong].sum().clamp_min(1e-300))
+
+    def within(self, mask: Tensor, distance: Tensor) -> Tensor:
+        """Share [b, s] of the power, moved by ``distance`` [b, s], that circles of radius ``mask`` [b] hold, in A."""
+        ring, moved, mask = self.radius[:, None, None], distance.double().clamp_min(1e-6), mask.double()[:, None]
+        cosine = (mask**2 - ring**2 - moved**2) / (2 * ring * moved)
+        return torch.einsum("r,rbs->bs", self.share, 1 - torch.arccos(cosine.clamp(-1, 1)) / math.pi)

@@ -83,13 +83,29 @@ class Geometries:
 
 
 @dataclass(frozen=True)
+class SignalLeft:
+    """Share of the model's power that is left of every shell of an image [b, s].
+
+    coarse, fine: under the masks for scoring; box: in the whole image.
+    """
+
+    coarse: Tensor
+    fine: Tensor
+    box: Tensor
+
+
+@dataclass(frozen=True)
 class BandImages:
     """A batch of images of one frame on their band.
 
     geometry: of one of their optics groups; band and coordinates are those of all. scored [b, k]: under a circular
     mask; whole [b, k]: unmasked; ctf [b, k]; sigma2 [k], or [b, k] where there are several groups; scale [b].
     mask_power: mean square of the mask, by which it lowers the power of white noise. From coefficient ``fine_from`` on
-    the mask of image b is wider, and its mean square is fine_power [b].
+    the mask of image b is wider, and its mean square is fine_power [b]. left: of the model's power; None: all of it.
+
+    The CTF moves signal out of the mask, and out of the box, and the model ctf V has all of it. Of its power |m|^2 a
+    share f is left in an image: that is, on average, both the product of model and image and the norm of the model in
+    the mask. So the log-likelihood is 2 <y, m> - f |m|^2, and back-projection sums ctf y and f ctf^2.
     """
 
     geometry: ImagingGeometry
@@ -101,6 +117,7 @@ class BandImages:
     mask_power: float = 1.0
     fine_from: int = 0
     fine_power: Tensor | None = None
+    left: SignalLeft | None = None
 
     def unmasked(self, power: Tensor, rows: Tensor) -> Tensor:
         """Power [k] of residuals, summed over the images ``rows``, as it is without a mask. power [b, k]: under it."""
@@ -110,25 +127,47 @@ class BandImages:
         coarse, fine = power[:, : self.fine_from], power[:, self.fine_from :] / self.fine_power[rows, None]
         return torch.cat([coarse.sum(dim=0) / self.mask_power, fine.sum(dim=0)])
 
+    def left_scored(self, count: int) -> Tensor:
+        """Share [b, k] of the model's power that is left in ``scored``, of the first ``count`` coefficients."""
+        if self.left is None:
+            return self.ctf.new_ones((len(self.ctf), count))
+        shell = self.geometry.band.shell[:count]
+        border = self.fine_from if self.fine_power is not None else count
+        return torch.cat([self.left.coarse[:, shell[:border]], self.left.fine[:, shell[border:]]], dim=1)
+
     def whitened(self, limit: int) -> tuple[Tensor, Tensor]:
-        """Data y / sigma [b, k] and contrast scale ctf / sigma [b, k] up to a shell of the reference."""
+        """Data y / sigma [b, k] and contrast scale ctf / sigma [b, k] up to a shell of the reference.
+
+        With the share f of the model that is left, y / sqrt(f) and ctf sqrt(f): all that is to be known of it.
+        """
         k = self.geometry.count(limit)
         weight = torch.rsqrt(self.sigma2[..., :k])
-        return self.scored[:, :k] * weight, self.ctf[:, :k] * weight * self.scale[:, None]
+        y, c = self.scored[:, :k] * weight, self.ctf[:, :k] * weight * self.scale[:, None]
+        if self.left is None:
+            return y, c
+        root = self.left_scored(k).sqrt_()
+        return y.div_(root), c.mul_(root)
 
     def sums(self) -> tuple[Tensor, Tensor]:
-        """What back-projection inserts: scale ctf y / sigma2 and scale^2 ctf^2 / sigma2, both [b, k]."""
+        """What back-projection inserts: scale ctf y / sigma2 and scale^2 ctf^2 f / sigma2, both [b, k]."""
         contrast = self.ctf * self.scale[:, None]
         weighted = contrast / self.sigma2
-        return weighted * self.whole, weighted * contrast
+        values, weights = weighted * self.whole, weighted * contrast
+        if self.left is not None:
+            weights = weights.mul_(self.left.box[:, self.geometry.band.shell])
+        return values, weights
 
 
 @dataclass(frozen=True)
 class FineMask:
-    """A wider mask for the finer shells. mask [b, y, x]; first: the coefficient from which on it is used."""
+    """A wider mask for the finer shells.
+
+    mask [b, y, x]; first: the coefficient from which on it is used; radii [b]: in pixels, without the edge.
+    """
 
     mask: Tensor
     first: int
+    radii: Tensor
 
 
 def band_images(
@@ -169,8 +208,11 @@ def together(parts: Sequence[BandImages], order: Tensor) -> BandImages:
                        [p.scale for p in parts])
     )  # fmt: skip
     fine = [part.fine_power for part in parts if part.fine_power is not None]
+    left = [part.left for part in parts if part.left is not None]
+    shares = (torch.cat([getattr(one, name) for one in left])[back.to(device)] for name in ("coarse", "fine", "box"))
     return replace(parts[0], scored=scored, whole=whole, ctf=ctfs, sigma2=torch.cat(sigma2)[back.to(device)],
-                   scale=scale, fine_power=torch.cat(fine)[back.to(device)] if fine else None)
+                   scale=scale, fine_power=torch.cat(fine)[back.to(device)] if fine else None,
+                   left=SignalLeft(*shares) if left else None)
 
 
 def masks_at(mask: Tensor, centres: Tensor) -> Tensor:

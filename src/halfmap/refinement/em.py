@@ -16,6 +16,7 @@ from halfmap.expectation.posterior import Poses, log_evidence, particle_probabil
 from halfmap.expectation.priors import ShiftPrior
 from halfmap.expectation.search import GlobalSearch, Reference, find_poses
 from halfmap.fourier.transform import half_volume
+from halfmap.imaging.delocalisation import ProjectedPower
 from halfmap.imaging.forward import BandImages, Geometries
 from halfmap.kernels.poses import Samples
 from halfmap.particles.source import ImageBatch, ParticleSource
@@ -79,7 +80,8 @@ def expectation_step(
         reference = Reference(half_volume(state.references[half], model.padding, plan.insert_limit), model.padding)
         if half == len(so_far.statistics):
             so_far = replace(so_far, statistics=(*so_far.statistics, ()), batches=0)
-        search = _Search(state, source, model, plan, reference, poses)
+        power = ProjectedPower.of(state.references[half], model.pixel_size)
+        search = _Search(state, source, model, plan, reference, power, poses)
         watch = Stopwatch(tally.seconds)
         for turn in turns(source, sets, model.place is not None, so_far.batches):
             so_far = _begun(so_far, turn.quarters[-1] + 1, model, plan.insert_limit)
@@ -124,8 +126,9 @@ class _Search:
 
     def __init__(
         self, state: State, source: ParticleSource, model: ImagingModel, plan: Plan, reference: Reference,
-        poses: PoseTable,
+        power: ProjectedPower, poses: PoseTable,
     ) -> None:  # fmt: skip
+        self.power = power
         self.state, self.source, self.model, self.reference, self.poses = state, source, model, reference, poses
         self.sampling, self.device = plan.sampling, reference.volume.device
         self.geometries = Geometries(model.box, model.pixel_size, plan.insert_limit, self.device)
@@ -141,7 +144,7 @@ class _Search:
             part = batch.part(some)
             centres = self.poses.shifts[part.index, 0].round().long()
             images = band_batch(self.state, self.source, self.model, self.geometries, part, centres,
-                                self.sampling.limit)
+                                self.sampling.limit, self.power)
             watch.lap("read")
             known = _known(self.poses, part.index, self.device)
             poses = find_poses(self.reference, images, self.sampling, prior, known, self.grid)

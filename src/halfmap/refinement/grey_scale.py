@@ -17,6 +17,7 @@ from halfmap.errors import InputError
 from halfmap.expectation.score import shift_phases
 from halfmap.expectation.search import GlobalSearch, Reference, ScaleFit
 from halfmap.fourier.transform import half_volume
+from halfmap.imaging.delocalisation import ProjectedPower
 from halfmap.imaging.forward import BandImages, Geometries
 from halfmap.particles.source import ParticleSource
 from halfmap.refinement.imaging_model import ImagingModel, band_batch
@@ -90,13 +91,14 @@ def fitted(state: State, source: ParticleSource, model: ImagingModel, plan: Plan
     """Fit the first reference to a sample of the images. Each process takes its share of the sample."""
     index = torch.arange(0, len(source.table), max(1, len(source.table) // SAMPLE))
     reference = Reference(half_volume(state.references[0], model.padding, plan.insert_limit), model.padding)
+    power = ProjectedPower.of(state.references[0], model.pixel_size)
     searching = plan.sampling.search == "global"
     fit = Fit(*torch.zeros(2, len(source.table.optics), dtype=torch.float64))
     geometries = Geometries(model.box, model.pixel_size, plan.insert_limit, reference.volume.device)
     grid = GlobalSearch(reference, plan.sampling, model.slices_room) if searching else None
     for images in source.stream(source.share(index, ranks.rank, ranks.world)):
         offsets = state.poses.shifts[images.index, 0].round().long()
-        batch = band_batch(state, source, model, geometries, images, offsets, plan.sampling.limit)
+        batch = band_batch(state, source, model, geometries, images, offsets, plan.sampling.limit, power)
         if grid is not None:
             sums = grid.grey_scale(batch)
         else:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from halfmap.imaging.ctf import Defocus
-from halfmap.imaging.delocalisation import delocalisation
+from halfmap.imaging.delocalisation import ProjectedPower, delocalisation
 from halfmap.imaging.forward import (
     BandImages,
     FineMask,
     Geometries,
     ImagingGeometry,
+    SignalLeft,
     band_images,
     masks_at,
     together,
@@ -24,6 +27,7 @@ from halfmap.reconstruction.statistics import Place
 from halfmap.refinement.state import State
 
 MASK_EDGE = 5.0  # pixels of the cosine edge of the circular image mask
+LEAST_LEFT = 0.01  # of the model's power: with nothing left there is nothing to divide by
 FINE = 8.0  # A; finer shells are scored under a mask that is as wide as the CTF spreads their signal
 
 
@@ -59,12 +63,12 @@ class ImagingModel:
 
 def band_batch(
     state: State, source: ParticleSource, model: ImagingModel, geometries: Geometries, batch: ImageBatch,
-    centres: Tensor, limit: int,
+    centres: Tensor, limit: int, power: ProjectedPower,
 ) -> BandImages:  # fmt: skip
     """The coefficients of a batch of images, under the noise and contrast of the state.
 
     centres [b, 2]: where the circular mask of each image is put, in whole pixels off the box centre. limit: last shell
-    of the reference that is scored.
+    of the reference that is scored. power: of its projections, for what masks leave of it.
     """
     device = state.references[0].device
     optics = source.table.optics[batch.group]  # box and pixel size are those of the whole batch
@@ -81,8 +85,9 @@ def band_batch(
         sigma2 = state.sigma2[part.group].float().to(device)
         scale = state.scale[model.scale_group[part.index]].float().to(device)
         fine = fine_mask(geometry, defocus, model.grid, radius, centres.to(device)[own], limit)
-        parts.append(band_images(part.images.to(device), moved if len(moved) == 1 else moved[own], geometry, defocus,
-                                 sigma2, scale, fine))
+        seen = band_images(part.images.to(device), moved if len(moved) == 1 else moved[own], geometry, defocus,
+                           sigma2, scale, fine)
+        parts.append(replace(seen, left=signal_left(power, geometry, defocus, radius, fine)))
     result = parts[0] if len(parts) == 1 else together(parts, order)
     return replace(result, mask_power=float((mask**2).mean()))
 
@@ -102,4 +107,22 @@ def fine_mask(
     optics = geometry.optics
     reach = delocalisation(optics, defocus, limit / grid.length) / optics.pixel_size
     radii = (radius + reach).clamp(max=max(radius, optics.box / 2 - 1.0 - MASK_EDGE))
-    return FineMask(soft_circles(optics.box, radii, MASK_EDGE, centres), first)
+    return FineMask(soft_circles(optics.box, radii, MASK_EDGE, centres), first, radii)
+
+
+def signal_left(
+    power: ProjectedPower, geometry: ImagingGeometry, defocus: Defocus, radius: float, fine: FineMask | None
+) -> SignalLeft:
+    """What masks and box leave of the model's power, by shell of the images. radius: of the tight mask, in pixels."""
+    optics, band = geometry.optics, geometry.band
+    shells = torch.arange(band.limit + 1, dtype=torch.float64, device=band.shell.device)
+    moved = delocalisation(optics, defocus, shells / (optics.box * optics.pixel_size))
+
+    def within(radii: Tensor) -> Tensor:
+        return power.within(radii * optics.pixel_size, moved).clamp_min(LEAST_LEFT).float()
+
+    tight = torch.full_like(moved[:, 0], radius + 0.5 * MASK_EDGE)
+    coarse = within(tight)
+    # The box is taken for a circle of its area.
+    box = within(torch.full_like(tight, optics.box / math.pi**0.5))
+    return SignalLeft(coarse, coarse if fine is None else within(fine.radii + 0.5 * MASK_EDGE), box)

@@ -45,14 +45,16 @@ class Residuals:
         angle = (found.shifts[:, 0] @ freq.T).float()
         model = images.ctf * slices
         data = images.scored * torch.polar(torch.ones_like(angle), angle)
-        residual = data - images.scale[:, None] * model
-        power = (residual.real**2 + residual.imag**2).double() * present[:, None]
+        # Norm and residual count what is left of the model in a masked image.
+        product = (data.conj() * model).real
+        square = images.left_scored(len(band)) * (model.real**2 + model.imag**2)
+        scale = images.scale[:, None]
+        power = (data.real**2 + data.imag**2 - 2 * scale * product + scale**2 * square).double() * present[:, None]
         held, every = band.shell_sum(torch.ones_like(power[0])), groups.unique().tolist()
         members = [torch.nonzero(groups == group)[:, 0].to(power.device) for group in every]
         k = geometry.count(limit)
-        weighted = model[:, :k] / images.sigma2[..., :k]
-        cross = (data[:, :k].real * weighted.real + data[:, :k].imag * weighted.imag).double().sum(dim=1)
-        norm = (model[:, :k].real * weighted.real + model[:, :k].imag * weighted.imag).double().sum(dim=1)
+        sigma2 = images.sigma2[..., :k]
+        cross, norm = ((part[:, :k] / sigma2).double().sum(dim=1) for part in (product, square))
         return Residuals(
             every, [band.shell_sum(images.unmasked(power, rows)).cpu() for rows in members],
             [(held * present[rows].sum()).cpu() for rows in members], (present * cross).cpu(), (present * norm).cpu(),

@@ -23,6 +23,7 @@ from halfmap.errors import InputError
 from halfmap.expectation.posterior import Poses, posterior_samples
 from halfmap.fourier.transform import coarser_box, resample_volume
 from halfmap.geometry.symmetry import symmetry_group
+from halfmap.imaging.delocalisation import ProjectedPower
 from halfmap.imaging.forward import Geometries
 from halfmap.kernels.poses import Samples
 from halfmap.maps.grid import Grid
@@ -51,7 +52,8 @@ class FixedRun:
 
     own: its half maps. limit: highest shell back-projected. mask [z, y, x]: what all subsets are measured within, on
     the grid of their half maps, which is no finer than that shell needs. spreads [b, 2]: standard deviations of
-    rotation (radians) and shift (pixels) with which the best pose enters the map; None enters it as a point.
+    rotation (radians) and shift (pixels) with which the best pose enters the map; None enters it as a point. power: of
+    the particle's projections.
     """
 
     folder: Path
@@ -63,6 +65,7 @@ class FixedRun:
     state: State
     spreads: Tensor | None
     limit: int
+    power: ProjectedPower
 
     @property
     def grid(self) -> Grid:
@@ -122,7 +125,8 @@ def read_fixed_run(folder: Path, mask: Path | None) -> FixedRun:
     limit = _limit(own)
     small = resample_volume(own.mask, coarser_box(own.box, 2 * limit + 4)).clamp(0, 1)
     return FixedRun(folder, settings.regulariser, own, small, ParticleSource(table, settings.diameter, settings.batch),
-                    model, state, _spreads(table) if wide else None, limit)
+                    model, state, _spreads(table) if wide else None, limit,
+                    ProjectedPower.of(own.half1 * own.mask, own.pixel_size))
 
 
 def _spreads(table: ParticleTable) -> Tensor | None:
@@ -199,7 +203,7 @@ def insert_(sums: Backprojection, run: FixedRun, members: Tensor, advance: Calla
     for images in run.source.stream(members):
         index = images.index
         centred = torch.zeros(len(index), 2, dtype=torch.int64)  # of the mask for scoring: nothing is scored
-        batch = band_batch(run.state, run.source, run.model, geometries, images, centred, 0)
+        batch = band_batch(run.state, run.source, run.model, geometries, images, centred, 0, run.power)
         values, weights = batch.sums()
         samples, geometry = _samples(run, index), batch.geometry
         sums.insert_(values, weights, geometry.coords, geometry.band, replace(samples, mass=samples.mass.float()))
