@@ -72,7 +72,8 @@ def rotations(count: int, seed: int = 0) -> Tensor:
 
 
 def symmetric(sums: Tensor) -> tuple[Tensor, ...]:
-    return tuple(kernels.symmetrise(sums, symmetry_group(name).to(sums.device), 12.0) for name in ("C3", "D2"))
+    return tuple(kernels.symmetrise_(sums.clone(), symmetry_group(name).to(sums.device), 12.0, 2)
+                 for name in ("C3", "D2", "T", "I1"))
 
 
 def inserted(to: Any, kernel: str) -> Tensor:
@@ -112,7 +113,7 @@ KERNELS = {
     "distinct_peaks": lambda to: kernels.distinct_peaks(
         to(noise(2, 30).sort(descending=True).values), to(torch.arange(30).expand(2, 30)), to(rotations(30)),
         to(symmetry_group("C3")), 0.5, 4, 5.0),
-    "symmetrise": lambda to: symmetric(to(half_sums())),
+    "symmetrise_": lambda to: symmetric(to(half_sums())),
     "filtered_pair": lambda to: [
         kernels.filtered_pair(to(torch.fft.rfftn(noise(12, 12, 12))), to(torch.fft.rfftn(noise(n, n, n))), 8,
                               gains(200), gains(200)) for n in (8, 10)],

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from halfmap.kernels import reference, reference_poses
+from halfmap.kernels import reference, reference_poses, reference_symmetry
 from halfmap.kernels.evening import Evening
 from halfmap.kernels.poses import Polished, PolishOptions, Samples, Starts
+from halfmap.kernels.symmetry import GroupParts, Lookups, group_parts, lookups_about_z, lookups_free, sharpening
 from halfmap.kernels.threads import for_ranges, run_all, set_threads, thread_count
 
 __all__ = [
@@ -34,7 +35,7 @@ __all__ = [
     "ratio_difference",
     "refine_poses",
     "set_threads",
-    "symmetrise",
+    "symmetrise_",
     "thread_count",
     "weight_by_shell",
 ]
@@ -180,23 +181,49 @@ def distinct_peaks(
     return chosen.to(score.device)
 
 
-def symmetrise(accumulator: Tensor, operators: Tensor, radius: float) -> Tensor:
-    """Sum accumulator(g q) over the operators g [o, 3, 3]: a new accumulator [z, y, x, 3], zero where |q| > radius.
+def symmetrise_(accumulator: Tensor, operators: Tensor, radius: float, padding: int) -> Tensor:
+    """Sum accumulator(g q) over the operators g [o, 3, 3] of a point group: sums [z, y, x, 3], zero where |q| > radius.
 
-    radius: in padded units. The accumulator must be folded.
+    The accumulator must be folded. It is used up: the result may lie in it, or it is left with other values. radius: in
+    padded units, two points or more within the half volume where the group needs interpolation; ValueError otherwise.
+    padding: how many times larger than the map the grid is (kernels.symmetry).
     """
+    parts = group_parts(operators)
+    if parts.interpolated and int(radius) > accumulator.shape[2] - 3:
+        raise ValueError(f"sums up to {accumulator.shape[2] - 1} cannot be interpolated up to {radius:g}")
     if accumulator.device.type != "cpu":
-        return reference.symmetrise(accumulator, operators, radius)
-    from halfmap.kernels.numba_search import permute_planes, symmetrise_planes
+        return reference_symmetry.symmetrise(accumulator, parts, radius, padding)
+    from halfmap.kernels.numba_symmetry import permute_planes
 
-    out = torch.zeros_like(accumulator)
-    a, o, g = accumulator.contiguous().numpy(), out.numpy(), operators.double().contiguous().numpy()
-    whole = np.rint(g)
-    if np.abs(g - whole).max() < 1e-9:  # C2, C4, D2, D4, T, O about the axes: voxels fall on voxels
-        turns = whole.astype(np.int64)
-        for_ranges(lambda i, j: permute_planes(o, a, turns, float(radius), i, j), len(accumulator))
-        return out
-    for_ranges(lambda i, j: symmetrise_planes(o, a, g, float(radius), i, j), len(accumulator))
+    own = accumulator.contiguous()
+    if len(parts.on_grid) == 1 and parts.interpolated:
+        return _with_turned(own, torch.empty_like(own), parts, radius, padding)
+    out = torch.zeros_like(own)
+    a, o, g = own.numpy(), out.numpy(), parts.on_grid.numpy()
+    # What lies beyond the radius helps to interpolate within it.
+    reach = float(radius) + (len(sharpening(padding)) + 2 if parts.interpolated else 0)
+    for_ranges(lambda i, j: permute_planes(o, a, g, reach, i, j), len(own))
+    return _with_turned(out, own, parts, radius, padding) if parts.interpolated else out
+
+
+def _with_turned(out: Tensor, room: Tensor, parts: GroupParts, radius: float, padding: int) -> Tensor:
+    """Add to sums [z, y, x, 3] of the elements on the grid, in place, what is interpolated. room: as large, used up."""
+    from halfmap.kernels.numba_symmetry import add_turned_planes, flatten_planes, sharpen_along_y, sharpen_along_z
+
+    total, count = weight_by_shell(out, 1, out.shape[2])
+    profile, taps = (total / count.clamp_min(1)).numpy(), sharpening(padding).to(out.dtype).numpy()
+    o, r = out.numpy(), room.numpy()
+
+    def add(lookups: Lookups) -> None:
+        where = (lookups.turns.numpy(), lookups.offsets.numpy(), lookups.shares.numpy(), profile, float(radius))
+        for_ranges(lambda i, j: add_turned_planes(o, r, *where, i, j), len(o))
+
+    for_ranges(lambda i, j: flatten_planes(r, o, profile, taps, i, j), len(o))
+    for_ranges(lambda i, j: sharpen_along_y(r, taps, i, j), len(o))
+    add(lookups_about_z(parts.about_z))
+    if len(parts.free):
+        for_ranges(lambda i, j: sharpen_along_z(r, taps, i, j), len(o))
+        add(lookups_free(parts.free, padding))
     return out
 
 

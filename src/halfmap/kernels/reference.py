@@ -111,36 +111,6 @@ def best_shift(cross_re: Tensor, cross_im: Tensor, norm: Tensor, log_prior: Tens
     return score - norm[:, None], shift.to(torch.int16)
 
 
-def symmetrise(accumulator: Tensor, operators: Tensor, radius: float) -> Tensor:
-    """See kernels.symmetrise; trilinear."""
-    m = (accumulator.shape[0] - 1) // 2
-    axis = torch.arange(-m, m + 1, device=accumulator.device, dtype=torch.float64)
-    z, y, x = torch.meshgrid(axis, axis, axis[m:], indexing="ij")
-    inside = x * x + y * y + z * z <= radius * radius
-    q = torch.stack([x[inside], y[inside], z[inside]], dim=-1)
-    numerator = torch.view_as_complex(accumulator[..., :2].contiguous())
-    weight = accumulator[..., 2].to(numerator.dtype)
-    out = torch.zeros_like(accumulator)
-    total = q.new_zeros((len(q), 3)).to(accumulator.dtype)
-    for g in operators.to(q):
-        turned = q @ g.T
-        flip = turned[:, 0] < -1e-9
-        turned = torch.where(flip[:, None], -turned, turned)
-        turned[:, 0].abs_()
-        index, w = corners(turned[None], accumulator.shape[:3])
-        index, w = index[0], w[0].to(accumulator.dtype)
-        for dz, dy, dx, offset in corner_list(accumulator.shape[:3]):
-            # a zero weight may point one row past the edge of the half volume
-            c = w[:, 2, dz] * w[:, 1, dy] * w[:, 0, dx]
-            at = torch.where(c == 0, index, index + offset)
-            value = numerator.reshape(-1)[at]
-            total[:, 0] += c * value.real
-            total[:, 1] += c * torch.where(flip, -value.imag, value.imag)
-            total[:, 2] += c * weight.reshape(-1)[at].real
-    out[inside] = total
-    return out
-
-
 def combined_transforms(first: Tensor, second: Tensor, size: int, gain1: Tensor, gain2: Tensor) -> Tensor:
     """Full transform [z, y, x] of the complex map that kernels.filtered_pair returns: gain1 first + i gain2 second."""
     half = (size - 1) // 2

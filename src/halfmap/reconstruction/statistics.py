@@ -97,7 +97,7 @@ class Backprojection:
         folded = replace(self, folded=True)
         if len(operators) > 1:
             radius = self.padding * (self.limit + 0.5) + 1.0
-            folded = replace(folded, sums=kernels.symmetrise(folded.put().sums, operators, radius))
+            folded = replace(folded, sums=kernels.symmetrise_(folded.put().sums, operators, radius, self.padding))
         return folded.put()
 
     def coarser(self, limit: int, box: int) -> Backprojection:
