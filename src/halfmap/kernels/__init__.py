@@ -18,7 +18,7 @@ from torch import Tensor
 
 from halfmap.kernels import reference, reference_poses
 from halfmap.kernels.evening import Evening
-from halfmap.kernels.poses import Polished, PolishOptions, Samples, Starts
+from halfmap.kernels.poses import Polished, PolishOptions, PosePrior, Samples, Starts
 from halfmap.kernels.threads import for_ranges, run_all, set_threads, thread_count
 
 __all__ = [
@@ -118,15 +118,17 @@ def _slab_edges(planes: int, size: int) -> list[int]:
 
 
 def refine_poses(
-    volume: Tensor, coords: Tensor, kxy: Tensor, y: Tensor, c: Tensor, starts: Starts, options: PolishOptions
-) -> Polished:
+    volume: Tensor, coords: Tensor, kxy: Tensor, y: Tensor, c: Tensor, starts: Starts, options: PolishOptions,
+    prior: PosePrior | None = None,
+) -> Polished:  # fmt: skip
     """Levenberg-Marquardt on three rotations and two shifts from given starts.
 
     y[b, k]: whitened data; c[b, k]: whitened CTF, scale included; both at coords[k, 2] of the reference and
-    kxy[k, 2] of the image.
+    kxy[k, 2] of the image. prior: of the poses of the images b, beside the shift prior of the options. Poses beyond its
+    limits are moved back to them.
     """
     if volume.device.type != "cpu":
-        return reference_poses.refine_poses(volume, coords, kxy, y, c, starts, options)
+        return reference_poses.refine_poses(volume, coords, kxy, y, c, starts, options, prior)
     from halfmap.kernels.numba_poses import refine_range
 
     real = volume.real.dtype
@@ -139,8 +141,17 @@ def refine_poses(
     )  # fmt: skip
     results = (rot.numpy(), shift.numpy(), objective.numpy(), precision.numpy())
     settings = tuple(float(value) for value in astuple(options))
-    for_ranges(lambda i, j: refine_range(*fixed, *results, settings, i, j), len(image))
+    informed = _pose_prior(prior)
+    for_ranges(lambda i, j: refine_range(*fixed, *results, settings, informed, i, j), len(image))
     return Polished(rot, shift, objective, precision)
+
+
+def _pose_prior(prior: PosePrior | None) -> tuple[object, ...]:
+    """The prior as the compiled kernel takes it."""
+    if prior is None:
+        return np.empty((0, 3, 3)), np.empty((0, 2)), np.empty(3), (0.0, 0.0, math.inf, math.inf)
+    arrays = [t.double().contiguous().numpy() for t in (prior.rotations, prior.places(), prior.fulcrum)]
+    return *arrays, (float(prior.turn), float(prior.shift), float(prior.turn_limit), float(prior.shift_limit))
 
 
 def best_shift(cross_re: Tensor, cross_im: Tensor, norm: Tensor, log_prior: Tensor) -> tuple[Tensor, Tensor]:
