@@ -75,7 +75,7 @@ class RefineSettings(RegulariserOptions):
                 "explain", "unit": "A", "above": 0, "none": "as --prior-rotation", "advanced": True})
     prior_limit: float = field(default=3.0, metadata={
         "help": "how far a pose may go from that of the particle file, in standard deviations of these priors",
-        "above": 0, "advanced": True})
+        "unit": "sd", "above": 0, "advanced": True})
     posterior: str = field(default="sigma", metadata={
         "help": "poses an image enters the map with: its best one, its modes, or sigma points around them",
         "choices": ("best", "sigma", "modes"), "advanced": True})
