@@ -61,6 +61,8 @@ def test_a_focused_search_keeps_true_poses_with_a_prior_which_is_said_and_loses_
     turns, shifts = ([row[key] for row in default.records] for key in ("prior_rotation_deg", "prior_shift_A"))
     # The rest of the particle, still in the images, pulls: more than the default allows.
     assert turns == [3.0] * 4 and shifts[0] == 3.0 and 2.0 < min(shifts) < 3.0 and max(shifts) == 3.0, shifts
+    page = (given.out / "report.html").read_text()
+    assert "kept near those of the particle file by normal priors (sd 1.50°)" in page
     assert any("turns go as far from the particle file" in warning for warning in default.records[-1]["warnings"])
     assert "how far poses may go" not in given.records[-1]["crosses"]
 

@@ -150,9 +150,18 @@ def methods_text(snapshot: Snapshot) -> str:
     shared = _strengths(last.get("regulariser")) + shared
     return (
         f"{grouped(number(last, 'particles'))} particles{images} were refined in {snapshot.symmetry} with "
-        f"{name}{regularised}, in {rounds} iterations of two half sets. The FSC between the raw, "
+        f"{name}{regularised}, in {rounds} iterations of two half sets. {_held(last)}The FSC between the raw, "
         f"unmasked half maps falls to 0.143 at {figure(resolution)} Å and to 0.5 at {figure(half)} Å.{shared}"
     )
+
+
+def _held(record: Record) -> str:
+    """The prior that poses had about those of the particle file, in words; empty if there was none."""
+    turn, shift = number(record, "prior_rotation_deg"), number(record, "prior_shift_A")
+    widths = [f"{figure(turn)}°"] * (turn is not None) + [f"{figure(shift)} Å"] * (shift is not None)
+    if not widths:
+        return ""
+    return f"Poses were kept near those of the particle file by normal priors (sd {' and '.join(widths)}). "
 
 
 def _strengths(chosen: Any) -> str:
