@@ -24,13 +24,14 @@ from halfmap.geometry.symmetry import symmetry_group
 from halfmap.imaging.ctf import Defocus, ctf
 from halfmap.imaging.forward import ImagingGeometry, band_images, masks_at
 from halfmap.imaging.optics import OpticsGroup
-from halfmap.kernels.poses import Polished, PolishOptions, Samples, Starts
+from halfmap.kernels.poses import Polished, PolishOptions, PosePrior, Samples, Starts
 from halfmap.maps import filters, levels, masks
 from halfmap.maps.rigid import moved
 from halfmap.particles.outliers import traits
 from halfmap.particles.preprocess import normalise, soft_circle
 from halfmap.reconstruction.inverse import reconstruct
 from halfmap.reconstruction.statistics import Backprojection
+from halfmap.refinement.input_prior import InputPrior, Moves
 from halfmap.regularisation.protocol import HalfSets, MapPair
 from halfmap.regularisation.registry import REGULARISERS, regulariser_named
 from halfmap.validation import bfactor, fsc, halfmaps, local_resolution, model_map, orientations, poses
@@ -85,12 +86,17 @@ def inserted(to: Any, kernel: str) -> Tensor:
     return sums
 
 
-def refined(to: Any) -> Polished:
+def about(to: Any, count: int) -> PosePrior:
+    return InputPrior(3.0, 2.0, 3.0, torch.tensor([4.0, -3.0, 6.0]).double()).about(
+        to(rotations(count, 5)), to(noise(count, 2, dtype=torch.float64) * 0.3), PIXEL)
+
+
+def refined(to: Any) -> list[Polished]:
     volume = to(transform.half_volume(molecule(), 2, LIMIT))
     coords, kxy = to(BAND.kxy.double() * 2), to(BAND.kxy)
     starts = Starts(to(torch.tensor([0, 0, 1])), to(rotations(3)), to(noise(3, 2, dtype=torch.float64)))
-    return kernels.refine_poses(volume, coords, kxy, to(complex_noise(2, len(BAND))), to(noise(2, len(BAND))), starts,
-                                PolishOptions(BOX, 4, 0.1, 1e-3, 0.2))
+    return [kernels.refine_poses(volume, coords, kxy, to(complex_noise(2, len(BAND))), to(noise(2, len(BAND))), starts,
+                                 PolishOptions(BOX, 4, 0.1, 1e-3, 0.2), prior) for prior in (None, about(to, 2))]
 
 
 def kept(to: Any) -> Tensor:
@@ -169,10 +175,14 @@ def searched(to: Any, kind: str) -> Any:
         known = None
     search = GlobalSearch(reference, sampling) if "global" in kind else None
     prior = ShiftPrior.from_spread(1.5)
-    found = find_poses(reference, batch, sampling, prior, known, search)
+    held = about(to, 6) if "held" in kind else None
+    found = find_poses(reference, batch, sampling, prior, known, search, held)
+    moves = Moves.zeros()
+    if held is not None:
+        moves.add_(found, held, to(torch.ones(6)), PIXEL)
     scale = search.grey_scale(batch) if search else 0.0
     samples = [posterior_samples(found, feed) for feed in ("best", "modes", "sigma")]
-    return found, found.weight, found.covariance(), scale, samples, batch.sums()
+    return found, found.weight, found.covariance(), scale, samples, batch.sums(), float(moves.turn), float(moves.shift)
 
 
 @pytest.mark.parametrize("name", KERNELS)
@@ -184,7 +194,7 @@ def test_no_kernel_is_left_out():
     assert KERNELS.keys() == set(kernels.__all__) - {"set_threads", "thread_count"}
 
 
-@pytest.mark.parametrize("kind", ["global", "global centred", "local", "fixed"])
+@pytest.mark.parametrize("kind", ["global", "global centred", "local", "local held", "fixed"])
 def test_poses_are_found_where_the_images_are(on_both, kind):
     on_both(lambda to: searched(to, kind))
 

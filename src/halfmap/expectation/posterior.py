@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from halfmap.expectation.priors import ShiftPrior
+from halfmap.expectation.priors import ShiftPrior, log_peak
 from halfmap.geometry.rotations import rotation_vector_to_matrix
-from halfmap.kernels.poses import Samples
+from halfmap.kernels.poses import PosePrior, Samples
 
 SHARE_LEAST = 1e-3  # of the images that hold a particle, and of those that hold none: neither is ruled out
 
@@ -64,19 +64,19 @@ def _bounded(precision: Tensor) -> Tensor:
     return precision + torch.diag(precision.new_tensor(floor))
 
 
-def log_evidence(poses: Poses, prior: ShiftPrior, mates: int) -> Tensor:
+def log_evidence(poses: Poses, prior: ShiftPrior, mates: int, about: PosePrior | None = None) -> Tensor:
     """Log evidence [b] of a particle in each image, relative to that of noise alone.
 
     It is the integral of the likelihood ratio over the priors of the pose, by Laplace's approximation: the sum over
     modes of exp(gain) (2 pi)^(5/2) |precision|^(-1/2), times the prior densities there. These are 1 / (8 pi^2) of
     rotations, for each of the ``mates`` that a point group makes of a mode, and precision / (2 pi) of shifts, whose
-    exponent is part of the gain. In images of noise alone the expectation of the evidence is 1, however wide the
+    exponent is part of the gain; or normal densities about given poses (``about``), whose hard limits, which cut off
+    little, are not counted. In images of noise alone the expectation of the evidence is 1, however wide the
     search is; modes that are not among ``poses`` are missing from it.
     """
     log_det = torch.linalg.slogdet(_bounded(poses.precision)).logabsdet
     volume = 2.5 * math.log(2 * math.pi) - 0.5 * log_det
-    density = math.log(mates / (8 * math.pi**2)) + math.log(max(prior.precision, 1e-12) / (2 * math.pi))
-    return torch.logsumexp(poses.gain + volume, dim=1) + density
+    return torch.logsumexp(poses.gain + volume, dim=1) + log_peak(prior, about, mates)
 
 
 def particle_probability(log_evidence: Tensor, share: float) -> Tensor:

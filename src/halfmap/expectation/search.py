@@ -26,7 +26,7 @@ from halfmap.expectation.score import (
 )
 from halfmap.imaging.forward import BandImages, ImagingGeometry
 from halfmap.imaging.optics import Frame
-from halfmap.kernels.poses import Polished, PolishOptions, Starts
+from halfmap.kernels.poses import Polished, PolishOptions, PosePrior, Starts
 
 GRID_POINTS_CONSIDERED = 256  # best grid points of an image among which distinct candidates are looked for
 GRID_LOSS = 0.1  # of its log-likelihood that a pose may lose by lying between grid points
@@ -158,15 +158,19 @@ class GlobalSearch:
 
 
 def polish(
-    reference: Reference, images: BandImages, starts: Starts, prior: ShiftPrior, limit: int, steps: int
-) -> Polished:
-    """Levenberg-Marquardt of starts at shells up to ``limit`` of the reference, with at most ``steps`` steps."""
+    reference: Reference, images: BandImages, starts: Starts, prior: ShiftPrior, limit: int, steps: int,
+    about: PosePrior | None = None,
+) -> Polished:  # fmt: skip
+    """Levenberg-Marquardt of starts at shells up to ``limit`` of the reference, with at most ``steps`` steps.
+
+    about: a prior about given poses of the images.
+    """
     geometry = images.geometry
     k = geometry.count(limit)
     y, c = images.whitened(limit)
     options = PolishOptions(geometry.band.box, steps, prior.precision, LEAST_GAIN, LARGEST_STEP)
     coords = geometry.coords[:k] * reference.padding
-    return kernels.refine_poses(reference.volume, coords, geometry.band.kxy[:k], y, c, starts, options)
+    return kernels.refine_poses(reference.volume, coords, geometry.band.kxy[:k], y, c, starts, options, about)
 
 
 def _modes_of(starts: Starts, polished: Polished, count: int) -> Poses:
@@ -203,16 +207,17 @@ def find_poses(
     prior: ShiftPrior,
     known: Poses | None = None,
     grid: GlobalSearch | None = None,
+    about: PosePrior | None = None,
 ) -> Poses:
     """Modes of the pose posterior of a batch, by the search that ``sampling`` names.
 
     known: modes of the last iteration. A local search starts from them, a global one adds them to its own starts.
-    grid: needed by a global search.
+    grid: needed by a global search. about: a prior about given poses, for a local search.
     """
     count = len(images.scored)
 
     def polished(starts: Starts, limit: int, steps: int) -> Poses:
-        return _modes_of(starts, polish(reference, images, starts, prior, limit, steps), count)
+        return _modes_of(starts, polish(reference, images, starts, prior, limit, steps, about), count)
 
     if sampling.search == "fixed":
         assert known is not None
@@ -237,4 +242,6 @@ def find_poses(
     )
     poses = polished(_starts_of(half_way), sampling.limit, sampling.steps)
     poses = merge_modes(poses, sampling.symmetry, sampling.merge_angle, sampling.drop, sampling.modes)
-    return poses if known is None else nearest_copies(poses, known.rotations[:, 0], sampling.symmetry)
+    if known is None or about is not None:  # of a pose's mates, the prior means the one that it is about
+        return poses
+    return nearest_copies(poses, known.rotations[:, 0], sampling.symmetry)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from halfmap.kernels import reference, reference_poses, reference_symmetry
 from halfmap.kernels.evening import Evening
-from halfmap.kernels.poses import Polished, PolishOptions, Samples, Starts
+from halfmap.kernels.poses import Polished, PolishOptions, PosePrior, Samples, Starts, prior_arrays
 from halfmap.kernels.symmetry import GroupParts, Lookups, group_parts, lookups_about_z, lookups_free, sharpening
 from halfmap.kernels.threads import for_ranges, run_all, set_threads, thread_count
 
@@ -119,15 +119,17 @@ def _slab_edges(planes: int, size: int) -> list[int]:
 
 
 def refine_poses(
-    volume: Tensor, coords: Tensor, kxy: Tensor, y: Tensor, c: Tensor, starts: Starts, options: PolishOptions
-) -> Polished:
+    volume: Tensor, coords: Tensor, kxy: Tensor, y: Tensor, c: Tensor, starts: Starts, options: PolishOptions,
+    prior: PosePrior | None = None,
+) -> Polished:  # fmt: skip
     """Levenberg-Marquardt on three rotations and two shifts from given starts.
 
     y[b, k]: whitened data; c[b, k]: whitened CTF, scale included; both at coords[k, 2] of the reference and
-    kxy[k, 2] of the image.
+    kxy[k, 2] of the image. prior: of the poses of the images b, beside the shift prior of the options. Poses beyond its
+    limits are moved back to them.
     """
     if volume.device.type != "cpu":
-        return reference_poses.refine_poses(volume, coords, kxy, y, c, starts, options)
+        return reference_poses.refine_poses(volume, coords, kxy, y, c, starts, options, prior)
     from halfmap.kernels.numba_poses import refine_range
 
     real = volume.real.dtype
@@ -140,7 +142,8 @@ def refine_poses(
     )  # fmt: skip
     results = (rot.numpy(), shift.numpy(), objective.numpy(), precision.numpy())
     settings = tuple(float(value) for value in astuple(options))
-    for_ranges(lambda i, j: refine_range(*fixed, *results, settings, i, j), len(image))
+    informed = prior_arrays(prior)
+    for_ranges(lambda i, j: refine_range(*fixed, *results, settings, informed, i, j), len(image))
     return Polished(rot, shift, objective, precision)
 
 

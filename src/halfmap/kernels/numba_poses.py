@@ -203,11 +203,83 @@ def _rotate(rotation, w, out):
 
 
 @njit(nogil=True, cache=True)
-def refine_range(volume, coords, kxy, y, c, image, rotations, shifts, objective, precision, options, start, stop):
+def _turn(rotation, centre, w):
+    """w = log(rotation centre^T) as a rotation vector; returns its length."""
+    trace, square = 0.0, 0.0
+    for i in range(3):
+        a, b = (i + 1) % 3, (i + 2) % 3
+        w[i] = 0.0
+        for j in range(3):
+            trace += rotation[i, j] * centre[i, j]
+            w[i] += 0.5 * (rotation[b, j] * centre[a, j] - rotation[a, j] * centre[b, j])
+        square += w[i] * w[i]
+    sine = math.sqrt(square)
+    angle = math.atan2(sine, 0.5 * (trace - 1.0))
+    if sine > 1e-12:
+        for i in range(3):
+            w[i] *= angle / sine
+    return angle
+
+
+@njit(nogil=True, cache=True)
+def _add_prior(rotation, shift, prior, b, w, hessian, gradient):
+    """The log of the pose prior of image b (poses.PosePrior); its derivatives are added to hessian and gradient.
+
+    With R <- exp([d]x) R, dw = J^-1 d, where J^-T w = w, and J^-T J^-1 is 1 along w and (|w|/2 / sin |w|/2)^2 across.
+    """
+    centres, places, fulcrum, options = prior
+    turn, move = options[0], options[1]
+    angle = _turn(rotation, centres[b], w)
+    half = 0.5 * angle
+    across = (half / math.sin(half)) ** 2 if angle > 1e-3 else 1.0 + angle * angle / 12.0
+    along = (1.0 - across) / (angle * angle) if angle > 1e-3 else -1.0 / 12.0
+    for i in range(3):
+        gradient[i] -= turn * w[i]
+        hessian[i, i] += turn * across
+        for j in range(3):
+            hessian[i, j] += turn * along * w[i] * w[j]
+    ax, ay, az = _dot(rotation[0], fulcrum), _dot(rotation[1], fulcrum), _dot(rotation[2], fulcrum)
+    ex, ey = shift[0] + ax - places[b, 0], shift[1] + ay - places[b, 1]
+    slope_x, slope_y = (0.0, az, -ay, 1.0, 0.0), (-az, 0.0, ax, 0.0, 1.0)
+    for i in range(5):
+        gradient[i] -= move * (slope_x[i] * ex + slope_y[i] * ey)
+        for j in range(5):
+            hessian[i, j] += move * (slope_x[i] * slope_x[j] + slope_y[i] * slope_y[j])
+    return -0.5 * (turn * angle * angle + move * (ex * ex + ey * ey))
+
+
+@njit(nogil=True, cache=True)
+def _dot(a, b):
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
+@njit(nogil=True, cache=True)
+def _pull_back(rotation, shift, prior, b, w):
+    """Move a pose of image b that lies beyond the limits of its prior to where the way there crosses them."""
+    centres, places, fulcrum, options = prior
+    angle = _turn(rotation, centres[b], w)
+    if angle > options[2]:
+        for i in range(3):
+            w[i] *= options[2] / angle
+        _rotate(centres[b], w, rotation)
+    ax, ay = _dot(rotation[0], fulcrum), _dot(rotation[1], fulcrum)
+    ex, ey = shift[0] + ax - places[b, 0], shift[1] + ay - places[b, 1]
+    length = math.sqrt(ex * ex + ey * ey)
+    if length > options[3]:
+        shift[0] = places[b, 0] - ax + ex * options[3] / length
+        shift[1] = places[b, 1] - ay + ey * options[3] / length
+
+
+@njit(nogil=True, cache=True)
+def refine_range(
+    volume, coords, kxy, y, c, image, rotations, shifts, objective, precision, options, pose_prior, start, stop
+):
     """Levenberg-Marquardt for starts j in [start, stop): rotations[j], shifts[j] are overwritten with the optimum.
 
     volume[z, y, x, 2]; coords[k, 2] (padded units); kxy[k, 2]; y[b, k, 2] and c[b, k] whitened data and CTF;
     image[j] -> b; objective[j]; precision[j, 5, 5]; options = (box, steps, shift prior precision, tolerance, max step).
+    pose_prior = (centres[b, 3, 3], places[b, 2], fulcrum[3], (precision of turn and shift, their limits)): that of
+    poses.PosePrior; without centres there is none.
     """
     box, steps, prior, tolerance, max_step = options
     limit = 0
@@ -224,12 +296,17 @@ def refine_range(volume, coords, kxy, y, c, image, rotations, shifts, objective,
     hessian, trial_hessian = np.empty((5, 5)), np.empty((5, 5))
     gradient, trial_gradient = np.empty(5), np.empty(5)
     step, lower = np.empty(5), np.zeros((5, 5))
-    rotation, shift = np.empty((3, 3)), np.empty(2)
+    rotation, shift, w = np.empty((3, 3)), np.empty(2), np.empty(3)
+    informed = pose_prior[0].shape[0] > 0
     for j in range(start, stop):
         b = image[j]
+        if informed:
+            _pull_back(rotations[j], shifts[j], pose_prior, b, w)
         value = _evaluate(
             volume, coords, kxy, y[b], c[b], rotations[j], shifts[j], box, prior, scratch, hessian, gradient
         )
+        if informed:
+            value += _add_prior(rotations[j], shifts[j], pose_prior, b, w, hessian, gradient)
         damping = 1e-2
         for _ in range(int(steps)):
             if not _solve_damped(hessian, gradient, damping, step, lower):
@@ -246,9 +323,13 @@ def refine_range(volume, coords, kxy, y, c, image, rotations, shifts, objective,
                 break
             _rotate(rotations[j], step, rotation)
             shift[0], shift[1] = shifts[j, 0] + step[3], shifts[j, 1] + step[4]
+            if informed:
+                _pull_back(rotation, shift, pose_prior, b, w)
             trial = _evaluate(
                 volume, coords, kxy, y[b], c[b], rotation, shift, box, prior, scratch, trial_hessian, trial_gradient
             )
+            if informed:
+                trial += _add_prior(rotation, shift, pose_prior, b, w, trial_hessian, trial_gradient)
             if trial > value:
                 value = trial
                 rotations[j] = rotation

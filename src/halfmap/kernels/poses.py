@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,6 +60,44 @@ class PolishOptions:
     prior: float
     tolerance: float
     max_step: float
+
+
+@dataclass(frozen=True)
+class PosePrior:
+    """A normal prior of the pose of each image b, about a pose of its own, with hard limits.
+
+    rotations [b, 3, 3]; shifts [b, 2] in pixels: the poses (R0, t0) in its centre. fulcrum [3]: f, a point (x, y, z) of
+    the reference, in pixels of the image off the box centre; rotations are about it. turn, shift: precisions, in
+    1/rad^2 and 1/pixel^2 (0: flat). turn_limit, shift_limit: the largest |w| and |e|, in radians and pixels. Its log is
+
+        -turn |w|^2 / 2 - shift |e|^2 / 2,   exp([w]x) = R R0^T,   e = (t + P R f) - (t0 + P R0 f),
+
+    zero at the centre. P projects to x and y, so e is how far the fulcrum has moved in the image.
+    """
+
+    rotations: Tensor
+    shifts: Tensor
+    fulcrum: Tensor
+    turn: float
+    shift: float
+    turn_limit: float = math.inf
+    shift_limit: float = math.inf
+
+    def places(self) -> Tensor:
+        """Where the prior expects the fulcrum [b, 2] in each image: t0 + P R0 f."""
+        return self.shifts + (self.rotations @ self.fulcrum)[:, :2]
+
+    def of(self, image: Tensor) -> PosePrior:
+        """The same prior of the images ``image`` [j]."""
+        return replace(self, rotations=self.rotations[image], shifts=self.shifts[image])
+
+
+def prior_arrays(prior: PosePrior | None) -> tuple[object, ...]:
+    """The prior as compiled kernels take it: centres, places, fulcrum, and its four numbers."""
+    if prior is None:
+        return np.empty((0, 3, 3)), np.empty((0, 2)), np.empty(3), (0.0, 0.0, math.inf, math.inf)
+    arrays = [t.double().contiguous().numpy() for t in (prior.rotations, prior.places(), prior.fulcrum)]
+    return *arrays, (float(prior.turn), float(prior.shift), float(prior.turn_limit), float(prior.shift_limit))
 
 
 @dataclass(frozen=True)

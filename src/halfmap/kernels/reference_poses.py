@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from halfmap.kernels.poses import Polished, PolishOptions, Starts
+from halfmap.kernels.poses import Polished, PolishOptions, PosePrior, Starts
 from halfmap.kernels.reference import CHUNK, corner_list, corners, positions
 
 
@@ -49,9 +49,9 @@ class Objective:
 
 def pose_objective(
     volume: Tensor, coords: Tensor, kxy: Tensor, y: Tensor, c: Tensor, rotations: Tensor, shifts: Tensor,
-    options: PolishOptions,
+    options: PolishOptions, prior: PosePrior | None = None,
 ) -> Objective:  # fmt: skip
-    """The objective of images y[j, k], c[j, k] at rotations[j, 3, 3], shifts[j, 2]."""
+    """The objective of images y[j, k], c[j, k] at rotations[j, 3, 3], shifts[j, 2]. prior: that of images j."""
     value, slope = _slice_jacobian(volume, coords, rotations)
     turn = 2 * math.pi / options.box
     freq = turn * kxy.to(shifts.dtype)
@@ -68,7 +68,63 @@ def pose_objective(
     gradient[:, 3:] -= options.prior * shifts
     hessian[:, 3, 3] += options.prior
     hessian[:, 4, 4] += options.prior
+    if prior is not None:
+        added = _log_prior(prior, rotations, shifts)
+        gain, gradient, hessian = gain + added.gain, gradient + added.gradient, hessian + added.precision
     return Objective(gain, gradient, hessian)
+
+
+def _turned(prior: PosePrior, rotations: Tensor) -> Tensor:
+    """Rotation vectors w [j, 3] from the centre of the prior."""
+    d = rotations @ prior.rotations.transpose(1, 2)
+    w = 0.5 * torch.stack([d[:, 2, 1] - d[:, 1, 2], d[:, 0, 2] - d[:, 2, 0], d[:, 1, 0] - d[:, 0, 1]], dim=1)
+    sine = w.norm(dim=1)
+    angle = torch.atan2(sine, 0.5 * (torch.diagonal(d, dim1=1, dim2=2).sum(1) - 1))
+    return w * torch.where(sine > 1e-12, angle / sine.clamp_min(1e-12), 1.0)[:, None]
+
+
+def _log_prior(prior: PosePrior, rotations: Tensor, shifts: Tensor) -> Objective:
+    """The log of the prior, with its derivatives to the left perturbation of rotations and to shifts."""
+    w, place = _turned(prior, rotations), rotations @ prior.fulcrum
+    angle = w.norm(dim=1)
+    # dw = J^-1 d for a left perturbation d; J^-T J^-1 is 1 along w and (|w|/2 / sin |w|/2)^2 across.
+    across = torch.sinc(angle / (2 * math.pi)) ** -2
+    axis = w / angle.clamp_min(1e-12)[:, None]
+    eye = torch.eye(5, dtype=w.dtype, device=w.device)
+    outer = axis[:, :, None] * axis[:, None, :]
+    turn = across[:, None, None] * (eye[:3, :3] - outer) + outer
+    e = shifts + place[:, :2] - prior.places()
+    slope = eye[3:].repeat(len(w), 1, 1)  # of e [j, 2] to the five parameters
+    slope[:, 0, 1], slope[:, 0, 2] = place[:, 2], -place[:, 1]
+    slope[:, 1, 0], slope[:, 1, 2] = -place[:, 2], place[:, 0]
+    gradient = -prior.shift * torch.einsum("jap,ja->jp", slope, e)
+    precision = prior.shift * slope.transpose(1, 2) @ slope
+    gradient[:, :3] -= prior.turn * w
+    precision[:, :3, :3] += prior.turn * turn
+    return Objective(-0.5 * (prior.turn * angle**2 + prior.shift * (e**2).sum(1)), gradient, precision)
+
+
+@dataclass(frozen=True)
+class _Pose:
+    """rotations [j, 3, 3], shifts [j, 2] in pixels."""
+
+    rotations: Tensor
+    shifts: Tensor
+
+
+def _pulled_back(prior: PosePrior | None, rotations: Tensor, shifts: Tensor) -> _Pose:
+    """The poses, those beyond the limits of the prior moved to where the way there crosses them."""
+    if prior is None:
+        return _Pose(rotations, shifts)
+    w = _turned(prior, rotations)
+    angle = w.norm(dim=1)
+    nearer = _rotation_exponential(w * (prior.turn_limit / angle.clamp_min(1e-30)).clamp(max=1.0)[:, None])
+    rotations = torch.where((angle > prior.turn_limit)[:, None, None], nearer @ prior.rotations, rotations)
+    seen, wanted = (rotations @ prior.fulcrum)[:, :2], prior.places()
+    e = shifts + seen - wanted
+    length = e.norm(dim=1, keepdim=True)
+    moved = wanted - seen + e * prior.shift_limit / length.clamp_min(1e-30)
+    return _Pose(rotations, torch.where(length > prior.shift_limit, moved, shifts))
 
 
 def _rotation_exponential(w: Tensor) -> Tensor:
@@ -79,8 +135,9 @@ def _rotation_exponential(w: Tensor) -> Tensor:
 
 
 def refine_poses(
-    volume: Tensor, coords: Tensor, kxy: Tensor, y: Tensor, c: Tensor, starts: Starts, options: PolishOptions
-) -> Polished:
+    volume: Tensor, coords: Tensor, kxy: Tensor, y: Tensor, c: Tensor, starts: Starts, options: PolishOptions,
+    prior: PosePrior | None = None,
+) -> Polished:  # fmt: skip
     """Levenberg-Marquardt of every start at once, with the steps and the acceptance rule of the compiled kernel."""
     step_size = max(1, CHUNK // (8 * max(1, coords.shape[0])))
     parts = []
@@ -88,10 +145,14 @@ def refine_poses(
         some = slice(j, j + step_size)
         take = starts.image[some]
         yj, cj = y[take], c[take]
-        rot, shift = starts.rotations[some].double().clone(), starts.shifts[some].double().clone()
+        about = None if prior is None else prior.of(take)
+        begun = _pulled_back(about, starts.rotations[some].double().clone(), starts.shifts[some].double().clone())
+        rot, shift = begun.rotations, begun.shifts
 
-        def objective(rotations: Tensor, shifts: Tensor, yj: Tensor = yj, cj: Tensor = cj) -> Objective:
-            return pose_objective(volume, coords, kxy, yj, cj, rotations, shifts, options)
+        def objective(
+            rotations: Tensor, shifts: Tensor, yj: Tensor = yj, cj: Tensor = cj, about: PosePrior | None = about
+        ) -> Objective:
+            return pose_objective(volume, coords, kxy, yj, cj, rotations, shifts, options, about)
 
         first = objective(rot, shift)
         value, gradient, hessian = first.gain, first.gradient, first.precision
@@ -106,7 +167,8 @@ def refine_poses(
             active &= 0.5 * (step * gradient).sum(1) >= options.tolerance
             if not bool(active.any()):
                 break
-            turned, moved = _rotation_exponential(step[:, :3]) @ rot, shift + step[:, 3:]
+            tried = _pulled_back(about, _rotation_exponential(step[:, :3]) @ rot, shift + step[:, 3:])
+            turned, moved = tried.rotations, tried.shifts
             trial = objective(turned, moved)
             better = active & (trial.gain > value)
             rot = torch.where(better[:, None, None], turned, rot)

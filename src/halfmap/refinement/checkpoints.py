@@ -24,6 +24,7 @@ from halfmap.maps.mrc import replaced_atomically
 from halfmap.reconstruction.statistics import Backprojection, Place
 from halfmap.refinement.em import Expectation
 from halfmap.refinement.input_files import InputFile, Inputs
+from halfmap.refinement.input_prior import InputPrior, Moves
 from halfmap.refinement.memory_limits import MemoryLimits
 from halfmap.refinement.outputs import Record, made_folder
 from halfmap.refinement.schedule import Progressed
@@ -91,7 +92,7 @@ class _Sums:
 
 RECORDS = (
     Origin, Course, StepIdentity, _Sums, Inputs, InputFile, RefineSettings, MemoryLimits, Grid, State, PoseTable,
-    Progressed, Expectation, Tally, Cost, Backprojection,
+    Progressed, Expectation, Tally, Cost, Backprojection, InputPrior, Moves,
 )  # fmt: skip
 
 

@@ -18,11 +18,12 @@ from halfmap.expectation.search import GlobalSearch, Reference, find_poses
 from halfmap.fourier.transform import half_volume
 from halfmap.imaging.delocalisation import ProjectedPower
 from halfmap.imaging.forward import BandImages, Geometries
-from halfmap.kernels.poses import Samples
+from halfmap.kernels.poses import PosePrior, Samples
 from halfmap.particles.source import ImageBatch, ParticleSource
 from halfmap.reconstruction.statistics import Backprojection
 from halfmap.refinement.imaging_model import ImagingModel, band_batch
 from halfmap.refinement.in_parts import in_parts
+from halfmap.refinement.input_prior import updated_prior
 from halfmap.refinement.quarter_sets import drawn, turns
 from halfmap.refinement.schedule import Plan
 from halfmap.refinement.state import PoseTable, State
@@ -96,6 +97,9 @@ def expectation_step(
                     residuals = Residuals.of(found.images, found.poses, found.present, found.groups, reference,
                                              plan.sampling.limit)
                     tally.add_(residuals, model.scale_group[found.index])
+                    if state.prior is not None and state.prior.estimated and found.about is not None:
+                        pixel_size = found.images.geometry.optics.pixel_size
+                        tally.moves.add_(found.poses, found.about, found.present, pixel_size)
                     watch.lap("search")
                 so_far = replace(so_far, batches=so_far.batches + 1, images=so_far.images + len(batch),
                                  cost=meter.so_far())
@@ -112,6 +116,7 @@ class _Found:
     """Images of one frame with their poses.
 
     index, groups int64 [b]: their particles and optics groups; present [b]: probability that there is a particle.
+    about: the prior about the poses of the file.
     """
 
     index: Tensor
@@ -119,6 +124,7 @@ class _Found:
     images: BandImages
     poses: Poses
     present: Tensor
+    about: PosePrior | None
 
 
 class _Search:
@@ -138,7 +144,8 @@ class _Search:
     def found(self, batch: ImageBatch, watch: Stopwatch) -> Iterator[_Found]:
         """The poses of a batch, in parts where memory is short."""
         pixel_size = self.source.table.optics[batch.group].pixel_size
-        prior = ShiftPrior.from_spread(PRIOR_WIDTH * self.state.shift_sigma / pixel_size)
+        held = self.state.prior is not None and self.state.prior.shift is not None
+        prior = ShiftPrior() if held else ShiftPrior.from_spread(PRIOR_WIDTH * self.state.shift_sigma / pixel_size)
 
         def find(some: slice) -> _Found:
             part = batch.part(some)
@@ -147,16 +154,25 @@ class _Search:
                                 self.sampling.limit, self.power)
             watch.lap("read")
             known = _known(self.poses, part.index, self.device)
-            poses = find_poses(self.reference, images, self.sampling, prior, known, self.grid)
-            return _Found(part.index, part.groups, images, poses, self._present(poses, prior))
+            about = self._about(part.index, pixel_size)
+            poses = find_poses(self.reference, images, self.sampling, prior, known, self.grid, about)
+            return _Found(part.index, part.groups, images, poses, self._present(poses, prior, about), about)
 
         return in_parts(find, len(batch))
 
-    def _present(self, poses: Poses, prior: ShiftPrior) -> Tensor:
+    def _about(self, index: Tensor, pixel_size: float) -> PosePrior | None:
+        """The prior of these particles about their poses in the file."""
+        prior, table = self.state.prior, self.source.table
+        if prior is None or table.rotations is None:
+            return None
+        rotations, shifts = table.rotations[index], -table.origins[index] / pixel_size
+        return prior.about(rotations.to(self.device), shifts.to(self.device), pixel_size)
+
+    def _present(self, poses: Poses, prior: ShiftPrior, about: PosePrior | None) -> Tensor:
         """Probability [b] that an image holds a particle; 1 where it is not asked."""
         if not self.model.null_hypothesis or self.sampling.search == "fixed":
             return torch.ones_like(poses.gain[:, 0])
-        evidence = log_evidence(poses, prior, len(self.sampling.symmetry))
+        evidence = log_evidence(poses, prior, len(self.sampling.symmetry), about)
         return particle_probability(evidence, self.state.share)
 
 
@@ -232,4 +248,5 @@ def next_state(state: State, outcome: Expectation, model: ImagingModel, pixel_si
         shift_sigma=updated_shift_sigma(outcome.poses, pixel_size),
         poses=outcome.poses,
         share=float(outcome.poses.present.double().mean()),
+        prior=updated_prior(state.prior, outcome.tally.moves),
     )

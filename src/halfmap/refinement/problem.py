@@ -22,6 +22,7 @@ from halfmap.refinement.checkpoints import Origin
 from halfmap.refinement.disk_space import check_disk
 from halfmap.refinement.grey_scale import on_grey_scale
 from halfmap.refinement.imaging_model import ImagingModel
+from halfmap.refinement.input_prior import FOCUSED, MOST_SHIFT, MOST_TURN, InputPrior, centre_of_mass, share_held
 from halfmap.refinement.masking import Masking
 from halfmap.refinement.memory_limits import MemoryLimits, SolveMethod, plan_memory
 from halfmap.refinement.memory_plan import WITHOUT_QUARTERS, MemoryPlan, checked, needs_of
@@ -106,6 +107,8 @@ def prepared(settings: RefineSettings, progress: Progress, ranks: Ranks = ALONE)
     notes += inspected.notes
     problem = _with_particles(problem, inspected.source, settings.scale)
     state = _initial_state(settings, problem, start.map.to(device), inspected.power)
+    state, about_prior = _with_prior(settings, problem, state, start.map.to(device))
+    notes += about_prior
     plan = problem.schedule.next([], state.shift_sigma)
     assert plan is not None
     state, factor = on_grey_scale(settings.map, state, problem.source, problem.model, plan, ranks)
@@ -245,3 +248,28 @@ def _initial_state(settings: RefineSettings, problem: Problem, start: Tensor, po
         poses.weight[:, 0] = 1.0
     scale = torch.ones(int(problem.model.scale_group.max()) + 1, dtype=torch.float64)
     return State(0, (reference, reference), power, scale, 5.0 * pixel_size, poses, mask)
+
+
+def _with_prior(
+    settings: RefineSettings, problem: Problem, state: State, start: Tensor
+) -> tuple[State, list[str]]:
+    """The state of a local search with its prior about the given poses, if it has one, and what to tell of it.
+
+    Widths that the settings name stay. Without them there is a prior where references are kept within a mask that
+    holds a part of the particle only.
+    """
+    masking, note = problem.masking, ""
+    turn, shift, limit = settings.prior_rotation, settings.prior_shift, settings.prior_limit
+    estimated = turn is None and shift is None
+    if settings.search != "local":
+        return state, []
+    if estimated:
+        if masking.given is None or not masking.flatten:
+            return state, []
+        share = share_held(masking.given, start, problem.grid.pixel_size, masking.diameter)
+        if share >= FOCUSED:
+            return state, []
+        turn, shift = MOST_TURN, MOST_SHIFT
+        note = f"{settings.mask}: holds {100 * share:.0f} % of the starting map's density, so "
+    prior = InputPrior(turn, shift, limit, centre_of_mass(masking.given, problem.grid), estimated)
+    return replace(state, prior=prior), [note + prior.sentence()]

@@ -98,18 +98,27 @@ def record(step: Step, latest: Progressed, groups: list[str], crosses: str) -> R
         "seconds": step.seconds, "cpu_seconds": step.cpu,
         "particles": len(poses), "box": box, "pixel_size": pixel_size,
         "mask_verdict": mask_verdict(curves, box, pixel_size), "warnings": [], "crosses": crosses,
-    }  # fmt: skip
+    } | _prior(step.before)  # fmt: skip
 
 
-def what_crosses(regulariser: str, start: float, poor: bool, joined: float | None) -> str:
+def _prior(state: State) -> Record:
+    """The widths that poses were held to about those of the particle file, where they were."""
+    if state.prior is None:
+        return {}
+    return {"prior_rotation_deg": state.prior.turn, "prior_shift_A": state.prior.shift}
+
+
+def what_crosses(regulariser: str, start: float, poor: bool, joined: float | None, held: bool = False) -> str:
     """Everything that the half sets have in common, as a list in words.
 
     regulariser: what the method itself carries across. start: resolution of the starting map, in angstrom. poor:
     whether that map was improved with all images. joined: resolution up to which half maps are joined in every
-    iteration.
+    iteration. held: whether widths of a prior about the given poses are estimated.
     """
     parts = [f"starting map to {start:g} A" + (" (improved with all images)" if poor else "")]
     parts += [regulariser, ALWAYS_CROSSES]
+    if held:
+        parts.append("how far poses may go from those given")
     if joined:
         parts.append(f"all that is coarser than {joined:g} A (joined)")
     return ", ".join(parts)

@@ -152,6 +152,9 @@ def _judged(problem: Problem, course: Course, step: Step, log: RunLog) -> bool:
     if step.plan.stage == "final":
         for finding in health.box_too_small(problem.source.table, problem.masking.diameter, history[-1].resolution):
             log.warning(finding)
+    if step.plan.stage == "final" and step.after.prior is not None:
+        for finding in step.after.prior.straining:
+            log.warning(finding)
     empty = int((step.after.poses.present < 0.5).sum())
     if step.plan.stage == "final" and empty:
         log.notice(f"{empty:,} of {len(step.after.poses):,} images match no better than noise "
@@ -161,7 +164,9 @@ def _judged(problem: Problem, course: Course, step: Step, log: RunLog) -> bool:
 
 def _record(problem: Problem, course: Course, step: Step, poor: bool, log: RunLog) -> Record:
     """The iteration in full, with the warnings said since the last record."""
-    crosses = what_crosses(problem.regulariser.crosses, problem.schedule.start, poor, problem.joined)
+    prior = step.before.prior
+    held = prior is not None and prior.estimated
+    crosses = what_crosses(problem.regulariser.crosses, problem.schedule.start, poor, problem.joined, held)
     groups = [group.name for group in problem.source.table.optics]
     return record(step, course.history[-1], groups, crosses) | {
         "regulariser": step.solution.chosen, "warnings": log.take_warnings()}

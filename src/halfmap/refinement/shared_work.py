@@ -74,7 +74,9 @@ def united(problem: Problem, mine: em.Expectation) -> em.Expectation:
     if ranks.world == 1:
         return mine
     tally = mine.tally
-    small = [*tally.noise, *tally.count, tally.cross, tally.norm, torch.tensor([mine.cost.cpu], dtype=torch.float64)]
+    moves = tally.moves
+    small = [*tally.noise, *tally.count, tally.cross, tally.norm, moves.turn, moves.shift, moves.images,
+             torch.tensor([mine.cost.cpu], dtype=torch.float64)]
     together = torch.cat([values.flatten() for values in small])
     ranks.add_([q.sums for quarters in mine.statistics for q in quarters] + [together])
     for values, total in zip(small, together.split([len(values) for values in small]), strict=True):
@@ -111,15 +113,15 @@ def handed_out(problem: Problem, state: State, latest: Progressed | None) -> tup
         return state, latest
     if ranks.first:
         _set_threads(max(1, kernels.thread_count() // ranks.on_machine))
-    told = ranks.told((state.iteration, state.shift_sigma, state.share, latest))
-    iteration, shift_sigma, share, latest = told
+    told = ranks.told((state.iteration, state.shift_sigma, state.share, state.prior, latest))
+    iteration, shift_sigma, share, prior, latest = told
     given = [torch.clone(values, memory_format=torch.contiguous_format)
              for values in (*state.references, *state.sigma2, state.scale)]
     ranks.hand_out_(given)
     halves = len(state.references)
     state = replace(
-        state, iteration=iteration, shift_sigma=shift_sigma, share=share, references=tuple(given[:halves]),
-        sigma2=tuple(given[halves:-1]), scale=given[-1],
+        state, iteration=iteration, shift_sigma=shift_sigma, share=share, prior=prior,
+        references=tuple(given[:halves]), sigma2=tuple(given[halves:-1]), scale=given[-1],
     )  # fmt: skip
     return state, latest
 

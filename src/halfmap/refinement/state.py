@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from halfmap.refinement.input_prior import InputPrior
+
 
 @dataclass(frozen=True)
 class PoseTable:
@@ -63,7 +65,8 @@ class State:
     references[h]: maps [z, y, x] that the next expectation step aligns to, regularised and solvent-flattened.
     sigma2[g]: noise power [s] of each optics group by image shell, 0..box//2. scale [n]: contrast of each scale group
     (or particle) relative to the reference. shift_sigma: spread of the shifts, in angstrom. poses. mask [z, y, x]: the
-    solvent mask. memory: the regulariser's own. share: of the images that hold a particle.
+    solvent mask. memory: the regulariser's own. share: of the images that hold a particle. prior: about the
+    poses of the particle file, if there is one.
     """
 
     iteration: int
@@ -75,3 +78,4 @@ class State:
     mask: Tensor
     memory: dict[str, Any] = field(default_factory=dict)
     share: float = 0.5
+    prior: InputPrior | None = None

@@ -12,6 +12,7 @@ from halfmap import kernels
 from halfmap.expectation.posterior import Poses
 from halfmap.expectation.search import Reference
 from halfmap.imaging.forward import BandImages
+from halfmap.refinement.input_prior import Moves
 from halfmap.refinement.state import PoseTable, State
 
 
@@ -66,13 +67,15 @@ class Tally:
     """Sums over images that re-estimate noise and contrast, and where the time went.
 
     noise[g], count[g]: residual power and number of coefficients by shell [s] of each optics group; cross [n], norm
-    [n]: of each scale group, <image, model> and <model, model>, whitened; seconds: wall time by stage.
+    [n]: of each scale group, <image, model> and <model, model>, whitened; moves: how far poses are from
+    those of the file, where there is a prior about them; seconds: wall time by stage.
     """
 
     noise: list[Tensor]
     count: list[Tensor]
     cross: Tensor
     norm: Tensor
+    moves: Moves = field(default_factory=Moves.zeros)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("read", "search", "insert"), 0.0))
 
     @staticmethod

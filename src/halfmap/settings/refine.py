@@ -65,6 +65,17 @@ class RefineSettings(RegulariserOptions):
     angular_step: float | None = field(default=None, metadata={
         "help": "spacing of the global search's orientation grid", "unit": "deg", "above": 0,
         "none": "from resolution and diameter", "advanced": True})
+    prior_rotation: float | None = field(default=None, metadata={
+        "help": "local search: standard deviation about each axis of a normal prior of rotations about those of the "
+                "particle file", "unit": "deg", "above": 0, "aliases": ("--sigma_ang",),
+        "none": "no prior, unless --mask holds a part of the particle only: then estimated, 3 at most",
+        "advanced": True})
+    prior_shift: float | None = field(default=None, metadata={
+        "help": "local search: the same of shifts along x and y, beyond what turns about the mask's centre of mass "
+                "explain", "unit": "A", "above": 0, "none": "as --prior-rotation", "advanced": True})
+    prior_limit: float = field(default=3.0, metadata={
+        "help": "how far a pose may go from that of the particle file, in standard deviations of these priors",
+        "unit": "sd", "above": 0, "advanced": True})
     posterior: str = field(default="sigma", metadata={
         "help": "poses an image enters the map with: its best one, its modes, or sigma points around them",
         "choices": ("best", "sigma", "modes"), "advanced": True})
@@ -122,6 +133,7 @@ def validated(settings: RefineSettings) -> RefineSettings:
     """
     check_declared(settings)
     check_options(settings)
+    _check_prior(settings)
     if settings.max_resolution and settings.max_resolution >= settings.ini_high:
         raise InputError(f"--max-resolution {settings.max_resolution:g}: must be finer than --ini-high "
                          f"{settings.ini_high:g} A, the resolution of the start")
@@ -135,6 +147,19 @@ def validated(settings: RefineSettings) -> RefineSettings:
             raise InputError(f"--{name.replace('_', '-')} {paths[name]}: no such folder")
     check_new_run(paths["out"])
     return dataclasses.replace(settings, **paths)
+
+
+def _check_prior(settings: RefineSettings) -> None:
+    """Raise InputError where an option of the prior about given poses belongs to another search, or has no effect."""
+    widths = {"--prior-rotation": settings.prior_rotation, "--prior-shift": settings.prior_shift}
+    limit = settings.prior_limit if settings.prior_limit != RefineSettings.prior_limit else None
+    for name, value in (widths | {"--prior-limit": limit}).items():
+        if value is not None and settings.search != "local":
+            raise InputError(f"{name} {value:g}: belongs to --search local, and this is {settings.search}; leave it "
+                             "out or change the search")
+    if limit is not None and not any(widths.values()):
+        raise InputError(f"--prior-limit {limit:g}: counts standard deviations of --prior-rotation and --prior-shift; "
+                         "give one of them")
 
 
 def from_toml(path: Path) -> RefineSettings:

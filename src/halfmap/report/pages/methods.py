@@ -151,7 +151,7 @@ def methods_text(snapshot: Snapshot) -> str:
     counted = _probabilities(last) if asked_for_particles(snapshot) else ""
     return (
         f"{grouped(number(last, 'particles'))} particles{images} were refined in {snapshot.symmetry} with "
-        f"{name}{regularised}, in {rounds} iterations of two half sets.{counted} The FSC between the raw, "
+        f"{name}{regularised}, in {rounds} iterations of two half sets.{_held(last)}{counted} The FSC between the raw, "
         f"unmasked half maps falls to 0.143 at {figure(resolution)} Å and to 0.5 at {figure(half)} Å.{shared}"
     )
 
@@ -167,6 +167,15 @@ def _probabilities(last: Record) -> str:
         f"hold one, which was estimated ({figure(share)}). {grouped(none) if none else 'No'} "
         f"image{'' if none == 1 else 's'} of {grouped(number(last, 'particles'))} had a probability below one half."
     )
+
+
+def _held(record: Record) -> str:
+    """The prior that poses had about those of the particle file, in words; empty if there was none."""
+    turn, shift = number(record, "prior_rotation_deg"), number(record, "prior_shift_A")
+    widths = [f"{figure(turn)}°"] * (turn is not None) + [f"{figure(shift)} Å"] * (shift is not None)
+    if not widths:
+        return ""
+    return f" Poses were kept near those of the particle file by normal priors (sd {' and '.join(widths)})."
 
 
 def _strengths(chosen: Any) -> str:
