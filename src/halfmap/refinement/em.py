@@ -100,7 +100,7 @@ def expectation_step(
                 following.advance(len(batch))
                 following.keep(so_far)
                 watch.skip()
-            so_far = _put(so_far, model)
+            so_far = _completed(so_far, turn.quarters, model)
         del reference, search  # before the next half set's are made
     return so_far
 
@@ -161,17 +161,20 @@ def _begun(so_far: Expectation, count: int, model: ImagingModel, insert_limit: i
     """With empty statistics for those of the first ``count`` quarter sets of the last half set that have none."""
     *before, last = so_far.statistics
     like = torch.zeros((), device=model.symmetry.device)
-    new = [Backprojection.zeros(model.box, model.padding, insert_limit, like, model.kernel)
+    new = [Backprojection.zeros(model.box, model.padding, insert_limit, like, model.kernel).with_core()
            for _ in range(count - len(last))]
     return replace(so_far, statistics=(*before, (*last, *new)))
 
 
-def _put(so_far: Expectation, model: ImagingModel) -> Expectation:
-    """With the statistics of the last half set where the model wants them."""
-    if model.place is None:
-        return so_far
+def _completed(so_far: Expectation, quarters: tuple[int, ...], model: ImagingModel) -> Expectation:
+    """With the statistics of these quarter sets of the last half set complete, and where the model wants them."""
     *before, last = so_far.statistics
-    return replace(so_far, statistics=(*before, tuple(replace(s, sums=model.place(s.sums)) for s in last)))
+    made = list(last)
+    for q in quarters:
+        made[q] = last[q].completed_()
+        if model.place is not None:
+            made[q] = replace(made[q], sums=model.place(made[q].sums))
+    return replace(so_far, statistics=(*before, tuple(made)))
 
 
 def _insert(quarters: tuple[Backprojection, ...], images: BandImages, samples: Samples, quarter_of: Tensor) -> None:
