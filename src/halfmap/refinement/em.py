@@ -20,12 +20,13 @@ from halfmap.imaging.forward import BandImages, Geometries
 from halfmap.kernels.poses import Samples
 from halfmap.particles.source import ImageBatch, ParticleSource
 from halfmap.reconstruction.statistics import Backprojection
+from halfmap.refinement.contrast import contrast_of, updated_scale
 from halfmap.refinement.imaging_model import ImagingModel, band_batch
 from halfmap.refinement.in_parts import in_parts
 from halfmap.refinement.quarter_sets import drawn, turns
 from halfmap.refinement.schedule import Plan
 from halfmap.refinement.state import PoseTable, State
-from halfmap.refinement.tally import Residuals, Tally, updated_noise, updated_scale, updated_shift_sigma
+from halfmap.refinement.tally import Residuals, Tally, updated_noise, updated_shift_sigma
 from halfmap.runtime.stopwatch import NOTHING, Cost, CostMeter, Stopwatch
 
 PRIOR_WIDTH = 3.0  # of the shift prior, in spreads of the shifts: real ones have tails that a tighter normal pulls in
@@ -223,12 +224,16 @@ def next_state(state: State, outcome: Expectation, model: ImagingModel, pixel_si
 
     pixel_size [b]: of each particle's image, in angstrom.
     """
-    scale = updated_scale(state, outcome.tally) if model.update_scale else state.scale
+    tally, scale, spread = outcome.tally, state.scale, 0.0
+    if model.update_scale:
+        contrast = contrast_of(tally, state.scale)
+        scale, spread = updated_scale(state, tally, contrast), contrast.spread
     return replace(
         state,
         iteration=state.iteration + 1,
-        sigma2=updated_noise(state, outcome.tally),
+        sigma2=updated_noise(state, tally),
         scale=scale,
+        contrast_spread=spread,
         shift_sigma=updated_shift_sigma(outcome.poses, pixel_size),
         poses=outcome.poses,
         share=float(outcome.poses.present.double().mean()),

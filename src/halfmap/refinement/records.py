@@ -91,6 +91,7 @@ def record(step: Step, latest: Progressed, groups: list[str], crosses: str) -> R
         "gain": float(poses.gain.mean()),
         "gain_halves": [float(poses.gain[poses.half == h].mean()) for h in (0, 1)],
         "scale": float(state.scale.std() / state.scale.mean()) if len(state.scale) > 1 else 0.0,
+        "contrast_spread": state.contrast_spread,
         "sigma2": [s.tolist() for s in state.sigma2], "sigma2_name": groups,
         "seconds": step.seconds, "cpu_seconds": step.cpu,
         "particles": len(poses), "box": box, "pixel_size": pixel_size,

@@ -74,7 +74,8 @@ def united(problem: Problem, mine: em.Expectation) -> em.Expectation:
     if ranks.world == 1:
         return mine
     tally = mine.tally
-    small = [*tally.noise, *tally.count, tally.cross, tally.norm, torch.tensor([mine.cost.cpu], dtype=torch.float64)]
+    small = [*tally.noise, *tally.count, tally.cross, tally.norm, tally.present, tally.images,
+             torch.tensor([mine.cost.cpu], dtype=torch.float64)]
     together = torch.cat([values.flatten() for values in small])
     ranks.add_([q.sums for quarters in mine.statistics for q in quarters] + [together])
     for values, total in zip(small, together.split([len(values) for values in small]), strict=True):
