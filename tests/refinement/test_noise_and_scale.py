@@ -26,10 +26,11 @@ from halfmap.particles.preprocess import soft_circle
 from halfmap.particles.source import ImageBatch
 from halfmap.reconstruction.statistics import Backprojection
 from halfmap.refinement import em
+from halfmap.refinement.contrast import contrast_of, updated_scale
 from halfmap.refinement.imaging_model import ImagingModel, signal_left
 from halfmap.refinement.schedule import Plan
 from halfmap.refinement.state import PoseTable, State
-from halfmap.refinement.tally import Tally, updated_noise, updated_scale, updated_shift_sigma
+from halfmap.refinement.tally import Tally, updated_noise, updated_shift_sigma
 
 PIXEL = 2.0
 C1 = torch.eye(3, dtype=torch.float64)[None]
@@ -111,6 +112,10 @@ def step(
     return em.expectation_step(state, particles, model, Plan(sampling.search, sampling, limit, posterior), seed)
 
 
+def new_scale(state: State, tally: Tally) -> Tensor:
+    return updated_scale(state, tally, contrast_of(tally, state.scale))
+
+
 def halves_of(count: int) -> Tensor:
     return torch.arange(count) % 2
 
@@ -167,7 +172,7 @@ def test_planted_contrasts_of_groups_are_recovered_from_any_start(simulated, sta
     particles = simulated(box, count, 2.0, contrast=planted[group])
     state = replace(particles.state(halves_of(count)), scale=torch.tensor(start, dtype=torch.float64))
     outcome = step(particles, state, Sampling("fixed", 10), 12, group)
-    found = updated_scale(state, outcome.tally)
+    found = new_scale(state, outcome.tally)
     found = found / (found * outcome.tally.norm).sum() * outcome.tally.norm.sum()  # a common factor belongs to the map
     # sampling error of a least-squares scale: noise over signal, halved because only its real part matters
     error = (0.5 / outcome.tally.norm).sqrt()
@@ -180,8 +185,9 @@ def test_the_mean_contrast_is_left_to_the_map_and_no_group_strays_beyond_a_facto
     state = particles.state(halves_of(4), groups=5)
     tally = Tally.zeros(state)
     tally.norm[:] = torch.tensor([10.0, 10.0, 20.0, 10.0, 0.0])
+    tally.present[:], tally.images[:] = 1.0, 1.0
     tally.cross[:] = torch.tensor([20.0, 20.0, 40.0, -300.0, 0.0])
-    scale = updated_scale(state, tally)
+    scale = new_scale(state, tally)
     assert float((scale * tally.norm).sum() / tally.norm.sum()) == pytest.approx(1.0)
     assert float(scale[3] / scale[0]) == pytest.approx(0.2)  # negative: held at a fifth of the median
     assert float(scale[4] / scale[0]) == pytest.approx(1.0)  # without images: the median
@@ -193,9 +199,10 @@ def test_a_changed_noise_estimate_of_one_group_moves_no_contrast_that_the_map_wa
                     scale=torch.tensor([0.6, 1.7], dtype=torch.float64))
     tally = Tally.zeros(state)
     for weight in (1.0, 30.0):  # of the second group, by its noise
-        tally.norm[:] = torch.tensor([10.0, 10.0 * weight])
+        tally.norm[:] = torch.tensor([1e8, 1e8 * weight])  # so many images that no prior is felt
         tally.cross[:] = tally.norm * state.scale
-        assert torch.allclose(updated_scale(state, tally), state.scale)
+        tally.present[:], tally.images[:] = 1.0, 1.0
+        assert torch.allclose(new_scale(state, tally), state.scale)
 
 
 def test_the_scale_found_enters_the_next_statistics_as_the_contrast_of_the_model(simulated):

@@ -24,6 +24,7 @@ CONTRACT = {
     "iteration": int, "search": str, "band_A": float, "resolution_A": float, "resolution_05_A": float, "fsc": list,
     "fsc_corrected": list, "fsc_masked": list, "fsc_randomised": list, "fsc_spherical": list,
     "max_posterior": float, "precision_deg": float, "gain": float, "scale": float, "sigma2": list,
+    "contrast_spread": float,
     "sigma2_name": list, "seconds": dict, "cpu_seconds": float, "particles": int, "box": int, "pixel_size": float,
     "warnings": list, "crosses": str,
 }  # fmt: skip

@@ -48,6 +48,19 @@ def images_of(folder: Path) -> np.ndarray:
         return np.asarray(stack.data, np.float64)
 
 
+def test_contrast_varies_by_as_much_as_asked_and_stands_with_the_truth(run, tmp_path):
+    varied = dataclasses.replace(run, out=tmp_path / "varied", snr=5.0, contrast_sd=0.3)
+    simulate(varied)
+    truth = starfile.read(varied.out / "particles_truth.star")["particles"]["halfmapContrast"].to_numpy()
+    assert np.log(truth).std() == pytest.approx(0.3, rel=0.25)
+    # against images of the same particles without it, whose poses are the same
+    plain = dataclasses.replace(varied, contrast_sd=0.0)
+    gain = json.loads((varied.out / "simulation.json").read_text())["gain"]
+    signal = gain * signal_images(plain, belted(plain), draw_particles(plain), torch.arange(run.n)).double().numpy()
+    found = (images_of(varied.out) * signal).sum(axis=(1, 2)) / (signal**2).sum(axis=(1, 2))
+    assert np.abs(found - truth).max() < 0.06  # noise: 0.01
+
+
 def test_the_measured_signal_to_noise_ratio_is_the_one_asked_for(run):
     specimen, draw, index = belted(run), draw_particles(run), torch.arange(run.n)
     gain = json.loads((run.out / "simulation.json").read_text())["gain"]

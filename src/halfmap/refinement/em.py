@@ -21,13 +21,14 @@ from halfmap.imaging.forward import BandImages, Geometries
 from halfmap.kernels.poses import PosePrior, Samples
 from halfmap.particles.source import ImageBatch, ParticleSource
 from halfmap.reconstruction.statistics import Backprojection
+from halfmap.refinement.contrast import contrast_of, updated_scale
 from halfmap.refinement.imaging_model import ImagingModel, band_batch
 from halfmap.refinement.in_parts import in_parts
 from halfmap.refinement.input_prior import updated_prior
 from halfmap.refinement.quarter_sets import drawn, turns
 from halfmap.refinement.schedule import Plan
 from halfmap.refinement.state import PoseTable, State
-from halfmap.refinement.tally import Residuals, Tally, updated_noise, updated_scale, updated_shift_sigma
+from halfmap.refinement.tally import Residuals, Tally, updated_noise, updated_shift_sigma
 from halfmap.runtime.stopwatch import NOTHING, Cost, CostMeter, Stopwatch
 
 PRIOR_WIDTH = 3.0  # of the shift prior, in spreads of the shifts: real ones have tails that a tighter normal pulls in
@@ -106,7 +107,7 @@ def expectation_step(
                 following.advance(len(batch))
                 following.keep(so_far)
                 watch.skip()
-            so_far = _put(so_far, model)
+            so_far = _completed(so_far, turn.quarters, model)
         del reference, search  # before the next half set's are made
     return so_far
 
@@ -180,17 +181,20 @@ def _begun(so_far: Expectation, count: int, model: ImagingModel, insert_limit: i
     """With empty statistics for those of the first ``count`` quarter sets of the last half set that have none."""
     *before, last = so_far.statistics
     like = torch.zeros((), device=model.symmetry.device)
-    new = [Backprojection.zeros(model.box, model.padding, insert_limit, like, model.kernel)
+    new = [Backprojection.zeros(model.box, model.padding, insert_limit, like, model.kernel).with_core()
            for _ in range(count - len(last))]
     return replace(so_far, statistics=(*before, (*last, *new)))
 
 
-def _put(so_far: Expectation, model: ImagingModel) -> Expectation:
-    """With the statistics of the last half set where the model wants them."""
-    if model.place is None:
-        return so_far
+def _completed(so_far: Expectation, quarters: tuple[int, ...], model: ImagingModel) -> Expectation:
+    """With the statistics of these quarter sets of the last half set complete, and where the model wants them."""
     *before, last = so_far.statistics
-    return replace(so_far, statistics=(*before, tuple(replace(s, sums=model.place(s.sums)) for s in last)))
+    made = list(last)
+    for q in quarters:
+        made[q] = last[q].completed_()
+        if model.place is not None:
+            made[q] = replace(made[q], sums=model.place(made[q].sums))
+    return replace(so_far, statistics=(*before, tuple(made)))
 
 
 def _insert(quarters: tuple[Backprojection, ...], images: BandImages, samples: Samples, quarter_of: Tensor) -> None:
@@ -239,12 +243,16 @@ def next_state(state: State, outcome: Expectation, model: ImagingModel, pixel_si
 
     pixel_size [b]: of each particle's image, in angstrom.
     """
-    scale = updated_scale(state, outcome.tally) if model.update_scale else state.scale
+    tally, scale, spread = outcome.tally, state.scale, 0.0
+    if model.update_scale:
+        contrast = contrast_of(tally, state.scale)
+        scale, spread = updated_scale(state, tally, contrast), contrast.spread
     return replace(
         state,
         iteration=state.iteration + 1,
-        sigma2=updated_noise(state, outcome.tally),
+        sigma2=updated_noise(state, tally),
         scale=scale,
+        contrast_spread=spread,
         shift_sigma=updated_shift_sigma(outcome.poses, pixel_size),
         poses=outcome.poses,
         share=float(outcome.poses.present.double().mean()),

@@ -94,6 +94,7 @@ def record(step: Step, latest: Progressed, groups: list[str], crosses: str) -> R
         "shift_sigma_A": state.shift_sigma,
         "gain": _mean_gain(poses), "gain_halves": [_mean_gain(poses, h) for h in (0, 1)],
         "scale": float(state.scale.std() / state.scale.mean()) if len(state.scale) > 1 else 0.0,
+        "contrast_spread": state.contrast_spread,
         "sigma2": [s.tolist() for s in state.sigma2], "sigma2_name": groups,
         "seconds": step.seconds, "cpu_seconds": step.cpu,
         "particles": len(poses), "box": box, "pixel_size": pixel_size,

@@ -75,7 +75,8 @@ def united(problem: Problem, mine: em.Expectation) -> em.Expectation:
         return mine
     tally = mine.tally
     moves = tally.moves
-    small = [*tally.noise, *tally.count, tally.cross, tally.norm, moves.turn, moves.shift, moves.images,
+    small = [*tally.noise, *tally.count, tally.cross, tally.norm, tally.present, tally.images,
+             moves.turn, moves.shift, moves.images,
              torch.tensor([mine.cost.cpu], dtype=torch.float64)]
     together = torch.cat([values.flatten() for values in small])
     ranks.add_([q.sums for quarters in mine.statistics for q in quarters] + [together])

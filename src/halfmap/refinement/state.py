@@ -65,8 +65,9 @@ class State:
     references[h]: maps [z, y, x] that the next expectation step aligns to, regularised and solvent-flattened.
     sigma2[g]: noise power [s] of each optics group by image shell, 0..box//2. scale [n]: contrast of each scale group
     (or particle) relative to the reference. shift_sigma: spread of the shifts, in angstrom. poses. mask [z, y, x]: the
-    solvent mask. memory: the regulariser's own. share: of the images that hold a particle. prior: about the
-    poses of the particle file, if there is one.
+    solvent mask. memory: the regulariser's own. share: of the images that hold a particle. contrast_spread: standard
+    deviation of log contrast, of the prior that ``scale`` was found with. prior: about the poses of the particle file,
+    if there is one.
     """
 
     iteration: int
@@ -78,4 +79,5 @@ class State:
     mask: Tensor
     memory: dict[str, Any] = field(default_factory=dict)
     share: float = 0.5
+    contrast_spread: float = 0.0
     prior: InputPrior | None = None

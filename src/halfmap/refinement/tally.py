@@ -21,7 +21,8 @@ class Residuals:
     """What a batch says about noise and contrast at the best poses of its images.
 
     groups: its optics groups; power [s], count [s] of each: residual power by shell, and the number of coefficients in
-    it; cross [b], norm [b]: <image, model> and <model, model>, whitened. An image counts as far as it holds a particle.
+    it; cross [b], norm [b]: <image, model> and <model, model>, whitened; present [b]: probability of a particle. An
+    image counts as far as it holds one.
     """
 
     groups: list[int]
@@ -29,6 +30,7 @@ class Residuals:
     count: list[Tensor]
     cross: Tensor
     norm: Tensor
+    present: Tensor
 
     @staticmethod
     def of(
@@ -59,6 +61,7 @@ class Residuals:
         return Residuals(
             every, [band.shell_sum(images.unmasked(power, rows)).cpu() for rows in members],
             [(held * present[rows].sum()).cpu() for rows in members], (present * cross).cpu(), (present * norm).cpu(),
+            present.double().cpu(),
         )  # fmt: skip
 
 
@@ -67,23 +70,26 @@ class Tally:
     """Sums over images that re-estimate noise and contrast, and where the time went.
 
     noise[g], count[g]: residual power and number of coefficients by shell [s] of each optics group; cross [n], norm
-    [n]: of each scale group, <image, model> and <model, model>, whitened; moves: how far poses are from
-    those of the file, where there is a prior about them; seconds: wall time by stage.
+    [n]: of each scale group, <image, model> and <model, model>, whitened; present, images [n]: how many particles and
+    images it holds; moves: how far poses are from those of the file, where there is a prior about them; seconds: wall
+    time by stage.
     """
 
     noise: list[Tensor]
     count: list[Tensor]
     cross: Tensor
     norm: Tensor
+    present: Tensor
+    images: Tensor
     moves: Moves = field(default_factory=Moves.zeros)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("read", "search", "insert"), 0.0))
 
     @staticmethod
     def zeros(state: State) -> Tally:
         """Nothing counted yet."""
-        zero = torch.zeros_like(state.scale, dtype=torch.float64)
+        cross, norm, present, images = torch.zeros((4, len(state.scale)), dtype=torch.float64)
         noise, count = ([torch.zeros_like(s) for s in state.sigma2] for _ in range(2))
-        return Tally(noise, count, zero, zero.clone())
+        return Tally(noise, count, cross, norm, present, images)
 
     def add_(self, batch: Residuals, scale_group: Tensor) -> None:
         """Count a batch whose images are in these scale groups [b]."""
@@ -92,6 +98,8 @@ class Tally:
             self.count[group][: len(count)] += count
         self.cross.index_add_(0, scale_group, batch.cross)
         self.norm.index_add_(0, scale_group, batch.norm)
+        self.present.index_add_(0, scale_group, batch.present)
+        self.images.index_add_(0, scale_group, torch.ones_like(batch.present))
 
 
 def updated_noise(state: State, tally: Tally) -> tuple[Tensor, ...]:
@@ -100,23 +108,6 @@ def updated_noise(state: State, tally: Tally) -> tuple[Tensor, ...]:
     for old, power, count in zip(state.sigma2, tally.noise, tally.count, strict=True):
         result.append(torch.where(count > 0, power / count.clamp_min(1), old))
     return tuple(result)
-
-
-def updated_scale(state: State, tally: Tally) -> Tensor:
-    """Contrast of each scale group, kept within a factor 5 of the median.
-
-    The new map fits the images at the old contrast, so the new contrast must be the old one on average: what all groups
-    share is left to the map. (A mean of 1, weighted by power, would jump with the noise estimate of an optics group.)
-    """
-    measured = tally.norm > 0
-    if not bool(measured.any()):
-        return state.scale
-    scale = torch.where(measured, tally.cross / tally.norm.clamp_min(1e-30), torch.nan)
-    middle = scale.nanmedian()
-    scale = scale.nan_to_num(float(middle)).clamp(min=float(middle) / 5, max=float(middle) * 5)
-    old = state.scale.to(scale)
-    weight = old * tally.norm
-    return (scale * (old * weight).sum() / (scale * weight).sum()).to(state.scale)
 
 
 def updated_shift_sigma(poses: PoseTable, pixel_size: Tensor) -> float:

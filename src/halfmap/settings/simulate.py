@@ -64,6 +64,8 @@ class SimulateSettings:
     junk: float = field(default=0.0, metadata={
         "help": "fraction of images of nothing (half of them) or of a broken particle", "at_least": 0,
         "advanced": True})
+    contrast_sd: float = field(default=0.0, metadata={
+        "help": "standard deviation of the logarithm of the particles' contrast", "at_least": 0, "advanced": True})
     noise_slope: float = field(default=0.0, metadata={
         "help": "exponent p of noise with the power spectrum 1 / frequency^p; 0 is white", "at_least": 0,
         "advanced": True})

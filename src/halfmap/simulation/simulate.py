@@ -2,7 +2,7 @@
 
 An image is
 
-    y = crop(CTF * gain * P) + noise,
+    y = contrast * crop(CTF * gain * P) + noise,
 
 where P is the exact projection of the particle's atoms (see `halfmap.imaging.density`). The CTF acts on a grid twice as
 wide, so that signal which it delocalises does not wrap around. The noise has variance 1. The signal-to-noise ratio is
@@ -48,13 +48,14 @@ INTACT, EMPTY, BROKEN = 1, 2, 3  # kinds of particle, rlnClassNumber in the trut
 @dataclass(frozen=True)
 class Draw:
     """What was drawn for each particle: rotations[b,3,3], shifts[b,2] (x, y; A), kind[b] (INTACT, EMPTY or BROKEN),
-    micrograph[b] (a number from 0) and defocus."""
+    micrograph[b] (a number from 0), defocus, and contrast[b] (log-normal about 1)."""
 
     rotations: Tensor
     shifts: Tensor
     kind: Tensor
     micrograph: Tensor
     defocus: Defocus
+    contrast: Tensor
 
 
 def simulate(settings: SimulateSettings) -> Path:
@@ -63,7 +64,8 @@ def simulate(settings: SimulateSettings) -> Path:
     Writes particles.mrcs, particles.star (no poses), particles_truth.star, truth.mrc (the rigid part; its sum along z
     is the image without CTF and noise), initial.mrc (the average particle with its belt, low-passed) and
     simulation.json. In particles_truth.star, rlnClassNumber is 1 for a particle, 2 for an empty image and 3 for a
-    broken particle. Raises InputError where settings and model do not fit together.
+    broken particle; halfmapContrast stands there where contrast varies. Raises InputError where settings and model do
+    not fit together.
     """
     _check(settings)
     atoms = read_model(settings.model, settings.assembly)
@@ -88,8 +90,10 @@ def simulate(settings: SimulateSettings) -> Path:
             count += int(intact.sum())
     table = _table(settings, draw, Path(stack.name))
     write_star(settings.out / "particles.star", table)
-    write_star(settings.out / "particles_truth.star", with_poses(
-        table, draw.rotations, -draw.shifts, None, {"rlnClassNumber": draw.kind.numpy()}))
+    known = {"rlnClassNumber": draw.kind.numpy()}
+    if settings.contrast_sd:
+        known["halfmapContrast"] = draw.contrast.numpy()
+    write_star(settings.out / "particles_truth.star", with_poses(table, draw.rotations, -draw.shifts, None, known))
     write_map(settings.out / "truth.mrc", gain * _map_of(settings, [specimen.rigid]), settings.apix)
     average = gain * _map_of(settings, specimen.average())
     initial = lowpass(average, settings.apix, settings.initial_resolution)
@@ -117,8 +121,10 @@ def draw_particles(settings: SimulateSettings) -> Draw:
     zero = torch.zeros(n, dtype=torch.float64)
     defocus = Defocus(torch.from_numpy(mean + half), torch.from_numpy(mean - half), torch.from_numpy(azimuth),
                       zero, zero, zero + 1)
+    # By a generator of its own: the same seed draws the same poses, whether contrast varies or not.
+    contrast = np.exp(settings.contrast_sd * np.random.default_rng([settings.seed, 3]).standard_normal(n))
     return Draw(euler_to_matrix(torch.from_numpy(angles)), torch.from_numpy(shifts), torch.from_numpy(kind),
-                torch.from_numpy(micrograph), defocus)
+                torch.from_numpy(micrograph), defocus, torch.from_numpy(contrast))
 
 
 def signal_images(settings: SimulateSettings, specimen: Specimen, draw: Draw, index: Tensor) -> Tensor:
@@ -127,7 +133,8 @@ def signal_images(settings: SimulateSettings, specimen: Specimen, draw: Draw, in
     if not any(scenes):
         return torch.zeros(len(index), settings.box, settings.box)
     images = project(scenes, settings.box, settings.apix, oversampling_for([specimen.rigid], settings.apix))
-    return _through_microscope(images, _optics_of(settings), draw.defocus[index])
+    seen = _through_microscope(images, _optics_of(settings), draw.defocus[index])
+    return seen * draw.contrast[index].to(seen)[:, None, None]
 
 
 def _scene(settings: SimulateSettings, specimen: Specimen, draw: Draw, i: int) -> list[Placed]:

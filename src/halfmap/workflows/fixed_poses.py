@@ -175,7 +175,7 @@ def subsets(
         while level and node % 2:
             before, level, node = waiting.pop(), level - 1, node // 2
             for own, other in zip(before, sums, strict=True):
-                own.sums.add_(other.sums)
+                own.sums.add_(other.completed_().sums)
             sums = before
             yield _subset(run, sums, _count(orders, level, node, draws), level, node)
         waiting.append(sums)
@@ -188,13 +188,14 @@ def _count(orders: tuple[Tensor, ...], level: int, draw: int, draws: int) -> int
 
 def _subset(run: FixedRun, sums: Sums, count: int, level: int, draw: int) -> Subset:
     box = run.grid.box
-    half1, half2 = (reconstruct(half.coarser(run.limit, box).finished(run.model.symmetry)) for half in sums)
+    half1, half2 = (reconstruct(half.completed_().coarser(run.limit, box).finished(run.model.symmetry))
+                    for half in sums)
     return Subset(level, draw, count, half1, half2)
 
 
 def _nothing(run: FixedRun) -> Backprojection:
     model = run.model
-    return Backprojection.zeros(model.box, model.padding, run.limit, torch.zeros(()), model.kernel)
+    return Backprojection.zeros(model.box, model.padding, run.limit, torch.zeros(()), model.kernel).with_core()
 
 
 def insert_(sums: Backprojection, run: FixedRun, members: Tensor, advance: Callable[[int], None]) -> None:
