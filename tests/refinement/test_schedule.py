@@ -67,14 +67,24 @@ def test_beyond_the_grids_resolution_the_band_grows_by_half_at_most_and_follows_
     limits = [plan.sampling.limit for plan in plans]
     for before, after, seen in zip(limits, limits[1:], history, strict=False):
         assert after <= max(int(1.5 * before) + 2, SCHEDULE.shell(module.GRID_RESOLUTION))
-        assert after <= max(seen.agreed + module.MARGIN, SCHEDULE.shell(30.0))
+        assert after <= max(seen.agreed + module.margin(seen.agreed), SCHEDULE.shell(30.0))
     assert limits[0] == SCHEDULE.shell(30.0) == 6
-    assert limits[-1] == 48 + module.MARGIN
+    assert limits[-1] == 48 + module.margin(48)
 
 
 def test_the_band_shrinks_again_when_the_half_maps_agree_on_less():
     agreed = [progressed("global", limit=30, agreed=33), progressed("global", limit=36, agreed=15)]
-    assert SCHEDULE.next([progressed("burn-in")] * 3 + agreed, 4.0).sampling.limit == 15 + module.MARGIN
+    assert SCHEDULE.next([progressed("burn-in")] * 3 + agreed, 4.0).sampling.limit == 15 + module.margin(15)
+
+
+@pytest.mark.parametrize("agreed", [20, 30, 40])
+def test_a_box_twice_as_wide_is_searched_to_the_same_resolution(agreed):
+    limits = []
+    for factor in (1, 2):
+        schedule = replace(SCHEDULE, box=factor * SCHEDULE.box, finest=64 * factor - 1)
+        last = progressed("local", limit=factor * (agreed - 2), agreed=factor * agreed)
+        limits.append(schedule.next([last], 4.0).sampling.limit)
+    assert limits[0] > agreed and abs(limits[1] - 2 * limits[0]) <= 1
 
 
 @pytest.mark.parametrize("finest", [5, 12, 40])

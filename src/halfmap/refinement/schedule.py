@@ -27,9 +27,15 @@ GLOBAL_MOST = 10
 JUMPING = 0.01  # local search begins when fewer particles than this jumped farther than two grid steps
 GRID_RESOLUTION = 15.0  # angstrom; the exhaustive part scores no finer detail, and Gauss-Newton takes over from there
 GROWTH = 1.5  # the band grows by at most this factor in an iteration
-MARGIN = 6  # shells searched beyond the last one that the half maps agree on: the references are filtered already
+MARGIN = 0.2  # part of the shells that the half maps agree on, searched beyond: the references are filtered already
+LEAST_MARGIN = 3  # shells
 RESOLUTION_GAIN = 0.005  # smaller relative improvements of the resolution do not count
 FINEST_ORDER = 5  # 1.9 degrees: finer grids cost more than Gauss-Newton steps from this one
+
+
+def margin(agreed: int) -> int:
+    """How many shells are searched beyond the last one, ``agreed``, at which the half maps agree."""
+    return max(LEAST_MARGIN, round(MARGIN * agreed))
 
 
 @dataclass(frozen=True)
@@ -182,7 +188,7 @@ class Schedule:
         grown = int(last.limit * GROWTH) + 2
         if last.stage == "burn-in":  # the exhaustive search is at its best at its own resolution
             grown = max(grown, self.shell(GRID_RESOLUTION))
-        return max(start, min(self.finest, last.agreed + MARGIN, grown))
+        return max(start, min(self.finest, last.agreed + margin(last.agreed), grown))
 
     def _global(self, limit: int, history: Sequence[Progressed], shift_sigma: float) -> Sampling:
         grid_limit = min(limit, self.shell(GRID_RESOLUTION))
