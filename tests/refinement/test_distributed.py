@@ -111,8 +111,9 @@ def test_when_a_process_dies_the_others_end_with_one_line_and_the_run_goes_on_wi
     status, said, errors = ended(start(2, ["resume", out]))
     assert status == [0, 0], errors
     assert "Finished" in said[0] and not (out / "checkpoint").exists()
-    reached = [json.loads(rows(run)[-1])["resolution_A"] for run in (refined.out, out)]
-    assert reached[0] == pytest.approx(reached[1], rel=0.05)  # rounding moves wavering particles
+    alone, shared = (json.loads(rows(run)[-1]) for run in (refined.out, out))
+    assert alone["gain"] == pytest.approx(shared["gain"], rel=0.01)  # rounding moves wavering particles
+    assert alone["resolution_A"] == pytest.approx(shared["resolution_A"], rel=0.1)  # the FSC grazes 0.143 for shells
     tables = [starfile.read(run / "particles.star", always_dict=True)["particles"] for run in (refined.out, out)]
     assert list(tables[0].rlnImageName) == list(tables[1].rlnImageName)
     assert np.median(np.abs(tables[0].rlnAngleTilt - tables[1].rlnAngleTilt)) < 0.2
