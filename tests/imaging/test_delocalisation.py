@@ -113,6 +113,8 @@ def test_what_a_mask_leaves_of_the_model_is_what_its_projected_power_says():
         expected = masked_share(particle, values, soft_circle(BOX, mask, 5.0).double())
         assert float((found - expected).abs().max()) < 0.08, mask  # the noise that stands for atoms scatters so
     assert float(found.max()) > 0.95 and float(found.min()) < 0.2
+    nothing = ProjectedPower.of(torch.zeros(32, 32, 32), PIXEL)
+    assert float(nothing.within(torch.tensor([30.0]), torch.tensor([[0.0, 20.0]])).min()) == 1.0
 
 
 def test_a_masked_image_explains_the_share_of_its_model_that_is_left():

@@ -153,6 +153,17 @@ def test_the_noise_estimate_is_the_simulated_spectrum(simulated):
     assert torch.equal(found[limit + 1 :], state.sigma2[0][limit + 1 :])
 
 
+def test_the_noise_estimate_is_the_same_however_little_images_count(simulated):
+    """Even where all of them together count less than one coefficient, as in images of noise alone."""
+    state = simulated(16, 4, 1.0).state(halves_of(4))
+    found = []
+    for probability in (1.0, 1e-7):
+        tally = Tally.zeros(state)
+        tally.noise[0][1:8], tally.count[0][1:8] = 300.0 * probability, 40.0 * probability
+        found.append(updated_noise(state, tally)[0])
+    assert torch.allclose(found[0], found[1]) and float(found[0][3]) == pytest.approx(7.5)
+
+
 def test_the_noise_estimate_from_poses_that_are_wrong_contains_the_signal(simulated):
     box, count = 32, 200
     particles = simulated(box, count, signal=3.0)

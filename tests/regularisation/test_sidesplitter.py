@@ -155,6 +155,12 @@ def test_from_noise_alone_next_to_nothing_is_kept(make_pair):
 
 
 @pytest.mark.parametrize("mode", ["density", "spectrum"])
+def test_maps_of_nothing_stay_nothing(mode, pair):
+    empty = solve(MapPair(0 * pair.half1, 0 * pair.half2, pair.curves, PIXEL), mode)
+    assert float(empty.joined.abs().max()) == 0 and bool(torch.isfinite(empty.arrays["theta"]).all())
+
+
+@pytest.mark.parametrize("mode", ["density", "spectrum"])
 def test_maps_of_another_grey_scale_get_the_same_filter_and_half_maps_change_places(mode, pair):
     once = solve(pair, mode)
     scaled = solve(MapPair(300 * pair.half2, 300 * pair.half1, pair.curves, PIXEL), mode)

@@ -58,8 +58,10 @@ class ProjectedPower:
         edges = torch.arange(len(ball) + 1, dtype=torch.float64, device=density.device) * width
         seen = 1 - (1 - (edges[:, None] / middle) ** 2).clamp_min(0).sqrt()
         ring = seen.diff(dim=0) @ ball
+        if not float(ring.max()) > 0:  # a map of nothing is as good as a point
+            return ProjectedPower(middle[:1] * pixel_size, torch.ones_like(middle[:1]))
         strong = ring >= LEAST_POWER * ring.max()
-        return ProjectedPower(middle[strong] * pixel_size, ring[strong] / ring[strong].sum().clamp_min(1e-300))
+        return ProjectedPower(middle[strong] * pixel_size, ring[strong] / ring[strong].sum())
 
     def within(self, mask: Tensor, distance: Tensor) -> Tensor:
         """Share [b, s] of the power, moved by ``distance`` [b, s], that circles of radius ``mask`` [b] hold, in A."""

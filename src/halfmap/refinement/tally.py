@@ -106,7 +106,8 @@ def updated_noise(state: State, tally: Tally) -> tuple[Tensor, ...]:
     """Noise power by shell from the residuals. Shells that were not measured keep their value."""
     result = []
     for old, power, count in zip(state.sigma2, tally.noise, tally.count, strict=True):
-        result.append(torch.where(count > 0, power / count.clamp_min(1), old))
+        # Images that may hold no particle count less than one coefficient together, and tell the noise all the same.
+        result.append(torch.where(count > 0, power / count, old))
     return tuple(result)
 
 

@@ -108,7 +108,7 @@ def ladder(spectrum: Tensor, inside: Tensor, limit: float) -> list[Level]:
         if power > 0:
             levels.append(Level(cutoff, step / math.sqrt(power)))
         if cutoff >= limit or signal <= LEAST_SIGNAL:
-            return levels
+            return levels or [Level(cutoff, 1.0)]  # maps of nothing
         step = max(signal * cutoff / STEPS, LEAST_STEP)
 
 
