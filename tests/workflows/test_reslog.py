@@ -89,6 +89,7 @@ def test_curves_of_two_runs_are_measured_fitted_and_drawn(run, refined, halfmap,
     assert {path.name for path in done.out.iterdir()} == {"reslog.json", "reslog.html", "reslog.svg"}
     found = told(done.out)
     assert found["poses"] == "fixed" and "optimistic" in found["caution"]
+    compared: list[Path] = []
     for one, folder in zip(found["curves"], (run, refined.out), strict=True):
         assert one["folder"] == str(folder) and one["particles"] == 200
         points, left_out = one["unmasked"]["points"], one["unmasked"]["left_out"]
@@ -102,10 +103,13 @@ def test_curves_of_two_runs_are_measured_fitted_and_drawn(run, refined, halfmap,
             assert "200 particles are left out" in done.said
         else:
             assert one["own_resolution_A"]["unmasked"] == pytest.approx(last["resolution_A"], rel=1e-3)
-            assert points[-1]["resolution_A"] == pytest.approx(last["resolution_A"], rel=0.03)
+            if 200 in kept:  # where the run's FSC grazes 0.143 at the end, that of fixed poses may stay above it
+                assert points[-1]["resolution_A"] == pytest.approx(last["resolution_A"], rel=0.03)
+                compared.append(folder)
         line = one["unmasked"]["line"]
         if line is not None and line["bfactor_A2"]:
             assert line["bfactor_A2"] == pytest.approx(2 / line["slope"])
+    assert compared
     assert "optimistic" in done.said and "Finished" in done.said
     picture = ElementTree.parse(done.out / "reslog.svg").getroot()
     assert picture.tag.endswith("svg")
