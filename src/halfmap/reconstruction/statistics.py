@@ -1,7 +1,8 @@
 """Sufficient statistics of the M-step. The expectation step leaves them and nothing else.
 
 A Backprojection holds, on the oversampled half volume, the sums over images of w ctf y / sigma2 (numerator) and
-w ctf^2 / sigma2 (weight). It adds: over batches, processes and quarter sets.
+w f ctf^2 / sigma2 (weight), with f the share of the signal that the box holds (imaging.forward.BandImages). It adds:
+over batches, processes and quarter sets.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ class Backprojection:
         return Backprojection(like.new_zeros((2 * m + 1, 2 * m + 1, m + 1, 3)), box, padding, limit, kernel=kernel)
 
     def insert_(self, values: Tensor, weights: Tensor, coords: Tensor, band: Band, samples: Samples) -> None:
-        """Add values[b, k] = ctf y / sigma2 and weights[b, k] = ctf^2 / sigma2 in place; see kernels.insert_slices_."""
+        """Add values[b, k] (ctf y / sigma2) and weights[b, k] (f ctf^2 / sigma2) in place; see kernels.insert_slices_.
+        """
         place = coords * self.padding
         kernels.insert_slices_(self.sums, values, weights, place, band.kxy, band.box, samples, self.kernel)
         if self.core is not None:

@@ -97,8 +97,8 @@ def fitted(state: State, source: ParticleSource, model: ImagingModel, plan: Plan
     geometries = Geometries(model.box, model.pixel_size, plan.insert_limit, reference.volume.device)
     grid = GlobalSearch(reference, plan.sampling, model.slices_room) if searching else None
     for images in source.stream(source.share(index, ranks.rank, ranks.world)):
-        offsets = state.poses.shifts[images.index, 0].round().long()
-        batch = band_batch(state, source, model, geometries, images, offsets, plan.sampling.limit, power)
+        centres = state.poses.shifts[images.index, 0].round().long()
+        batch = band_batch(state, source, model, geometries, images, centres, plan.sampling.limit, power)
         if grid is not None:
             sums = grid.grey_scale(batch)
         else:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from halfmap import kernels
 from halfmap.errors import InputError
+from halfmap.expectation.score import shift_phases
 from halfmap.fourier.transform import coarser_box, half_volume, image_ifft, resample_volume
 from halfmap.imaging.ctf import ctf, odd_aberration, reference_coordinates
 from halfmap.maps.grid import Grid
@@ -109,8 +110,7 @@ def _projections(
     kxy = kxy[inside]
     values = kernels.project_slices(reference, coords[inside] * PADDING, table.rotations[index])
     shifts = -table.origins[index] / optics.pixel_size
-    angle = (shifts @ kxy.double().T) * (-2 * math.pi / box)
-    values = values * torch.polar(torch.ones_like(angle), angle) * ctf(kxy, optics, table.defocus[index])
+    values = values * shift_phases(kxy, -shifts, box) * ctf(kxy, optics, table.defocus[index])
     odd = odd_aberration(kxy, optics)
     spectra = torch.zeros(len(index), box, box // 2 + 1, dtype=torch.complex64)
     spectra[:, inside] = (values if odd is None else values * odd).to(spectra)
