@@ -105,7 +105,7 @@ def test_a_few_faulty_images_are_named_and_set_aside(project, edit_stack, refine
     for number in (4, 51, 102):
         assert f"{number}@particles.mrcs" in done.said
     assert done.records[0]["particles"] == 197
-    assert any("4@particles.mrcs" in text for text in done.records[0]["warnings"])
+    assert any("4@particles.mrcs" in found["text"] for found in done.records[0]["findings"])
     rejected, kept = (starfile.read(done.out / name, always_dict=True)["particles"]
                       for name in ("rejected.star", "particles.star"))
     numbers = [int(name.split("@")[0]) for name in rejected["rlnImageName"]]

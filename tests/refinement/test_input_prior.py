@@ -63,7 +63,7 @@ def test_a_focused_search_keeps_true_poses_with_a_prior_which_is_said_and_loses_
     assert turns == [3.0] * 4 and shifts[0] == 3.0 and 2.0 < min(shifts) < 3.0 and max(shifts) == 3.0, shifts
     page = (given.out / "report.html").read_text()
     assert "kept near those of the particle file by normal priors (sd 1.50°)" in page
-    assert any("turns go as far from the particle file" in warning for warning in default.records[-1]["warnings"])
+    assert any("turns go as far from the particle file" in found["text"] for found in default.records[-1]["findings"])
     assert "how far poses may go" not in given.records[-1]["crosses"]
 
 
@@ -147,7 +147,7 @@ def test_widths_do_not_leave_their_bounds_and_one_that_wants_to_is_said():
     bounded = updated_prior(prior, Moves(*squares.double()))
     assert (bounded.turn, bounded.shift) == (3.0, 0.1)
     said = bounded.straining
-    assert len(said) == 1 and "turns go as far" in said[0] and "--prior-rotation" in said[0]
+    assert len(said) == 1 and "turns go as far" in said[0].text and "--prior-rotation" in said[0].text
     assert not InputPrior(3.0, 3.0, 3.0, torch.zeros(3)).straining
 
 

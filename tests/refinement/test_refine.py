@@ -26,7 +26,7 @@ CONTRACT = {
     "max_posterior": float, "precision_deg": float, "gain": float, "scale": float, "sigma2": list,
     "contrast_spread": float,
     "sigma2_name": list, "seconds": dict, "cpu_seconds": float, "particles": int, "box": int, "pixel_size": float,
-    "warnings": list, "crosses": str,
+    "findings": list, "crosses": str,
 }  # fmt: skip
 
 

@@ -126,7 +126,8 @@ def test_faulty_images_stay_out_and_are_named_once(project, edit_stack, refine, 
     assert resume(out).status == 0
     same_results(whole, out)
     assert (whole / "rejected.star").read_bytes() == (out / "rejected.star").read_bytes()
-    assert "18@particles.mrcs" in rows(out)[0]["warnings"][0] and len(rows(out)[0]["warnings"]) == 1
+    (found,) = rows(out)[0]["findings"][:1]
+    assert "18@particles.mrcs" in found["text"] and found["name"] == "images set aside"
 
 
 def test_damaged_sums_cost_one_iteration_and_nothing_else(whole, stopped, resume):

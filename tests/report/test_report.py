@@ -66,7 +66,7 @@ def record(iteration: int, **changed: Any) -> dict[str, Any]:
         "sigma2": [(800 / (1 + shells)).tolist(), (900 / (1 + shells)).tolist()],
         "sigma2_name": ["grid A", "grid B"], "cpu_seconds": 66.6 + iteration,
         "seconds": {"read": 1.25, "search": 30.5, "insert": 4.75, "solve": 2.5, "total": 41.0 + iteration},
-        "particles": 12345, "box": BOX, "pixel_size": PIXEL, "warnings": [], "crosses": "shell spectrum",
+        "particles": 12345, "box": BOX, "pixel_size": PIXEL, "findings": [], "crosses": "shell spectrum",
         **changed,
     }  # fmt: skip
 
@@ -219,26 +219,31 @@ def test_a_run_without_iterations_says_so(tmp_path: Path) -> None:
 
 
 def test_warnings_are_shown_once_with_their_iterations(tmp_path: Path) -> None:
-    records = [record(i, warnings=["drift of <3 A"] if i < 4 else []) for i in range(1, 6)]
+    records = [record(i, findings=[said("drift of <3 A")] if i < 4 else []) for i in range(1, 6)]
     page = Page(write_report(tmp_path, snapshot(records=records)))
-    assert page.text.count("drift of <3 A") == 1
+    assert page.text.count("Drift of <3 A") == 1
     assert "iterations 1 to 3" in page.text
     assert "to look at" in page.text
 
 
-def test_a_tight_mask_an_uneven_half_set_and_a_missing_cone_are_pointed_out(tmp_path: Path) -> None:
-    odd = record(5, search="final", mask_verdict=["mask too tight: widen it"], gain_halves=[93.1, 48.7])
-    top_views = directions(400) * [0.05, 0.05, 1]
-    page = Page(write_report(tmp_path, snapshot(records=[odd], directions=top_views)))
-    assert "3 things to look at" in page.text
-    for finding in ("Mask too tight: widen it.", "93.1 nats per image of one and 48.7", "Preferred orientation"):
-        assert finding in page.text
+def said(text: str, level: str = "warning") -> dict[str, str]:
+    """A finding as records hold it."""
+    return {"name": text.split(":")[0], "text": text, "about": "FSC", "level": level}
+
+
+def test_findings_that_stand_come_first_and_notes_are_no_warnings(tmp_path: Path) -> None:
+    found = [said("mask too tight: widen it"), said("quote the corrected one", "note")]
+    records = [record(4, findings=[said("drift")]), record(5, findings=found)]
+    page = Page(write_report(tmp_path, snapshot(records=records)))
+    assert "2 things to look at" in page.text
+    assert page.text.index("Mask too tight: widen it.") < page.text.index("Drift.") and "iteration 4" in page.text
+    assert "Quote the corrected one." in page.text
 
 
 def test_masked_curves_are_not_judged_before_the_final_pass(tmp_path: Path) -> None:
-    early = record(5, mask_verdict=["mask too tight: widen it"], inserted_A=2 * BOX * PIXEL / 10)
+    early = record(5, inserted_A=2 * BOX * PIXEL / 10)
     page = Page(write_report(tmp_path, snapshot(records=[early])))
-    assert "too tight" not in page.text and "measured in the final pass" in page.text
+    assert "measured in the final pass" in page.text
     assert {len(series.values) for series in fsc_chart([early]).chart.series} == {6}
 
 

@@ -91,8 +91,6 @@ def test_the_log_stamps_every_line_and_echoes_what_a_user_must_see(log: tuple[Ru
     assert texts == ["read 3 stacks", "in 2 s", "memory 2 GB", "WARNING: beam tilt ignored"]
     assert "read 3" not in stream.getvalue()
     assert "WARNING: beam tilt ignored" in stream.getvalue()
-    assert opened.take_warnings() == ["beam tilt ignored"]
-    assert opened.take_warnings() == []
 
 
 def test_a_resumed_log_keeps_the_history_and_the_first_command(tmp_path: Path) -> None:

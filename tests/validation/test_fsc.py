@@ -150,7 +150,7 @@ def test_correction_removes_what_a_sharp_mask_makes() -> None:
     assert float(curves.unmasked[tail].abs().max()) < 0.05
     assert float(curves.masked[tail].min()) > 0.3
     assert abs(float(curves.corrected[tail].mean())) < 0.08
-    assert any("too tight or too sharp" in sentence for sentence in mask_verdict(curves, BOX, PIXEL))
+    assert any("too tight or too sharp" in found.text for found in mask_verdict(curves, BOX, PIXEL))
 
 
 def test_correction_by_a_generous_soft_mask_recovers_the_correlation_inside() -> None:
@@ -178,7 +178,7 @@ def test_the_verdict_names_shared_noise_and_dips() -> None:
     zero = torch.zeros_like(s)
 
     def verdict(curve: Tensor) -> str:
-        return " ".join(mask_verdict(FscCurves(curve, curve, curve, zero, curve, 12), 64, 2.0))
+        return " ".join(found.text for found in mask_verdict(FscCurves(curve, curve, curve, zero, curve, 12), 64, 2.0))
 
     assert verdict(good) == ""
     assert "levels off at 0.12" in verdict(good.clamp(min=0.12))

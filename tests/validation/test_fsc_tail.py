@@ -29,7 +29,7 @@ def test_a_tail_next_to_nyquist_is_suspicious_of_duplicates():
     curve = falling(30)
     curve[-8:] = 0.12
     (said,) = tail_verdict(curves(curve), BOX, PIXEL)
-    assert "still 0.12 next to the Nyquist frequency" in said and "duplicated particles" in said
+    assert "still 0.12 next to the Nyquist frequency" in said.text and "duplicated particles" in said.text
 
 
 def test_a_curve_that_reaches_nyquist_by_itself_has_no_tail():
@@ -41,6 +41,6 @@ def test_a_corrected_curve_that_comes_back_is_said_with_both_resolutions():
     curve[35:42] = 0.2
     (said,) = tail_verdict(curves(falling(25), curve), BOX, PIXEL)
     crossing = next(i for i in range(1, 60) if curve[i] < 0.143)
-    coarse = float(said.split(" at ")[1].split(" A")[0])
+    coarse = float(said.text.split(" at ")[1].split(" A")[0])
     assert BOX * PIXEL / crossing <= coarse <= BOX * PIXEL / (crossing - 1)
-    assert float(said.split("as far as ")[1].split(" A")[0]) == pytest.approx(BOX * PIXEL / 41, rel=0.03)
+    assert float(said.text.split("as far as ")[1].split(" A")[0]) == pytest.approx(BOX * PIXEL / 41, rel=0.03)

@@ -182,7 +182,7 @@ def test_a_refinement_warns_of_images_in_both_half_sets(project, refine, edit_st
     edit_star(project / "particles.star", project / "doubled.star", doubled)
     done = refine(project, "--max-iterations", 1, star="doubled.star")
     assert done.status == 0, done.error
-    warned = [text for record in done.records for text in record["warnings"]]
+    warned = [found["text"] for found in done.records[-1]["findings"]]
     assert any("5 images in both half sets" in text for text in warned)
     assert "WARNING: leak: 5 images" in (done.out / "log.txt").read_text()
     assert "5 images in both half sets" in words_of(done.out / "report.html")

@@ -1,6 +1,6 @@
 """What looks wrong in a particle table before any image is read: optics, defocus, shifts, and headers of the stacks.
 
-Nothing here stops a refinement. Each finding is a sentence that says what to check.
+Nothing here stops a refinement. Each finding says what to check.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from halfmap.finding import Finding
 from halfmap.particles.stack import SeenStack
 from halfmap.particles.table import ParticleTable
 
@@ -23,8 +24,8 @@ DEFOCUS = (1_000.0, 100_000.0)  # plausible defocus in A, least and largest
 FARTHEST = 0.25  # fraction of the box: a particle farther from the middle is not in its image
 
 
-def table_notes(table: ParticleTable) -> list[str]:
-    """What is implausible in optics groups, defocus and shifts, a sentence each."""
+def table_notes(table: ParticleTable) -> list[Finding]:
+    """What is implausible in optics groups, defocus and shifts."""
     notes = []
     for group in table.optics:
         odd = [said for said, value, (low, high) in (
@@ -35,7 +36,8 @@ def table_notes(table: ParticleTable) -> list[str]:
              (0.0, LARGEST_ABERRATION)),
         ) if not low <= value <= high]  # fmt: skip
         if odd:
-            notes.append(f"optics group {group.name}: {' and '.join(odd)}: unusual; check the optics table")
+            notes.append(Finding(f"unusual optics ({group.name})", f"optics group {group.name}: {' and '.join(odd)}: "
+                                 "unusual; check the optics table", "optics"))
     mean = (0.5 * (table.defocus.u + table.defocus.v)).numpy()
     for wrong, what in (
         (mean <= 0, "no underfocus; RELION counts it positive, in A"),
@@ -44,13 +46,15 @@ def table_notes(table: ParticleTable) -> list[str]:
     ):
         if wrong.any():
             row = int(np.argmax(wrong))
-            notes.append(f"{int(wrong.sum())} of {len(table)} particles have {what} (first: row {table.rows[row] + 1}, "
-                         f"{mean[row]:g}); check the CTF estimation")
+            text = (f"{int(wrong.sum())} of {len(table)} particles have {what} (first: row {table.rows[row] + 1}, "
+                    f"{mean[row]:g}); check the CTF estimation")
+            notes.append(Finding(f"defocus: {what.split(';')[0]}", text, "optics"))
     length = np.array([group.box * group.pixel_size for group in table.optics])[table.optics_index]
     far = table.origins.norm(dim=1).numpy() > FARTHEST * length
     if far.any():
-        notes.append(f"{int(far.sum())} of {len(table)} particles lie more than a quarter of the box off its middle "
-                     "(rlnOriginXAngst, rlnOriginYAngst are in A); extract them again at their centres")
+        text = (f"{int(far.sum())} of {len(table)} particles lie more than a quarter of the box off its middle "
+                "(rlnOriginXAngst, rlnOriginYAngst are in A); extract them again at their centres")
+        notes.append(Finding("particles far off the middle", text, "shifts"))
     return notes
 
 
@@ -61,8 +65,8 @@ class _OtherSize(NamedTuple):
     pixel_size: float
 
 
-def header_notes(table: ParticleTable, seen: Iterable[SeenStack]) -> list[str]:
-    """Where the headers of stacks give another pixel size than their optics group, a sentence for each group."""
+def header_notes(table: ParticleTable, seen: Iterable[SeenStack]) -> list[Finding]:
+    """Where the headers of stacks give another pixel size than their optics group, one for each group."""
     differing: dict[int, list[_OtherSize]] = {}
     for stack in seen:
         if stack.header is None:
@@ -72,8 +76,12 @@ def header_notes(table: ParticleTable, seen: Iterable[SeenStack]) -> list[str]:
         if round(said, 3) not in UNSET and abs(said / meant - 1) > HEADER_TOLERANCE:
             differing.setdefault(group, []).append(_OtherSize(stack.path, said))
     return [
-        f"{len(stacks)} stacks say {stacks[0].pixel_size:.4g} A a pixel in their headers (first: "
-        f"{stacks[0].path.name}), optics group {table.optics[group].name} says {table.optics[group].pixel_size:.4g} A, "
-        "which is used; check rlnImagePixelSize"
+        Finding(
+            f"pixel sizes differ ({table.optics[group].name})",
+            f"{len(stacks)} stacks say {stacks[0].pixel_size:.4g} A a pixel in their headers (first: "
+            f"{stacks[0].path.name}), optics group {table.optics[group].name} says "
+            f"{table.optics[group].pixel_size:.4g} A, which is used; check rlnImagePixelSize",
+            "optics",
+        )
         for group, stacks in differing.items()
     ]

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from halfmap.errors import InputError
+from halfmap.finding import Finding
 from halfmap.maps.grid import Grid
 from halfmap.maps.mrc import replaced_atomically
 from halfmap.reconstruction.statistics import Backprojection, Place
@@ -58,15 +59,15 @@ class Origin:
 class Course:
     """A run between two iterations: how it began, and where it stands.
 
-    history: what each iteration achieved, as the schedule needs it; records: the same in full; warnings: those that
-    wait for the next record.
+    history: what each iteration achieved, as the schedule needs it; records: the same in full; findings: what was
+    found in the input, which holds for the whole run.
     """
 
     origin: Origin
     state: State
     history: list[Progressed] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,8 @@ class _Sums:
 
 
 RECORDS = (
-    Origin, Course, StepIdentity, _Sums, Inputs, InputFile, RefineSettings, MemoryLimits, Grid, State, PoseTable,
-    Progressed, Expectation, Tally, Cost, Backprojection, InputPrior, Moves,
+    Origin, Course, Finding, StepIdentity, _Sums, Inputs, InputFile, RefineSettings, MemoryLimits, Grid, State,
+    PoseTable, Progressed, Expectation, Tally, Cost, Backprojection, InputPrior, Moves,
 )  # fmt: skip
 
 

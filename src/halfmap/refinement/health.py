@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from halfmap.finding import Finding
 from halfmap.fourier.transform import fft_size
 from halfmap.imaging.delocalisation import delocalisation
 from halfmap.maps.grid import Grid
@@ -37,11 +38,11 @@ def findings(
     start_shell: int,
     grid: Grid,
     poor_start: bool = False,
-) -> list[str]:
-    """One sentence for each sign of trouble in the latest iteration.
+) -> list[Finding]:
+    """The signs of trouble in the latest iteration.
 
     start, start_shell: resolution of the starting map, in angstrom and as a shell; grid: of the half maps; poor_start:
-    whether this iteration is the first to show that the images contradict the start.
+    whether the images contradict the start.
     """
     found = []
     climbed = [h.gain for h in history if h.stage == "burn-in"]
@@ -50,22 +51,35 @@ def findings(
     searched = history[0].stage == "burn-in"
     if settled and searched and half_sets_disagree(curves, start_shell):
         found.append(
-            f"the half maps disagree (FSC below {DISAGREEING}) at resolutions coarser than {start:g} A, which they "
-            "started with: most poses are probably wrong. Start from a map that shows everything the images show, "
-            "detergent or lipid included (an ab initio map of these particles)"
+            Finding(
+                "half maps disagree",
+                f"the half maps disagree (FSC below {DISAGREEING}) at resolutions coarser than {start:g} A, which they "
+                "started with: most poses are probably wrong. Start from a map that shows everything the images show, "
+                "detergent or lipid included (an ab initio map of these particles)",
+                "poses",
+            )
         )
     if poor_start:
+        surprised = max(h.surprised for h in history if h.stage == "burn-in" and h is not history[0])
         found.append(
-            f"the images contradict the starting map ({100 * history[-1].surprised:.0f} % of the particles changed "
-            "their orientation for sure after the first iteration): is a belt or domain missing from it, or is it "
-            f"another particle? It is now improved with all images at {start:g} A, so the half sets share what is "
-            "coarser than that; check the result"
+            Finding(
+                "start contradicted",
+                f"the images contradict the starting map ({100 * surprised:.0f} % of the particles changed "
+                "their orientation for sure after the first iteration): is a belt or domain missing from it, or is it "
+                f"another particle? It is now improved with all images at {start:g} A, so the half sets share what is "
+                "coarser than that; check the result",
+                "starting map",
+            )
         )
     last = history[-1]
     if len(history) >= STUCK_AFTER and last.resolution > 0.9 * start:
         found.append(
-            f"after {len(history)} iterations the half maps agree to {last.resolution:.1f} A only, no better than the "
-            f"{start:g} A of the start: the poses are not being found"
+            Finding(
+                "no better than the start",
+                f"after {len(history)} iterations the half maps agree to {last.resolution:.1f} A only, no better than "
+                f"the {start:g} A of the start: the poses are not being found",
+                "poses",
+            )
         )
     # Within the particle's sphere, because solvent noise alone stretches the unmasked curve.
     at_half, at_end = (
@@ -73,14 +87,18 @@ def findings(
     )
     if settled and last.stage in ("local", "final") and at_half > LONG_TAIL * at_end:
         found.append(
-            f"the FSC falls to 0.5 at {at_half:.1f} A but to 0.143 only at {at_end:.1f} A: such a long tail "
-            "means that many poses are wrong, or that most of the density is disordered"
+            Finding(
+                "long tail of the FSC",
+                f"the FSC falls to 0.5 at {at_half:.1f} A but to 0.143 only at {at_end:.1f} A: such a long tail "
+                "means that many poses are wrong, or that most of the density is disordered",
+                "FSC",
+            )
         )
     return found
 
 
-def box_too_small(table: ParticleTable, diameter: float, resolution: float) -> list[str]:
-    """A sentence for each optics group whose boxes do not hold the signal of the resolution (A) that was reached.
+def box_too_small(table: ParticleTable, diameter: float, resolution: float) -> list[Finding]:
+    """A finding for each optics group whose boxes do not hold the signal of the resolution (A) that was reached.
 
     A particle of this diameter (A) at median defocus wants a box of the diameter and twice the distance by which the
     CTF moves that signal.
@@ -94,7 +112,8 @@ def box_too_small(table: ParticleTable, diameter: float, resolution: float) -> l
         wanted = fft_size((diameter + 2 * moved) / optics.pixel_size)
         if wanted > optics.box:
             name = "" if len(table.optics) == 1 else f"optics group {optics.name}: "
-            found.append(f"{name}at {resolution:.1f} A the defocus moves signal {moved:.0f} A away from the particle "
-                         f"(median), and boxes of {optics.box} px cut off a part of it, which is lost; boxes of "
-                         f"{wanted} px would hold it")
+            text = (f"{name}at {resolution:.1f} A the defocus moves signal {moved:.0f} A away from the particle "
+                    f"(median), and boxes of {optics.box} px cut off a part of it, which is lost; boxes of "
+                    f"{wanted} px would hold it")
+            found.append(Finding(f"box too small{name and f' ({optics.name})'}", text, "box"))
     return found

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from halfmap.expectation.posterior import Poses
+from halfmap.finding import Finding
 from halfmap.geometry.rotations import angular_distance
 from halfmap.kernels.poses import PosePrior
 from halfmap.maps.filters import gaussian_lowpass
@@ -60,15 +61,23 @@ class InputPrior:
                 f"{x:.1f}, {y:.1f}, {z:.1f} A off the box centre")
 
     @property
-    def straining(self) -> list[str]:
-        """A sentence where the images want estimated widths to be larger than they may become."""
+    def straining(self) -> list[Finding]:
+        """A finding where the images want estimated widths to be larger than they may become."""
         if not self.estimated or self.turn is None or self.shift is None:
             return []
         options = (("--prior-rotation", "turns", self.turn >= MOST_TURN),
                    ("--prior-shift", "shifts", self.shift >= MOST_SHIFT))
-        return [f"{what} go as far from the particle file as the prior of a focused mask lets them: either this part "
+        return [
+            Finding(
+                f"{what} at the limit of the prior",
+                f"{what} go as far from the particle file as the prior of a focused mask lets them: either this part "
                 f"moves more than that (choose with {option}), or what the mask leaves out is still in the images and "
-                "pulls (subtract it)" for option, what, reached in options if reached]
+                "pulls (subtract it)",
+                "poses",
+            )
+            for option, what, reached in options
+            if reached
+        ]
 
 
 @dataclass(frozen=True)

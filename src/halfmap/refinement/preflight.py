@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from halfmap.errors import InputError
+from halfmap.finding import Finding
 from halfmap.fourier.band import Band, band_limit
 from halfmap.fourier.transform import crop_volume, image_fft, pad_volume
 from halfmap.maps.grid import Grid
@@ -37,15 +38,14 @@ class Inspected:
     """Sound particles, and what their images are like.
 
     source: of the sound particles. rejected: the faulty particles, if there are any; the column halfmapRejected says
-    why. power[g]: mean power of whole images by shell [0..box//2]. leaks: what the half sets share that they must not,
-    a sentence each. notes: what is worth a look.
+    why. power[g]: mean power of whole images by shell [0..box//2]. findings: what is odd in table, headers, images and
+    half sets.
     """
 
     source: ParticleSource
     rejected: ParticleTable | None
     power: tuple[Tensor, ...]
-    leaks: list[str]
-    notes: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,9 @@ def inspect_images(
     power = _mean_power(table, bands, spectra, fine, ranks)
     why = np.where(sound, np.where(absurd, "outlier", ""), np.where(seen.isfinite().all(dim=1), "constant", "NaN"))
     rejected, kept = _set_aside(table, why)
-    notes = table_notes(table) + header_notes(table, looked_at(table)) + _doubtful(table, odd)
-    return Inspected(replace(source, table=kept), rejected, power, leaks(kept, source.diameter), notes)
+    found = [_rejection(rejected)] if rejected is not None else []
+    found += leaks(kept, source.diameter) + table_notes(table) + header_notes(table, looked_at(table))
+    return Inspected(replace(source, table=kept), rejected, power, found + _doubtful(table, odd))
 
 
 def _power(bands: dict[int, Band], images: Tensor) -> Tensor:
@@ -178,15 +179,30 @@ def _set_aside(table: ParticleTable, why: np.ndarray) -> tuple[ParticleTable | N
     return rejected, table.select(np.flatnonzero(why == ""))
 
 
-def _doubtful(table: ParticleTable, odd: Odd) -> list[str]:
+def _rejection(rejected: ParticleTable) -> Finding:
+    """A finding about particles that were set aside: how many, why, and the first of them."""
+    reasons = set(rejected.columns["halfmapRejected"])
+    why = ["hold NaN, Inf or a constant background"] if reasons & {"NaN", "constant"} else []
+    why += ["are outliers of their stack"] if "outlier" in reasons else []
+    names = ", ".join(
+        f"{rejected.image_index[i] + 1}@{rejected.stacks[rejected.stack_index[i]].name}"
+        for i in range(min(5, len(rejected)))
+    )
+    more = "" if len(rejected) <= 5 else f" and {len(rejected) - 5} more"
+    text = f"{len(rejected)} images {' or '.join(why)} and were set aside in rejected.star: {names}{more}"
+    return Finding("images set aside", text, "images")
+
+
+def _doubtful(table: ParticleTable, odd: Odd) -> list[Finding]:
     """A note on images that stand out but are kept. It names the worst."""
     doubtful = np.flatnonzero((odd.deviation > DOUBTFUL) & (odd.deviation <= ABSURD))
     if not len(doubtful):
         return []
     worst = doubtful[np.argsort(-odd.deviation[doubtful], kind="stable")[:3]]
     named = ", ".join(f"{_image_name(table, int(i))} ({TRAITS[odd.trait[i]]})" for i in worst)
-    return [f"{len(doubtful)} of {len(table)} images stand out from their stack by more than {DOUBTFUL:g} robust "
-            f"standard deviations and are kept; the farthest: {named}"]
+    text = (f"{len(doubtful)} of {len(table)} images stand out from their stack by more than {DOUBTFUL:g} robust "
+            f"standard deviations and are kept; the farthest: {named}")
+    return [Finding("images that stand out", text, "images", "note")]
 
 
 def _image_name(table: ParticleTable, index: int) -> str:

@@ -104,7 +104,6 @@ def prepared(settings: RefineSettings, progress: Progress, ranks: Ranks = ALONE)
                          f"{settings.search} starts from; use --search auto")
     progress.start_iteration(0, "reading images", len(table), None)
     inspected = inspect_images(problem.source, lambda n: progress.advance(n * ranks.world), ranks)
-    notes += inspected.notes
     problem = _with_particles(problem, inspected.source, settings.scale)
     state = _initial_state(settings, problem, start.map.to(device), inspected.power)
     state, about_prior = _with_prior(settings, problem, state, start.map.to(device))

@@ -14,7 +14,7 @@ from halfmap.refinement.outputs import Record
 from halfmap.refinement.schedule import Plan, Progressed
 from halfmap.refinement.state import PoseTable, State
 from halfmap.regularisation.protocol import HalfSets, Solution
-from halfmap.validation.fsc import GOLD_STANDARD, crossing_shell, mask_verdict, resolution
+from halfmap.validation.fsc import GOLD_STANDARD, crossing_shell, resolution
 
 WEIGHTY = 0.02  # posterior weight from which a mode counts as known
 FAR = 10.0  # degrees; a particle that moves less has not jumped, however fine the grid
@@ -58,7 +58,7 @@ def progressed(step: Step) -> Progressed:
     sure = poses.weight[judged, 0] > 0.5
     return Progressed(
         step.plan.stage, step.plan.sampling.limit, agreed, _resolution(step, curves.unmasked),
-        _mean_gain(poses), float(jumped.double().mean()), float(change.angle[judged].median()),
+        mean_gain(poses), float(jumped.double().mean()), float(change.angle[judged].median()),
         float(poses.angle_sd[judged].median()), float((jumped & sure).double().mean()),
     )  # fmt: skip
 
@@ -92,13 +92,13 @@ def record(step: Step, latest: Progressed, groups: list[str], crosses: str) -> R
         "particle_share": state.share, "no_particle": int((poses.present < 0.5).sum()),
         "particle_probability": torch.histc(poses.present, PROBABILITY_BINS, 0.0, 1.0).long().tolist(),
         "shift_sigma_A": state.shift_sigma,
-        "gain": _mean_gain(poses), "gain_halves": [_mean_gain(poses, h) for h in (0, 1)],
+        "gain": mean_gain(poses), "gain_halves": [mean_gain(poses, h) for h in (0, 1)],
         "scale": float(state.scale.std() / state.scale.mean()) if len(state.scale) > 1 else 0.0,
         "contrast_spread": state.contrast_spread,
         "sigma2": [s.tolist() for s in state.sigma2], "sigma2_name": groups,
         "seconds": step.seconds, "cpu_seconds": step.cpu,
         "particles": len(poses), "box": box, "pixel_size": pixel_size,
-        "mask_verdict": mask_verdict(curves, box, pixel_size), "warnings": [], "crosses": crosses,
+        "crosses": crosses,
     } | _prior(step.before)  # fmt: skip
 
 
@@ -134,7 +134,7 @@ def _resolution(step: Step, curve: Tensor, threshold: float = GOLD_STANDARD) -> 
     return max(resolution(curve, grid.box, grid.pixel_size, threshold), grid.length / edge)
 
 
-def _mean_gain(poses: PoseTable, half: int | None = None) -> float:
+def mean_gain(poses: PoseTable, half: int | None = None) -> float:
     """Mean gain of all images, or of a half set's, each weighed by its probability of a particle; the plain mean where
     none of them holds one."""
     members = slice(None) if half is None else poses.half == half

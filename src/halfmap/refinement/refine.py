@@ -8,7 +8,7 @@ checkpoints.py). Its expectation step is em.py, its maximisation step the regula
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -21,9 +21,8 @@ from halfmap import __version__
 from halfmap.geometry.rotations import view_directions
 from halfmap.maps.filters import lowpass
 from halfmap.particles.star import write_star
-from halfmap.particles.table import ParticleTable
 from halfmap.reconstruction.statistics import Backprojection, in_memory, sums_put
-from halfmap.refinement import em, health
+from halfmap.refinement import em
 from halfmap.refinement.checkpoints import Checkpoints, Course, Origin
 from halfmap.refinement.input_files import Inputs
 from halfmap.refinement.outputs import Record, RunFolder
@@ -42,6 +41,8 @@ from halfmap.refinement.shared_work import (
     united,
 )
 from halfmap.refinement.state import State
+from halfmap.refinement.told import findings_in, summed_up, tell
+from halfmap.refinement.verdict import verdict
 from halfmap.regularisation.protocol import HalfSets
 from halfmap.runtime.distributed import joined
 from halfmap.runtime.log import RunLog
@@ -74,16 +75,16 @@ def iterate(problem: Problem, course: Course, outputs: Outputs) -> None:
         step = em_step(problem, course.state, plan, _following(problem, course, plan, outputs))
         course.state = step.after
         course.history.append(progressed(step))
-        poor = _judged(problem, course, step, log)
+        poor = problem.schedule.poor_start(course.history)
         if plan.stage == "burn-in" and poor:
             course.state = _shared_start(problem, step)
         course.state, _ = handed_out(problem, course.state, course.history[-1])
-        course.records.append(_record(problem, course, step, poor, log))
+        course.records.append(_record(problem, course, step, poor))
         _write(problem, course, step, outputs)
-        course.warnings = []
         if plan.stage != "final":
             outputs.checkpoints.save(course)
         del step  # its maps are not needed while the next ones are made
+    log.notice(f"finished with {summed_up(course.records)}")
     log.finish()
     outputs.checkpoints.remove()
 
@@ -140,36 +141,15 @@ def _shared_start(problem: Problem, step: Step) -> State:
     return replace(step.after, references=(shared, shared))
 
 
-def _judged(problem: Problem, course: Course, step: Step, log: RunLog) -> bool:
-    """Warn of what looks wrong after an iteration. Returns whether the images contradict the start."""
-    schedule, history = problem.schedule, course.history
-    poor = schedule.poor_start(history)
-    newly_poor = poor and not schedule.poor_start(history[:-1])
-    for finding in health.findings(
-        history, step.halves.curves, schedule.start, schedule.shell(schedule.start), problem.grid, newly_poor
-    ):
-        log.warning(finding)
-    if step.plan.stage == "final":
-        for finding in health.box_too_small(problem.source.table, problem.masking.diameter, history[-1].resolution):
-            log.warning(finding)
-    if step.plan.stage == "final" and step.after.prior is not None:
-        for finding in step.after.prior.straining:
-            log.warning(finding)
-    empty = int((step.after.poses.present < 0.5).sum())
-    if step.plan.stage == "final" and empty:
-        log.notice(f"{empty:,} of {len(step.after.poses):,} images match no better than noise "
-                   "(halfmapParticleProbability below 0.5) and hardly entered the maps; halfmap select leaves them out")
-    return poor
-
-
-def _record(problem: Problem, course: Course, step: Step, poor: bool, log: RunLog) -> Record:
-    """The iteration in full, with the warnings said since the last record."""
+def _record(problem: Problem, course: Course, step: Step, poor: bool) -> Record:
+    """The iteration in full, with all that is found by then: in the input, and in its own results."""
     prior = step.before.prior
     held = prior is not None and prior.estimated
     crosses = what_crosses(problem.regulariser.crosses, problem.schedule.start, poor, problem.joined, held)
     groups = [group.name for group in problem.source.table.optics]
+    found = course.findings + verdict(problem, course.history, step, poor)
     return record(step, course.history[-1], groups, crosses) | {
-        "regulariser": step.solution.chosen, "warnings": log.take_warnings()}
+        "regulariser": step.solution.chosen, "findings": [asdict(one) for one in found]}
 
 
 def _write(problem: Problem, course: Course, step: Step, outputs: Outputs) -> None:
@@ -182,6 +162,8 @@ def _write(problem: Problem, course: Course, step: Step, outputs: Outputs) -> No
     if outputs.report is not None:
         outputs.report(**_seen(course, step), particles=particles, memory=problem.memory.words())
     outputs.progress.finish_iteration(course.records[-1])
+    before = findings_in(course.records[-2]) if len(course.records) > 1 else course.findings
+    tell(before, findings_in(course.records[-1]), outputs.log)
     outputs.log.line(f"iteration {state.iteration} {step.plan.stage}: {course.history[-1].resolution:.2f} A")
 
 
@@ -245,28 +227,13 @@ def refine(settings: RefineSettings, report: Report | None = None) -> State:
             log.begin(__version__, command_line(settings))
             if ready.inspected.rejected is not None:
                 write_star(folder.path / "rejected.star", ready.inspected.rejected)
-                log.warning(_rejection(ready.inspected.rejected))
-            for leak in ready.inspected.leaks:
-                log.warning(leak)
+            tell([], ready.inspected.findings, log)
             for note in ready.notes:
                 log.notice(note)
-            course = Course(origin, state, warnings=list(log.warnings))
+            course = Course(origin, state, findings=ready.inspected.findings)
             del state, ready  # their maps would lie in memory to the end
             checkpoints.save(course)
             folder.write_text("settings.toml", to_toml(settings))
             with checkpoints.resumable():
                 iterate(problem, course, Outputs(folder, checkpoints, log, progress, report))
     return course.state
-
-
-def _rejection(rejected: ParticleTable) -> str:
-    """A sentence about particles that were set aside: how many, why, and the first of them."""
-    reasons = set(rejected.columns["halfmapRejected"])
-    why = ["hold NaN, Inf or a constant background"] if reasons & {"NaN", "constant"} else []
-    why += ["are outliers of their stack"] if "outlier" in reasons else []
-    names = ", ".join(
-        f"{rejected.image_index[i] + 1}@{rejected.stacks[rejected.stack_index[i]].name}"
-        for i in range(min(5, len(rejected)))
-    )
-    more = "" if len(rejected) <= 5 else f" and {len(rejected) - 5} more"
-    return f"{len(rejected)} images {' or '.join(why)} and were set aside in rejected.star: {names}{more}"

@@ -69,7 +69,6 @@ def resume(wanted: ResumeSettings, reports: Callable[[RefineSettings], Report] |
                 log.notice(problem.memory.sentence())
                 for note in _differences(libraries) + _planned_otherwise(course, problem, checkpoints):
                     log.notice(note)
-                log.warnings = list(course.warnings)
                 report = reports(origin.settings) if reports is not None else None
                 with checkpoints.resumable():
                     iterate(problem, course, Outputs(folder, checkpoints, log, progress, report))

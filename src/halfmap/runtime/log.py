@@ -53,7 +53,6 @@ class RunLog:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.terminal: Terminal = terminal if terminal is not None else PlainTerminal()
-        self.warnings: list[str] = []
         try:
             self._file = self.path.open("ab", buffering=0)
         except OSError as error:
@@ -83,16 +82,9 @@ class RunLog:
         self.terminal.notice(text)
 
     def warning(self, text: str) -> None:
-        """Write the text and show it so that it stands out. It is kept in `warnings` for the record of the iteration.
-        """
+        """Write the text and show it so that it stands out."""
         self.line(f"WARNING: {text}")
-        self.warnings.append(text)
         self.terminal.warning(text)
-
-    def take_warnings(self) -> list[str]:
-        """The warnings since the last call, for the record of the iteration that ends."""
-        taken, self.warnings = self.warnings, []
-        return taken
 
     def finish(self) -> None:
         """Write that the run came to its end."""

@@ -14,6 +14,7 @@ from xml.sax.saxutils import quoteattr
 import torch
 from torch import Tensor
 
+from halfmap.finding import Finding
 from halfmap.fourier.shells import hermitian_weights, shell_index_3d, shell_sum
 from halfmap.fourier.transform import volume_fft, volume_ifft
 from halfmap.maps.masks import spherical_mask
@@ -21,7 +22,10 @@ from halfmap.validation.halfmaps import null_band
 
 GOLD_STANDARD = 0.143  # half maps: Rosenthal and Henderson 2003, J. Mol. Biol. 333:721
 RANDOMISED_LIMIT = 0.05  # if randomised maps correlate by more than this, the mask contributes to the resolution
-QUOTE_CORRECTED = "the masked FSC reaches further than the corrected one: quote the corrected one"
+# Holds for nearly every masked FSC, so it is no warning.
+QUOTE_CORRECTED = Finding("quote the corrected FSC", "the masked FSC reaches further than the corrected one: quote the "
+                          "corrected one", "FSC", "note")
+FLAT = "FSC never falls to zero"
 SPHERE = 0.85  # radius of the spherical mask where none is given, as a fraction of half the box
 _MARGIN_SHELLS = 2  # so many shells from the start of randomisation on mix kept and random coefficients
 
@@ -137,8 +141,8 @@ def corrected_fsc(
     return FscCurves(unmasked, spherical, masked, randomised, corrected, start)
 
 
-def mask_verdict(curves: FscCurves, box: int, pixel_size: float) -> list[str]:
-    """What is wrong with these curves and their mask, in plain sentences."""
+def mask_verdict(curves: FscCurves, box: int, pixel_size: float) -> list[Finding]:
+    """What is wrong with these curves and their mask."""
     findings = []
     crossing = crossing_shell(curves.corrected, GOLD_STANDARD)
     apparent = crossing_shell(curves.masked, GOLD_STANDARD)
@@ -148,25 +152,34 @@ def mask_verdict(curves: FscCurves, box: int, pixel_size: float) -> list[str]:
         chance = 2 * float(null_band(box)[min(max(round(crossing), 1), box // 2)])
         if len(around) and float(around.mean()) > RANDOMISED_LIMIT + chance:
             findings.append(
-                "mask too tight or too sharp: phase-randomised maps have an FSC of "
-                f"{float(around.mean()):.2f} at the reported {box * pixel_size / crossing:.2f} A; "
-                "widen the mask or its soft edge"
+                Finding(
+                    "mask too tight",
+                    "mask too tight or too sharp: phase-randomised maps have an FSC of "
+                    f"{float(around.mean()):.2f} at the reported {box * pixel_size / crossing:.2f} A; "
+                    "widen the mask or its soft edge",
+                    "mask",
+                )
             )
         if apparent is None or apparent > crossing + 2:
             findings.append(QUOTE_CORRECTED)
     else:
         findings.append(
-            f"the corrected FSC never falls below {GOLD_STANDARD}: the maps are limited by Nyquist "
-            f"({2 * pixel_size:.2f} A), or the half sets share particles or noise"
+            Finding(
+                "corrected FSC never falls",
+                f"the corrected FSC never falls below {GOLD_STANDARD}: the maps are limited by Nyquist "
+                f"({2 * pixel_size:.2f} A), or the half sets share particles or noise",
+                "FSC",
+            )
         )
     return findings + _shape_findings(curves.unmasked, box, pixel_size)
 
 
-def _shape_findings(unmasked: Tensor, box: int, pixel_size: float) -> list[str]:
-    """Sentences about an unmasked curve[s] that does not fall to zero once and stay there."""
+def _shape_findings(unmasked: Tensor, box: int, pixel_size: float) -> list[Finding]:
+    """Findings about an unmasked curve[s] that does not fall to zero once and stay there."""
     crossing = crossing_shell(unmasked, GOLD_STANDARD)
     if crossing is None:
-        return ["the unmasked FSC never falls to zero: duplicates, shared noise, or Nyquist-limited maps"]
+        return [Finding(FLAT, "the unmasked FSC never falls to zero: duplicates, shared noise, or Nyquist-limited maps",
+                        "FSC")]
     # Means over three shells; smooth[i] is centred on shell i + 2.
     smooth = unmasked[1:].unfold(0, min(3, len(unmasked) - 1), 1).mean(dim=1)
     lowest = torch.cummin(smooth, dim=0).values
@@ -176,20 +189,26 @@ def _shape_findings(unmasked: Tensor, box: int, pixel_size: float) -> list[str]:
         bottom = int(smooth[: top + 1].argmin())
         low, high = (f"{float(smooth[i]):.2f} at {box * pixel_size / (i + 2):.1f} A" for i in (bottom, top))
         return [
-            f"the unmasked FSC dips to {low} and rises again to {high}: CTF zeros shared by too few defocus "
-            "values, a mask or filter left in the half maps, or shared noise"
+            Finding(
+                "FSC dips and rises",
+                f"the unmasked FSC dips to {low} and rises again to {high}: CTF zeros shared by too few defocus "
+                "values, a mask or filter left in the half maps, or shared noise",
+                "FSC",
+            )
         ]
     chance = 4 * float(null_band(box)[-1])
     if len(smooth) > crossing + 2 and float(lowest[-1]) > RANDOMISED_LIMIT + chance:
-        return [
+        return [Finding(
+            FLAT,
             f"the unmasked FSC levels off at {float(lowest[-1]):.2f} and never falls to zero: duplicated "
-            "particles or noise shared by the half sets"
-        ]
+            "particles or noise shared by the half sets",
+            "FSC",
+        )]
     return []
 
 
-def tail_verdict(curves: FscCurves, box: int, pixel_size: float) -> list[str]:
-    """Sentences about curves that are not zero beyond the resolution, where they should be.
+def tail_verdict(curves: FscCurves, box: int, pixel_size: float) -> list[Finding]:
+    """Findings about curves that are not zero beyond the resolution, where they should be.
 
     These are an unmasked curve that stays up over the last tenth of its shells (duplicated particles), and a corrected
     one that rises above 0.143 again. What `mask_verdict` says already is left out.
@@ -199,12 +218,14 @@ def tail_verdict(curves: FscCurves, box: int, pixel_size: float) -> list[str]:
     last = max((len(curves.unmasked) - 1) // 10, 3)
     tail = float(curves.unmasked[-last:].mean())
     chance = 4 * float(null_band(box)[-last:].square().mean()) ** 0.5 / last**0.5
-    told = any("never falls to zero" in text for text in _shape_findings(curves.unmasked, box, pixel_size))
+    told = any(one.name == FLAT for one in _shape_findings(curves.unmasked, box, pixel_size))
     if crossing is not None and not told and crossing < box // 2 - last and tail > RANDOMISED_LIMIT + chance:
-        findings.append(
+        findings.append(Finding(
+            FLAT,
             f"the unmasked FSC is still {tail:.2f} next to the Nyquist frequency: duplicated particles or noise shared "
-            "by the half sets are the usual reason"
-        )
+            "by the half sets are the usual reason",
+            "FSC",
+        ))
     crossing = crossing_shell(curves.corrected, GOLD_STANDARD)
     if crossing is not None and len(curves.corrected) > crossing + 4:
         first = int(crossing) + 2
@@ -214,8 +235,12 @@ def tail_verdict(curves: FscCurves, box: int, pixel_size: float) -> list[str]:
             finest = first + int(back[-1]) + 1
             coarse, fine = (f"{box * pixel_size / shell:.2f} A" for shell in (crossing, finest))
             findings.append(
-                f"the corrected FSC falls below {GOLD_STANDARD} at {coarse} and comes back above it as far as {fine}: "
-                "quote the coarser figure, and look for shared noise or a mask that cuts into density"
+                Finding(
+                    "corrected FSC comes back",
+                    f"the corrected FSC falls below {GOLD_STANDARD} at {coarse} and comes back above it as far as "
+                    f"{fine}: quote the coarser figure, and look for shared noise or a mask that cuts into density",
+                    "FSC",
+                )
             )
     return findings
 

@@ -50,8 +50,8 @@ class Images:
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One thing found.
+class Anomaly:
+    """One thing found, and where.
 
     kind: a leak between the half sets, duplicates that become a leak if they are divided, or a remark; count: how often
     it was found; rows: the first rows (from 0) where it was, in order.
@@ -72,7 +72,7 @@ class Audit:
     particle.
     """
 
-    findings: tuple[Finding, ...]
+    findings: tuple[Anomaly, ...]
     keep: NDArray[np.bool_]
     half: Integers | None
     expanded: str
@@ -142,7 +142,7 @@ def _groups_of(order: int) -> list[str]:
     return cyclic + ([f"D{order // 2}"] if order % 2 == 0 and 2 < order < 200 else []) + named
 
 
-def _repeated(images: Images, first: Integers, expanded: str) -> list[Finding]:
+def _repeated(images: Images, first: Integers, expanded: str) -> list[Anomaly]:
     """Images that occur more than once, in both half sets or in one."""
     copies = np.flatnonzero(first != np.arange(len(images)))
     if not len(copies):
@@ -150,19 +150,19 @@ def _repeated(images: Images, first: Integers, expanded: str) -> list[Finding]:
     repeated = np.unique(first[copies])
     findings, across = [], np.empty(0, np.int64)
     if expanded:
-        findings.append(Finding(
+        findings.append(Anomaly(
             "remark", f"symmetry-expanded by {expanded}: {len(images)} rows stand for {len(images) - len(copies)} "
             "images; such a set is for local work, not for a refinement from scratch", len(copies)))
     what = f"copies made by symmetry expansion ({expanded})" if expanded else "the same image"
     if images.half is not None:
         across = np.unique(first[copies[images.half[copies] != images.half[first[copies]]]])
     if len(across):
-        findings.append(Finding("leak", f"{len(across)} {_plural('image', across)} in both half sets ({what}): their "
+        findings.append(Anomaly("leak", f"{len(across)} {_plural('image', across)} in both half sets ({what}): their "
                                 "noise correlates at every resolution", len(across), _rows(first, copies, across)))
     within = np.setdiff1d(repeated, across)
     if len(within) and not expanded:
         place = "within one half set" if images.half is not None else "in the file, which has no half sets"
-        findings.append(Finding("duplicate", f"{len(within)} {_plural('image', within)} more than once {place}",
+        findings.append(Anomaly("duplicate", f"{len(within)} {_plural('image', within)} more than once {place}",
                                 len(within), _rows(first, copies, within)))
     return findings
 
@@ -172,7 +172,7 @@ def _rows(first: Integers, copies: Integers, which: Integers) -> tuple[int, ...]
     return tuple(copies[np.isin(first[copies], which)][:ROWS].tolist())
 
 
-def _near_pairs(images: Images, rows: Integers, distance: float) -> tuple[Integers, list[Finding]]:
+def _near_pairs(images: Images, rows: Integers, distance: float) -> tuple[Integers, list[Anomaly]]:
     """Pairs[p,2] of these rows whose centres are nearer than the distance on one micrograph, and remarks.
 
     The earlier row of a pair comes first. One tree holds all micrographs; the third coordinate keeps them further apart
@@ -180,20 +180,20 @@ def _near_pairs(images: Images, rows: Integers, distance: float) -> tuple[Intege
     """
     none = np.empty((0, 2), np.int64)
     if images.position is None:
-        return none, [Finding("remark", "no coordinates (rlnMicrographName, rlnCoordinateX, rlnCoordinateY): near "
+        return none, [Anomaly("remark", "no coordinates (rlnMicrographName, rlnCoordinateX, rlnCoordinateY): near "
                               "neighbours were not looked for")]
     floor = images.micrograph[rows] * (4.0 * distance)
     places = np.column_stack([images.position[rows], floor])
     different = len(np.unique(np.ascontiguousarray(places).view([("", float)] * 3)))
     if different < len(rows) / 2:
-        return none, [Finding("remark", f"{len(rows)} images have {different} different coordinates: they say nothing "
+        return none, [Anomaly("remark", f"{len(rows)} images have {different} different coordinates: they say nothing "
                               "about neighbours, which were not looked for")]
     pairs = cKDTree(places, balanced_tree=False, compact_nodes=False).query_pairs(distance, output_type="ndarray")
     pairs = np.sort(rows[pairs].reshape(-1, 2), axis=1)
     return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))], []
 
 
-def _near(images: Images, pairs: Integers, distance: float) -> list[Finding]:
+def _near(images: Images, pairs: Integers, distance: float) -> list[Anomaly]:
     """Pairs[p,2] of near particles, in different half sets or in one."""
     across = np.zeros(len(pairs), dtype=bool)
     place = ""
@@ -206,7 +206,7 @@ def _near(images: Images, pairs: Integers, distance: float) -> list[Finding]:
         if mine.any():
             text = f"{mine.sum()} {_plural('pair', mine[mine])} of particles nearer than {distance:.4g} A{where}"
             rows = tuple(np.unique(pairs[mine][:, 1])[:ROWS].tolist())
-            findings.append(Finding(kind, text, int(mine.sum()), rows))
+            findings.append(Anomaly(kind, text, int(mine.sum()), rows))
     return findings
 
 
@@ -219,7 +219,7 @@ def _apart(pairs: Integers, count: int) -> NDArray[np.bool_]:
     return stays
 
 
-def _tubes(images: Images) -> list[Finding]:
+def _tubes(images: Images) -> list[Anomaly]:
     """Filaments with segments in both half sets: neighbouring segments overlap."""
     if images.tube is None or images.half is None:
         return []
@@ -229,11 +229,11 @@ def _tubes(images: Images) -> list[Finding]:
     if not mixed.any():
         return []
     rows = tuple(np.flatnonzero(mixed[tube])[:ROWS].tolist())
-    return [Finding("leak", f"{mixed.sum()} of {len(total)} filaments have segments in both half sets, and neighbours "
+    return [Anomaly("leak", f"{mixed.sum()} of {len(total)} filaments have segments in both half sets, and neighbours "
                     "overlap; divide by filament", int(mixed.sum()), rows)]
 
 
-def _division(images: Images) -> list[Finding]:
+def _division(images: Images) -> list[Anomaly]:
     """Remarks on the sizes of the half sets and on what was kept together."""
     if images.half is None:
         return []
@@ -241,9 +241,9 @@ def _division(images: Images) -> list[Finding]:
     sizes = np.bincount(half, minlength=2)
     findings = []
     if abs(sizes[0] - sizes[1]) > max(UNEVEN * count, SURE * math.sqrt(count)):
-        findings.append(Finding("remark", f"the half sets are unequal: {sizes[0]} and {sizes[1]} particles"))
+        findings.append(Anomaly("remark", f"the half sets are unequal: {sizes[0]} and {sizes[1]} particles"))
     if count > 20 and np.count_nonzero(np.diff(half)) == 1:
-        findings.append(Finding("remark", "one half set is the first part of the file and the other the rest: they may "
+        findings.append(Anomaly("remark", "one half set is the first part of the file and the other the rest: they may "
                                 "differ in ice and defocus; a random division is better"))
         return findings
     total = np.bincount(images.micrograph)
@@ -253,10 +253,10 @@ def _division(images: Images) -> list[Finding]:
     if len(total) < 4 or count < 2 * len(total) or not 0 < share < 1:
         return findings
     if not np.any((second > 0) & (second < total)):
-        return [*findings, Finding("remark", "the half sets are divided by micrograph")]
+        return [*findings, Anomaly("remark", "the half sets are divided by micrograph")]
     spread = float((((second - share * total) ** 2) / (total * share * (1 - share))).sum())
     if spread > len(total) + SURE * math.sqrt(2 * len(total)):
-        findings.append(Finding("remark", "micrographs are divided unevenly between the half sets: neither particle by "
+        findings.append(Anomaly("remark", "micrographs are divided unevenly between the half sets: neither particle by "
                                 "particle nor micrograph by micrograph"))
     return findings
 

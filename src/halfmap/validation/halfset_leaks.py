@@ -9,18 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfmap.errors import InputError
+from halfmap.finding import Finding
 from halfmap.particles.table import ParticleTable
-from halfmap.validation.halfset_audit import Finding, Images, Integers, audit
+from halfmap.validation.halfset_audit import Anomaly, Images, Integers, audit
 
 DIAMETER_PART = 0.25  # fraction of the diameter: two particles in one layer of ice are never as near
 COORDINATES = ("rlnCoordinateX", "rlnCoordinateY")
 
 
-def leaks(table: ParticleTable, diameter: float) -> list[str]:
-    """What a refinement of this table should warn of, a sentence each. Stacks are compared by file, not by content."""
+def leaks(table: ParticleTable, diameter: float) -> list[Finding]:
+    """What a refinement of this table should warn of. Stacks are compared by file, not by content."""
     found = audit(images_of(table, same_file(table.stacks)), DIAMETER_PART * diameter)
-    return [f"{described(table, finding)}; the FSC is too good, halfmap audit says more"
-            for finding in found.findings if finding.kind == "leak"]
+    return [Finding(one.text.split(":")[0], f"{described(table, one)}; the FSC is too good, halfmap audit says more",
+                    "half sets")
+            for one in found.findings if one.kind == "leak"]
 
 
 def images_of(table: ParticleTable, stacks: Integers) -> Images:
@@ -68,7 +70,7 @@ def same_file(stacks: Sequence[Path]) -> Integers:
     return np.array(numbers, np.int64)
 
 
-def described(table: ParticleTable, finding: Finding) -> str:
+def described(table: ParticleTable, finding: Anomaly) -> str:
     """A finding as text, with the rows of the file (from 1) where it was found."""
     rows = ", ".join(str(table.rows[i] + 1) for i in finding.rows)
     more = " .." if finding.count > len(finding.rows) else ""

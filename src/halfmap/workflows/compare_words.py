@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from halfmap.validation.fsc import GOLD_STANDARD, QUOTE_CORRECTED, tail_verdict
+from halfmap.validation.fsc import GOLD_STANDARD, tail_verdict
 from halfmap.validation.model_map import model_resolution
 from halfmap.workflows.compare_maps import Against, Measured, sharing_frame
 from halfmap.workflows.half_map_pair import HalfMaps
@@ -146,8 +146,8 @@ def notes(found: Sequence[Measured]) -> list[dict[str, str]]:
             f"is not finished: its maps are those of iteration {run.last('iteration') or '?'}, which end where it had "
             "arrived"]
         texts += [] if one is found[0] else _frame_notes(one, found[0].run.name)
-        texts += [text for text in pair.verdict() if text != QUOTE_CORRECTED]
-        texts += tail_verdict(pair.curves, pair.box, pair.pixel_size)
+        odd = pair.verdict() + tail_verdict(pair.curves, pair.box, pair.pixel_size)
+        texts += [finding.text for finding in odd if finding.level == "warning"]
         told += [{"run": run.name, "text": text} for text in texts]
     symmetries = sorted({one.run.setting("symmetry") for one in found})
     if len(symmetries) > 1:

@@ -41,7 +41,7 @@ def _summary(pair: HalfMaps) -> dict[str, Any]:
         "mask_volume_A3": float(pair.mask.sum()) * pair.pixel_size**3,
         "randomised_from_A": pair.box * pair.pixel_size / start if start <= pair.box // 2 else None,
         "resolution_A": {name: {str(t): pair.resolution(name, t) for t in (GOLD_STANDARD, 0.5)} for name in _CURVES},
-        "verdict": pair.verdict(),
+        "verdict": [finding.text for finding in pair.verdict()],
         "fsc": {name: getattr(pair.curves, name).tolist() for name in _CURVES},
     }
 

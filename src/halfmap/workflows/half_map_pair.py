@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from halfmap.errors import InputError
+from halfmap.finding import Finding
 from halfmap.maps.masks import solvent_mask
 from halfmap.maps.mrc import MapFile, read_map
 from halfmap.validation.fsc import FscCurves, corrected_fsc, crossing_shell, mask_verdict, resolution
@@ -61,8 +62,8 @@ class HalfMaps:
             "fsc_corrected": curves.corrected.tolist(),
         }  # fmt: skip
 
-    def verdict(self) -> list[str]:
-        """Remarks on the curves, each a sentence; empty where nothing is unusual."""
+    def verdict(self) -> list[Finding]:
+        """What is to be said of the curves; empty where nothing is unusual."""
         return mask_verdict(self.curves, self.box, self.pixel_size)
 
 

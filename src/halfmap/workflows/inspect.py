@@ -33,6 +33,7 @@ from halfmap.refinement.memory_plan import MemoryPlan, checked, demand_of, plann
 from halfmap.refinement.outputs import read_records
 from halfmap.refinement.run_time import Task, estimated_seconds, measured_speed
 from halfmap.refinement.schedule import Schedule
+from halfmap.refinement.told import spells
 from halfmap.runtime.log import read_header as read_log
 from halfmap.runtime.memory import allowance
 from halfmap.settings.inspect import InspectSettings
@@ -114,9 +115,10 @@ def particles(table: ParticleTable, kind: str, settings: InspectSettings) -> Ins
     faults = [stack.fault for stack in stacks if stack.fault]
     if len(faults) > STACKS_NAMED:
         faults = [*faults[:STACKS_NAMED], f"{len(faults) - STACKS_NAMED} more stacks have faults like these"]
-    notes = table_notes(table) + header_notes(table, stacks)
+    odd = table_notes(table) + header_notes(table, stacks)
     diameter = settings.diameter or LIKELY * min(group.box * group.pixel_size for group in table.optics)
-    notes += leaks(table, diameter) if table.half is not None else []
+    odd += leaks(table, diameter) if table.half is not None else []
+    notes = [finding.text for finding in odd]
     sound = _readable(table, stacks)
     looked = look(sound, diameter, settings.images) if len(sound) else None
     if looked is not None:
@@ -269,7 +271,8 @@ def _run_folder(folder: Path, settings: InspectSettings) -> Inspection:
         last = records[-1]
         facts.append(Fact("reached", f"iteration {last['iteration']} ({last['search']}), {last['resolution_A']:.2f} A "
                           f"at FSC 0.143 unmasked, {last['resolution_05_A']:.2f} A at 0.5"))
-        notes += [f"iteration {record['iteration']}: {text}" for record in records for text in record["warnings"]]
+        notes += [spell.finding.text if spell.stands else f"{spell.when()}: {spell.finding.text}"
+                  for spell in spells(records)]
     star = folder / "particles.star"
     data = settings.data_dir or asked.data_dir
     if not star.is_file():
@@ -279,7 +282,8 @@ def _run_folder(folder: Path, settings: InspectSettings) -> Inspection:
         regulariser=settings.regulariser or asked.regulariser, padding=settings.padding or asked.padding,
     )
     found = particles(read_star(star, data), "refinement", wanted)
-    return replace(found, name=folder.name, facts=facts + found.facts, notes=notes + found.notes)
+    notes += [text for text in found.notes if text not in notes]  # the run has said some of them
+    return replace(found, name=folder.name, facts=facts + found.facts, notes=notes)
 
 
 def _status(folder: Path) -> str:

@@ -15,6 +15,7 @@ from rich.table import Table
 from torch import Tensor
 
 from halfmap.errors import InputError
+from halfmap.finding import Finding
 from halfmap.maps.filters import lowpass
 from halfmap.maps.mrc import replaced_atomically, write_map
 from halfmap.settings.analysis import LocalResolutionSettings
@@ -29,6 +30,7 @@ from halfmap.workflows.half_map_pair import HalfMaps, read_half_maps
 WINDOW_RESOLUTIONS, LEAST_WINDOW = 5.0, 20.0
 LEAST_VOXELS = 8.0  # across the window, so that its transform has six shells
 PERCENTILES = (5, 25, 50, 75, 95)
+MANY_COARSEST = 0.2  # share of the mask without a measurable resolution above which mask and window deserve a look
 
 Report = Callable[..., Any]
 
@@ -49,6 +51,20 @@ class LocalResolution:
         """The value (A) of the map where the half maps do not agree in any shell, and outside the mask."""
         return self.window.box * self.pair.pixel_size / COARSEST_SHELL
 
+    @property
+    def share_at_coarsest(self) -> float:
+        """Share of the mask where the half maps do not agree in any shell."""
+        return float((self.map[self.pair.mask > 0.5] > 0.999 * self.coarsest).double().mean())
+
+    def verdict(self) -> list[Finding]:
+        """What is to be said of the half maps' curves, the mask and the window."""
+        found, share = self.pair.verdict(), self.share_at_coarsest
+        if share > MANY_COARSEST:
+            text = (f"the half maps agree on nothing in {100 * share:.0f} % of the mask: it holds solvent or "
+                    "disordered parts, or the window is too small for their resolution; try a larger --window")
+            found.append(Finding("nothing measurable in the mask", text, "mask"))
+        return found
+
     def summary(self, threshold: float) -> dict[str, Any]:
         """Everything but the maps as plain JSON values. threshold: of the FSC."""
         inside = self.map[self.pair.mask > 0.5].double().numpy()
@@ -62,7 +78,7 @@ class LocalResolution:
             "percentiles_A": {str(p): float(v) for p, v in zip(PERCENTILES, np.percentile(inside, PERCENTILES),
                                                                strict=True)},
             "coarsest_A": self.coarsest,
-            "share_at_coarsest": float((inside > 0.999 * self.coarsest).mean()),
+            "share_at_coarsest": self.share_at_coarsest, "verdict": [finding.text for finding in self.verdict()],
         }  # fmt: skip
 
 
@@ -89,7 +105,7 @@ def run(settings: LocalResolutionSettings, report: Report | None = None) -> Loca
     written = _write(settings.out, found, summary)
     if report is not None:
         report(
-            record=pair.record(), summary=summary, verdict=pair.verdict(), resolution=found.map.numpy(),
+            record=pair.record(), summary=summary, verdict=found.verdict(), resolution=found.map.numpy(),
             mask=pair.mask.numpy(), mean=_seen(pair).numpy(),
         )  # fmt: skip
         written += [name for name in ("local_resolution.cxc", "local_resolution.html")
@@ -151,4 +167,6 @@ def _print(console: Console, summary: dict[str, Any], out: Path, written: list[s
     table.add_row("written", ", ".join(written))
     console.print(table)
     console.print(escape(f"mask: {summary['mask']}"), soft_wrap=True)
+    for sentence in summary["verdict"]:
+        console.print(escape(f"- {sentence}"), soft_wrap=True)
     console.print(escape(f"Finished: {out}"), soft_wrap=True)

@@ -15,6 +15,7 @@ from rich.table import Table
 from torch import Tensor
 
 from halfmap.errors import InputError
+from halfmap.finding import Finding
 from halfmap.maps.mrc import replaced_atomically, write_map
 from halfmap.particles.mtf import read_mtf
 from halfmap.settings.postprocess import PostprocessSettings, postprocess_command
@@ -65,7 +66,7 @@ class Postprocessed:
     """The result of sharpening a pair of half maps.
 
     resolution: of the pair, in A; lowpass: the one applied, in A; map: the sharpened map [z,y,x]; local: the same with
-    a local filter; verdict: remarks, each a sentence.
+    a local filter; verdict: what is to be said of it.
     """
 
     pair: HalfMaps
@@ -74,7 +75,7 @@ class Postprocessed:
     lowpass: float | None
     map: Tensor
     local: LocallyFiltered | None
-    verdict: list[str]
+    verdict: list[Finding]
 
 
 def postprocess(settings: PostprocessSettings, report: Report | None = None) -> Postprocessed:
@@ -145,34 +146,51 @@ def _guinier(settings: PostprocessSettings, pair: HalfMaps, mean: Tensor, mtf: T
     return Guinier(original, divided, weighted, masked, after, fit, masked_fit, bfactor)
 
 
-def _fit_verdict(settings: PostprocessSettings, guinier: Guinier) -> list[str]:
-    """Remarks on the B factor, each a sentence; empty where nothing is unusual."""
+def _fit_verdict(settings: PostprocessSettings, guinier: Guinier) -> list[Finding]:
+    """What is to be said of the B factor; empty where nothing is unusual."""
     fit = guinier.fit
     if settings.bfactor is not None:
-        return [] if settings.bfactor <= 0 else [f"the given B factor of {settings.bfactor:g} A^2 blurs the map"]
+        blurs = f"the given B factor of {settings.bfactor:g} A^2 blurs the map"
+        return [] if settings.bfactor <= 0 else [_odd_fit("B factor blurs", blurs)]
     if fit is None:
         return [
-            f"no B factor was applied: the half maps agree on too little beyond {settings.fit_from:g} A for a line "
-            "through the Guinier plot; give one with --bfactor"
+            _odd_fit(
+                "no B factor",
+                f"no B factor was applied: the half maps agree on too little beyond {settings.fit_from:g} A for a line "
+                "through the Guinier plot; give one with --bfactor",
+            )
         ]
     if fit.bfactor > 0:
         return [
-            f"the Guinier plot rises: the B factor of +{fit.bfactor:.0f} A^2 blurs the map; the half maps were "
-            "sharpened or filtered before, or hold mostly noise; give one with --bfactor"
+            _odd_fit(
+                "B factor blurs",
+                f"the Guinier plot rises: the B factor of +{fit.bfactor:.0f} A^2 blurs the map; the half maps were "
+                "sharpened or filtered before, or hold mostly noise; give one with --bfactor",
+            )
         ]
     if fit.shells < FEW_SHELLS or fit.error > 0.5 * abs(fit.bfactor):
         return [
-            f"the B factor of {fit.bfactor:.0f} +- {fit.error:.0f} A^2 comes from {fit.shells} shells and is "
-            "uncertain; compare the map with ones sharpened by a given --bfactor"
+            _odd_fit(
+                "B factor uncertain",
+                f"the B factor of {fit.bfactor:.0f} +- {fit.error:.0f} A^2 comes from {fit.shells} shells and is "
+                "uncertain; compare the map with ones sharpened by a given --bfactor",
+            )
         ]
     inside = guinier.masked_fit
     if inside is not None and _differ(fit, inside):
         return [
-            f"within the mask the Guinier plot says a B factor of {inside.bfactor:.0f} +- {inside.error:.0f} A^2, not "
-            f"{fit.bfactor:.0f}: noise of the solvent hides part of the fall in the whole box, where it is measured, "
-            f"as relion_postprocess does; compare with --bfactor {inside.bfactor:.0f}"
+            _odd_fit(
+                "B factor differs within the mask",
+                f"within the mask the Guinier plot says a B factor of {inside.bfactor:.0f} +- {inside.error:.0f} A^2, "
+                f"not {fit.bfactor:.0f}: noise of the solvent hides part of the fall in the whole box, where it is "
+                f"measured, as relion_postprocess does; compare with --bfactor {inside.bfactor:.0f}",
+            )
         ]
     return []
+
+
+def _odd_fit(name: str, text: str) -> Finding:
+    return Finding(name, text, "Guinier plot")
 
 
 def _differ(fit: GuinierFit, other: GuinierFit) -> bool:
@@ -248,7 +266,7 @@ def _summary(settings: PostprocessSettings, done: Postprocessed) -> dict[str, An
         "mtf": None if settings.mtf is None else str(settings.mtf),
         "mtf_pixel_A": None if settings.mtf is None else settings.mtf_pixel or pair.pixel_size,
         "local_filter": None if done.local is None else done.local.source,
-        "verdict": done.verdict,
+        "verdict": [finding.text for finding in done.verdict],
         "fsc": {name: getattr(pair.curves, name).tolist() for name in CURVES},
         "guinier": _columns(done),
     }  # fmt: skip
@@ -272,7 +290,8 @@ def _shown(settings: PostprocessSettings, done: Postprocessed) -> dict[str, Any]
     }
     summary = _summary(settings, done)
     return {
-        "record": record, "summary": summary, "raw": ((pair.half1 + pair.half2) / 2).numpy(), "map": done.map.numpy(),
+        "record": record, "summary": summary, "verdict": done.verdict,
+        "raw": ((pair.half1 + pair.half2) / 2).numpy(), "map": done.map.numpy(),
         "mask": pair.mask.numpy(), "local": None if local is None else local.map.numpy(),
         "theta": None if local is None else local.theta.numpy(),
     }  # fmt: skip
@@ -299,6 +318,6 @@ def _print(console: Console, settings: PostprocessSettings, done: Postprocessed,
     table.add_row("written", ", ".join(written))
     console.print(table)
     console.print(escape(f"mask: {pair.mask_name}, {100 * pair.mask_share:.1f} % of the box"), soft_wrap=True)
-    for sentence in done.verdict or ["nothing unusual about the curves"]:
+    for sentence in [finding.text for finding in done.verdict] or ["nothing unusual about the curves"]:
         console.print(escape(f"- {sentence}"), soft_wrap=True)
     console.print(escape(f"Finished: {settings.out}"), soft_wrap=True)

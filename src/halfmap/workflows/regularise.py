@@ -94,6 +94,6 @@ def _print(console: Console, pair: HalfMaps, solution: Solution, out: Path, writ
     table.add_row("written", ", ".join(written))
     console.print(table)
     console.print(escape(f"mask: {pair.mask_name}, {100 * pair.mask_share:.1f} % of the box"), soft_wrap=True)
-    for sentence in pair.verdict():
-        console.print(escape(f"- {sentence}"), soft_wrap=True)
+    for finding in pair.verdict():
+        console.print(escape(f"- {finding.text}"), soft_wrap=True)
     console.print(escape(f"Finished: {out}"), soft_wrap=True)

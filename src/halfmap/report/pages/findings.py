@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from halfmap.finding import Finding
+from halfmap.refinement.told import findings_in, spells
 from halfmap.report.pages.snapshot import Snapshot
-from halfmap.report.record_values import Record, clean_values, crossing, curve, number, plain_value, total_seconds
-from halfmap.validation.fsc import QUOTE_CORRECTED
+from halfmap.report.record_values import Record, crossing, curve, number, plain_value, total_seconds
 
 # What a reader should know about things that cross between half sets, by a word that the record uses for them.
 CROSSES = {
@@ -16,9 +17,6 @@ CROSSES = {
     "local filter": "A filter chosen from both halves: read the half-map FSC with care.",
 }
 GOLD_STANDARD = "Figures by shell and an outline, no detail: the usual gold standard."
-# Holds for nearly every masked FSC, so it is shown beside the curves and not among the warnings.
-ORDINARY = (QUOTE_CORRECTED,)
-UNEVEN = 0.2  # relative difference of the gain between half sets that is worth a warning
 UNITS = {"A": "Å", "deg": "°"}
 SEARCHES = {
     "burn-in": "all orientations at the start's resolution",
@@ -144,62 +142,29 @@ def _crosses_note(crosses: str) -> str:
 
 
 def warnings(records: Sequence[Record]) -> list[Warned]:
-    """Warnings of all iterations, newest first, each one once with the iterations that raised it."""
-    seen: dict[str, list[int]] = {}
-    for i, record in enumerate(records):
-        raised = record.get("warnings")
-        texts = [raised] if isinstance(raised, str) else raised
-        for text in texts if isinstance(texts, list | tuple) else []:
-            seen.setdefault(str(text), []).append(int(number(record, "iteration") or i + 1))
-    newest = sorted(seen.items(), key=lambda item: -item[1][-1])
-    return [Warned(text, _iterations(numbers)) for text, numbers in newest]
+    """The warnings of a run, each one once: those that stand, then those that are over, with their iterations."""
+    return [Warned(sentence(spell.finding.text), spell.finding.about if spell.stands else spell.when())
+            for spell in spells(records) if spell.finding.level == "warning"]
 
 
-def _iterations(numbers: list[int]) -> str:
-    if len(numbers) == 1:
-        return f"iteration {numbers[0]}"
-    if numbers[-1] - numbers[0] == len(numbers) - 1:
-        return f"iterations {numbers[0]} to {numbers[-1]}"
-    return f"{len(numbers)} iterations, last {numbers[-1]}"
+def notes_on(record: Record, about: str) -> list[str]:
+    """The notes of an iteration on a part of its results: ordinary findings, shown beside that part."""
+    return readings([finding for finding in findings_in(record) if finding.about == about])
 
 
-def curve_checks(record: Record) -> list[Warned]:
-    """Warnings about the final curves and about half sets that differ. Ordinary findings are left out."""
-    return verdict_checks(verdict(record)) + _uneven_halves(record)
+def verdict_checks(found: Sequence[Finding]) -> list[Warned]:
+    """The warnings among findings, for the top of a page."""
+    return [Warned(sentence(finding.text), finding.about) for finding in found if finding.level == "warning"]
 
 
-def verdict_checks(texts: Sequence[str], where: Callable[[str], str] = lambda text: "FSC") -> list[Warned]:
-    """Warnings of the sentences about the curves that are not ordinary; where: the part each of them is about."""
-    return [Warned(sentence(text), where(text)) for text in texts if text not in ORDINARY]
-
-
-def readings(texts: Sequence[str]) -> list[str]:
-    """The ordinary ones of the sentences about the curves."""
-    return [text for text in texts if text in ORDINARY]
-
-
-def verdict(record: Record) -> list[str]:
-    """What the run found in the FSC curves of its final pass.
-
-    Empty before that pass, because earlier maps end at the shell where the search ends.
-    """
-    found = record.get("mask_verdict")
-    if record.get("search") != "final" or not isinstance(found, list | tuple):
-        return []
-    return [str(text) for text in found]
+def readings(found: Sequence[Finding]) -> list[str]:
+    """The notes among findings, which are shown beside what they are about."""
+    return [finding.text for finding in found if finding.level == "note"]
 
 
 def sentence(text: str) -> str:
     """A finding with a capital and a full stop."""
     return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
-
-
-def _uneven_halves(record: Record) -> list[Warned]:
-    gains = [value for value in clean_values(record.get("gain_halves")) if value is not None]
-    if len(gains) != 2 or min(gains) > (1 - UNEVEN) * max(gains):
-        return []
-    text = f"The half sets differ: the model explains {figure(gains[0], 1)} nats per image of one and "
-    return [Warned(text + f"{figure(gains[1], 1)} of the other; one may have lost its poses.", "half sets")]
 
 
 @dataclass(frozen=True)
@@ -212,7 +177,7 @@ class Column:
 
 
 TABLE = (
-    Column("it.", "", lambda r: grouped(number(r, "iteration")) + (" !" if r.get("warnings") else "")),
+    Column("it.", "", lambda r: grouped(number(r, "iteration")) + (" !" if _warned(r) else "")),
     Column("stage", "", lambda r: str(r.get("search") or "–")),
     Column("aligned to", "Å", lambda r: figure(number(r, "band_A"))),
     Column("FSC 0.143", "Å", lambda r: figure(number(r, "resolution_A"))),
@@ -227,6 +192,10 @@ TABLE = (
     Column("wall", "s", lambda r: figure(total_seconds(r), 1)),
     Column("CPU", "s", lambda r: figure(number(r, "cpu_seconds"), 1)),
 )
+
+
+def _warned(record: Record) -> bool:
+    return any(finding.level == "warning" for finding in findings_in(record))
 
 
 def _percent(share: float | None) -> str:

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from halfmap.finding import Finding
 from halfmap.report.pages import findings
-from halfmap.report.pages.findings import Headline, Tile, Warned, figure
+from halfmap.report.pages.findings import Headline, Tile, figure
 from halfmap.report.pages.methods import LOCAL_RESOLUTION, RANDOMISED, THRESHOLD
 from halfmap.report.pages.page import now, write_page
 from halfmap.report.pictures.chimerax import Scene, level_of, palette, write_chimerax
@@ -25,8 +26,6 @@ from halfmap.report.pictures.slices import (
 from halfmap.report.pictures.viewer import viewer
 from halfmap.report.record_values import Array, Record, number, plain_value
 
-MANY_COARSEST = 0.2  # share of the mask without a measurable resolution above which mask and window deserve a look
-
 
 @dataclass(frozen=True)
 class LocalResolutionPage:
@@ -34,7 +33,7 @@ class LocalResolutionPage:
 
     record: grid, resolutions and FSC curves under their names in an iteration's record; summary: the content of
     local_resolution.json; resolution: local resolution in A [z,y,x]; mean: the average of the half maps, filtered for
-    display [z,y,x]; mask: [z,y,x]; verdict: sentences about the curves. settings, version and command as in `Snapshot`.
+    display [z,y,x]; mask: [z,y,x]; verdict: on curves and mask. settings, version and command as in `Snapshot`.
     """
 
     record: Record
@@ -42,7 +41,7 @@ class LocalResolutionPage:
     resolution: Array
     mean: Array
     mask: Array
-    verdict: Sequence[str] = ()
+    verdict: Sequence[Finding] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     version: str = ""
     command: str = ""
@@ -56,7 +55,7 @@ def write_local_resolution_page(folder: Path, shown: LocalResolutionPage) -> Pat
     drawn = viewer(shown.mean, shown.mask, pixel_size, shown.resolution, cutoff)
     contents = {
         "name": folder.resolve().name, "shown": shown, "written": now(), "headline": _headline(shown, cutoff),
-        "checks": _checks(shown), "readings": findings.readings(shown.verdict),
+        "checks": findings.verdict_checks(shown.verdict), "readings": findings.readings(shown.verdict),
         "fsc": fsc_chart([shown.record]), "rows": _rows(shown, cutoff), "bar": scale_bar(window, pixel_size),
         "cutoff": cutoff, "surface_view": drawn,
         "settings": findings.setting_rows(shown.settings), "chimerax": palette(cutoff),
@@ -108,16 +107,6 @@ def _script(folder: Path, shown: LocalResolutionPage, cutoff: LocalCutoff | None
     mask = folder / "mask.mrc"
     scene = Scene(found, level_of(found, mask), folder / "local_resolution.mrc", palette(cutoff), [mask])
     return write_chimerax(folder / "local_resolution.cxc", scene).name
-
-
-def _checks(shown: LocalResolutionPage) -> list[Warned]:
-    checks = findings.verdict_checks(shown.verdict)
-    share = shown.summary["share_at_coarsest"]
-    if share > MANY_COARSEST:
-        checks.append(Warned(
-            f"The half maps agree on nothing in {100 * share:.0f} % of the mask: it holds solvent or disordered parts, "
-            "or the window is too small for their resolution; try a larger --window.", "mask"))
-    return checks
 
 
 def _methods(shown: LocalResolutionPage) -> str:

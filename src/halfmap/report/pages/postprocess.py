@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from halfmap.finding import Finding
 from halfmap.report.pages import findings
 from halfmap.report.pages.findings import Headline, Tile, figure
 from halfmap.report.pages.methods import RANDOMISED, THRESHOLD, Citation
@@ -47,6 +48,7 @@ class PostprocessedMaps:
     mask: Array
     local: Array | None = None
     theta: Array | None = None
+    verdict: Sequence[Finding] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     version: str = ""
     command: str = ""
@@ -60,14 +62,13 @@ def write_postprocess_report(folder: Path, shown: PostprocessedMaps) -> Path:
     drawn = viewer(final, shown.mask, pixel_size, shown.theta, cutoff)
     if drawn is not None:
         _script(folder, shown, drawn.level, cutoff)
-    verdict: Sequence[str] = shown.summary["verdict"]
     contents = {
         "name": _name(folder.resolve()),
         "shown": shown,
         "written": now(),
         "headline": _headline(shown),
-        "checks": findings.verdict_checks(verdict, _where),
-        "readings": findings.readings(verdict),
+        "checks": findings.verdict_checks(shown.verdict),
+        "readings": findings.readings(shown.verdict),
         "fsc": _fsc_chart(shown),
         "guinier": guinier_chart(shown.summary),
         "fit": _fit_text(shown.summary),
@@ -97,11 +98,6 @@ def _script(folder: Path, shown: PostprocessedMaps, level: float, cutoff: LocalC
 def _name(folder: Path) -> str:
     """The name of the folder, with that of the run before it if its own name says nothing."""
     return f"{folder.parent.name}/{folder.name}" if folder.name == "postprocess" else folder.name
-
-
-def _where(text: str) -> str:
-    """The part of the page that a sentence of the verdict is about."""
-    return "Guinier plot" if "B factor" in text else "FSC"
 
 
 def _fsc_chart(shown: PostprocessedMaps) -> Drawing | None:

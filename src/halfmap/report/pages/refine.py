@@ -8,7 +8,7 @@ import numpy as np
 
 from halfmap.report.pages import findings
 from halfmap.report.pages.examples import example_pictures
-from halfmap.report.pages.findings import TABLE, Warned
+from halfmap.report.pages.findings import TABLE
 from halfmap.report.pages.gallery import gallery
 from halfmap.report.pages.methods import citations, methods_text
 from halfmap.report.pages.page import now, write_page
@@ -19,8 +19,6 @@ from halfmap.report.pictures.local_cutoff import LocalCutoff, local_cutoff
 from halfmap.report.pictures.sphere import Sphere, view_sphere
 from halfmap.report.pictures.viewer import Viewer, viewer
 from halfmap.report.record_values import number
-
-THIN_COVERAGE = 0.2  # Fourier coverage of the worst direction below which the page warns
 
 
 def write_report(run: Path, snapshot: Snapshot) -> Path:
@@ -44,7 +42,6 @@ def _contents(run: Path, snapshot: Snapshot) -> dict[str, Any]:
     last = records[-1] if records else {}
     noise, groups = charts.noise_chart(last)
     sphere = _sphere(snapshot)
-    checks = findings.curve_checks(last) + _coverage_check(sphere)
     pixel_size = number(last, "pixel_size")
     particles = charts.particle_charts(records) if records and findings.asked_for_particles(snapshot) else None
     cutoff = local_cutoff(snapshot.theta, snapshot.mask, pixel_size)
@@ -55,8 +52,7 @@ def _contents(run: Path, snapshot: Snapshot) -> dict[str, Any]:
         "written": now(),
         "headline": findings.headline(snapshot),
         "warnings": findings.warnings(records),
-        "checks": checks,
-        "readings": findings.readings(findings.verdict(last)),
+        "readings": findings.notes_on(last, "FSC"),
         "fsc": charts.fsc_chart(records) if records else None,
         "resolution": charts.resolution_chart(records) if records else None,
         "poses": charts.pose_charts(records) if records else [],
@@ -104,10 +100,3 @@ def _surface(snapshot: Snapshot, pixel_size: float | None, cutoff: LocalCutoff |
     if not snapshot.finished:
         return None
     return viewer(snapshot.map, snapshot.mask, pixel_size, snapshot.theta, cutoff)
-
-
-def _coverage_check(sphere: Sphere | None) -> list[Warned]:
-    if sphere is None or sphere.coverage >= THIN_COVERAGE:
-        return []
-    text = f"Preferred orientation: Fourier space is sampled at {sphere.coverage:.2f} of uniform around "
-    return [Warned(text + f"{sphere.coverage_at}; the map is blurred along it.", "views")]

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from halfmap.finding import Finding
 from halfmap.report.pages import findings
 from halfmap.report.pages.findings import Headline, Tile, figure, regulariser_name
 from halfmap.report.pages.methods import citations, filtering_text
@@ -30,8 +31,8 @@ class FilteredPair:
 
     record: grid, resolutions and FSC curves under their names in an iteration's record; raw, map: average of the half
     maps as given, and filtered [z,y,x]; mask: [z,y,x]; theta: local cut-off in A [z,y,x], or None; crosses: what
-    crosses between half sets in a refinement with this method; note: what holds here instead; verdict: sentences about
-    the curves. settings, version, command and citing as in `Snapshot`.
+    crosses between half sets in a refinement with this method; note: what holds here instead; verdict: on the
+    curves. settings, version, command and citing as in `Snapshot`.
     """
 
     record: Record
@@ -41,7 +42,7 @@ class FilteredPair:
     theta: Array | None = None
     crosses: str = ""
     note: str = ""
-    verdict: Sequence[str] = ()
+    verdict: Sequence[Finding] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     version: str = ""
     command: str = ""

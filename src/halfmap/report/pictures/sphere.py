@@ -2,53 +2,19 @@
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from halfmap.errors import InputError
+from halfmap.geometry.equal_area import Cells, cell_centres, equal_area_cells
 from halfmap.geometry.symmetry import symmetry_group
 from halfmap.report.record_values import Array
+from halfmap.validation.view_coverage import fourier_coverage, in_words
 
 Float = NDArray[np.float64]
 MOST_VIEWS = 200_000  # views counted, with their equivalents by symmetry; of more, every n-th
 LEVELS = 9  # shades of density
-COVERAGE_WIDTH = math.radians(10.0)  # a slice covers the directions that lie this close to its plane
-
-
-@dataclass(frozen=True)
-class Cells:
-    """Equal-area cells in rings of constant tilt: ring edges [ring+1] (radians) and cells per ring [ring]."""
-
-    edges: Float
-    counts: NDArray[np.int64]
-
-    @property
-    def first(self) -> NDArray[np.int64]:
-        """Index of the first cell of each ring [ring+1], with the number of all cells at the end."""
-        return np.concatenate([[0], np.cumsum(self.counts)])
-
-    def locate(self, directions: Float) -> NDArray[np.int64]:
-        """Index [b] of the cell that holds each unit vector [b,3]."""
-        tilt = np.arccos(np.clip(directions[:, 2], -1, 1))
-        ring = np.clip(np.searchsorted(self.edges, tilt, side="right") - 1, 0, len(self.counts) - 1)
-        turn = np.mod(np.arctan2(directions[:, 1], directions[:, 0]) / (2 * np.pi), 1.0)
-        place = (turn * self.counts[ring]).astype(np.int64)
-        return self.first[ring] + np.minimum(place, self.counts[ring] - 1)
-
-
-@lru_cache(maxsize=4)
-def equal_area_cells(rings: int) -> Cells:
-    """Nearly square cells of exactly equal area.
-
-    The number of cells in a ring follows its circumference. The edges of the rings are then moved so that a ring's
-    share of the area, (cos edge - cos next edge) / 2, equals its share of the cells.
-    """
-    middle = (np.arange(rings) + 0.5) * np.pi / rings
-    counts = np.maximum(np.round(2 * rings * np.sin(middle)), 3).astype(np.int64)
-    share = np.concatenate([[0], np.cumsum(counts)]) / counts.sum()
-    return Cells(np.arccos(np.clip(1 - 2 * share, -1, 1)), counts)
 
 
 def _mollweide(longitude: Float, latitude: Float) -> tuple[Float, Float]:
@@ -116,15 +82,15 @@ def view_sphere(directions: Array, weights: Array | None, symmetry: str) -> Sphe
     cells = equal_area_cells(rings)
     total = int(cells.counts.sum())
     density = np.bincount(cells.locate(spread), mass, total) * total / mass.sum()
-    coverage, worst = fourier_coverage(spread, mass)
-    busiest = _centres(cells)[int(density.argmax())]
+    coverage = fourier_coverage(spread, mass)
+    busiest = cell_centres(cells)[int(density.argmax())]
     top = max(2.0, min(float(np.percentile(density, 99)), 8.0))
     return Sphere(
         cells=_draw_cells(cells, density, top), graticule=_graticule(), top=top,
         busiest=float(density.max()), busiest_at=_angles(busiest),
         empty_percent=float(100 * np.mean(density == 0)),
         empty_by_chance_percent=100 * math.exp(-len(spread) / total),
-        coverage=coverage, coverage_at=_angles(worst), views=len(views), copies=len(operations),
+        coverage=coverage.least, coverage_at=_angles(coverage.direction), views=len(views), copies=len(operations),
     )  # fmt: skip
 
 
@@ -137,36 +103,8 @@ def _operations(symmetry: str) -> Float:
     return np.asarray(group, dtype=np.float64)
 
 
-def fourier_coverage(views: Float, mass: Float) -> tuple[float, Float]:
-    """Lowest sampling of Fourier space over all directions, relative to uniform views, and its direction [3].
-
-    views: unit vectors [b,3]; mass: their weights [b]. The central slice of a view passes within an angle w of
-    direction u if |view . u| < sin w, which holds for a share sin w of uniform views. Only directions of the upper half
-    are looked at, because a slice through u passes through -u too.
-    """
-    grid = _centres(equal_area_cells(20))
-    grid = grid[grid[:, 2] >= 0]
-    stride = max(1, len(views) // 20_000)
-    some, weight = views[::stride], mass[::stride]
-    near = np.abs(some @ grid.T) < math.sin(COVERAGE_WIDTH)
-    relative = weight @ near / (weight.sum() * math.sin(COVERAGE_WIDTH))
-    worst = int(relative.argmin())
-    return float(relative[worst]), grid[worst]
-
-
-def _centres(cells: Cells) -> Float:
-    """Unit vectors [cell,3] at the centres of the cells."""
-    ring = np.repeat(np.arange(len(cells.counts)), cells.counts)
-    place = np.arange(int(cells.counts.sum())) - cells.first[ring]
-    turn = 2 * np.pi * (place + 0.5) / cells.counts[ring]
-    tilt = (cells.edges[ring] + cells.edges[ring + 1]) / 2
-    return np.stack([np.sin(tilt) * np.cos(turn), np.sin(tilt) * np.sin(turn), np.cos(tilt)], axis=1)
-
-
 def _angles(direction: Float) -> str:
-    rot = math.degrees(math.atan2(direction[1], direction[0]))
-    tilt = math.degrees(math.acos(float(np.clip(direction[2], -1, 1))))
-    return f"rot {rot:.0f}°, tilt {tilt:.0f}°".replace("-", "\u2212")
+    return in_words(direction).replace("-", "\u2212")
 
 
 def _draw_cells(cells: Cells, density: Float, top: float) -> list[Cell]:
@@ -175,7 +113,7 @@ def _draw_cells(cells: Cells, density: Float, top: float) -> list[Cell]:
     density: of each cell; top: density of the highest level.
     """
     drawn: list[Cell] = []
-    centres = _centres(cells)
+    centres = cell_centres(cells)
     ring = np.repeat(np.arange(len(cells.counts)), cells.counts)
     for i, value in enumerate(density):
         start = (i - cells.first[ring[i]]) / cells.counts[ring[i]]
