@@ -71,6 +71,9 @@ COMMANDS: dict[str, Command] = {
     "select": _command(
         "the particles of a run that pass its own measures, as a STAR file",
         "select", "select_options", "run_select"),
+    "expand": _command(
+        "every image at all poses that a point group makes equivalent, as a STAR file",
+        "expand", "expand_options", "run_expand"),
     "convert": _command(
         "particles from cryoSPARC's format to RELION's, and back",
         "convert", "convert_options", "run_convert"),
