@@ -220,6 +220,24 @@ def test_signal_that_the_ctf_moves_out_of_an_image_does_not_come_in_on_the_other
     assert off[0] < 0.01 < 0.1 < off[1]
 
 
+def test_each_copy_of_an_expanded_set_loses_what_lies_outside_at_its_own_pose(
+    bodies: TwoBodies, kept: Path, halfmap: Callable, tmp_path: Path
+) -> None:
+    run, star = bodies.folder / "run", tmp_path / "expanded.star"
+    assert halfmap(["expand", run, "--symmetry", "C2", "--out", star]).status == 0
+    done = halfmap(["subtract", run, "--mask", bodies.folder / "keep.mrc", "--particles", star, "--threads", 1, "--out",
+                    tmp_path / "part"])
+    assert done.status == 0, done.error
+    table = read_star(tmp_path / "part/particles.star")
+    found = images_of(tmp_path / "part", table).unflatten(0, (COUNT, 2))
+    once = read_star(kept / "particles.star")
+    torch.testing.assert_close(found[:, 0], images_of(kept, once), rtol=0, atol=2e-3)
+    # The other copy is seen as if the particle were turned, which it is not: another image is left.
+    outside = (bodies.signal - bodies.inside).square().mean()
+    assert float((found[:, 0] - found[:, 1]).square().mean()) > 0.1 * float(outside)
+    assert (np.asarray(table.half).reshape(-1, 2) == np.asarray(once.half)[:, None]).all()
+
+
 def test_an_interrupted_subtraction_leaves_no_file(
     bodies: TwoBodies, halfmap: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
