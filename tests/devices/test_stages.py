@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
@@ -170,12 +171,14 @@ def searched(to: Any, kind: str) -> Any:
                   to(torch.zeros(6, 1, 5, 5).double()))
     grid = {"grid_limit": 5, "grid_step": math.radians(angular_step(1)), "shifts": shift_grid(2.0, 1.0),
             "grid": orientation_grid(1, torch.eye(3)[None])}
-    sampling = Sampling(kind.split()[0], LIMIT, **(grid if "global" in kind else {}), centred="centred" in kind)
+    mates = symmetry_group("C3" if "relaxed" in kind else "C1")
+    sampling = Sampling(kind.split()[0], LIMIT, **(grid if "global" in kind else {}), centred="centred" in kind,
+                        mates=mates)
     if kind == "global":
         known = None
     search = GlobalSearch(reference, sampling) if "global" in kind else None
     prior = ShiftPrior.from_spread(1.5)
-    held = about(to, 6) if "held" in kind else None
+    held = replace(about(to, 6), mates=to(mates)) if "held" in kind else None
     found = find_poses(reference, batch, sampling, prior, known, search, held)
     moves = Moves.zeros()
     if held is not None:
@@ -194,7 +197,8 @@ def test_no_kernel_is_left_out():
     assert KERNELS.keys() == set(kernels.__all__) - {"set_threads", "thread_count"}
 
 
-@pytest.mark.parametrize("kind", ["global", "global centred", "local", "local held", "fixed"])
+@pytest.mark.parametrize("kind", ["global", "global centred", "local", "local held", "local relaxed",
+                                  "local held relaxed", "fixed"])
 def test_poses_are_found_where_the_images_are(on_both, kind):
     on_both(lambda to: searched(to, kind))
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from halfmap.runtime.log import RunLog, read_header
-from halfmap.runtime.progress import Progress
+from halfmap.runtime.progress import Progress, counted
 
 
 def record(iteration: int) -> dict[str, Any]:
@@ -63,6 +63,17 @@ def test_a_terminal_gets_a_bar_and_the_same_lines(monkeypatch: pytest.MonkeyPatc
 def test_a_dumb_terminal_gets_no_control_characters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
     assert "\x1b" not in drive(Screen())
+
+
+def test_things_are_counted_by_a_bar_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    screen, file = Screen(), io.StringIO()
+    for stream in (screen, file):
+        with counted("subtracting", 30, stream) as advance:
+            advance(20)
+            advance(10)
+    assert "subtracting" in screen.getvalue() and "30/30" in screen.getvalue()
+    assert file.getvalue() == ""
 
 
 def test_a_record_without_figures_still_prints() -> None:

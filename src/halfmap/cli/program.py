@@ -71,6 +71,12 @@ COMMANDS: dict[str, Command] = {
     "select": _command(
         "the particles of a run that pass its own measures, as a STAR file",
         "select", "select_options", "run_select"),
+    "expand": _command(
+        "every image at all poses that a point group makes equivalent, as a STAR file",
+        "expand", "expand_options", "run_expand"),
+    "subtract": _command(
+        "particle images less the signal of what a mask leaves out",
+        "subtract", "subtract_options", "run_subtract"),
     "convert": _command(
         "particles from cryoSPARC's format to RELION's, and back",
         "convert", "convert_options", "run_convert"),

@@ -35,12 +35,12 @@ def log_peak(prior: ShiftPrior, about: PosePrior | None, mates: int) -> float:
     """Log density of a pose where its prior is highest, over turns in radians and shifts in pixels.
 
     Rotations are uniform, 1 / (8 pi^2), and each stands for its ``mates`` under the point group; or they are normal
-    about one of the mates (``about``).
+    about one of the mates (``about``), or in equal shares about several poses.
     """
     if about is None or about.turn == 0:
         rotation = math.log(mates / (8 * math.pi**2))
     else:
-        rotation = -math.log(_normal_volume(about.turn))
+        rotation = -math.log(_normal_volume(about.turn) * len(about.mates))
     precision = about.shift if about is not None and about.shift > 0 else prior.precision
     return rotation + math.log(max(precision, 1e-12) / (2 * math.pi))
 

@@ -8,7 +8,7 @@ at the full band. Local: the modes of the last iteration are polished. Fixed: gi
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ from halfmap.kernels.poses import Polished, PolishOptions, PosePrior, Starts
 GRID_POINTS_CONSIDERED = 256  # best grid points of an image among which distinct candidates are looked for
 GRID_LOSS = 0.1  # of its log-likelihood that a pose may lose by lying between grid points
 LEAST_GAIN = 1e-3  # nats; a step that promises less is not taken
+BELOW_ALL = -1e6  # nats; a start that gives way to any known mode
 LARGEST_STEP = math.radians(15.0)  # of one Levenberg-Marquardt step
 
 
@@ -40,7 +41,8 @@ class Sampling:
 
     search: global, local or fixed. limit: highest shell scored. drop: how many nats below the best, about, a mode is
     given up. modes: modes kept. steps: Levenberg-Marquardt steps at the full band. merge_angle: modes nearer than this
-    are one. symmetry: operators [o, 3, 3] of the point group, modulo which poses are the same.
+    are one. symmetry: operators [o, 3, 3] of the point group, modulo which poses are the same. mates [m, 3, 3], the
+    identity first: a local search also starts from R g of each best pose R, for every g of them.
 
     For a global search: grid [r, 3, 3], with in-plane angles in [0, 180); shifts [t, 2], in pixels of the reference;
     grid_limit: highest shell of the exhaustive part; grid_step: its angular step; centred: whether shifts are searched
@@ -60,6 +62,7 @@ class Sampling:
     steps: int = 6
     merge_angle: float = math.radians(2.0)
     symmetry: Tensor = field(default_factory=lambda: torch.eye(3, dtype=torch.float64)[None])
+    mates: Tensor = field(default_factory=lambda: torch.eye(3, dtype=torch.float64)[None])
 
 
 @dataclass(frozen=True)
@@ -169,8 +172,16 @@ def polish(
     k = geometry.count(limit)
     y, c = images.whitened(limit)
     options = PolishOptions(geometry.band.box, steps, prior.precision, LEAST_GAIN, LARGEST_STEP)
-    coords = geometry.coords[:k] * reference.padding
-    return kernels.refine_poses(reference.volume, coords, geometry.band.kxy[:k], y, c, starts, options, about)
+    fixed = (reference.volume, geometry.coords[:k] * reference.padding, geometry.band.kxy[:k], y, c)
+    if about is None or len(about.mates) == 1:
+        return kernels.refine_poses(*fixed, starts, options, about)
+    nearest = about.nearest_mate(starts.image, starts.rotations)
+    parts, members = [], [torch.nonzero(nearest == mate)[:, 0] for mate in range(len(about.mates))]
+    for mate, some in enumerate(members):
+        few = Starts(starts.image[some], starts.rotations[some], starts.shifts[some])
+        parts.append(kernels.refine_poses(*fixed, few, options, about.about_mate(mate)))
+    back = torch.cat(members).argsort()
+    return Polished(*(torch.cat([getattr(part, f.name) for part in parts])[back] for f in fields(Polished)))
 
 
 def _modes_of(starts: Starts, polished: Polished, count: int) -> Poses:
@@ -198,6 +209,21 @@ def _starts_of(poses: Poses) -> Starts:
     """The modes that are there, as starts."""
     image, mode = torch.nonzero(~torch.isinf(poses.gain), as_tuple=True)
     return Starts(image, poses.rotations[image, mode], poses.shifts[image, mode])
+
+
+def _with_mates(known: Poses, sampling: Sampling) -> Poses:
+    """Known modes, and the mates of the best one that lie near none of them."""
+    if len(sampling.mates) == 1:
+        return known
+    rotations = known.rotations[:, :1] @ sampling.mates[1:].to(known.rotations)
+    count, new = rotations.shape[:2]
+    joined = Poses(
+        torch.cat([known.rotations, rotations], dim=1),
+        torch.cat([known.shifts, known.shifts[:, :1].expand(count, new, 2)], dim=1),
+        torch.cat([known.gain, known.gain.new_full((count, new), BELOW_ALL)], dim=1),
+        torch.cat([known.precision, known.precision.new_zeros((count, new, 5, 5))], dim=1),
+    )
+    return merge_modes(joined, sampling.symmetry, sampling.merge_angle, math.inf, joined.gain.shape[1])
 
 
 def find_poses(
@@ -235,7 +261,7 @@ def find_poses(
         starts = _starts_of(rough)
     else:
         assert known is not None
-        starts = _starts_of(known)
+        starts = _starts_of(_with_mates(known, sampling))
     # Two steps show which modes are out of the running; only the others are worth more.
     half_way = merge_modes(
         polished(starts, sampling.limit, 2), sampling.symmetry, sampling.merge_angle, sampling.drop, sampling.modes + 1

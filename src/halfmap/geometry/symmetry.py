@@ -62,6 +62,26 @@ def symmetry_group(name: str) -> Tensor:
     return torch.round(group, decimals=15) + 0.0
 
 
+def coset_representatives(group: Tensor, subgroup: Tensor) -> Tensor:
+    """One element r [m, 3, 3] of each left coset r H of a subgroup H [o, 3, 3] in group [n, 3, 3], the identity first.
+
+    A map with the symmetry H shows the same at R and R h, so that R r are the poses which the group makes of R and H
+    does not. Raises ValueError where H is not in the group.
+    """
+    if not bool(_is_among(subgroup, group).all()):
+        raise ValueError("the subgroup has elements that the group has not")
+    chosen = group[:1]
+    for element in group[1:]:
+        if not bool(_is_among(element.T @ chosen, subgroup).any()):
+            chosen = torch.cat([chosen, element[None]])
+    return chosen
+
+
+def _is_among(rotations: Tensor, group: Tensor) -> Tensor:
+    """Which of rotations [r, 3, 3] are elements of group [n, 3, 3]: bool [r]."""
+    return ((rotations[:, None] - group).abs().amax((-1, -2)) < 1e-6).any(dim=1)
+
+
 def asymmetric_unit(directions: Tensor, group: Tensor) -> Tensor:
     """Which of the view directions[r,3] lie in the asymmetric unit of group[o,3,3]: bool [r].
 

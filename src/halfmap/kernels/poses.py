@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -72,7 +72,9 @@ class PosePrior:
 
         -turn |w|^2 / 2 - shift |e|^2 / 2,   exp([w]x) = R R0^T,   e = (t + P R f) - (t0 + P R0 f),
 
-    zero at the centre. P projects to x and y, so e is how far the fulcrum has moved in the image.
+    zero at the centre. P projects to x and y, so e is how far the fulcrum has moved in the image. mates [m, 3, 3], the
+    identity first: the prior is the same about R0 g, for every g of them, in equal shares; of these parts the nearest
+    counts. Kernels take one of them at a time (`about_mate`).
     """
 
     rotations: Tensor
@@ -82,6 +84,7 @@ class PosePrior:
     shift: float
     turn_limit: float = math.inf
     shift_limit: float = math.inf
+    mates: Tensor = field(default_factory=lambda: torch.eye(3, dtype=torch.float64)[None])
 
     def places(self) -> Tensor:
         """Where the prior expects the fulcrum [b, 2] in each image: t0 + P R0 f."""
@@ -90,6 +93,16 @@ class PosePrior:
     def of(self, image: Tensor) -> PosePrior:
         """The same prior of the images ``image`` [j]."""
         return replace(self, rotations=self.rotations[image], shifts=self.shifts[image])
+
+    def about_mate(self, mate: int) -> PosePrior:
+        """The part about R0 g, with g the mate of this number."""
+        turned = self.rotations @ self.mates[mate].to(self.rotations)
+        return replace(self, rotations=turned, mates=self.mates[:1])
+
+    def nearest_mate(self, image: Tensor, rotations: Tensor) -> Tensor:
+        """Numbers [j] of the mates whose R0 g are nearest to rotations [j, 3, 3] of the images ``image`` [j]."""
+        centres = self.rotations[image][:, None] @ self.mates.to(self.rotations)
+        return torch.einsum("jmac,jac->jm", centres, rotations.to(centres)).argmax(dim=1)
 
 
 def prior_arrays(prior: PosePrior | None) -> tuple[object, ...]:

@@ -49,20 +49,34 @@ def normalise(images: Tensor, radius: float, ramp: bool = True) -> tuple[Tensor,
     ok = torch.empty(count, dtype=torch.bool, device=images.device)
     step = max(1, PIXELS_PER_PASS // (box * box))
     for start in range(0, count, step):
-        flat = images[start:start + step].flatten(1).float()
-        # Relative to one background pixel a constant is exactly zero, and a high offset costs no digits.
-        flat = flat - flat[:, fit.pixel, None]
-        spread = flat.square().mul_(fit.weight).sum(1).sqrt()
-        flat.addmm_(flat @ fit.inverse, fit.basis, alpha=-1.0)
-        sd = flat.square().mul_(fit.weight).sum(1).sqrt()
-        # The sum is not finite if any pixel, in the background or not, is not finite.
-        fine = torch.isfinite(flat.sum(1)) & torch.isfinite(sd) & (sd > ROUNDING * spread)
+        flat, sd = _levelled(images[start:start + step], fit)
+        fine = sd > 0
         flat.mul_(torch.where(fine, 1.0 / sd, 0.0)[:, None])
         if not bool(fine.all()):
             flat[~fine] = 0.0
         result[start:start + step] = flat.unflatten(1, (box, box))
         ok[start:start + step] = fine
     return result, ok
+
+
+def background_sd(images: Tensor, radius: float) -> Tensor:
+    """What `normalise` divides images[b,y,x] by, float32 [b]: sd of the background about its plane; 0 where not ok."""
+    box = images.shape[-1]
+    fit = _background(box, min(float(radius), box / 2 - 2), True).to(images.device)
+    return torch.cat([_levelled(part, fit)[1] for part in images.split(max(1, PIXELS_PER_PASS // (box * box)))])
+
+
+def _levelled(images: Tensor, fit: _Background) -> tuple[Tensor, Tensor]:
+    """Pixels [b,pixel] of images[b,y,x] less the plane of their background, and its sd [b]; 0 where not ok."""
+    flat = images.flatten(1).float()
+    # Relative to one background pixel a constant is exactly zero, and a high offset costs no digits.
+    flat = flat - flat[:, fit.pixel, None]
+    spread = flat.square().mul_(fit.weight).sum(1).sqrt()
+    flat.addmm_(flat @ fit.inverse, fit.basis, alpha=-1.0)
+    sd = flat.square().mul_(fit.weight).sum(1).sqrt()
+    # The sum is not finite if any pixel, in the background or not, is not finite.
+    fine = torch.isfinite(flat.sum(1)) & torch.isfinite(sd) & (sd > ROUNDING * spread)
+    return flat, torch.where(fine, sd, 0.0)
 
 
 class _Background(NamedTuple):

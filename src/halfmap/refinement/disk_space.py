@@ -25,10 +25,7 @@ def check_disk(plan: MemoryPlan, table: ParticleTable, out: Path, scratch: Path 
     row = PARTICLE + (_size(table.source) // max(1, len(table)) if table.source.suffix == ".star" else 0)
     results = (RESULT_MAPS + STATE_MAPS) * volume + 3 * row * len(table) + PAGE
     results += kept * (KEPT_MAPS * volume + row * len(table))
-    free = _free_space(out)
-    if results > free:
-        raise InputError(f"--out {out}: the run will write up to {gigabytes(results)} GB, and "
-                         f"{gigabytes(free)} GB are free there; make room, or name a folder on another disk")
+    free = check_room(out, results, "the run")
     scratch = scratch or out
     shared = _existing(scratch).stat().st_dev == _existing(out).stat().st_dev
     room = max(0, _free_space(scratch) - (results if shared else 0))
@@ -40,6 +37,15 @@ def check_disk(plan: MemoryPlan, table: ParticleTable, out: Path, scratch: Path 
         return [f"{gigabytes(free)} GB are free in {_existing(out)}: enough for the results, not for the sums "
                 f"within long iterations ({gigabytes(8 * plan.sums)} GB); a run stopped within one repeats it"]
     return []
+
+
+def check_room(out: Path, results: int, what: str) -> int:
+    """Free bytes in the folder. Raises InputError where ``what`` will write more (results) than that."""
+    free = _free_space(out)
+    if results > free:
+        raise InputError(f"--out {out}: {what} will write up to {gigabytes(results)} GB, and "
+                         f"{gigabytes(free)} GB are free there; make room, or name a folder on another disk")
+    return free
 
 
 def _free_space(folder: Path) -> int:

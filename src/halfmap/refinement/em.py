@@ -167,7 +167,8 @@ class _Search:
         if prior is None or table.rotations is None:
             return None
         rotations, shifts = table.rotations[index], -table.origins[index] / pixel_size
-        return prior.about(rotations.to(self.device), shifts.to(self.device), pixel_size)
+        about = prior.about(rotations.to(self.device), shifts.to(self.device), pixel_size)
+        return replace(about, mates=self.sampling.mates.to(self.device))
 
     def _present(self, poses: Poses, prior: ShiftPrior, about: PosePrior | None) -> Tensor:
         """Probability [b] that an image holds a particle; 1 where it is not asked."""

@@ -102,10 +102,14 @@ class Moves:
 
         The prior must know both turns and shifts: without it a precision may have no inverse.
         """
-        centre = about.rotations[:, None]
+        images, modes = poses.gain.shape
+        image = torch.arange(images, device=poses.gain.device).repeat_interleave(modes)
+        mate = about.nearest_mate(image, poses.rotations.flatten(0, 1)).view(images, modes)
+        centre = about.rotations[:, None] @ about.mates.to(about.rotations)[mate]
         turn = torch.deg2rad(angular_distance(poses.rotations, centre)).square()
         place = poses.rotations @ about.fulcrum
-        way = (poses.shifts + place[..., :2] - about.places()[:, None]).square().sum(dim=-1)
+        expected = about.shifts[:, None] + (centre @ about.fulcrum)[..., :2]
+        way = (poses.shifts + place[..., :2] - expected).square().sum(dim=-1)
         absent = torch.isinf(poses.gain)[..., None, None]  # the prior is part of the precision of all others
         eye = torch.eye(5, dtype=place.dtype, device=place.device)
         covariance = torch.linalg.inv(torch.where(absent, eye, poses.precision))

@@ -19,6 +19,7 @@ from halfmap.regularisation.protocol import HalfSets, Solution
 from halfmap.validation.fsc import write_fsc_xml
 
 Record = dict[str, Any]
+CONTRAST = "halfmapContrast"  # of an image relative to the reference, both in units of the image's own background
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,11 @@ class RunFolder:
             for name in ("half1_unfil.mrc", "half2_unfil.mrc", "map.mrc"):
                 write_map(self._iterations() / f"it{state.iteration:03d}_{name}", named[name].cpu(), self.pixel_size)
 
-    def write_particles(self, table: ParticleTable, state: State) -> ParticleTable:
-        """particles.star: poses of the best mode, half sets, and how sure each pose is."""
+    def write_particles(self, table: ParticleTable, state: State, scale_group: torch.Tensor) -> ParticleTable:
+        """particles.star: poses of the best mode, half sets, how sure each pose is, and the contrast of the image.
+
+        scale_group [b]: the entry of State.scale that each particle uses.
+        """
         poses = state.poses
         pixel = table.pixel_size
         extra = {
@@ -51,6 +55,7 @@ class RunFolder:
             "halfmapAngleSd": poses.angle_sd.numpy(),
             "halfmapShiftSd": (poses.shift_sd.double() * pixel).numpy(),
             "halfmapParticleProbability": poses.present.numpy(),
+            CONTRAST: state.scale[scale_group].numpy(),
         }
         origins = -poses.shifts[:, 0].double() * pixel[:, None]
         refined = with_poses(table, poses.rotations[:, 0].double(), origins, poses.half.numpy(), extra)

@@ -27,6 +27,7 @@ from halfmap.refinement.masking import Masking
 from halfmap.refinement.memory_limits import MemoryLimits, SolveMethod, plan_memory
 from halfmap.refinement.memory_plan import WITHOUT_QUARTERS, MemoryPlan, checked, needs_of
 from halfmap.refinement.preflight import Inspected, ParticleInput, inspect_images, read_particles, read_reference
+from halfmap.refinement.relaxed_symmetry import alike_at_start, mates_of
 from halfmap.refinement.schedule import Schedule
 from halfmap.refinement.state import PoseTable, State
 from halfmap.regularisation.protocol import Regulariser
@@ -38,6 +39,7 @@ from halfmap.settings.refine import RefineSettings
 from halfmap.settings.regularisers import regulariser_options
 
 MODES = 3  # pose modes kept of each particle
+MOST_MODES = 12  # of them where symmetry is relaxed, so that mates which cannot be told apart all stay
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,12 @@ def prepared(settings: RefineSettings, progress: Progress, ranks: Ranks = ALONE)
         checked(problem.memory)
     kept = settings.max_iterations if settings.keep_iterations else 0
     notes = [note for note in (start.note, *method.notes) if note]
+    if settings.relax_symmetry is not None:
+        mates = problem.schedule.mates
+        notes.append(f"local searches try the {len(mates)} poses that {settings.relax_symmetry} makes of each "
+                     "particle's best one, and the images decide")
+        if settings.join_halves is None:
+            notes += alike_at_start(settings.map, start, mates, settings.ini_high)
     notes += [problem.memory.sentence(), *check_disk(problem.memory, table, settings.out, settings.scratch, kept)]
     if settings.search in ("local", "fixed") and table.rotations is None:
         raise InputError(f"{settings.particles}: no angles (rlnAngleRot, rlnAngleTilt, rlnAnglePsi), which --search "
@@ -190,10 +198,11 @@ def _described(
 ) -> Problem:  # fmt: skip
     """The problem, with a memory plan that may not fit. symmetry: operators [o, 3, 3], where maps shall be."""
     device = symmetry.device
+    mates = mates_of(settings.relax_symmetry, settings.symmetry)
     schedule = Schedule(
         grid.box, grid.pixel_size, settings.diameter, symmetry.cpu(), settings.ini_high, _finest_shell(settings, grid),
-        settings.search, settings.local_from, settings.offset_range, settings.angular_step, MODES,
-        settings.max_iterations, settings.posterior,
+        settings.search, settings.local_from, settings.offset_range, settings.angular_step,
+        max(MODES, min(MOST_MODES, len(mates))), settings.max_iterations, settings.posterior, mates,
     )  # fmt: skip
     solve = SolveMethod(
         needs_of(settings.regulariser, settings.ss_parameters), settings.padding, settings.join_halves is not None,
@@ -240,7 +249,7 @@ def _initial_state(settings: RefineSettings, problem: Problem, start: Tensor, po
     mask = masking.first_mask(start)
     reference = lowpass(start, pixel_size, settings.ini_high) * masking.first_window(mask)
     assert table.half is not None
-    poses = PoseTable.empty(torch.from_numpy(table.half), MODES)
+    poses = PoseTable.empty(torch.from_numpy(table.half), problem.schedule.modes)
     if settings.search in ("local", "fixed") and table.rotations is not None:
         poses.rotations[:, 0] = table.rotations.float()
         poses.shifts[:, 0] = (-table.origins / table.pixel_size[:, None]).float()

@@ -169,7 +169,7 @@ def _from_nearest_mode(step: Step) -> Tensor:
 @dataclass(frozen=True)
 class _Changes:
     """How far each particle moved. angle [b]: degrees modulo the symmetry, 180 where its pose was unknown; shift [b]:
-    angstrom."""
+    angstrom. Where symmetry is relaxed, it is modulo that: a particle that wavers between mates has not moved."""
 
     angle: Tensor
     shift: Tensor
@@ -177,9 +177,8 @@ class _Changes:
 
 def _changes(step: Step) -> _Changes:
     before, after = step.before.poses, step.after.poses
-    angle = angular_distance(
-        before.rotations[:, 0].double(), after.rotations[:, 0].double(), step.halves.operators.cpu()
-    )
+    alike = (step.plan.sampling.mates[:, None] @ step.halves.operators.cpu()).flatten(0, 1)
+    angle = angular_distance(before.rotations[:, 0].double(), after.rotations[:, 0].double(), alike)
     angle = torch.where(before.known, angle, 180.0)
     shift = (after.shifts[:, 0] - before.shifts[:, 0]).norm(dim=1) * step.pixel_size
     return _Changes(angle, shift)

@@ -156,7 +156,7 @@ def _write(problem: Problem, course: Course, step: Step, outputs: Outputs) -> No
     """Write and tell the results of an iteration, each file whole or not at all."""
     folder, state = outputs.folder, course.state
     folder.write_maps(step.halves, step.solution, state)
-    particles = folder.write_particles(problem.source.table, state)
+    particles = folder.write_particles(problem.source.table, state, problem.model.scale_group)
     folder.write_fsc(step.halves)
     folder.write_records(course.records)
     if outputs.report is not None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from halfmap.expectation.search import Sampling
@@ -81,7 +82,8 @@ class Schedule:
     operators [o, 3, 3]. start: resolution of the first iteration, in angstrom. finest: shell never exceeded. search:
     auto, global, local or fixed. local_from: resolution at which auto turns local whatever the poses do. offset_range,
     angular_step: in angstrom and degrees, instead of what resolution and diameter suggest. modes: pose modes kept.
-    posterior: what feeds the M-step.
+    posterior: what feeds the M-step. mates [m, 3, 3], the identity first: what local searches turn the best poses by
+    for further starts.
     """
 
     box: int
@@ -97,6 +99,7 @@ class Schedule:
     modes: int = 3
     max_iterations: int = 40
     posterior: str = "sigma"
+    mates: Tensor = field(default_factory=lambda: torch.eye(3, dtype=torch.float64)[None])
 
     def shell(self, resolution: float) -> int:
         """The last shell not finer than ``resolution`` angstrom."""
@@ -116,7 +119,7 @@ class Schedule:
             return Plan(stage, self._global(limit, history, shift_sigma), insert, self.posterior)
         if self.search == "fixed":  # poses enter as points: the low-passed start cannot say how sure they are
             return Plan(stage, Sampling("fixed", limit, modes=self.modes, symmetry=self.symmetry), insert, "best")
-        sampling = Sampling("local", limit, modes=self.modes, symmetry=self.symmetry)
+        sampling = Sampling("local", limit, modes=self.modes, symmetry=self.symmetry, mates=self.mates)
         return Plan(stage, sampling, insert, self.posterior)
 
     @property

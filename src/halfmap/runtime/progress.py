@@ -4,7 +4,8 @@ lines."""
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -32,8 +33,7 @@ class Progress:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream if stream is not None else sys.stdout
-        live = self._stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "")
-        self._live: Any = _rich_progress(self._stream) if live else None
+        self._live: Any = _rich_progress(self._stream) if _is_terminal(self._stream) else None
         self._task: Any = None
         self._lines = 0
 
@@ -105,6 +105,22 @@ class Progress:
 
             # A Text is printed as it is, so that brackets in a file name are no markup, and keeps the bar's style.
             self._live.console.print(Text(text, style=style), soft_wrap=True)
+
+
+@contextmanager
+def counted(title: str, total: int, stream: TextIO | None = None) -> Iterator[Callable[[int], None]]:
+    """A bar with a title while the block lasts, on a terminal only. Gives what counts further things, of ``total``."""
+    stream = stream if stream is not None else sys.stdout
+    if not _is_terminal(stream):
+        yield lambda count: None
+        return
+    with _rich_progress(stream) as live:
+        task = live.add_task(title, total=total, reached="")
+        yield lambda count: live.advance(task, count)
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    return stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "")
 
 
 def _rich_progress(stream: TextIO) -> Any:

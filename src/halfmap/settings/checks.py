@@ -54,6 +54,28 @@ def unreadable(path: Path) -> str:
     return "" if os.access(path, os.R_OK) else "no permission to read it"
 
 
+def particle_file(particles: Path) -> Path:
+    """The particle STAR file: that of a run where its folder is given. Raises InputError where it cannot be read."""
+    if particles.is_dir():
+        if not (particles / "particles.star").exists():
+            raise InputError(f"{particles}: holds no particles.star; give the folder of a refinement, or a STAR file")
+        particles /= "particles.star"
+    check_readable("particles", particles)
+    return particles
+
+
+def check_new_star(option: str, path: Path) -> None:
+    """Raise InputError where a STAR file of this name cannot be written, or would overwrite a file."""
+    if path.exists():
+        raise InputError(f"{option} {path}: exists already; name a new STAR file")
+    if path.suffix.lower() != ".star":
+        raise InputError(f"{option} {path}: the file to write must be named .star; choose another name")
+    if not path.parent.is_dir():
+        raise InputError(f"{option} {path}: its folder does not exist; make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"{option} {path}: no permission to write in {path.parent}")
+
+
 def check_new_run(out: Path) -> None:
     """Raise InputError where the folder holds a run already or cannot be written to.
 

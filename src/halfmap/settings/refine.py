@@ -65,6 +65,10 @@ class RefineSettings(RegulariserOptions):
     angular_step: float | None = field(default=None, metadata={
         "help": "spacing of the global search's orientation grid", "unit": "deg", "above": 0,
         "none": "from resolution and diameter", "advanced": True})
+    relax_symmetry: str | None = field(default=None, metadata={
+        "help": "local searches: try every pose at its mates in this point group too, of which the map keeps only "
+                "--symmetry: for particles that nearly have it", "short": "group", "none": "only known poses",
+        "aliases": ("--relax_sym",), "advanced": True})
     prior_rotation: float | None = field(default=None, metadata={
         "help": "local search: standard deviation about each axis of a normal prior of rotations about those of the "
                 "particle file", "unit": "deg", "above": 0, "aliases": ("--sigma_ang",),
@@ -134,6 +138,9 @@ def validated(settings: RefineSettings) -> RefineSettings:
     check_declared(settings)
     check_options(settings)
     _check_prior(settings)
+    if settings.relax_symmetry is not None and settings.search not in ("auto", "local"):
+        raise InputError(f"--relax-symmetry {settings.relax_symmetry}: belongs to local searches, and --search "
+                         f"{settings.search} has none; leave it out or change the search")
     if settings.max_resolution and settings.max_resolution >= settings.ini_high:
         raise InputError(f"--max-resolution {settings.max_resolution:g}: must be finer than --ini-high "
                          f"{settings.ini_high:g} A, the resolution of the start")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from halfmap.errors import InputError
 from halfmap.options import check_declared, flag
-from halfmap.settings.checks import absolute_paths, check_readable
+from halfmap.settings.checks import absolute_paths, check_new_star, particle_file
 
 
 @dataclass(frozen=True)
@@ -45,16 +44,11 @@ def validated_select(settings: SelectSettings) -> SelectSettings:
     check_declared(settings)
     _check_criteria(settings)
     paths = absolute_paths(settings)
-    if paths["particles"].is_dir():
-        if not (paths["particles"] / "particles.star").exists():
-            raise InputError(f"{paths['particles']}: holds no particles.star; give the folder of a refinement, or a "
-                             "STAR file")
-        paths["particles"] /= "particles.star"
-    check_readable("particles", paths["particles"])
+    paths["particles"] = particle_file(paths["particles"])
     out = paths["out"]
     paths.setdefault("left_out", out.with_name(f"{out.stem}_left_out{out.suffix}"))
     for name in ("out", "left_out"):
-        _check_new_star("--" + name.replace("_", "-"), paths[name])
+        check_new_star("--" + name.replace("_", "-"), paths[name])
     if paths["left_out"] == out:
         raise InputError(f"--left-out {out}: is the file of --out; name another")
     return dataclasses.replace(settings, **paths)
@@ -69,15 +63,3 @@ def _check_criteria(settings: SelectSettings) -> None:
     others = (settings.max_angle_sd, settings.max_shift_sd, settings.min_max_posterior)
     if settings.min_probability == 0 and others == (None, None, None):
         raise InputError("--min-probability 0: leaves nothing to select by; give another criterion too")
-
-
-def _check_new_star(option: str, path: Path) -> None:
-    """Raise InputError where a STAR file of this name cannot be written, or would overwrite a file."""
-    if path.exists():
-        raise InputError(f"{option} {path}: exists already; name a new STAR file")
-    if path.suffix.lower() != ".star":
-        raise InputError(f"{option} {path}: the file to write must be named .star; choose another name")
-    if not path.parent.is_dir():
-        raise InputError(f"{option} {path}: its folder does not exist; make it first")
-    if not os.access(path.parent, os.W_OK):
-        raise InputError(f"{option} {path}: no permission to write in {path.parent}")

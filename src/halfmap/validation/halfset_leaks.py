@@ -33,7 +33,7 @@ def images_of(table: ParticleTable, stacks: Integers) -> Images:
     if all(label in columns for label in (*COORDINATES, "rlnMicrographName")):
         pixels = np.column_stack([_numbers(table, label) for label in COORDINATES])
         # A refined particle lies at the place where it was picked, less its origin.
-        position = pixels * _micrograph_pixel(table)[:, None] - table.origins.numpy()
+        position = pixels * micrograph_pixel(table)[:, None] - table.origins.numpy()
     tube = None
     if "rlnHelicalTubeID" in columns:
         tube = _numbers(table, "rlnHelicalTubeID").astype(np.int64)
@@ -48,7 +48,7 @@ def _numbers(table: ParticleTable, label: str) -> NDArray[np.float64]:
         raise InputError(f"{table.source}: {label} holds what is not a number ({error}); correct it") from None
 
 
-def _micrograph_pixel(table: ParticleTable) -> NDArray[np.float64]:
+def micrograph_pixel(table: ParticleTable) -> NDArray[np.float64]:
     """Pixel size [b] in A of the micrographs that coordinates refer to; that of the images where it is not given."""
     for label in ("rlnMicrographOriginalPixelSize", "rlnMicrographPixelSize"):
         if label in table.optics_columns:

@@ -10,20 +10,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from halfmap import kernels
 from halfmap.errors import InputError
-from halfmap.expectation.score import shift_phases
-from halfmap.fourier.transform import coarser_box, half_volume, image_ifft, resample_volume
-from halfmap.imaging.ctf import ctf, odd_aberration, reference_coordinates
+from halfmap.fourier.transform import coarser_box, resample_volume
 from halfmap.maps.grid import Grid
 from halfmap.particles.source import ParticleSource
 from halfmap.particles.star_text import numbers_of
 from halfmap.particles.table import Integers, ParticleTable
 from halfmap.workflows.inspect_images import LOWPASS, low_passed
+from halfmap.workflows.projections import Projector
 from halfmap.workflows.select import PROBABILITY
 
 LEAST, MOST = 12, 6  # images shown of those that probably hold no particle, and of those that hold one for sure
-PADDING = 2
 TAIL = 1.5  # frequency, over that of LOWPASS, beyond which nothing is left of a low-passed image
 
 
@@ -75,46 +72,20 @@ def _examples(
     diameter: float,
 ) -> list[Example]:  # fmt: skip
     """The examples at these rows, in their order. grid: of the volume."""
-    if table.rotations is None:
-        raise InputError(f"{table.source}: has no orientations; give the particles.star of a run")
     chosen = table.select(rows)
     limit = min(math.ceil(TAIL * grid.length / LOWPASS), grid.box // 2 - 1)
     coarse = resample_volume(volume.float(), coarser_box(grid.box, 2 * limit + 2))
-    reference = half_volume(coarse, PADDING, limit)
+    projector = Projector.of(coarse, grid, limit)
     found: dict[int, Example] = {}
     everything = ParticleSource(chosen, diameter).stream(torch.arange(len(chosen)))
     for batch in (part for whole in everything for part in whole.apart()):
         size = chosen.optics[batch.group].pixel_size
-        expected = low_passed(_projections(chosen, batch.index, batch.group, reference, grid, limit), size)
+        expected = low_passed(projector.images(chosen, batch.index, batch.group), size)
         for i, image, model in zip(batch.index.tolist(), low_passed(batch.images, size), expected, strict=True):
             stack = chosen.stacks[chosen.stack_index[i]].name
             found[i] = Example(image.numpy(), model.numpy(), float(probability[rows[i]]), stack,
                                int(chosen.image_index[i]) + 1)
     return [found[i] for i in range(len(rows))]
-
-
-def _projections(
-    table: ParticleTable, index: Tensor, group: int, reference: Tensor, grid: Grid, limit: int
-) -> Tensor:
-    """Projections [b, y, x] of a half volume at the poses of particles index[b] of one optics group, under their CTFs.
-
-    grid: of the map that the half volume was made of; limit: its last shell.
-    """
-    optics, box = table.optics[group], table.optics[group].box
-    assert table.rotations is not None
-    ky, kx = torch.meshgrid(torch.fft.fftfreq(box, 1 / box).round().long(), torch.arange(box // 2 + 1), indexing="ij")
-    kxy = torch.stack([kx, ky], dim=-1)
-    coords = reference_coordinates(kxy, optics, grid.box, grid.pixel_size)
-    # Nothing is known of the Nyquist frequency's phase, and its coefficients are no model's.
-    inside = (coords.norm(dim=-1) <= limit) & (kxy.abs() < (box + 1) // 2).all(dim=-1)
-    kxy = kxy[inside]
-    values = kernels.project_slices(reference, coords[inside] * PADDING, table.rotations[index])
-    shifts = -table.origins[index] / optics.pixel_size
-    values = values * shift_phases(kxy, -shifts, box) * ctf(kxy, optics, table.defocus[index])
-    odd = odd_aberration(kxy, optics)
-    spectra = torch.zeros(len(index), box, box // 2 + 1, dtype=torch.complex64)
-    spectra[:, inside] = (values if odd is None else values * odd).to(spectra)
-    return image_ifft(spectra, box)
 
 
 def _numbers(table: ParticleTable, label: str) -> NDArray[np.float64]:

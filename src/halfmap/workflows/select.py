@@ -64,7 +64,7 @@ def select(settings: SelectSettings) -> None:
     def say(line: str) -> None:
         console.print(escape(line), soft_wrap=True)
 
-    say(f"{table.source}: {len(table):,} particles, {_halves(table)}")
+    say(f"{table.source}: {len(table):,} particles, {half_sizes(table)}")
     for note in _notes(settings, table):
         say(f"note: {note}")
     for one, out in zip(criteria, failed, strict=True):
@@ -73,7 +73,7 @@ def select(settings: SelectSettings) -> None:
         raise InputError(f"{table.source}: no particle passes ({'; '.join(one.reason for one in criteria)}); ask for "
                          "less")
     remaining = table.select(kept)
-    say(f"{len(remaining):,} of {len(table):,} remain, {_halves(remaining)}")
+    say(f"{len(remaining):,} of {len(table):,} remain, {half_sizes(remaining)}")
     if table.half is not None and len(np.unique(table.half[kept])) < 2:
         say("note: all that remain are of one half set; a refinement will divide them anew")
     if any(one.label == PROBABILITY for one in criteria):
@@ -118,7 +118,7 @@ def _numbers(table: ParticleTable, criterion: _Criterion) -> NDArray[np.float64]
     return values
 
 
-def _halves(table: ParticleTable) -> str:
+def half_sizes(table: ParticleTable) -> str:
     """The number of particles in each half set."""
     if table.half is None:
         return "no half sets"

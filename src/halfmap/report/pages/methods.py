@@ -7,7 +7,7 @@ from typing import Any
 
 from halfmap.report.pages.findings import asked_for_particles, figure, grouped, regulariser_name
 from halfmap.report.pages.snapshot import Snapshot
-from halfmap.report.record_values import Record, number
+from halfmap.report.record_values import Record, number, plain_value
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,8 @@ def methods_text(snapshot: Snapshot) -> str:
     counted = _probabilities(last) if asked_for_particles(snapshot) else ""
     return (
         f"{grouped(number(last, 'particles'))} particles{images} were refined in {snapshot.symmetry} with "
-        f"{name}{regularised}, in {rounds} iterations of two half sets.{_held(last)}{counted} The FSC between the raw, "
+        f"{name}{regularised}, in {rounds} iterations of two half sets.{_relaxed(snapshot.settings)}"
+        f"{_held(last)}{counted} The FSC between the raw, "
         f"unmasked half maps falls to 0.143 at {figure(resolution)} Å and to 0.5 at {figure(half)} Å.{shared}"
     )
 
@@ -167,6 +168,14 @@ def _probabilities(last: Record) -> str:
         f"hold one, which was estimated ({figure(share)}). {grouped(none) if none else 'No'} "
         f"image{'' if none == 1 else 's'} of {grouped(number(last, 'particles'))} had a probability below one half."
     )
+
+
+def _relaxed(settings: Mapping[str, Any]) -> str:
+    """The group that local searches tried poses in beyond the map's own, in words; empty without one."""
+    group = str(plain_value(settings, "relax_symmetry"))
+    if not re.fullmatch(r"[CDTOI]\d*", group, re.IGNORECASE):
+        return ""
+    return f" Local searches also tried every pose at its mates in {group.upper()} (relaxed symmetry)."
 
 
 def _held(record: Record) -> str:
