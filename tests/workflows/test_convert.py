@@ -155,6 +155,17 @@ def test_what_is_lost_is_said(folder: Path, convert: Callable[..., str]) -> None
         assert words in said
 
 
+def test_images_that_a_stack_does_not_hold_are_refused(folder: Path, convert: Callable[..., str]) -> None:
+    tables = star_tables()
+    tables["particles"].loc[2, "rlnImageName"] = "000007@stack.mrcs"
+    starfile.write(tables, folder / "in.star")
+    error = convert("in.star", "out.cs", refused=True)
+    assert "row 3: image 7 is asked for and" in error and "stack.mrcs holds 6" in error
+    assert not (folder / "out.cs").exists()
+    (folder / "stack.mrcs").unlink()
+    assert "were not found" in convert("in.star", "out.cs")
+
+
 def test_wrong_names_and_options_are_one_line(folder: Path, convert: Callable[..., str]) -> None:
     starfile.write(star_tables(), folder / "in.star")
     convert("in.star", "mid.cs")

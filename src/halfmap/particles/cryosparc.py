@@ -17,11 +17,11 @@ from halfmap.errors import InputError
 from halfmap.geometry.rotations import rotation_vector_to_matrix
 from halfmap.imaging.ctf import Defocus
 from halfmap.imaging.optics import OpticsGroup
-from halfmap.maps.mrc import read_header
 from halfmap.particles.cryosparc_file import CsDataset, Fields, distinct, load_dataset
 from halfmap.particles.cryosparc_optics import Lengths, relion_terms
 from halfmap.particles.cryosparc_paths import resolve_paths
 from halfmap.particles.image_names import ImageNames
+from halfmap.particles.stack import box_of
 from halfmap.particles.table import Column, Integers, ParticleTable
 
 POSE, SHIFT, SHIFT_PIXEL = "alignments3D/pose", "alignments3D/shift", "alignments3D/psize_A"
@@ -119,7 +119,7 @@ def _group(dataset: CsDataset, row: int, number: int, images: ImageNames) -> Opt
         if rows != columns:
             raise InputError(f"{dataset.at(row)}: blob/shape is {rows} x {columns}; images must be square")
     else:
-        columns = read_header(images.stacks[images.stack_index[row]]).shape[2]
+        columns = box_of(images.stacks[images.stack_index[row]], dataset.at(row), "blob/shape")
     matrix = vector("ctf/anisomag")
     if np.abs(matrix).max() > LARGEST_DISTORTION:
         raise InputError(f"{dataset.at(row)}: ctf/anisomag is {matrix.tolist()}; expected the magnification matrix "

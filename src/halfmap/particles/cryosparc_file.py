@@ -85,8 +85,13 @@ class CsDataset:
         return values.astype(np.int64)
 
     def text(self, name: str) -> Fields:
-        """A field of text as bytes [b]."""
-        field = self._field(name, "S", "text")
+        """A field of text as bytes [b]; numpy's unicode, which other programs write, becomes UTF-8."""
+        field = self._field(name, "SU", "text")
+        if field.dtype.kind == "U":
+            try:
+                field = np.char.encode(field, "utf-8", "surrogateescape")
+            except ValueError:  # a damaged file may hold numbers that stand for no character
+                raise InputError(f"{self.source}: field {name} holds no text; export the particles again") from None
         if field.ndim != 1:
             raise InputError(f"{self.source}: field {name} has several texts to a particle; export the particles again")
         return field

@@ -29,7 +29,7 @@ HELD = {"rlnImageName", "rlnMicrographName", "rlnCoordinateX", "rlnCoordinateY",
 HELD_OPTICS = {"rlnOpticsGroup", "rlnOpticsGroupName", "rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast",
                "rlnImagePixelSize", "rlnImageSize", "rlnImageDimensionality", "rlnBeamTiltX", "rlnBeamTiltY",
                "rlnOddZernike", "rlnEvenZernike", "rlnMagMat00", "rlnMagMat01", "rlnMagMat10", "rlnMagMat11",
-               "rlnCtfDataAreCtfPremultiplied"}
+               "rlnCtfDataAreCtfPremultiplied", "rlnCtfDataAreCtfCorrected"}
 
 
 def write_cryosparc(path: Path | str, table: ParticleTable) -> list[str]:
@@ -77,10 +77,10 @@ def _ctf(table: ParticleTable, terms: list[CryosparcTerms]) -> dict[str, NDArray
         return np.array(values, np.float32)[index]
 
     matrices = [np.array(group.magnification) - (1.0, 0.0, 0.0, 1.0) for group in table.optics]
-    numbers = np.array([group.number for group in table.optics], np.int64)
+    numbers = _from_zero(np.array([group.number for group in table.optics], np.int64))
     return {
         "ctf/type": np.full(len(table), b"imported"),
-        "ctf/exp_group_id": np.maximum(numbers - 1, 0).astype(np.uint32)[index],
+        "ctf/exp_group_id": numbers[index],
         "ctf/accel_kv": of_group([group.voltage for group in table.optics]),
         "ctf/cs_mm": of_group([term.cs_mm for term in terms]),
         "ctf/amp_contrast": of_group([group.amplitude_contrast for group in table.optics]),
@@ -123,7 +123,7 @@ def _alignments(table: ParticleTable) -> dict[str, NDArray[Any]]:
     fields[SHIFT_PIXEL] = _floats(table.pixel_size)
     numbers = _whole(table, "rlnClassNumber")
     if numbers is not None:
-        fields[CLASS] = np.maximum(numbers - 1, 0).astype(np.uint32)
+        fields[CLASS] = _from_zero(numbers)
     return fields
 
 
@@ -190,13 +190,23 @@ def _uids(table: ParticleTable, names: list[str]) -> NDArray[np.uint64]:
                      for row, name in enumerate(names)], np.uint64)
 
 
+def _from_zero(numbers: Integers) -> NDArray[np.uint32]:
+    """Numbers that count from 1 as numbers that count from 0, all that differ apart.
+
+    Where one is less than 1 or too large for the field, they are numbered anew in ascending order.
+    """
+    if len(numbers) and (int(numbers.min()) < 1 or int(numbers.max()) > np.iinfo(np.uint32).max):
+        return np.unique(numbers, return_inverse=True)[1].astype(np.uint32)
+    return (numbers - 1).astype(np.uint32)
+
+
 def _whole(table: ParticleTable, label: str) -> Integers | None:
     """A column of whole numbers; None where it is missing or holds something else."""
     try:
         values = np.array(table.columns.get(label, ["-"]), np.float64)
     except ValueError:
         return None
-    return values.astype(np.int64) if np.isfinite(values).all() else None
+    return values.astype(np.int64) if (np.isfinite(values) & (values == np.rint(values))).all() else None
 
 
 def _floats(values: torch.Tensor) -> Floats:

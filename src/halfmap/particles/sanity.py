@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from halfmap.particles.stack import SeenStack
+from halfmap.particles.star_text import numbers_of
+from halfmap.particles.star_upgrade import SAME_PIXEL, disagrees
 from halfmap.particles.table import ParticleTable
 
 HEADER_TOLERANCE = 0.01  # relative difference of pixel sizes: calibration makes a smaller one, binning a larger one
@@ -36,6 +38,11 @@ def table_notes(table: ParticleTable) -> list[str]:
         ) if not low <= value <= high]  # fmt: skip
         if odd:
             notes.append(f"optics group {group.name}: {' and '.join(odd)}: unusual; check the optics table")
+    other = table.columns.get("rlnPixelSize")
+    if other is not None and disagrees(other, table.pixel_size.numpy()):
+        first = int(np.argmax(np.abs(numbers_of(other) / table.pixel_size.numpy() - 1) > SAME_PIXEL))
+        notes.append(f"rlnPixelSize says {other[first]} A (row {table.rows[first] + 1}), and the optics, which count, "
+                     f"say {float(table.pixel_size[first]):.6g} A; correct the one that is wrong")
     mean = (0.5 * (table.defocus.u + table.defocus.v)).numpy()
     for wrong, what in (
         (mean <= 0, "no underfocus; RELION counts it positive, in A"),

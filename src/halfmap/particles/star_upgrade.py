@@ -8,11 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfmap.errors import InputError
-from halfmap.particles.star_text import StarTable, format_column
+from halfmap.particles.star_text import StarTable, format_column, numbers_of
+from halfmap.particles.table import Column
 
 MICROSCOPE = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
 OPTIONAL = ("rlnBeamTiltX", "rlnBeamTiltY", "rlnBeamTiltClass")
 PIXEL = ("rlnDetectorPixelSize", "rlnMagnification", "rlnPixelSize")
+SAME_PIXEL = 1e-3  # relative: rounded and computed pixel sizes differ by less
 ORIGINS = {f"rlnOrigin{axis}{kind}": f"rlnOrigin{axis}{kind}Angst"
            for kind in ("", "Prior") for axis in "XYZ"}
 
@@ -41,6 +43,9 @@ def upgrade_table(table: StarTable) -> RelionTables:
     groups: dict[tuple[float, ...], int] = {}
     member = [groups.setdefault(tuple(row), len(groups) + 1) for row in values.tolist()]
     columns = {label: column for label, column in table.columns.items() if label not in (*used, *PIXEL)}
+    other = table.columns.get("rlnPixelSize")
+    if other is not None and disagrees(other, pixel_size):
+        columns["rlnPixelSize"] = other  # kept, so that it is said
     columns["rlnOpticsGroup"] = [str(number) for number in member]
     particles = StarTable(table.source, table.name or "particles", columns)
     # The values are copied as text from the first row of each group, so that no digit changes.
@@ -66,6 +71,12 @@ def origins_in_angstrom(table: StarTable, pixel_size: NDArray[np.float64]) -> St
             with np.errstate(over="ignore"):  # an infinite origin raises an InputError later, with its row
                 columns[ORIGINS[label]] = format_column(table.numbers(label) * pixel_size)
     return StarTable(table.source, table.name, columns)
+
+
+def disagrees(column: Column, pixel_size: NDArray[np.float64]) -> bool:
+    """Whether a column of pixel sizes (A) says anywhere something else than pixel_size[b]."""
+    with np.errstate(over="ignore"):
+        return bool((np.abs(numbers_of(column) - pixel_size) > SAME_PIXEL * pixel_size).any())
 
 
 def _pixel_size(table: StarTable) -> NDArray[np.float64]:

@@ -70,6 +70,14 @@ class ParticleTable:
         """Pixel size of each particle's image in A (float64 [b])."""
         return torch.tensor([group.pixel_size for group in self.optics], dtype=torch.float64)[self.optics_index]
 
+    @property
+    def micrographs(self) -> Integers | None:
+        """How many particles each micrograph has, those with none left out; None where the file names none."""
+        if "rlnMicrographName" not in self.columns:
+            return None
+        counts = np.bincount(self.micrograph)
+        return counts[counts > 0]
+
     def name(self, index: int) -> str:
         """Names a particle in a message: the file and its row, counted from 1."""
         return f"{self.source}: row {self.rows[index] + 1}"

@@ -92,7 +92,9 @@ def _summary(table: ParticleTable, found: Audit, distance: float, same: Integers
     if table.half is None and "rlnRandomSubset" in table.columns:
         sizes += f" (rlnRandomSubset is {table.columns['rlnRandomSubset'][0]} in every row; refine draws its own)"
     copies = len(table.stacks) - len(np.unique(same))
-    lines = [f"{table.source}: {len(table)} particles of {len(np.unique(table.micrograph))} micrographs, {sizes}",
+    held = table.micrographs
+    where = "of micrographs that are not named" if held is None else f"of {len(held)} micrographs"
+    lines = [f"{table.source}: {len(table)} particles {where}, {sizes}",
              f"neighbours nearer than {distance:.4g} A count as one particle"]
     if copies:
         lines.append(f"{copies} of {len(table.stacks)} stacks hold the same images as another")

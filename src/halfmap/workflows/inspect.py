@@ -140,11 +140,11 @@ def _readable(table: ParticleTable, stacks: list[SeenStack]) -> ParticleTable:
 
 def _table_facts(table: ParticleTable, stacks: list[SeenStack]) -> list[Fact]:
     """What the table says, in words."""
-    micrographs = np.bincount(table.micrograph)
-    micrographs = micrographs[micrographs > 0]
+    held = table.micrographs
+    where = "micrographs that are not named" if held is None else (
+        f"{len(held):,} micrographs ({held.min()} to {held.max()} each)")
     files = len({s.path for s in stacks})
-    facts = [Fact("particles", f"{len(table):,} of {len(micrographs):,} micrographs ({micrographs.min()} to "
-              f"{micrographs.max()} each), in {files:,} stack{'s' if files > 1 else ''}")]
+    facts = [Fact("particles", f"{len(table):,} of {where}, in {files:,} stack{'s' if files > 1 else ''}")]
     for number, group in enumerate(table.optics):
         count = int((table.optics_index == number).sum())
         extra = [word for word, there in (("beam tilt or odd aberrations", group.has_odd_aberration),
