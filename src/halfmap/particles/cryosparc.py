@@ -20,6 +20,7 @@ from halfmap.imaging.optics import OpticsGroup
 from halfmap.particles.cryosparc_file import CsDataset, Fields, distinct, load_dataset
 from halfmap.particles.cryosparc_optics import Lengths, relion_terms
 from halfmap.particles.cryosparc_paths import resolve_paths
+from halfmap.particles.given_optics import NONE_GIVEN, GivenOptics, remedy
 from halfmap.particles.image_names import ImageNames
 from halfmap.particles.stack import box_of
 from halfmap.particles.table import Column, Integers, ParticleTable
@@ -41,17 +42,21 @@ UID = "ucsfUid"
 
 
 def read_cryosparc(path: Path | str, data_dir: Path | None = None, passthrough: Path | None = None,
-                   strip_prefix: str | None = None) -> ParticleTable:
+                   strip_prefix: str | None = None, given: GivenOptics = NONE_GIVEN) -> ParticleTable:
     """Read the particles of a .cs or .csg file, with the fields of a passthrough file where one is given.
+
+    given: optics where the file lacks them.
 
     Image paths: see `resolve_paths`. Raises InputError, naming file and row, for anything that is missing or makes no
     sense. The stacks themselves are checked by `check_stacks`.
     """
-    return particle_table(load_dataset(path, passthrough), data_dir, strip_prefix)
+    return particle_table(load_dataset(path, passthrough), data_dir, strip_prefix, given)
 
 
-def particle_table(dataset: CsDataset, data_dir: Path | None = None, strip_prefix: str | None = None) -> ParticleTable:
+def particle_table(dataset: CsDataset, data_dir: Path | None = None, strip_prefix: str | None = None,
+                   given: GivenOptics = NONE_GIVEN) -> ParticleTable:
     """The table of a dataset, for which `read_cryosparc` holds too."""
+    dataset = given.completed_dataset(dataset)
     images, paths = resolve_paths(dataset, data_dir, strip_prefix)
     optics, optics_index = _optics(dataset, images)
     columns: dict[str, Column] = {"rlnImageName": [
@@ -67,12 +72,12 @@ def particle_table(dataset: CsDataset, data_dir: Path | None = None, strip_prefi
     rotations = None
     if POSE in dataset:
         rotations = rotation_vector_to_matrix(torch.from_numpy(-dataset.numbers(POSE, 3)))
-    return ParticleTable(
+    return given.applied(ParticleTable(
         columns=columns, optics=optics, optics_index=optics_index, stacks=images.stacks,
         stack_index=images.stack_index, image_index=images.image_index, defocus=_defocus(dataset),
         rotations=rotations, origins=_origins(dataset), half=_halves(dataset), micrograph=micrograph,
         source=dataset.source, group=micrograph, group_names=tuple(names) or ("all",),
-    )
+    ))
 
 
 def unread_fields(dataset: CsDataset) -> list[str]:
@@ -83,6 +88,8 @@ def unread_fields(dataset: CsDataset) -> list[str]:
 def _optics(dataset: CsDataset, images: ImageNames) -> tuple[tuple[OpticsGroup, ...], Integers]:
     """The optics groups, and the group[b] of each particle: one for each exposure group, more where its values vary."""
     for name, width in list(OPTICS.items())[:4]:
+        if name not in dataset:
+            raise dataset.lacks(name, remedy(name))
         dataset.numbers(name, width)
     code = np.zeros(len(dataset), np.int64)
     for name, width in OPTICS.items():

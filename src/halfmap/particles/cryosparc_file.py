@@ -112,12 +112,17 @@ class CsDataset:
 
     def _field(self, name: str, kinds: str, meaning: str) -> Fields:
         if name not in self.fields:
-            raise InputError(f"{self.source}: no field {name}; {self._where()}")
+            raise self.lacks(name)
         field = self.fields[name]
         if field.dtype.kind not in kinds:
             raise InputError(f"{self.source}: field {name} holds {field.dtype}, not {meaning}; "
                              "export the particles again")
         return field
+
+    def lacks(self, name: str, otherwise: str = "") -> InputError:
+        """The error about a field that is missing; otherwise: how its value could be given instead."""
+        other = f", or {otherwise}" if otherwise else ""
+        return InputError(f"{self.source}: no field {name}; {self._where()}{other}")
 
     def _where(self) -> str:
         """Where a missing field may be, as advice to the user."""

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfmap.errors import InputError
+from halfmap.particles.given_optics import remedy
 from halfmap.particles.star_text import StarTable, format_column, numbers_of
 from halfmap.particles.table import Column
 
@@ -36,7 +37,7 @@ def upgrade_table(table: StarTable) -> RelionTables:
     missing = [label for label in MICROSCOPE if label not in table.columns]
     if missing:
         raise InputError(f"{table.source}: neither a table data_optics nor a column {missing[0]} in table "
-                         f"data_{table.name[:60]}; give the whole RELION 3.1 file, or add the column")
+                         f"data_{table.name[:60]}; give the whole RELION 3.1 file, or {remedy(*missing)}")
     used = [label for label in (*MICROSCOPE, *OPTIONAL) if label in table.columns]
     pixel_size = _pixel_size(table)
     values = np.stack([*(table.numbers(label) for label in used), pixel_size], axis=1)
@@ -93,4 +94,4 @@ def _pixel_size(table: StarTable) -> NDArray[np.float64]:
     if "rlnPixelSize" in table.columns:
         return table.numbers("rlnPixelSize")
     raise InputError(f"{table.source}: table data_{table.name[:60]} gives no pixel size; add "
-                     f"rlnDetectorPixelSize and rlnMagnification, or rlnPixelSize")
+                     f"rlnDetectorPixelSize and rlnMagnification, or rlnPixelSize, or give it with --pixel-size")

@@ -17,6 +17,7 @@ from halfmap.maps.grid import Grid
 from halfmap.maps.mrc import read_map
 from halfmap.particles.cryosparc import read_cryosparc
 from halfmap.particles.cryosparc_file import SUFFIXES
+from halfmap.particles.given_optics import GivenOptics
 from halfmap.particles.outliers import ABSURD, DOUBTFUL, TRAITS, Odd, odd_ones, traits
 from halfmap.particles.sanity import header_notes, table_notes
 from halfmap.particles.source import ParticleSource
@@ -54,7 +55,8 @@ class ParticleInput:
 
     path: a STAR file, or a cryoSPARC file by its suffix. data_dir: where image paths start from. passthrough,
     strip_prefix: belong to a cryoSPARC file. resplit: whether half sets in the file are ignored; split_by: what stays
-    in one half set where they are drawn (``particle`` or ``micrograph``); seed: of that draw.
+    in one half set where they are drawn (``particle`` or ``micrograph``); seed: of that draw. optics: where the file
+    lacks them.
     """
 
     path: Path
@@ -64,6 +66,7 @@ class ParticleInput:
     resplit: bool = False
     split_by: str = "particle"
     seed: int = 0
+    optics: GivenOptics = field(default_factory=GivenOptics)
 
 
 def read_particles(wanted: ParticleInput) -> ParticleTable:
@@ -73,9 +76,11 @@ def read_particles(wanted: ParticleInput) -> ParticleTable:
     particles.
     """
     if wanted.path.suffix.lower() in SUFFIXES:
-        table = read_cryosparc(wanted.path, wanted.data_dir, wanted.passthrough, wanted.strip_prefix)
+        table = read_cryosparc(
+            wanted.path, wanted.data_dir, wanted.passthrough, wanted.strip_prefix, wanted.optics
+        )
     else:
-        table = read_star(wanted.path, wanted.data_dir)
+        table = read_star(wanted.path, wanted.data_dir, wanted.optics)
     check_stacks(table)
     if table.half is None or wanted.resplit:
         table = assign_halves(table, wanted.seed, "micrograph" if wanted.split_by == "micrograph" else "particle")

@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from halfmap.errors import InputError
 from halfmap.options import read_toml
+from halfmap.particles.given_optics import GivenOptics
 from halfmap.particles.star import read_star, write_star
 from halfmap.particles.table import ParticleTable
 from halfmap.settings.particle_sets import AuditSettings, run_folder
@@ -31,7 +32,7 @@ def run(settings: AuditSettings) -> Audit:
     settings: as `validated_audit` returns them. Raises InputError where a file cannot be used or written, or holds half
     sets other than 1 and 2.
     """
-    table = read_star(settings.particles, settings.data_dir)
+    table = read_star(settings.particles, settings.data_dir, GivenOptics(settings.optics))
     distance = settings.distance or _usual_distance(settings.particles, table)
     same = _same_content(table.stacks)
     images = images_of(table, same)

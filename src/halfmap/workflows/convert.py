@@ -10,6 +10,7 @@ from halfmap.errors import InputError
 from halfmap.particles.cryosparc import particle_table, unread_fields
 from halfmap.particles.cryosparc_file import SUFFIXES, load_dataset
 from halfmap.particles.cryosparc_write import write_cryosparc
+from halfmap.particles.given_optics import GivenOptics
 from halfmap.particles.stack import looked_at
 from halfmap.particles.star import read_star, write_star
 from halfmap.particles.table import ParticleTable
@@ -24,14 +25,15 @@ def convert(settings: ConvertSettings) -> None:
     Stacks need not be there. Raises InputError as the readers and writers do, and where a stack that is there does not
     hold the images that are named.
     """
+    given = GivenOptics(settings.optics)
     if settings.particles.suffix.lower() in SUFFIXES:
         dataset = load_dataset(settings.particles, settings.passthrough)
-        table = particle_table(dataset, settings.data_dir, settings.strip_prefix)
+        table = particle_table(dataset, settings.data_dir, settings.strip_prefix, given)
         _check_images(table)
         write_star(settings.out, table)
         dropped = _by_kind(unread_fields(dataset))
     else:
-        table = read_star(settings.particles, settings.data_dir)
+        table = read_star(settings.particles, settings.data_dir, given)
         _check_images(table)
         dropped = write_cryosparc(settings.out, table)
     print(f"{settings.out}: {_content(table)}")

@@ -24,6 +24,7 @@ from halfmap.maps.header import HeaderFacts, header_facts, is_map
 from halfmap.maps.mrc import read_map
 from halfmap.particles.cryosparc import read_cryosparc
 from halfmap.particles.cryosparc_file import SUFFIXES
+from halfmap.particles.given_optics import GivenOptics
 from halfmap.particles.sanity import header_notes, table_notes
 from halfmap.particles.source import ParticleSource
 from halfmap.particles.stack import SeenStack, looked_at
@@ -100,11 +101,15 @@ def _inspected(settings: InspectSettings) -> Inspection:
     if path.is_dir():
         return _run_folder(path, settings)
     if path.suffix.lower() in SUFFIXES:
-        table = read_cryosparc(path, settings.data_dir, settings.passthrough, settings.strip_prefix)
+        table = read_cryosparc(path, settings.data_dir, settings.passthrough, settings.strip_prefix, _given(settings))
         return particles(table, "particles of cryoSPARC", settings)
     if path.suffix.lower() == ".star":
-        return particles(read_star(path, settings.data_dir), "particles", settings)
+        return particles(read_star(path, settings.data_dir, _given(settings)), "particles", settings)
     return _mrc(path, settings)
+
+
+def _given(settings: InspectSettings) -> GivenOptics:
+    return GivenOptics(settings.optics, settings.invert_contrast)
 
 
 def particles(table: ParticleTable, kind: str, settings: InspectSettings) -> Inspection:
@@ -278,7 +283,7 @@ def _run_folder(folder: Path, settings: InspectSettings) -> Inspection:
         settings, diameter=settings.diameter or asked.diameter, symmetry=settings.symmetry or asked.symmetry,
         regulariser=settings.regulariser or asked.regulariser, padding=settings.padding or asked.padding,
     )
-    found = particles(read_star(star, data), "refinement", wanted)
+    found = particles(read_star(star, data, _given(settings)), "refinement", wanted)
     return replace(found, name=folder.name, facts=facts + found.facts, notes=notes + found.notes)
 
 
