@@ -6,11 +6,12 @@ Nothing here stops a refinement. Each finding is a sentence that says what to ch
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
+from halfmap.imaging.optics import OpticsGroup, names_of
 from halfmap.particles.stack import SeenStack
 from halfmap.particles.star_text import numbers_of
 from halfmap.particles.star_upgrade import SAME_PIXEL, disagrees
@@ -27,7 +28,7 @@ FARTHEST = 0.25  # fraction of the box: a particle farther from the middle is no
 
 def table_notes(table: ParticleTable) -> list[str]:
     """What is implausible in optics groups, defocus and shifts, a sentence each."""
-    notes = []
+    notes, unusual = [], dict[str, list[OpticsGroup]]()
     for group in table.optics:
         odd = [said for said, value, (low, high) in (
             (f"pixel size {group.pixel_size:g} A", group.pixel_size, PIXELS),
@@ -37,7 +38,9 @@ def table_notes(table: ParticleTable) -> list[str]:
              (0.0, LARGEST_ABERRATION)),
         ) if not low <= value <= high]  # fmt: skip
         if odd:
-            notes.append(f"optics group {group.name}: {' and '.join(odd)}: unusual; check the optics table")
+            unusual.setdefault(" and ".join(odd), []).append(group)
+    notes += [f"optics group {names_of(groups)}: {odd}: unusual; check the optics table"
+              for odd, groups in unusual.items()]
     other = table.columns.get("rlnPixelSize")
     if other is not None and disagrees(other, table.pixel_size.numpy()):
         first = int(np.argmax(np.abs(numbers_of(other) / table.pixel_size.numpy() - 1) > SAME_PIXEL))
@@ -61,26 +64,30 @@ def table_notes(table: ParticleTable) -> list[str]:
     return notes
 
 
-class _OtherSize(NamedTuple):
-    """A stack whose header gives another pixel size (A) than its optics group."""
+@dataclass
+class _Differing:
+    """Stacks whose headers give another pixel size (A, that of the first) than their optics groups."""
 
-    path: Path
-    pixel_size: float
+    stacks: list[Path]
+    said: float
+    groups: dict[int, OpticsGroup]
 
 
 def header_notes(table: ParticleTable, seen: Iterable[SeenStack]) -> list[str]:
-    """Where the headers of stacks give another pixel size than their optics group, a sentence for each group."""
-    differing: dict[int, list[_OtherSize]] = {}
+    """Where the headers of stacks give another pixel size than their optics group, a sentence for each pixel size."""
+    differing: dict[float, _Differing] = {}
     for stack in seen:
         if stack.header is None:
             continue
-        group = int(table.optics_index[stack.row])
-        said, meant = stack.header.voxel[0], table.optics[group].pixel_size
-        if round(said, 3) not in UNSET and abs(said / meant - 1) > HEADER_TOLERANCE:
-            differing.setdefault(group, []).append(_OtherSize(stack.path, said))
+        number = int(table.optics_index[stack.row])
+        group, said = table.optics[number], stack.header.voxel[0]
+        if round(said, 3) not in UNSET and abs(said / group.pixel_size - 1) > HEADER_TOLERANCE:
+            found = differing.setdefault(group.pixel_size, _Differing([], said, {}))
+            found.stacks.append(stack.path)
+            found.groups[number] = group
     return [
-        f"{len(stacks)} stacks say {stacks[0].pixel_size:.4g} A a pixel in their headers (first: "
-        f"{stacks[0].path.name}), optics group {table.optics[group].name} says {table.optics[group].pixel_size:.4g} A, "
-        "which is used; check rlnImagePixelSize"
-        for group, stacks in differing.items()
+        f"{len(found.stacks)} stack{'s say' if len(found.stacks) > 1 else ' says'} {found.said:.4g} A a pixel in the "
+        f"header (first: {found.stacks[0].name}), optics group {names_of(list(found.groups.values()))} says "
+        f"{meant:.4g} A, which is used; check rlnImagePixelSize"
+        for meant, found in differing.items()
     ]

@@ -18,7 +18,7 @@ from halfmap.maps.mrc import read_map
 from halfmap.particles.cryosparc import read_cryosparc
 from halfmap.particles.cryosparc_file import SUFFIXES
 from halfmap.particles.given_optics import GivenOptics
-from halfmap.particles.outliers import ABSURD, DOUBTFUL, TRAITS, Odd, odd_ones, traits
+from halfmap.particles.outliers import ABSURD, DOUBTFUL, TRAITS, Odd, constant, odd_ones, traits
 from halfmap.particles.sanity import header_notes, table_notes
 from halfmap.particles.source import ParticleSource
 from halfmap.particles.stack import check_stacks, looked_at
@@ -124,7 +124,8 @@ def inspect_images(
             (batch,) = source.stream(spectrum.index)
             spectra[place] = replace(spectrum, power=_power(bands, batch.images[fine[batch.index]]))
     power = _mean_power(table, bands, spectra, fine, ranks)
-    why = np.where(sound, np.where(absurd, "outlier", ""), np.where(seen.isfinite().all(dim=1), "constant", "NaN"))
+    flat = np.where(constant(seen), "constant", "constant background")
+    why = np.where(sound, np.where(absurd, "outlier", ""), np.where(seen.isfinite().all(dim=1), flat, "NaN"))
     rejected, kept = _set_aside(table, why)
     notes = table_notes(table) + header_notes(table, looked_at(table)) + _doubtful(table, odd)
     return Inspected(replace(source, table=kept), rejected, power, leaks(kept, source.diameter), notes)
