@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from halfmap.errors import InputError
 from halfmap.particles.cryosparc import read_cryosparc
@@ -149,3 +150,58 @@ def test_where_the_box_is_to_come_from_a_missing_stack_the_remedy_is_said(
     without = array[[name for name in array.dtype.names if name != "blob/shape"]]
     with pytest.raises(InputError, match=r"has no blob/shape, and there is no image stack gone.mrc; .*--data-dir"):
         read_cryosparc(save(project / "p.cs", without))
+
+
+def several() -> dict[str, tuple]:
+    """Fields of four particles aligned to three maps, of which number 2, 0, 1 and 2 are the most probable."""
+    generator = np.random.default_rng(8)
+    posterior = np.array([[0.1, 0.2, 0.7], [0.8, 0.1, 0.1], [0.3, 0.4, 0.3], [0, 0, 1]])
+    return {
+        "alignments3D_multi__pose": ("<f4", (3, 3), generator.normal(size=(4, 3, 3))),
+        "alignments3D_multi__shift": ("<f4", (3, 2), generator.normal(size=(4, 3, 2))),
+        "alignments3D_multi__psize_A": ("<f4", (), 2.5),
+        "alignments3D_multi__class_posterior": ("<f4", (3,), posterior),
+        "alignments3D_multi__split": ("<u4", (), [0, 1, 1, 0]),
+    }
+
+
+def test_of_alignments_to_several_maps_that_of_the_most_probable_is_kept(project: Path) -> None:
+    fields = several()
+    table = read_cryosparc(save(project / "p.cs", images(**fields)))
+    best, rows = [2, 0, 1, 2], range(4)
+    poses = np.float32(fields["alignments3D_multi__pose"][2])[rows, best]
+    expected = Rotation.from_rotvec(poses.astype(float)).as_matrix().transpose(0, 2, 1)
+    np.testing.assert_allclose(table.rotations, expected, atol=1e-12)
+    shifts = np.float32(fields["alignments3D_multi__shift"][2])[rows, best]
+    np.testing.assert_allclose(table.origins, 2.5 * shifts.astype(float))
+    assert table.columns["rlnClassNumber"].tolist() == [3, 1, 2, 3] and table.half.tolist() == [0, 1, 1, 0]
+    del fields["alignments3D_multi__class_posterior"]
+    with pytest.raises(InputError, match="no field alignments3D_multi/class_posterior"):
+        read_cryosparc(save(project / "p.cs", images(**fields)))
+
+
+def test_alignments_to_2d_classes_keep_angle_shift_and_class_and_come_back(project: Path) -> None:
+    fields = {"alignments2D__pose": ("<f4", (), [0.5, -1.0, 3.0, 0.0]), "alignments2D__psize_A": ("<f4", (), 2.5),
+              "alignments2D__shift": ("<f4", (2,), [[1, -2], [0, 0], [3, 4], [5, 6]]),
+              "alignments2D__class": ("<u4", (), [7, 0, 7, 49])}
+    table = read_cryosparc(save(project / "p.cs", images(**fields)))
+    assert table.rotations is None and table.flat
+    np.testing.assert_allclose(table.columns["rlnAnglePsi"], np.degrees(fields["alignments2D__pose"][2]), rtol=1e-6)
+    np.testing.assert_allclose(table.origins, 2.5 * np.array(fields["alignments2D__shift"][2]))
+    assert table.columns["rlnClassNumber"].tolist() == [8, 1, 8, 50]
+    write_star("out.star", table)
+    write_cryosparc("back.cs", read_star("out.star"))
+    back = read_cs(Path("back.cs")).fields
+    np.testing.assert_allclose(back["alignments2D/pose"], fields["alignments2D__pose"][2], atol=1e-6)
+    np.testing.assert_allclose(back["alignments2D/shift"] * back["alignments2D/psize_A"][:, None], table.origins)
+    assert back["alignments2D/class"].tolist() == [7, 0, 7, 49] and "alignments3D/pose" not in back
+
+
+def test_angles_without_tilt_are_said_to_be_those_of_a_2d_classification(
+    star: Path, star_text: Text, optics: Columns, particles: Columns
+) -> None:
+    assert not read_star(star).flat
+    particles |= {"rlnAngleRot": [0] * 7, "rlnAngleTilt": [0] * 7, "rlnOriginXAngst": [0] * 7}
+    star.write_text(star_text(optics=optics, particles=particles))
+    (note,) = table_notes(read_star(star))
+    assert "all tilts are 0" in note and "2D classification" in note

@@ -14,7 +14,8 @@ from halfmap.errors import InputError
 from halfmap.geometry.rotations import matrix_to_rotation_vector
 from halfmap.imaging.ctf import Defocus
 from halfmap.maps.mrc import read_header, replaced_atomically
-from halfmap.particles.cryosparc import CLASS, POSE, SHIFT, SHIFT_PIXEL, SPLIT, UID
+from halfmap.particles.cryosparc import UID
+from halfmap.particles.cryosparc_alignments import CLASS, FLAT, ONE_MAP, POSE, SHIFT, SHIFT_PIXEL, SPLIT
 from halfmap.particles.cryosparc_optics import CryosparcTerms, cryosparc_terms, with_low_orders
 from halfmap.particles.image_names import ImageNames, split_name, written_names
 from halfmap.particles.table import Integers, ParticleTable
@@ -112,19 +113,35 @@ def _lowered(table: ParticleTable, terms: list[CryosparcTerms]) -> Defocus:
 
 
 def _alignments(table: ParticleTable) -> dict[str, NDArray[Any]]:
-    """The fields of poses, half sets and classes. A table without orientations has no alignment."""
+    """The fields of poses, half sets and classes. A table with psi alone has alignments to 2D classes, and one without
+    any angle has none."""
     fields: dict[str, NDArray[Any]] = {}
     if table.half is not None:
-        fields[SPLIT] = table.half.astype(np.uint32)
-    if table.rotations is None:
+        fields[f"{ONE_MAP}/{SPLIT}"] = table.half.astype(np.uint32)
+    psi = _psi(table)
+    if table.rotations is None and psi is None:
         return fields
-    fields[SHIFT] = _floats(table.origins / table.pixel_size[:, None])
-    fields[POSE] = _floats(matrix_to_rotation_vector(table.rotations.cpu().transpose(-1, -2)))
-    fields[SHIFT_PIXEL] = _floats(table.pixel_size)
+    kind = FLAT if table.rotations is None else ONE_MAP
+    fields[f"{kind}/{SHIFT}"] = _floats(table.origins / table.pixel_size[:, None])
+    if table.rotations is not None:
+        pose = _floats(matrix_to_rotation_vector(table.rotations.cpu().transpose(-1, -2)))
+        fields[f"{kind}/{POSE}"] = pose
+    elif psi is not None:
+        fields[f"{kind}/{POSE}"] = np.radians(psi).astype(np.float32)
+    fields[f"{kind}/{SHIFT_PIXEL}"] = _floats(table.pixel_size)
     numbers = _whole(table, "rlnClassNumber")
     if numbers is not None:
-        fields[CLASS] = _from_zero(numbers)
+        fields[f"{kind}/{CLASS}"] = _from_zero(numbers)
     return fields
+
+
+def _psi(table: ParticleTable) -> NDArray[np.float64] | None:
+    """In-plane angles [b] in degrees; None where the table has none, or something else than numbers."""
+    try:
+        values = np.array(table.columns.get("rlnAnglePsi", ["-"]), np.float64)
+    except ValueError:
+        return None
+    return values if np.isfinite(values).all() else None
 
 
 def _location(table: ParticleTable) -> tuple[dict[str, NDArray[Any]], list[str]]:
@@ -170,7 +187,7 @@ def _unwritten(table: ParticleTable, terms: list[CryosparcTerms]) -> list[str]:
         lost.append(f"names of optics groups: {', '.join(names)}")
     if any(term.lost for term in terms):
         lost.append("Zernike coefficients beyond the fourth order")
-    if table.rotations is None and bool(table.origins.any()):
+    if table.rotations is None and _psi(table) is None and bool(table.origins.any()):
         lost.append("origins without angles")
     return lost
 

@@ -56,6 +56,9 @@ def table_notes(table: ParticleTable) -> list[str]:
             row = int(np.argmax(wrong))
             notes.append(f"{int(wrong.sum())} of {len(table)} particles have {what} (first: row {table.rows[row] + 1}, "
                          f"{mean[row]:g}); check the CTF estimation")
+    if table.flat and table.rotations is not None:
+        notes.append("all tilts are 0: the angles are those of a 2D classification, and a local search would begin "
+                     "from one view; search all orientations")
     length = np.array([group.box * group.pixel_size for group in table.optics])[table.optics_index]
     far = table.origins.norm(dim=1).numpy() > FARTHEST * length
     if far.any():

@@ -17,6 +17,7 @@ from halfmap.imaging.ctf import Defocus
 from halfmap.imaging.optics import OpticsGroup
 
 Integers = NDArray[np.int64]
+FLAT = 1 - 1e-12  # cosine of a tilt of 0
 Column = list[str] | NDArray[np.generic]
 
 
@@ -77,6 +78,13 @@ class ParticleTable:
             return None
         counts = np.bincount(self.micrograph)
         return counts[counts > 0]
+
+    @property
+    def flat(self) -> bool:
+        """Whether its angles are those of 2D classes: psi alone, or no tilt in any row."""
+        if self.rotations is None:
+            return "rlnAnglePsi" in self.columns
+        return bool((self.rotations[:, 2, 2] > FLAT).all())
 
     def name(self, index: int) -> str:
         """Names a particle in a message: the file and its row, counted from 1."""

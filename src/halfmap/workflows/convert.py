@@ -8,6 +8,7 @@ import numpy as np
 
 from halfmap.errors import InputError
 from halfmap.particles.cryosparc import particle_table, unread_fields
+from halfmap.particles.cryosparc_alignments import read_alignments
 from halfmap.particles.cryosparc_file import SUFFIXES, load_dataset
 from halfmap.particles.cryosparc_write import write_cryosparc
 from halfmap.particles.given_optics import GivenOptics
@@ -31,16 +32,16 @@ def convert(settings: ConvertSettings) -> None:
         table = particle_table(dataset, settings.data_dir, settings.strip_prefix, given)
         _check_images(table)
         write_star(settings.out, table)
-        dropped = _by_kind(unread_fields(dataset))
+        dropped, note = _by_kind(unread_fields(dataset)), read_alignments(dataset).note
     else:
         table = read_star(settings.particles, settings.data_dir, given)
         _check_images(table)
-        dropped = write_cryosparc(settings.out, table)
+        dropped, note = write_cryosparc(settings.out, table), ""
     print(f"{settings.out}: {_content(table)}")
     for phrase in dropped:
         print(f"- dropped: {phrase}")
-    for note in _notes(table):
-        print(f"- {note}")
+    for sentence in [note] * bool(note) + _notes(table):
+        print(f"- {sentence}")
 
 
 def _check_images(table: ParticleTable) -> None:

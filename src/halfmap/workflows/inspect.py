@@ -22,8 +22,9 @@ from halfmap.imaging.ctf import Defocus
 from halfmap.imaging.optics import OpticsGroup
 from halfmap.maps.header import HeaderFacts, header_facts, is_map
 from halfmap.maps.mrc import read_map
-from halfmap.particles.cryosparc import read_cryosparc
-from halfmap.particles.cryosparc_file import SUFFIXES
+from halfmap.particles.cryosparc import particle_table
+from halfmap.particles.cryosparc_alignments import read_alignments
+from halfmap.particles.cryosparc_file import SUFFIXES, load_dataset
 from halfmap.particles.given_optics import GivenOptics
 from halfmap.particles.sanity import header_notes, table_notes
 from halfmap.particles.source import ParticleSource
@@ -95,8 +96,10 @@ def _inspected(settings: InspectSettings) -> Inspection:
     if path.is_dir():
         return _run_folder(path, settings)
     if path.suffix.lower() in SUFFIXES:
-        table = read_cryosparc(path, settings.data_dir, settings.passthrough, settings.strip_prefix, _given(settings))
-        return particles(table, "particles of cryoSPARC", settings)
+        dataset = load_dataset(path, settings.passthrough)
+        table = particle_table(dataset, settings.data_dir, settings.strip_prefix, _given(settings))
+        found, note = particles(table, "particles of cryoSPARC", settings), read_alignments(dataset).note
+        return replace(found, notes=[note] * bool(note) + found.notes)
     if path.suffix.lower() == ".star":
         return particles(read_star(path, settings.data_dir, _given(settings)), "particles", settings)
     return _mrc(path, settings)

@@ -39,11 +39,12 @@ def table_facts(table: ParticleTable, stacks: list[SeenStack]) -> list[Fact]:
         facts.append(Fact("half sets", "none; a refinement draws them"))
     else:
         facts.append(Fact("half sets", " and ".join(f"{n:,}" for n in np.bincount(table.half, minlength=2))))
-    if table.rotations is None:
+    if table.rotations is None and not table.flat:
         facts.append(Fact("poses", "none; a refinement finds them"))
     else:
         spread = float(table.origins.square().mean().sqrt())
-        facts.append(Fact("poses", f"angles, and shifts of {spread:.1f} A along an axis (rms)"))
+        kind = "angles of a 2D classification (no tilt)" if table.flat else "angles"
+        facts.append(Fact("poses", f"{kind}, and shifts of {spread:.1f} A along an axis (rms)"))
     kinds = sorted({str(s.header.dtype) for s in stacks if s.header is not None})
     facts.append(Fact("values", ", ".join(kinds) or "no stack can be read"))
     return facts
