@@ -24,6 +24,7 @@ from halfmap.particles.source import ParticleSource
 from halfmap.particles.stack import check_stacks, looked_at
 from halfmap.particles.star import read_star
 from halfmap.particles.table import ParticleTable, assign_halves
+from halfmap.refinement.tally import noise_sources, shared
 from halfmap.runtime.distributed import ALONE, Ranks
 from halfmap.validation.halfset_leaks import leaks
 
@@ -152,13 +153,16 @@ class _Spectrum:
 def _mean_power(
     table: ParticleTable, bands: dict[int, Band], summed: list[_Spectrum], fine: Tensor, ranks: Ranks
 ) -> tuple[Tensor, ...]:
-    """Mean power of each optics group by shell [0..box//2], over the images of all processes that are fine [b]."""
+    """Mean power of each optics group by shell [0..box//2], over the images of all processes that are fine [b]; groups
+    of few images share theirs (`noise_sources`)."""
     power = [torch.zeros(group.box // 2 + 1, dtype=torch.float64) for group in table.optics]
     images_of = torch.zeros(len(table.optics), dtype=torch.float64)
     for spectrum in summed:
         power[spectrum.group][: len(spectrum.power)] += spectrum.power
         images_of[spectrum.group] += int(fine[spectrum.index].sum())
     ranks.add_([*power, images_of])
+    sources = noise_sources(table.optics, [int(count) for count in images_of])
+    power, images_of = shared(power, sources), torch.stack(shared(list(images_of), sources))
     for group, optics in enumerate(table.optics):
         band = bands[optics.box]
         ones = band.shell_sum(torch.ones(len(band), dtype=torch.float64)).clamp_min(1)
