@@ -17,7 +17,7 @@ class OpticsOptions:
     cs: float | None = field(default=None, metadata={
         "help": "spherical aberration", "unit": "mm", "at_least": 0, "none": _FILE, "group": _GROUP})
     amplitude_contrast: float | None = field(default=None, metadata={
-        "help": "amplitude contrast, from 0 to 1", "short": "X", "at_least": 0, "none": _FILE, "group": _GROUP})
+        "help": "amplitude contrast, from 0 to 1", "unit": "fraction", "at_least": 0, "none": _FILE, "group": _GROUP})
     pixel_size: float | None = field(default=None, metadata={
         "help": "pixel size of the particle images", "unit": "A", "above": 0, "none": _FILE, "group": _GROUP})
 
