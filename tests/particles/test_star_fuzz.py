@@ -215,7 +215,7 @@ def test_any_damaged_star_file_ends_in_a_table_or_one_line(
 @pytest.mark.parametrize(("sound", "old", "new", "words"), [
     (1, "\ndata_particles", "_rlnExtra 7\n\ndata_particles", "table data_optics has columns of different lengths"),
     (0, "\nloop_\n_rlnImageName", "\n_rlnExtra 7\n\nloop_\n_rlnImageName", "data_particles has columns of different"),
-    (2, "000001@a.mrcs", "000001@gone.mrcs", "row 1: the box is to come from its stack, .*gone.mrcs: cannot be read"),
+    (2, "000001@a.mrcs", "000001@gone.mrcs", "row 1: the box is to come .*no image stack gone.mrcs; .*--data-dir"),
     (1, "36.187", "'36\r\x1b[31m'", r"row 1: rlnAngleRot is '36 \\x1b\[31m', not a finite number"),
     (1, "36.187", "\udcff", r"row 1: rlnAngleRot is '\\udcff', not"),
     (1, "36.187", "9" * 5000 + "x", "row 1: rlnAngleRot is '9{60}', not"),

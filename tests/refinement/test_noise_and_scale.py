@@ -135,7 +135,7 @@ def test_the_noise_estimate_is_the_simulated_spectrum(simulated):
     particles = simulated(box, count, signal=0.5)
     state = particles.state(halves_of(count))
     outcome = step(particles, state, Sampling("fixed", 12), limit)
-    found = updated_noise(state, outcome.tally)[0]
+    found = updated_noise(state, outcome.tally, ((0,),))[0]
 
     mask = soft_circle(box, 0.5 * particles.diameter / PIXEL)
     band = Band.to_shell(box, limit)
@@ -160,7 +160,7 @@ def test_the_noise_estimate_is_the_same_however_little_images_count(simulated):
     for probability in (1.0, 1e-7):
         tally = Tally.zeros(state)
         tally.noise[0][1:8], tally.count[0][1:8] = 300.0 * probability, 40.0 * probability
-        found.append(updated_noise(state, tally)[0])
+        found.append(updated_noise(state, tally, ((0,),))[0])
     assert torch.allclose(found[0], found[1]) and float(found[0][3]) == pytest.approx(7.5)
 
 
@@ -171,7 +171,7 @@ def test_the_noise_estimate_from_poses_that_are_wrong_contains_the_signal(simula
     wrong = particles.state(halves_of(count))
     wrong.poses.rotations[:] = wrong.poses.rotations.roll(1, dims=0)
     tallies = [step(particles, state, Sampling("fixed", 8), 12).tally for state in (right, wrong)]
-    noise = [updated_noise(right, tally)[0] for tally in tallies]
+    noise = [updated_noise(right, tally, ((0,),))[0] for tally in tallies]
     assert float(noise[1][3] / noise[0][3]) > 1.2
 
 

@@ -21,8 +21,10 @@ from halfmap.particles.table import ParticleTable
 from halfmap.refinement import em
 from halfmap.refinement.grey_scale import fitted
 from halfmap.refinement.imaging_model import ImagingModel
+from halfmap.refinement.preflight import inspect_images
 from halfmap.refinement.schedule import Schedule
 from halfmap.refinement.state import PoseTable, State
+from halfmap.refinement.tally import noise_sources, shared
 
 BOX, PIXEL, DIAMETER = 40, 4.2, 156.0
 C1 = torch.eye(3, dtype=torch.float64)[None]
@@ -140,3 +142,24 @@ def test_what_is_shared_by_geometries_is_what_each_of_them_would_be():
         assert found.odd is None or torch.equal(found.odd, alone.odd)
     shared = geometries.of(replace(tilted, beam_tilt=(0.0, math.pi)))
     assert shared.coords is geometries.of(tilted).coords, "hundreds of groups hold it once"
+
+
+def test_the_noise_of_groups_of_few_images_is_that_of_all_groups_of_equal_optics(table: ParticleTable) -> None:
+    one = inspect_images(ParticleSource(table, DIAMETER)).power[0]
+    many = divided(table, 40, tilt=0.1)  # five images each
+    for power in inspect_images(ParticleSource(many, DIAMETER)).power:
+        torch.testing.assert_close(power, one, rtol=1e-6, atol=0)
+    large = divided(table, 2)  # a hundred images each: a spectrum of its own
+    first = inspect_images(ParticleSource(table.select(np.arange(0, 200, 2)), DIAMETER)).power[0]
+    torch.testing.assert_close(inspect_images(ParticleSource(large, DIAMETER)).power[0], first, rtol=1e-6, atol=0)
+
+
+def test_groups_share_noise_with_their_own_kind_only_and_large_ones_keep_theirs() -> None:
+    a = OpticsGroup("a", 300.0, 2.7, 0.1, 1.0, 64)
+    b = replace(a, name="b", number=2, beam_tilt=(0.2, 0.1), magnification=(1.01, 0.0, 0.0, 1.0))
+    c, d = replace(a, pixel_size=1.1), replace(a, voltage=200.0)
+    sources = noise_sources((a, b, c, d, b, d), (3, 400, 2, 1, 0, 900))
+    assert sources == ((0, 1, 4), (1,), (2,), (3, 5), (0, 1, 4), (5,))
+    sums = [torch.tensor([float(10**g), 2.0 * g]) for g in range(6)]
+    assert [row.tolist() for row in shared(sums, sources)] == [
+        [10011.0, 10.0], [10.0, 2.0], [100.0, 4.0], [101000.0, 16.0], [10011.0, 10.0], [100000.0, 10.0]]

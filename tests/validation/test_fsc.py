@@ -220,6 +220,7 @@ def test_the_command_reports_and_writes_what_the_functions_compute(
 
 def test_maps_that_do_not_belong_together_are_named(tmp_path: Path) -> None:
     write_map(tmp_path / "a.mrc", _noise(16), 2.0)
+    write_map(tmp_path / "b.mrc", _noise(16).flip(0), 2.0)
     write_map(tmp_path / "small.mrc", _noise(14), 2.0)
     write_map(tmp_path / "other.mrc", _noise(16), 2.1)
     with pytest.raises(InputError, match=r"small\.mrc: box 14"):
@@ -227,9 +228,9 @@ def test_maps_that_do_not_belong_together_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"other\.mrc: pixel size 2\.1"):
         run(tmp_path / "a.mrc", tmp_path / "other.mrc")
     with pytest.raises(InputError, match=r"a\.mrc: values from"):
-        run(tmp_path / "a.mrc", tmp_path / "a.mrc", tmp_path / "a.mrc")
+        run(tmp_path / "a.mrc", tmp_path / "b.mrc", tmp_path / "a.mrc")
     with pytest.raises(InputError, match="--diameter 90"):
-        run(tmp_path / "a.mrc", tmp_path / "a.mrc", None, None, 90.0)
+        run(tmp_path / "a.mrc", tmp_path / "b.mrc", None, None, 90.0)
 
 
 def test_more_random_phases_steady_the_corrected_curve_and_leave_its_mean():

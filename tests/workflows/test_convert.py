@@ -155,6 +155,37 @@ def test_what_is_lost_is_said(folder: Path, convert: Callable[..., str]) -> None
         assert words in said
 
 
+def test_poses_of_several_maps_are_said_to_be_of_the_most_probable(folder: Path, convert: Callable[..., str]) -> None:
+    starfile.write(star_tables(), folder / "in.star")
+    convert("in.star", "one.cs")
+    one = np.load("one.cs")
+    names = [name for name in one.dtype.names if not name.startswith("alignments3D")]
+    several = np.zeros(6, [*one[names].dtype.descr, ("alignments3D_multi/pose", "<f4", (2, 3)),
+                           ("alignments3D_multi/class_posterior", "<f4", (2,)), ("alignments3D_multi/alpha", "<f4")])
+    for name in names:
+        several[name] = one[name]
+    several["alignments3D_multi/class_posterior"] = 0.25, 0.75
+    several["alignments3D_multi/pose"][:, 1] = one["alignments3D/pose"]
+    with open("several.cs", "wb") as stream:
+        np.save(stream, several)
+    said = convert("several.cs", "out.star")
+    assert "the most probable of 2 classes" in said and "dropped: alignments3D_multi (class_posterior, alpha)" in said
+    found = starfile.read("out.star", always_dict=True)["particles"]
+    assert (rotations(found) * rotations(star_tables()["particles"]).inv()).magnitude().max() < 1e-6
+    assert set(found["rlnClassNumber"]) == {2}
+
+
+def test_images_that_a_stack_does_not_hold_are_refused(folder: Path, convert: Callable[..., str]) -> None:
+    tables = star_tables()
+    tables["particles"].loc[2, "rlnImageName"] = "000007@stack.mrcs"
+    starfile.write(tables, folder / "in.star")
+    error = convert("in.star", "out.cs", refused=True)
+    assert "row 3: image 7 is asked for and" in error and "stack.mrcs holds 6" in error
+    assert not (folder / "out.cs").exists()
+    (folder / "stack.mrcs").unlink()
+    assert "were not found" in convert("in.star", "out.cs")
+
+
 def test_wrong_names_and_options_are_one_line(folder: Path, convert: Callable[..., str]) -> None:
     starfile.write(star_tables(), folder / "in.star")
     convert("in.star", "mid.cs")

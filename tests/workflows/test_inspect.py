@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 
 from halfmap.cli.program import main
+from halfmap.particles.given_optics import GivenOptics
+from halfmap.particles.star import read_star
+from halfmap.workflows.inspect_images import look
 
 
 @pytest.fixture
@@ -75,6 +78,47 @@ def test_a_wrong_defocus_shows_no_rings(project, edit_star, inspect):
     star = edit_star(project / "particles.star", project / "changed.star", change)
     status, said, _ = inspect(star)
     assert status == 0 and re.search(r"Thon rings \S+ +not seen", said) and "defocus, voltage or pixel size" in said
+
+
+def test_optics_groups_that_are_alike_are_judged_together(project, edit_star, inspect):
+    def change(tables):
+        optics, particles = tables["optics"], tables["particles"]
+        number = np.arange(200) % 50 + 1
+        many = optics.loc[optics.index.repeat(50)].reset_index(drop=True)
+        many["rlnOpticsGroup"], many["rlnOpticsGroupName"] = number[:50], [f"exposure{n}" for n in number[:50]]
+        many["rlnBeamTiltX"], many["rlnBeamTiltY"] = 0.001 * number[:50], 0.0  # tilt moves phases, not rings
+        many.loc[49, "rlnVoltage"] = 500.0
+        tables["optics"], particles["rlnOpticsGroup"] = many, number
+
+    star = edit_star(project / "particles.star", project / "changed.star", change)
+    status, said, _ = inspect(star)
+    rings = [line for line in said.splitlines() if line.startswith("Thon rings")]
+    assert status == 0 and len(said.splitlines()) < 20, said
+    assert re.fullmatch(r"Thon rings exposure1 and 48 more +to .* in 196 images", rings[0])
+    assert len(rings) == 2 and re.fullmatch(r"Thon rings exposure50 +too few images to see them, in 4 images", rings[1])
+    assert "no Thon rings" not in said and said.count("unusual; check the optics table") == 1
+    assert re.search(r"optics exposure1 and 48 more +196 images of 40 px", said)
+
+
+def test_images_in_which_protein_is_dark_are_said_and_can_be_inverted(project, edit_stack, inspect):
+    star = project / "particles.star"
+    assert look(read_star(star), 110.0, 64).contrast.bright
+    edit_stack(project / "particles.mrcs", lambda images: -images)
+    assert look(read_star(star, given=GivenOptics(inverted=True)), 110.0, 64).contrast.bright
+    status, said, _ = inspect(star, "--images", 64)
+    assert status == 0 and "give --invert-contrast" in said and re.search(r"contrast +protein is dark, in 64", said)
+
+
+def test_images_that_are_masked_are_not_called_constant(tmp_path, inspect):
+    y, x = np.indices((32, 32)) - 16
+    disc = np.hypot(y, x) < 10
+    images = np.random.default_rng(0).normal(size=(20, 32, 32)) * disc
+    images[:2] = 3.25
+    mrcfile.write(tmp_path / "masked.mrcs", images.astype(np.float32), voxel_size=2.0)
+    status, said, _ = inspect(tmp_path / "masked.mrcs")
+    assert status == 1 and "2 constant, 18 without noise around the particle" in said and "--diameter" in said
+    status, said, _ = inspect(tmp_path / "masked.mrcs", "--diameter", 30)
+    assert "none without noise" not in said and "18 without noise" not in said
 
 
 @pytest.mark.parametrize(("label", "value", "said"), [

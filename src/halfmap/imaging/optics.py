@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from halfmap.errors import InputError
 
@@ -87,6 +88,11 @@ class OpticsGroup:
         return Frame(self.box, self.pixel_size, self.magnification)
 
     @property
+    def alike(self) -> OpticsGroup:
+        """The group without name, number and odd aberrations: equal for groups whose images have the same power."""
+        return replace(self, name="", number=1, beam_tilt=(0.0, 0.0), odd_zernike=())
+
+    @property
     def box_length(self) -> float:
         """Side of the image in A: coefficient k lies at the spatial frequency k / box_length."""
         return self.box * self.pixel_size
@@ -100,3 +106,10 @@ class OpticsGroup:
     def has_distortion(self) -> bool:
         """Whether the magnification matrix differs from the identity."""
         return self.magnification != (1.0, 0.0, 0.0, 1.0)
+
+
+def names_of(groups: Sequence[OpticsGroup]) -> str:
+    """The names of one or two optics groups; of more, that of the first and how many others there are."""
+    if len(groups) <= 2:
+        return " and ".join(group.name for group in groups)
+    return f"{groups[0].name} and {len(groups) - 1:,} more"

@@ -1,7 +1,6 @@
 """cryoSPARC particle datasets (.cs, .csg; versions 2 to 4) read into a ParticleTable.
 
-Poses are rotation vectors of the transpose of RELION's matrix. Shifts are in pixels of alignments3D/psize_A, with
-RELION's sign. Split 0 and 1 are half sets 1 and 2. blob/sign -1 means images with white protein, as everywhere in this
+Poses: `cryosparc_alignments.py`. blob/sign -1 means images with white protein, as everywhere in this
 program. blob/sign +1 means dark protein; such images are read with a CTF of the opposite sign.
 """
 
@@ -14,25 +13,24 @@ import torch
 from torch import Tensor
 
 from halfmap.errors import InputError
-from halfmap.geometry.rotations import rotation_vector_to_matrix
 from halfmap.imaging.ctf import Defocus
 from halfmap.imaging.optics import OpticsGroup
-from halfmap.maps.mrc import read_header
+from halfmap.particles.cryosparc_alignments import read_alignments
 from halfmap.particles.cryosparc_file import CsDataset, Fields, distinct, load_dataset
 from halfmap.particles.cryosparc_optics import Lengths, relion_terms
 from halfmap.particles.cryosparc_paths import resolve_paths
+from halfmap.particles.given_optics import NONE_GIVEN, GivenOptics, remedy
 from halfmap.particles.image_names import ImageNames
+from halfmap.particles.stack import box_of
 from halfmap.particles.table import Column, Integers, ParticleTable
 
-POSE, SHIFT, SHIFT_PIXEL = "alignments3D/pose", "alignments3D/shift", "alignments3D/psize_A"
-SPLIT, CLASS = "alignments3D/split", "alignments3D/class"
 # The fields that make an optics group, and how many values each has (0: a scalar). All but the first four may be
 # missing.
 OPTICS = {"ctf/accel_kv": 0, "ctf/cs_mm": 0, "ctf/amp_contrast": 0, "blob/psize_A": 0, "ctf/exp_group_id": 0,
           "blob/shape": 2, "ctf/shift_A": 2, "ctf/tilt_A": 2, "ctf/trefoil_A": 2, "ctf/tetra_A": 4, "ctf/anisomag": 4}
 CTF = ("ctf/df1_A", "ctf/df2_A", "ctf/df_angle_rad", "ctf/phase_shift_rad", "ctf/bfactor", "ctf/scale")
 LOCATION = ("location/micrograph_path", "location/center_x_frac", "location/center_y_frac", "location/micrograph_shape")
-READ = {"uid", "blob/path", "blob/idx", "blob/sign", POSE, SHIFT, SHIFT_PIXEL, SPLIT, CLASS, *OPTICS, *CTF, *LOCATION}
+READ = {"uid", "blob/path", "blob/idx", "blob/sign", *OPTICS, *CTF, *LOCATION}
 # Fields that need no place in a table: constants, and what is the same for every particle or stands in another field.
 IMPLIED = {"blob/import_sig", "ctf/type", "ctf/scale_const", "location/exp_group_id", "location/micrograph_uid"}
 LARGEST_DISTORTION = 0.5
@@ -41,17 +39,21 @@ UID = "ucsfUid"
 
 
 def read_cryosparc(path: Path | str, data_dir: Path | None = None, passthrough: Path | None = None,
-                   strip_prefix: str | None = None) -> ParticleTable:
+                   strip_prefix: str | None = None, given: GivenOptics = NONE_GIVEN) -> ParticleTable:
     """Read the particles of a .cs or .csg file, with the fields of a passthrough file where one is given.
+
+    given: optics where the file lacks them.
 
     Image paths: see `resolve_paths`. Raises InputError, naming file and row, for anything that is missing or makes no
     sense. The stacks themselves are checked by `check_stacks`.
     """
-    return particle_table(load_dataset(path, passthrough), data_dir, strip_prefix)
+    return particle_table(load_dataset(path, passthrough), data_dir, strip_prefix, given)
 
 
-def particle_table(dataset: CsDataset, data_dir: Path | None = None, strip_prefix: str | None = None) -> ParticleTable:
+def particle_table(dataset: CsDataset, data_dir: Path | None = None, strip_prefix: str | None = None,
+                   given: GivenOptics = NONE_GIVEN) -> ParticleTable:
     """The table of a dataset, for which `read_cryosparc` holds too."""
+    dataset = given.completed_dataset(dataset)
     images, paths = resolve_paths(dataset, data_dir, strip_prefix)
     optics, optics_index = _optics(dataset, images)
     columns: dict[str, Column] = {"rlnImageName": [
@@ -60,29 +62,31 @@ def particle_table(dataset: CsDataset, data_dir: Path | None = None, strip_prefi
     if names:
         columns["rlnMicrographName"] = [names[number] for number in micrograph.tolist()]
     columns |= _coordinates(dataset)
-    if CLASS in dataset:
-        columns["rlnClassNumber"] = dataset.integers(CLASS) + 1
+    aligned = read_alignments(dataset)
+    if aligned.psi is not None:
+        columns["rlnAnglePsi"] = aligned.psi
+    if aligned.classes is not None:
+        columns["rlnClassNumber"] = aligned.classes
     if "uid" in dataset:
         columns[UID] = dataset.fields["uid"]
-    rotations = None
-    if POSE in dataset:
-        rotations = rotation_vector_to_matrix(torch.from_numpy(-dataset.numbers(POSE, 3)))
-    return ParticleTable(
+    return given.applied(ParticleTable(
         columns=columns, optics=optics, optics_index=optics_index, stacks=images.stacks,
         stack_index=images.stack_index, image_index=images.image_index, defocus=_defocus(dataset),
-        rotations=rotations, origins=_origins(dataset), half=_halves(dataset), micrograph=micrograph,
+        rotations=aligned.rotations, origins=aligned.origins, half=aligned.half, micrograph=micrograph,
         source=dataset.source, group=micrograph, group_names=tuple(names) or ("all",),
-    )
+    ))
 
 
 def unread_fields(dataset: CsDataset) -> list[str]:
     """The fields of a dataset that a ParticleTable has no place for, in the order of the dataset."""
-    return [name for name in dataset.fields if name not in READ | IMPLIED]
+    return [name for name in dataset.fields if name not in READ | IMPLIED | read_alignments(dataset).read]
 
 
 def _optics(dataset: CsDataset, images: ImageNames) -> tuple[tuple[OpticsGroup, ...], Integers]:
     """The optics groups, and the group[b] of each particle: one for each exposure group, more where its values vary."""
     for name, width in list(OPTICS.items())[:4]:
+        if name not in dataset:
+            raise dataset.lacks(name, remedy(name))
         dataset.numbers(name, width)
     code = np.zeros(len(dataset), np.int64)
     for name, width in OPTICS.items():
@@ -119,7 +123,7 @@ def _group(dataset: CsDataset, row: int, number: int, images: ImageNames) -> Opt
         if rows != columns:
             raise InputError(f"{dataset.at(row)}: blob/shape is {rows} x {columns}; images must be square")
     else:
-        columns = read_header(images.stacks[images.stack_index[row]]).shape[2]
+        columns = box_of(images.stacks[images.stack_index[row]], dataset.at(row), "blob/shape")
     matrix = vector("ctf/anisomag")
     if np.abs(matrix).max() > LARGEST_DISTORTION:
         raise InputError(f"{dataset.at(row)}: ctf/anisomag is {matrix.tolist()}; expected the magnification matrix "
@@ -149,27 +153,6 @@ def _defocus(dataset: CsDataset) -> Defocus:
     return Defocus(u=field("ctf/df1_A"), v=field("ctf/df2_A"), angle=field("ctf/df_angle_rad", 0.0),
                    phase_shift=field("ctf/phase_shift_rad", 0.0), bfactor=field("ctf/bfactor", 0.0),
                    scale=torch.where(sign > 0.0, -scale, scale))
-
-
-def _origins(dataset: CsDataset) -> Tensor:
-    """RELION's origins [b,2] in A."""
-    if SHIFT not in dataset:
-        return torch.zeros(len(dataset), 2, dtype=torch.float64)
-    # Images may have been binned for the alignment. Shifts are in its pixels, not in those of the images.
-    pixel = dataset.numbers(SHIFT_PIXEL if SHIFT_PIXEL in dataset else "blob/psize_A")
-    return torch.from_numpy(dataset.numbers(SHIFT, 2) * pixel[:, None])
-
-
-def _halves(dataset: CsDataset) -> Integers | None:
-    """The half[b] of each image where alignments3D/split divides the particles in two; None where it does not."""
-    if SPLIT not in dataset:
-        return None
-    split = dataset.integers(SPLIT)
-    odd = (split != 0) & (split != 1)
-    if odd.any():
-        row = int(np.argmax(odd))
-        raise InputError(f"{dataset.at(row)}: {SPLIT} is {split[row]}; it must be 0 or 1")
-    return split if 0 < int(split.sum()) < len(split) else None
 
 
 def _micrographs(dataset: CsDataset) -> tuple[list[str], Integers]:

@@ -85,8 +85,13 @@ class CsDataset:
         return values.astype(np.int64)
 
     def text(self, name: str) -> Fields:
-        """A field of text as bytes [b]."""
-        field = self._field(name, "S", "text")
+        """A field of text as bytes [b]; numpy's unicode, which other programs write, becomes UTF-8."""
+        field = self._field(name, "SU", "text")
+        if field.dtype.kind == "U":
+            try:
+                field = np.char.encode(field, "utf-8", "surrogateescape")
+            except ValueError:  # a damaged file may hold numbers that stand for no character
+                raise InputError(f"{self.source}: field {name} holds no text; export the particles again") from None
         if field.ndim != 1:
             raise InputError(f"{self.source}: field {name} has several texts to a particle; export the particles again")
         return field
@@ -107,12 +112,17 @@ class CsDataset:
 
     def _field(self, name: str, kinds: str, meaning: str) -> Fields:
         if name not in self.fields:
-            raise InputError(f"{self.source}: no field {name}; {self._where()}")
+            raise self.lacks(name)
         field = self.fields[name]
         if field.dtype.kind not in kinds:
             raise InputError(f"{self.source}: field {name} holds {field.dtype}, not {meaning}; "
                              "export the particles again")
         return field
+
+    def lacks(self, name: str, otherwise: str = "") -> InputError:
+        """The error about a field that is missing; otherwise: how its value could be given instead."""
+        other = f", or {otherwise}" if otherwise else ""
+        return InputError(f"{self.source}: no field {name}; {self._where()}{other}")
 
     def _where(self) -> str:
         """Where a missing field may be, as advice to the user."""

@@ -14,7 +14,8 @@ from halfmap.errors import InputError
 from halfmap.geometry.rotations import matrix_to_rotation_vector
 from halfmap.imaging.ctf import Defocus
 from halfmap.maps.mrc import read_header, replaced_atomically
-from halfmap.particles.cryosparc import CLASS, POSE, SHIFT, SHIFT_PIXEL, SPLIT, UID
+from halfmap.particles.cryosparc import UID
+from halfmap.particles.cryosparc_alignments import CLASS, FLAT, ONE_MAP, POSE, SHIFT, SHIFT_PIXEL, SPLIT
 from halfmap.particles.cryosparc_optics import CryosparcTerms, cryosparc_terms, with_low_orders
 from halfmap.particles.image_names import ImageNames, split_name, written_names
 from halfmap.particles.table import Integers, ParticleTable
@@ -29,7 +30,7 @@ HELD = {"rlnImageName", "rlnMicrographName", "rlnCoordinateX", "rlnCoordinateY",
 HELD_OPTICS = {"rlnOpticsGroup", "rlnOpticsGroupName", "rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast",
                "rlnImagePixelSize", "rlnImageSize", "rlnImageDimensionality", "rlnBeamTiltX", "rlnBeamTiltY",
                "rlnOddZernike", "rlnEvenZernike", "rlnMagMat00", "rlnMagMat01", "rlnMagMat10", "rlnMagMat11",
-               "rlnCtfDataAreCtfPremultiplied"}
+               "rlnCtfDataAreCtfPremultiplied", "rlnCtfDataAreCtfCorrected"}
 
 
 def write_cryosparc(path: Path | str, table: ParticleTable) -> list[str]:
@@ -77,10 +78,10 @@ def _ctf(table: ParticleTable, terms: list[CryosparcTerms]) -> dict[str, NDArray
         return np.array(values, np.float32)[index]
 
     matrices = [np.array(group.magnification) - (1.0, 0.0, 0.0, 1.0) for group in table.optics]
-    numbers = np.array([group.number for group in table.optics], np.int64)
+    numbers = _from_zero(np.array([group.number for group in table.optics], np.int64))
     return {
         "ctf/type": np.full(len(table), b"imported"),
-        "ctf/exp_group_id": np.maximum(numbers - 1, 0).astype(np.uint32)[index],
+        "ctf/exp_group_id": numbers[index],
         "ctf/accel_kv": of_group([group.voltage for group in table.optics]),
         "ctf/cs_mm": of_group([term.cs_mm for term in terms]),
         "ctf/amp_contrast": of_group([group.amplitude_contrast for group in table.optics]),
@@ -112,19 +113,35 @@ def _lowered(table: ParticleTable, terms: list[CryosparcTerms]) -> Defocus:
 
 
 def _alignments(table: ParticleTable) -> dict[str, NDArray[Any]]:
-    """The fields of poses, half sets and classes. A table without orientations has no alignment."""
+    """The fields of poses, half sets and classes. A table with psi alone has alignments to 2D classes, and one without
+    any angle has none."""
     fields: dict[str, NDArray[Any]] = {}
     if table.half is not None:
-        fields[SPLIT] = table.half.astype(np.uint32)
-    if table.rotations is None:
+        fields[f"{ONE_MAP}/{SPLIT}"] = table.half.astype(np.uint32)
+    psi = _psi(table)
+    if table.rotations is None and psi is None:
         return fields
-    fields[SHIFT] = _floats(table.origins / table.pixel_size[:, None])
-    fields[POSE] = _floats(matrix_to_rotation_vector(table.rotations.cpu().transpose(-1, -2)))
-    fields[SHIFT_PIXEL] = _floats(table.pixel_size)
+    kind = FLAT if table.rotations is None else ONE_MAP
+    fields[f"{kind}/{SHIFT}"] = _floats(table.origins / table.pixel_size[:, None])
+    if table.rotations is not None:
+        pose = _floats(matrix_to_rotation_vector(table.rotations.cpu().transpose(-1, -2)))
+        fields[f"{kind}/{POSE}"] = pose
+    elif psi is not None:
+        fields[f"{kind}/{POSE}"] = np.radians(psi).astype(np.float32)
+    fields[f"{kind}/{SHIFT_PIXEL}"] = _floats(table.pixel_size)
     numbers = _whole(table, "rlnClassNumber")
     if numbers is not None:
-        fields[CLASS] = np.maximum(numbers - 1, 0).astype(np.uint32)
+        fields[f"{kind}/{CLASS}"] = _from_zero(numbers)
     return fields
+
+
+def _psi(table: ParticleTable) -> NDArray[np.float64] | None:
+    """In-plane angles [b] in degrees; None where the table has none, or something else than numbers."""
+    try:
+        values = np.array(table.columns.get("rlnAnglePsi", ["-"]), np.float64)
+    except ValueError:
+        return None
+    return values if np.isfinite(values).all() else None
 
 
 def _location(table: ParticleTable) -> tuple[dict[str, NDArray[Any]], list[str]]:
@@ -170,7 +187,7 @@ def _unwritten(table: ParticleTable, terms: list[CryosparcTerms]) -> list[str]:
         lost.append(f"names of optics groups: {', '.join(names)}")
     if any(term.lost for term in terms):
         lost.append("Zernike coefficients beyond the fourth order")
-    if table.rotations is None and bool(table.origins.any()):
+    if table.rotations is None and _psi(table) is None and bool(table.origins.any()):
         lost.append("origins without angles")
     return lost
 
@@ -190,13 +207,23 @@ def _uids(table: ParticleTable, names: list[str]) -> NDArray[np.uint64]:
                      for row, name in enumerate(names)], np.uint64)
 
 
+def _from_zero(numbers: Integers) -> NDArray[np.uint32]:
+    """Numbers that count from 1 as numbers that count from 0, all that differ apart.
+
+    Where one is less than 1 or too large for the field, they are numbered anew in ascending order.
+    """
+    if len(numbers) and (int(numbers.min()) < 1 or int(numbers.max()) > np.iinfo(np.uint32).max):
+        return np.unique(numbers, return_inverse=True)[1].astype(np.uint32)
+    return (numbers - 1).astype(np.uint32)
+
+
 def _whole(table: ParticleTable, label: str) -> Integers | None:
     """A column of whole numbers; None where it is missing or holds something else."""
     try:
         values = np.array(table.columns.get(label, ["-"]), np.float64)
     except ValueError:
         return None
-    return values.astype(np.int64) if np.isfinite(values).all() else None
+    return values.astype(np.int64) if (np.isfinite(values) & (values == np.rint(values))).all() else None
 
 
 def _floats(values: torch.Tensor) -> Floats:

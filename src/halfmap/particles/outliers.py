@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from halfmap.particles.preprocess import ROUNDING
 from halfmap.particles.table import Integers, ParticleTable
 
 # Both in robust standard deviations. No microscope makes an absurd image, and a single one would dominate a map.
@@ -41,6 +42,11 @@ def traits(raw: Tensor, normalised: Tensor) -> Tensor:
     variance, mean = torch.var_mean(raw.flatten(1).float(), dim=1)
     low, high = torch.aminmax(normalised.flatten(1), dim=1)
     return torch.stack([mean, variance.sqrt(), torch.maximum(-low, high)], dim=1).double()
+
+
+def constant(seen: Tensor) -> NDArray[np.bool_]:
+    """Whether all pixels of an image [b] are the same, but for rounding; seen [b, 3] as from `traits`."""
+    return (seen[:, 1] <= ROUNDING * seen[:, 0].abs()).numpy()
 
 
 def odd_ones(table: ParticleTable, seen: Tensor, sound: NDArray[np.bool_]) -> Odd:

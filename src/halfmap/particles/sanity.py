@@ -6,13 +6,16 @@ Nothing here stops a refinement. Each finding says what to check.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from halfmap.finding import Finding
+from halfmap.imaging.optics import OpticsGroup, names_of
 from halfmap.particles.stack import SeenStack
+from halfmap.particles.star_text import numbers_of
+from halfmap.particles.star_upgrade import SAME_PIXEL, disagrees
 from halfmap.particles.table import ParticleTable
 
 HEADER_TOLERANCE = 0.01  # relative difference of pixel sizes: calibration makes a smaller one, binning a larger one
@@ -26,7 +29,7 @@ FARTHEST = 0.25  # fraction of the box: a particle farther from the middle is no
 
 def table_notes(table: ParticleTable) -> list[Finding]:
     """What is implausible in optics groups, defocus and shifts."""
-    notes = []
+    notes, unusual = [], dict[str, list[OpticsGroup]]()
     for group in table.optics:
         odd = [said for said, value, (low, high) in (
             (f"pixel size {group.pixel_size:g} A", group.pixel_size, PIXELS),
@@ -36,8 +39,16 @@ def table_notes(table: ParticleTable) -> list[Finding]:
              (0.0, LARGEST_ABERRATION)),
         ) if not low <= value <= high]  # fmt: skip
         if odd:
-            notes.append(Finding(f"unusual optics ({group.name})", f"optics group {group.name}: {' and '.join(odd)}: "
-                                 "unusual; check the optics table", "optics"))
+            unusual.setdefault(" and ".join(odd), []).append(group)
+    for odd_words, groups in unusual.items():
+        text = f"optics group {names_of(groups)}: {odd_words}: unusual; check the optics table"
+        notes.append(Finding(f"unusual optics ({names_of(groups)})", text, "optics"))
+    other = table.columns.get("rlnPixelSize")
+    if other is not None and disagrees(other, table.pixel_size.numpy()):
+        first = int(np.argmax(np.abs(numbers_of(other) / table.pixel_size.numpy() - 1) > SAME_PIXEL))
+        text = (f"rlnPixelSize says {other[first]} A (row {table.rows[first] + 1}), and the optics, which count, "
+                f"say {float(table.pixel_size[first]):.6g} A; correct the one that is wrong")
+        notes.append(Finding("pixel sizes disagree in the table", text, "optics"))
     mean = (0.5 * (table.defocus.u + table.defocus.v)).numpy()
     for wrong, what in (
         (mean <= 0, "no underfocus; RELION counts it positive, in A"),
@@ -49,6 +60,10 @@ def table_notes(table: ParticleTable) -> list[Finding]:
             text = (f"{int(wrong.sum())} of {len(table)} particles have {what} (first: row {table.rows[row] + 1}, "
                     f"{mean[row]:g}); check the CTF estimation")
             notes.append(Finding(f"defocus: {what.split(';')[0]}", text, "optics"))
+    if table.flat and table.rotations is not None:
+        text = ("all tilts are 0: the angles are those of a 2D classification, and a local search would begin from one "
+                "view; search all orientations")
+        notes.append(Finding("angles of a 2D classification", text, "poses"))
     length = np.array([group.box * group.pixel_size for group in table.optics])[table.optics_index]
     far = table.origins.norm(dim=1).numpy() > FARTHEST * length
     if far.any():
@@ -58,30 +73,34 @@ def table_notes(table: ParticleTable) -> list[Finding]:
     return notes
 
 
-class _OtherSize(NamedTuple):
-    """A stack whose header gives another pixel size (A) than its optics group."""
+@dataclass
+class _Differing:
+    """Stacks whose headers give another pixel size (A, that of the first) than their optics groups."""
 
-    path: Path
-    pixel_size: float
+    stacks: list[Path]
+    said: float
+    groups: dict[int, OpticsGroup]
 
 
 def header_notes(table: ParticleTable, seen: Iterable[SeenStack]) -> list[Finding]:
-    """Where the headers of stacks give another pixel size than their optics group, one for each group."""
-    differing: dict[int, list[_OtherSize]] = {}
+    """Where the headers of stacks give another pixel size than their optics group, one for each pixel size."""
+    differing: dict[float, _Differing] = {}
     for stack in seen:
         if stack.header is None:
             continue
-        group = int(table.optics_index[stack.row])
-        said, meant = stack.header.voxel[0], table.optics[group].pixel_size
-        if round(said, 3) not in UNSET and abs(said / meant - 1) > HEADER_TOLERANCE:
-            differing.setdefault(group, []).append(_OtherSize(stack.path, said))
+        number = int(table.optics_index[stack.row])
+        group, said = table.optics[number], stack.header.voxel[0]
+        if round(said, 3) not in UNSET and abs(said / group.pixel_size - 1) > HEADER_TOLERANCE:
+            found = differing.setdefault(group.pixel_size, _Differing([], said, {}))
+            found.stacks.append(stack.path)
+            found.groups[number] = group
     return [
         Finding(
-            f"pixel sizes differ ({table.optics[group].name})",
-            f"{len(stacks)} stacks say {stacks[0].pixel_size:.4g} A a pixel in their headers (first: "
-            f"{stacks[0].path.name}), optics group {table.optics[group].name} says "
-            f"{table.optics[group].pixel_size:.4g} A, which is used; check rlnImagePixelSize",
+            f"pixel sizes differ ({names_of(list(found.groups.values()))})",
+            f"{len(found.stacks)} stack{'s say' if len(found.stacks) > 1 else ' says'} {found.said:.4g} A a pixel in "
+            f"the header (first: {found.stacks[0].name}), optics group {names_of(list(found.groups.values()))} says "
+            f"{meant:.4g} A, which is used; check rlnImagePixelSize",
             "optics",
         )
-        for group, stacks in differing.items()
+        for meant, found in differing.items()
     ]

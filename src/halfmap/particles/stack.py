@@ -26,6 +26,7 @@ OPEN_FILES = 64  # well below the limit of 256 on some systems
 READERS = 8  # headers read at the same time, because each one takes a while on a network disk
 # So many unwanted images at most between two wanted ones are read too and not skipped.
 LARGEST_GAP = 1
+ELSEWHERE = "run in the project's folder, or give the folder of the images with --data-dir"
 
 
 class _Stack(NamedTuple):
@@ -139,6 +140,20 @@ def check_stacks(table: ParticleTable) -> None:
             raise InputError(seen.fault)
 
 
+def box_of(path: Path, at: str, lacks: str) -> int:
+    """The side in pixels of the images of a stack, for the particle named `at`, whose file has no column `lacks`.
+
+    Raises InputError where the stack cannot be read.
+    """
+    wanted = f"{at}: the box is to come from its stack, as the file has no {lacks}"
+    if not path.is_file():
+        raise InputError(f"{wanted}, and there is no image stack {path}; {ELSEWHERE}")
+    try:
+        return read_header(path).shape[2]
+    except InputError as error:
+        raise InputError(f"{wanted}: {error}") from error
+
+
 class SeenStack(NamedTuple):
     """A stack as rows of one optics group use it.
 
@@ -162,8 +177,8 @@ def looked_at(table: ParticleTable) -> Iterator[SeenStack]:
         stack = int(table.stack_index[row])
         path = table.stacks[stack]
         if not path.is_file():
-            return SeenStack(row, path, None, f"{table.name(row)}: there is no image stack {path}; run in the "
-                             f"project's folder, or give the folder of the images with --data-dir")
+            return SeenStack(row, path, None, f"{table.name(row)}: there is no image stack {path}; "
+                             f"{ELSEWHERE}")
         try:
             header = _stack_header(path)
         except InputError as error:

@@ -15,8 +15,9 @@ from halfmap.errors import InputError
 from halfmap.geometry.rotations import euler_to_matrix, matrix_to_euler
 from halfmap.imaging.ctf import Defocus
 from halfmap.imaging.optics import OpticsGroup
-from halfmap.maps.mrc import read_header
+from halfmap.particles.given_optics import NONE_GIVEN, GivenOptics, remedy
 from halfmap.particles.image_names import ImageNames, resolve_names, written_names
+from halfmap.particles.stack import box_of
 from halfmap.particles.star_text import StarTable, read_tables, write_tables
 from halfmap.particles.star_upgrade import RelionTables, origins_in_angstrom, upgrade_table
 from halfmap.particles.table import Column, Integers, ParticleTable
@@ -31,21 +32,29 @@ BEAM_TILT = ("rlnBeamTiltX", "rlnBeamTiltY")
 ZERNIKE = ("rlnOddZernike", "rlnEvenZernike")
 
 
-def read_star(path: Path | str, data_dir: Path | str | None = None) -> ParticleTable:
-    """Read a particle STAR file of RELION 3.0, 3.1 or later.
+def read_star(
+    path: Path | str, data_dir: Path | str | None = None, given: GivenOptics = NONE_GIVEN
+) -> ParticleTable:
+    """Read a particle STAR file of RELION 3.0, 3.1 or later; given: optics where the file lacks them.
 
-    Image paths are looked up in the working folder, the file's folder and `data_dir`, in that order. The box comes from
-    rlnImageSize, or from the header of a stack. Half sets are kept where rlnRandomSubset holds both 1 and 2,
-    orientations where all three angles are present. Raises InputError, naming file and row, for anything that is
-    missing or makes no sense. The stacks themselves are checked by `check_stacks`.
+    Image paths are looked up in the working folder, the file's folder, `data_dir`, and every folder above the file (one
+    of them is the project), in that order. The box comes from rlnImageSize, or from the header of a stack. Half sets
+    are kept where rlnRandomSubset holds both 1 and 2, orientations where all three angles are present. Raises
+    InputError, naming file and row, for anything that is missing or makes no sense. The stacks themselves are checked
+    by `check_stacks`.
     """
     path = Path(path)
-    tables = _particles_and_optics(path, read_tables(path))
+    tables = _particles_and_optics(path, read_tables(path), given)
     optics = tables.optics
+    lacking = next((label for label in SCALARS if label not in optics.columns), None)
+    if lacking is not None:
+        raise InputError(f"{path}: table data_optics has no column {lacking}; give {remedy(lacking)}, or the file "
+                         "that has it")
     optics_index = _optics_index(tables.particles, optics)
     pixel_size = optics.numbers("rlnImagePixelSize")
     particles = origins_in_angstrom(tables.particles, pixel_size[optics_index])
-    folders = [path.parent] + ([Path(data_dir)] if data_dir is not None else [])
+    folders = [path.parent, *([Path(data_dir)] if data_dir is not None else []),
+               *path.absolute().parents[1:]]
     images = resolve_names(particles.text("rlnImageName"), folders, particles.at)
     boxes = _boxes(optics, optics_index, images, particles)
     micrograph, names = _ids(particles, "rlnMicrographName")
@@ -55,14 +64,14 @@ def read_star(path: Path | str, data_dir: Path | str | None = None) -> ParticleT
         angles = np.stack([particles.numbers(label) for label in ANGLES], axis=1)
         rotations = euler_to_matrix(torch.from_numpy(angles))
     origins = np.stack([particles.numbers(label, 0.0) for label in ORIGINS], axis=1)
-    return ParticleTable(
+    return given.applied(ParticleTable(
         columns=dict(particles.columns), optics=_optics_groups(optics, boxes), optics_index=optics_index,
         stacks=images.stacks, stack_index=images.stack_index, image_index=images.image_index,
         defocus=_defocus(particles), rotations=rotations, origins=torch.from_numpy(origins),
         half=_halves(particles), micrograph=micrograph, source=path,
         group=group if group_names else micrograph, group_names=group_names or names or ("all",),
         optics_columns=dict(optics.columns),
-    )
+    ))
 
 
 def write_star(path: Path | str, table: ParticleTable) -> None:
@@ -97,7 +106,7 @@ def write_star(path: Path | str, table: ParticleTable) -> None:
     write_tables(path, {"optics": _optics_columns(table), "particles": columns})
 
 
-def _particles_and_optics(path: Path, tables: Sequence[StarTable]) -> RelionTables:
+def _particles_and_optics(path: Path, tables: Sequence[StarTable], given: GivenOptics) -> RelionTables:
     """The tables of particles and optics in the 3.1 layout. Raises InputError for a file of another kind."""
     held = [table for table in tables if "rlnImageName" in table.columns and table.name != "optics"]
     if len(held) > 1:
@@ -111,10 +120,10 @@ def _particles_and_optics(path: Path, tables: Sequence[StarTable]) -> RelionTabl
         raise InputError(f"{path}: table data_{particles.name[:60]} has no rows; give a file with particles")
     optics = [table for table in tables if table.name == "optics"]
     if not optics:
-        return upgrade_table(particles)
+        return upgrade_table(given.completed(particles))
     if len(optics) > 1 or not len(optics[0]):
         raise InputError(f"{path}: expected one table data_optics with at least one row; correct the file")
-    return RelionTables(particles, optics[0])
+    return RelionTables(particles, given.completed(optics[0]))
 
 
 def _group_numbers(optics: StarTable) -> Integers:
@@ -148,11 +157,7 @@ def _boxes(optics: StarTable, optics_index: Integers, images: ImageNames, partic
     groups, rows = np.unique(optics_index, return_index=True)
     boxes: dict[int, int] = {}
     for group, row in zip(groups.tolist(), rows.tolist(), strict=True):
-        try:
-            boxes[group] = read_header(images.stacks[images.stack_index[row]]).shape[2]
-        except InputError as error:
-            raise InputError(f"{particles.at(row)}: the box is to come from its stack, as data_optics has no "
-                             f"rlnImageSize: {error}") from error
+        boxes[group] = box_of(images.stacks[images.stack_index[row]], particles.at(row), "rlnImageSize")
     # A group without particles has no images, so its box does not matter.
     return [boxes.get(group, next(iter(boxes.values()))) for group in range(len(optics))]
 
@@ -160,6 +165,7 @@ def _boxes(optics: StarTable, optics_index: Integers, images: ImageNames, partic
 def _optics_groups(optics: StarTable, boxes: list[int]) -> tuple[OpticsGroup, ...]:
     """The optics groups of the table data_optics."""
     for label, wanted, meaning in (("rlnImageDimensionality", 2, "particles are not 2D images"),
+                                   ("rlnCtfDataAreCtfCorrected", 0, "images are corrected for the CTF already"),
                                    ("rlnCtfDataAreCtfPremultiplied", 0, "images are multiplied by the CTF")):
         if label in optics.columns and np.any(optics.integers(label) != wanted):
             raise InputError(f"{optics.source}: {label} in table data_optics says that {meaning}, which is "

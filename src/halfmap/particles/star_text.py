@@ -150,14 +150,18 @@ def _read_loop(table: StarTable, lines: list[str], number: int) -> int:
             _add_label(table, words[0], number)
             labels.append(words[0][1:])
     rows: list[list[str]] = []
-    width = len(labels)
+    width, blank = len(labels), False
     while number < len(lines):
         line = lines[number]
         # Nearly every line of a long table needs only the fast split.
         words = _words(line, width) if '"' in line or "'" in line or "#" in line else line.split()
         if words and words[0][:1] in "_ld" and _ends_loop(words, width):
             break
+        if words and blank and rows and not _goes_on(rows[-1], words):
+            number = _next_table(lines, number)
+            break
         number += 1
+        blank = not line.strip()
         if words:
             if len(words) != width:
                 raise InputError(f"{table.source}: line {number}: {len(words)} values for the {width} "
@@ -174,6 +178,27 @@ def _ends_loop(words: list[str], width: int) -> bool:
     if first[:1] == "_":
         return len(words) <= 2 != width
     return (first == "loop_" or first.startswith("data_")) and (len(words) == 1)
+
+
+def _goes_on(row: list[str], words: list[str]) -> bool:
+    """Whether a line behind a blank line is one more row like the last one, and not text below the table.
+
+    A blank line ends a table for RELION, which reads no further. Rows behind it are kept all the same: to lose them
+    would not be noticed.
+    """
+    return len(words) == len(row) and all(
+        math.isnan(_number(held)) or not math.isnan(_number(word)) or word.lower() == "nan"
+        for held, word in zip(row, words, strict=True))
+
+
+def _next_table(lines: list[str], number: int) -> int:
+    """The number of the next line that begins a table; that of the end where none does."""
+    while number < len(lines):
+        words = _words(lines[number])
+        if len(words) == 1 and words[0].startswith("data_"):
+            break
+        number += 1
+    return number
 
 
 def _add_label(table: StarTable, word: str, number: int) -> None:

@@ -8,11 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfmap.errors import InputError
-from halfmap.particles.star_text import StarTable, format_column
+from halfmap.particles.given_optics import remedy
+from halfmap.particles.star_text import StarTable, format_column, numbers_of
+from halfmap.particles.table import Column
 
 MICROSCOPE = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
 OPTIONAL = ("rlnBeamTiltX", "rlnBeamTiltY", "rlnBeamTiltClass")
 PIXEL = ("rlnDetectorPixelSize", "rlnMagnification", "rlnPixelSize")
+SAME_PIXEL = 1e-3  # relative: rounded and computed pixel sizes differ by less
 ORIGINS = {f"rlnOrigin{axis}{kind}": f"rlnOrigin{axis}{kind}Angst"
            for kind in ("", "Prior") for axis in "XYZ"}
 
@@ -34,13 +37,16 @@ def upgrade_table(table: StarTable) -> RelionTables:
     missing = [label for label in MICROSCOPE if label not in table.columns]
     if missing:
         raise InputError(f"{table.source}: neither a table data_optics nor a column {missing[0]} in table "
-                         f"data_{table.name[:60]}; give the whole RELION 3.1 file, or add the column")
+                         f"data_{table.name[:60]}; give the whole RELION 3.1 file, or {remedy(*missing)}")
     used = [label for label in (*MICROSCOPE, *OPTIONAL) if label in table.columns]
     pixel_size = _pixel_size(table)
     values = np.stack([*(table.numbers(label) for label in used), pixel_size], axis=1)
     groups: dict[tuple[float, ...], int] = {}
     member = [groups.setdefault(tuple(row), len(groups) + 1) for row in values.tolist()]
     columns = {label: column for label, column in table.columns.items() if label not in (*used, *PIXEL)}
+    other = table.columns.get("rlnPixelSize")
+    if other is not None and disagrees(other, pixel_size):
+        columns["rlnPixelSize"] = other  # kept, so that it is said
     columns["rlnOpticsGroup"] = [str(number) for number in member]
     particles = StarTable(table.source, table.name or "particles", columns)
     # The values are copied as text from the first row of each group, so that no digit changes.
@@ -68,6 +74,12 @@ def origins_in_angstrom(table: StarTable, pixel_size: NDArray[np.float64]) -> St
     return StarTable(table.source, table.name, columns)
 
 
+def disagrees(column: Column, pixel_size: NDArray[np.float64]) -> bool:
+    """Whether a column of pixel sizes (A) says anywhere something else than pixel_size[b]."""
+    with np.errstate(over="ignore"):
+        return bool((np.abs(numbers_of(column) - pixel_size) > SAME_PIXEL * pixel_size).any())
+
+
 def _pixel_size(table: StarTable) -> NDArray[np.float64]:
     """Pixel size[b] in A, from the detector's pixel in micrometres and the magnification or from rlnPixelSize."""
     if "rlnDetectorPixelSize" in table.columns and "rlnMagnification" in table.columns:
@@ -82,4 +94,4 @@ def _pixel_size(table: StarTable) -> NDArray[np.float64]:
     if "rlnPixelSize" in table.columns:
         return table.numbers("rlnPixelSize")
     raise InputError(f"{table.source}: table data_{table.name[:60]} gives no pixel size; add "
-                     f"rlnDetectorPixelSize and rlnMagnification, or rlnPixelSize")
+                     f"rlnDetectorPixelSize and rlnMagnification, or rlnPixelSize, or give it with --pixel-size")

@@ -17,6 +17,7 @@ from halfmap.imaging.ctf import Defocus
 from halfmap.imaging.optics import OpticsGroup
 
 Integers = NDArray[np.int64]
+FLAT = 1 - 1e-12  # cosine of a tilt of 0
 Column = list[str] | NDArray[np.generic]
 
 
@@ -69,6 +70,21 @@ class ParticleTable:
     def pixel_size(self) -> Tensor:
         """Pixel size of each particle's image in A (float64 [b])."""
         return torch.tensor([group.pixel_size for group in self.optics], dtype=torch.float64)[self.optics_index]
+
+    @property
+    def micrographs(self) -> Integers | None:
+        """How many particles each micrograph has, those with none left out; None where the file names none."""
+        if "rlnMicrographName" not in self.columns:
+            return None
+        counts = np.bincount(self.micrograph)
+        return counts[counts > 0]
+
+    @property
+    def flat(self) -> bool:
+        """Whether its angles are those of 2D classes: psi alone, or no tilt in any row."""
+        if self.rotations is None:
+            return "rlnAnglePsi" in self.columns
+        return bool((self.rotations[:, 2, 2] > FLAT).all())
 
     def name(self, index: int) -> str:
         """Names a particle in a message: the file and its row, counted from 1."""

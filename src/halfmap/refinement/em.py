@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from halfmap.imaging.delocalisation import ProjectedPower
 from halfmap.imaging.forward import BandImages, Geometries
 from halfmap.kernels.poses import PosePrior, Samples
 from halfmap.particles.source import ImageBatch, ParticleSource
+from halfmap.particles.table import ParticleTable
 from halfmap.reconstruction.statistics import Backprojection
 from halfmap.refinement.contrast import contrast_of, updated_scale
 from halfmap.refinement.imaging_model import ImagingModel, band_batch
@@ -28,7 +30,7 @@ from halfmap.refinement.input_prior import updated_prior
 from halfmap.refinement.quarter_sets import drawn, turns
 from halfmap.refinement.schedule import Plan
 from halfmap.refinement.state import PoseTable, State
-from halfmap.refinement.tally import Residuals, Tally, updated_noise, updated_shift_sigma
+from halfmap.refinement.tally import Residuals, Tally, noise_sources, updated_noise, updated_shift_sigma
 from halfmap.runtime.stopwatch import NOTHING, Cost, CostMeter, Stopwatch
 
 PRIOR_WIDTH = 3.0  # of the shift prior, in spreads of the shifts: real ones have tails that a tighter normal pulls in
@@ -239,11 +241,10 @@ def _record(poses: PoseTable, found: _Found) -> None:
     poses.present[index] = found.present.float().cpu()
 
 
-def next_state(state: State, outcome: Expectation, model: ImagingModel, pixel_size: Tensor) -> State:
-    """The state with what the expectation step learnt about images. References are the regulariser's part.
-
-    pixel_size [b]: of each particle's image, in angstrom.
-    """
+def next_state(state: State, outcome: Expectation, model: ImagingModel, table: ParticleTable) -> State:
+    """The state with what the expectation step learnt about the images of the table. References are the regulariser's
+    part."""
+    images = np.bincount(table.optics_index, minlength=len(table.optics)).tolist()
     tally, scale, spread = outcome.tally, state.scale, 0.0
     if model.update_scale:
         contrast = contrast_of(tally, state.scale)
@@ -251,10 +252,10 @@ def next_state(state: State, outcome: Expectation, model: ImagingModel, pixel_si
     return replace(
         state,
         iteration=state.iteration + 1,
-        sigma2=updated_noise(state, tally),
+        sigma2=updated_noise(state, tally, noise_sources(table.optics, images)),
         scale=scale,
         contrast_spread=spread,
-        shift_sigma=updated_shift_sigma(outcome.poses, pixel_size),
+        shift_sigma=updated_shift_sigma(outcome.poses, table.pixel_size),
         poses=outcome.poses,
         share=float(outcome.poses.present.double().mean()),
         prior=updated_prior(state.prior, outcome.tally.moves),

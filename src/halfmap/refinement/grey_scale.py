@@ -79,7 +79,7 @@ def on_grey_scale(
     if inverted:
         known = "" if plan.sampling.search == "global" else ", or do the poses belong to another map"
         raise InputError(f"{path}: its negative explains the images better; is its contrast inverted{known} "
-                         "(protein must be bright in map and images)?")
+                         "(protein must be bright in map and images; --invert-contrast turns images)?")
     scale = state.scale
     if model.update_scale:
         scale = scale.clone()

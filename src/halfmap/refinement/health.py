@@ -15,6 +15,7 @@ import torch
 from halfmap.finding import Finding
 from halfmap.fourier.transform import fft_size
 from halfmap.imaging.delocalisation import delocalisation
+from halfmap.imaging.optics import OpticsGroup, names_of
 from halfmap.maps.grid import Grid
 from halfmap.particles.table import ParticleTable
 from halfmap.refinement.schedule import Progressed
@@ -98,22 +99,22 @@ def findings(
 
 
 def box_too_small(table: ParticleTable, diameter: float, resolution: float) -> list[Finding]:
-    """A finding for each optics group whose boxes do not hold the signal of the resolution (A) that was reached.
+    """A finding for each kind of optics whose boxes do not hold the signal of the resolution (A) that was reached.
 
     A particle of this diameter (A) at median defocus wants a box of the diameter and twice the distance by which the
     CTF moves that signal.
     """
-    found = []
-    for number, optics in enumerate(table.optics):
-        members = np.flatnonzero(table.optics_index == number)
-        if not len(members):
-            continue
+    found, kinds = [], dict[OpticsGroup, list[int]]()
+    for number in np.unique(table.optics_index).tolist():
+        kinds.setdefault(table.optics[number].alike, []).append(number)
+    for optics, numbers in kinds.items():
+        members = np.flatnonzero(np.isin(table.optics_index, numbers))
         moved = float(delocalisation(optics, table.defocus[torch.from_numpy(members)], 1 / resolution).median())
         wanted = fft_size((diameter + 2 * moved) / optics.pixel_size)
         if wanted > optics.box:
-            name = "" if len(table.optics) == 1 else f"optics group {optics.name}: "
-            text = (f"{name}at {resolution:.1f} A the defocus moves signal {moved:.0f} A away from the particle "
-                    f"(median), and boxes of {optics.box} px cut off a part of it, which is lost; boxes of "
-                    f"{wanted} px would hold it")
-            found.append(Finding(f"box too small{name and f' ({optics.name})'}", text, "box"))
+            names = "" if len(kinds) == 1 else names_of([table.optics[number] for number in numbers])
+            text = (f"{names and f'optics group {names}: '}at {resolution:.1f} A the defocus moves signal {moved:.0f} "
+                    f"A away from the particle (median), and boxes of {optics.box} px cut off a part of it, which is "
+                    f"lost; boxes of {wanted} px would hold it")
+            found.append(Finding(f"box too small{names and f' ({names})'}", text, "box"))
     return found

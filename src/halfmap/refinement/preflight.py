@@ -18,12 +18,14 @@ from halfmap.maps.grid import Grid
 from halfmap.maps.mrc import read_map
 from halfmap.particles.cryosparc import read_cryosparc
 from halfmap.particles.cryosparc_file import SUFFIXES
-from halfmap.particles.outliers import ABSURD, DOUBTFUL, TRAITS, Odd, odd_ones, traits
+from halfmap.particles.given_optics import GivenOptics
+from halfmap.particles.outliers import ABSURD, DOUBTFUL, TRAITS, Odd, constant, odd_ones, traits
 from halfmap.particles.sanity import header_notes, table_notes
 from halfmap.particles.source import ParticleSource
 from halfmap.particles.stack import check_stacks, looked_at
 from halfmap.particles.star import read_star
 from halfmap.particles.table import ParticleTable, assign_halves
+from halfmap.refinement.tally import noise_sources, shared
 from halfmap.runtime.distributed import ALONE, Ranks
 from halfmap.validation.halfset_leaks import leaks
 
@@ -54,7 +56,8 @@ class ParticleInput:
 
     path: a STAR file, or a cryoSPARC file by its suffix. data_dir: where image paths start from. passthrough,
     strip_prefix: belong to a cryoSPARC file. resplit: whether half sets in the file are ignored; split_by: what stays
-    in one half set where they are drawn (``particle`` or ``micrograph``); seed: of that draw.
+    in one half set where they are drawn (``particle`` or ``micrograph``); seed: of that draw. optics: where the file
+    lacks them.
     """
 
     path: Path
@@ -64,6 +67,7 @@ class ParticleInput:
     resplit: bool = False
     split_by: str = "particle"
     seed: int = 0
+    optics: GivenOptics = field(default_factory=GivenOptics)
 
 
 def read_particles(wanted: ParticleInput) -> ParticleTable:
@@ -73,9 +77,11 @@ def read_particles(wanted: ParticleInput) -> ParticleTable:
     particles.
     """
     if wanted.path.suffix.lower() in SUFFIXES:
-        table = read_cryosparc(wanted.path, wanted.data_dir, wanted.passthrough, wanted.strip_prefix)
+        table = read_cryosparc(
+            wanted.path, wanted.data_dir, wanted.passthrough, wanted.strip_prefix, wanted.optics
+        )
     else:
-        table = read_star(wanted.path, wanted.data_dir)
+        table = read_star(wanted.path, wanted.data_dir, wanted.optics)
     check_stacks(table)
     if table.half is None or wanted.resplit:
         table = assign_halves(table, wanted.seed, "micrograph" if wanted.split_by == "micrograph" else "particle")
@@ -119,7 +125,8 @@ def inspect_images(
             (batch,) = source.stream(spectrum.index)
             spectra[place] = replace(spectrum, power=_power(bands, batch.images[fine[batch.index]]))
     power = _mean_power(table, bands, spectra, fine, ranks)
-    why = np.where(sound, np.where(absurd, "outlier", ""), np.where(seen.isfinite().all(dim=1), "constant", "NaN"))
+    flat = np.where(constant(seen), "constant", "constant background")
+    why = np.where(sound, np.where(absurd, "outlier", ""), np.where(seen.isfinite().all(dim=1), flat, "NaN"))
     rejected, kept = _set_aside(table, why)
     found = [_rejection(rejected)] if rejected is not None else []
     found += leaks(kept, source.diameter) + table_notes(table) + header_notes(table, looked_at(table))
@@ -147,13 +154,16 @@ class _Spectrum:
 def _mean_power(
     table: ParticleTable, bands: dict[int, Band], summed: list[_Spectrum], fine: Tensor, ranks: Ranks
 ) -> tuple[Tensor, ...]:
-    """Mean power of each optics group by shell [0..box//2], over the images of all processes that are fine [b]."""
+    """Mean power of each optics group by shell [0..box//2], over the images of all processes that are fine [b]; groups
+    of few images share theirs (`noise_sources`)."""
     power = [torch.zeros(group.box // 2 + 1, dtype=torch.float64) for group in table.optics]
     images_of = torch.zeros(len(table.optics), dtype=torch.float64)
     for spectrum in summed:
         power[spectrum.group][: len(spectrum.power)] += spectrum.power
         images_of[spectrum.group] += int(fine[spectrum.index].sum())
     ranks.add_([*power, images_of])
+    sources = noise_sources(table.optics, [int(count) for count in images_of])
+    power, images_of = shared(power, sources), torch.stack(shared(list(images_of), sources))
     for group, optics in enumerate(table.optics):
         band = bands[optics.box]
         ones = band.shell_sum(torch.ones(len(band), dtype=torch.float64)).clamp_min(1)

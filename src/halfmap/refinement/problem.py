@@ -16,6 +16,7 @@ from halfmap.errors import InputError
 from halfmap.geometry.symmetry import symmetry_group
 from halfmap.maps.filters import lowpass
 from halfmap.maps.grid import Grid
+from halfmap.particles.given_optics import GivenOptics
 from halfmap.particles.source import ParticleSource
 from halfmap.particles.table import ParticleTable
 from halfmap.refinement.checkpoints import Origin
@@ -157,7 +158,7 @@ def particle_input(settings: RefineSettings) -> ParticleInput:
     """The particle file that the settings name, and how its half sets are drawn."""
     return ParticleInput(
         settings.particles, settings.data_dir, settings.passthrough, settings.strip_prefix, settings.resplit,
-        settings.split_by, settings.seed,
+        settings.split_by, settings.seed, GivenOptics(settings.optics, settings.invert_contrast),
     )  # fmt: skip
 
 

@@ -109,7 +109,7 @@ def em_step(problem: Problem, state: State, plan: Plan, following: em.Following)
         solution = problem.regulariser.solve(shared, mask, state.memory)
     halves = replace(halves, halves=(), sums=())  # a step is kept while the next is made: sums would be there twice
     pixel_size = problem.source.table.pixel_size
-    after = em.next_state(state, outcome, problem.model, pixel_size)
+    after = em.next_state(state, outcome, problem.model, problem.source.table)
     references = tuple(m * window for m in solution.maps)
     after = replace(after, references=references, mask=mask, memory=solution.memory)
     watch.lap("solve")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -12,8 +13,12 @@ from halfmap import kernels
 from halfmap.expectation.posterior import Poses
 from halfmap.expectation.search import Reference
 from halfmap.imaging.forward import BandImages
+from halfmap.imaging.optics import OpticsGroup
 from halfmap.refinement.input_prior import Moves
 from halfmap.refinement.state import PoseTable, State
+
+NoiseSources = tuple[tuple[int, ...], ...]
+FEWEST = 50  # images of an optics group that has a noise spectrum of its own
 
 
 @dataclass(frozen=True)
@@ -102,10 +107,33 @@ class Tally:
         self.images.index_add_(0, scale_group, torch.ones_like(batch.present))
 
 
-def updated_noise(state: State, tally: Tally) -> tuple[Tensor, ...]:
-    """Noise power by shell from the residuals. Shells that were not measured keep their value."""
+def noise_sources(optics: Sequence[OpticsGroup], images: Sequence[int]) -> NoiseSources:
+    """For each optics group [g] the groups whose images tell its noise: its own images, of which there are images[g].
+
+    Where these are too few for a spectrum, all groups of the same box, pixel size and microscope tell it together.
+    """
+    kin: dict[OpticsGroup, list[int]] = {}
+    kinds = [replace(group.alike, even_zernike=(), magnification=(1.0, 0.0, 0.0, 1.0)) for group in optics]
+    for number, kind in enumerate(kinds):
+        kin.setdefault(kind, []).append(number)
+    return tuple((number,) if images[number] >= FEWEST else tuple(kin[kind]) for number, kind in enumerate(kinds))
+
+
+def shared(sums: Sequence[Tensor], sources: NoiseSources) -> list[Tensor]:
+    """Sums of each optics group [g], added up over its sources."""
+    made: dict[tuple[int, ...], Tensor] = {}
+    for some in sources:
+        if some not in made:
+            made[some] = sums[some[0]] if len(some) == 1 else torch.stack([sums[g] for g in some]).sum(dim=0)
+    return [made[some] for some in sources]
+
+
+def updated_noise(state: State, tally: Tally, sources: NoiseSources) -> tuple[Tensor, ...]:
+    """Noise power by shell from the residuals of each group's sources. Shells that were not measured keep their
+    value."""
     result = []
-    for old, power, count in zip(state.sigma2, tally.noise, tally.count, strict=True):
+    measured = shared(tally.noise, sources), shared(tally.count, sources)
+    for old, power, count in zip(state.sigma2, *measured, strict=True):
         # Images that may hold no particle count less than one coefficient together, and tell the noise all the same.
         result.append(torch.where(count > 0, power / count, old))
     return tuple(result)

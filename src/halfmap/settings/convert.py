@@ -10,13 +10,14 @@ from pathlib import Path
 from halfmap.errors import InputError
 from halfmap.options import check_declared
 from halfmap.settings.checks import absolute_paths, check_cryosparc_only, check_readable
+from halfmap.settings.given_optics import OpticsOptions
 
 # Suffix -> kind of particle file, for messages.
 KINDS = {".star": "a RELION STAR file", ".cs": "a cryoSPARC dataset", ".csg": "a cryoSPARC dataset"}
 
 
 @dataclass(frozen=True)
-class ConvertSettings:
+class ConvertSettings(OpticsOptions):
     """Settings of ``halfmap convert``."""
 
     particles: Path = field(metadata={

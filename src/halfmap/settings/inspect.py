@@ -9,13 +9,14 @@ from pathlib import Path
 from halfmap.errors import InputError
 from halfmap.options import check_declared, to_command
 from halfmap.settings.checks import absolute_paths, check_cryosparc_only, check_new_folder, check_readable
+from halfmap.settings.given_optics import ImageOptions
 from halfmap.settings.regularisers import REGULARISERS
 
 PAGE = "inspect.html"
 
 
 @dataclass(frozen=True)
-class InspectSettings:
+class InspectSettings(ImageOptions):
     """Settings of ``halfmap inspect``."""
 
     file: Path = field(metadata={
@@ -66,6 +67,10 @@ def validated_inspect(settings: InspectSettings) -> InspectSettings:
                              "a file")
     else:
         check_readable("particles", paths["file"])
+        if paths["file"].suffix.lower() not in (".star", ".cs", ".csg"):
+            for option in [*settings.optics, *(["--invert-contrast"] if settings.invert_contrast else [])]:
+                raise InputError(f"{option}: belongs to a particle file, and {paths['file'].name} is none; "
+                                 "leave it out")
         check_cryosparc_only(paths["file"], settings.passthrough, settings.strip_prefix)
     if "passthrough" in paths:
         check_readable("passthrough", paths["passthrough"])

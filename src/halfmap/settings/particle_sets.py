@@ -10,10 +10,11 @@ from typing import Any
 from halfmap.errors import InputError
 from halfmap.options import check_declared, to_command
 from halfmap.settings.checks import absolute_paths, check_new_folder, check_readable, check_two_maps, other_half
+from halfmap.settings.given_optics import OpticsOptions
 
 
 @dataclass(frozen=True)
-class OrientationsSettings:
+class OrientationsSettings(OpticsOptions):
     """Settings of ``halfmap orientations``."""
 
     particles: Path | None = field(default=None, metadata={
@@ -39,7 +40,7 @@ class OrientationsSettings:
 
 
 @dataclass(frozen=True)
-class AuditSettings:
+class AuditSettings(OpticsOptions):
     """Settings of ``halfmap audit``."""
 
     particles: Path = field(metadata={

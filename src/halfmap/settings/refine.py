@@ -9,11 +9,12 @@ from pathlib import Path
 from halfmap.errors import InputError
 from halfmap.options import build, check_declared, read_toml
 from halfmap.settings.checks import absolute_paths, check_cryosparc_only, check_new_run, check_readable
+from halfmap.settings.given_optics import ImageOptions
 from halfmap.settings.regularisers import RegulariserOptions, check_options
 
 
 @dataclass(frozen=True)
-class RefineSettings(RegulariserOptions):
+class RefineSettings(RegulariserOptions, ImageOptions):
     """Settings of ``halfmap refine``."""
 
     particles: Path = field(metadata={

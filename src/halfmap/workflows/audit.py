@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from halfmap.errors import InputError
 from halfmap.options import read_toml
+from halfmap.particles.given_optics import GivenOptics
 from halfmap.particles.star import read_star, write_star
 from halfmap.particles.table import ParticleTable
 from halfmap.settings.particle_sets import AuditSettings, run_folder
@@ -31,7 +32,7 @@ def run(settings: AuditSettings) -> Audit:
     settings: as `validated_audit` returns them. Raises InputError where a file cannot be used or written, or holds half
     sets other than 1 and 2.
     """
-    table = read_star(settings.particles, settings.data_dir)
+    table = read_star(settings.particles, settings.data_dir, GivenOptics(settings.optics))
     distance = settings.distance or _usual_distance(settings.particles, table)
     same = _same_content(table.stacks)
     images = images_of(table, same)
@@ -92,7 +93,9 @@ def _summary(table: ParticleTable, found: Audit, distance: float, same: Integers
     if table.half is None and "rlnRandomSubset" in table.columns:
         sizes += f" (rlnRandomSubset is {table.columns['rlnRandomSubset'][0]} in every row; refine draws its own)"
     copies = len(table.stacks) - len(np.unique(same))
-    lines = [f"{table.source}: {len(table)} particles of {len(np.unique(table.micrograph))} micrographs, {sizes}",
+    held = table.micrographs
+    where = "of micrographs that are not named" if held is None else f"of {len(held)} micrographs"
+    lines = [f"{table.source}: {len(table)} particles {where}, {sizes}",
              f"neighbours nearer than {distance:.4g} A count as one particle"]
     if copies:
         lines.append(f"{copies} of {len(table.stacks)} stacks hold the same images as another")

@@ -6,9 +6,13 @@ from collections import Counter
 
 import numpy as np
 
+from halfmap.errors import InputError
 from halfmap.particles.cryosparc import particle_table, unread_fields
+from halfmap.particles.cryosparc_alignments import read_alignments
 from halfmap.particles.cryosparc_file import SUFFIXES, load_dataset
 from halfmap.particles.cryosparc_write import write_cryosparc
+from halfmap.particles.given_optics import GivenOptics
+from halfmap.particles.stack import looked_at
 from halfmap.particles.star import read_star, write_star
 from halfmap.particles.table import ParticleTable
 from halfmap.settings.convert import ConvertSettings
@@ -19,21 +23,32 @@ MOST_NAMED = 8  # dropped fields of one kind are named up to this many, and coun
 def convert(settings: ConvertSettings) -> None:
     """Read one format, write the other, and print what the result holds and what was dropped.
 
-    Raises InputError as the readers and writers do.
+    Stacks need not be there. Raises InputError as the readers and writers do, and where a stack that is there does not
+    hold the images that are named.
     """
+    given = GivenOptics(settings.optics)
     if settings.particles.suffix.lower() in SUFFIXES:
         dataset = load_dataset(settings.particles, settings.passthrough)
-        table = particle_table(dataset, settings.data_dir, settings.strip_prefix)
+        table = particle_table(dataset, settings.data_dir, settings.strip_prefix, given)
+        _check_images(table)
         write_star(settings.out, table)
-        dropped = _by_kind(unread_fields(dataset))
+        dropped, note = _by_kind(unread_fields(dataset)), read_alignments(dataset).note
     else:
-        table = read_star(settings.particles, settings.data_dir)
-        dropped = write_cryosparc(settings.out, table)
+        table = read_star(settings.particles, settings.data_dir, given)
+        _check_images(table)
+        dropped, note = write_cryosparc(settings.out, table), ""
     print(f"{settings.out}: {_content(table)}")
     for phrase in dropped:
         print(f"- dropped: {phrase}")
-    for note in _notes(table):
-        print(f"- {note}")
+    for sentence in [note] * bool(note) + _notes(table):
+        print(f"- {sentence}")
+
+
+def _check_images(table: ParticleTable) -> None:
+    """Raise InputError for a stack that is there but lacks an image that is named, or has images of another size."""
+    for seen in looked_at(table):
+        if seen.fault and seen.header is not None:
+            raise InputError(seen.fault)
 
 
 def _content(table: ParticleTable) -> str:

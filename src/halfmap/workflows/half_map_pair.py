@@ -71,14 +71,16 @@ def read_half_maps(half1: Path, half2: Path, mask: Path | None, diameter: float 
     """Read two half maps and compute their FSC curves.
 
     mask: None to make one from the mean of the half maps. diameter (A): of the spherical mask, which also bounds the
-    mask made here. Raises InputError where maps are not on one grid or are constant, where the mask is not a mask, or
-    where a file cannot be read.
+    mask made here. Raises InputError where maps are not on one grid, are constant or are equal, where the mask
+    is not a mask, or where a file cannot be read.
     """
     first, second = read_map(half1), read_map(half2)
     require_same_grid(first, second, half1, half2)
     for path, read in ((half1, first), (half2, second)):
         if read.data.min() == read.data.max():
             raise InputError(f"{path}: the map is {float(read.data.min()):g} everywhere; give one with density")
+    if torch.equal(first.data, second.data):
+        raise InputError(f"{half2}: holds the same map as {half1}; give the one of the other half set")
     box, pixel_size = first.data.shape[-1], first.pixel_size
     if diameter is not None and not 0 < diameter <= box * pixel_size:
         raise InputError(f"--diameter {diameter:g}: must lie between 0 and the box length, {box * pixel_size:g} A")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,8 +22,10 @@ from halfmap.imaging.ctf import Defocus
 from halfmap.imaging.optics import OpticsGroup
 from halfmap.maps.header import HeaderFacts, header_facts, is_map
 from halfmap.maps.mrc import read_map
-from halfmap.particles.cryosparc import read_cryosparc
-from halfmap.particles.cryosparc_file import SUFFIXES
+from halfmap.particles.cryosparc import particle_table
+from halfmap.particles.cryosparc_alignments import read_alignments
+from halfmap.particles.cryosparc_file import SUFFIXES, load_dataset
+from halfmap.particles.given_optics import GivenOptics
 from halfmap.particles.sanity import header_notes, table_notes
 from halfmap.particles.source import ParticleSource
 from halfmap.particles.stack import SeenStack, looked_at
@@ -40,18 +42,12 @@ from halfmap.settings.inspect import InspectSettings
 from halfmap.settings.refine import RefineSettings, from_toml
 from halfmap.validation.halfset_leaks import leaks
 from halfmap.workflows.inspect_images import Looked, look
+from halfmap.workflows.inspect_words import Fact, image_facts, image_faults, image_notes, table_facts
 
 Report = Callable[..., Any]
 STACKS_NAMED = 5
 LIKELY = 2 / 3  # of the images' side: the diameter of a particle in a box of the usual size
 START = 30.0  # A, of the starting map that the time is counted for
-
-
-class Fact(NamedTuple):
-    """A line of what was found."""
-
-    name: str
-    text: str
 
 
 @dataclass(frozen=True)
@@ -101,17 +97,23 @@ def _inspected(settings: InspectSettings) -> Inspection:
     if path.is_dir():
         return _run_folder(path, settings)
     if path.suffix.lower() in SUFFIXES:
-        table = read_cryosparc(path, settings.data_dir, settings.passthrough, settings.strip_prefix)
-        return particles(table, "particles of cryoSPARC", settings)
+        dataset = load_dataset(path, settings.passthrough)
+        table = particle_table(dataset, settings.data_dir, settings.strip_prefix, _given(settings))
+        found, note = particles(table, "particles of cryoSPARC", settings), read_alignments(dataset).note
+        return replace(found, notes=[note] * bool(note) + found.notes)
     if path.suffix.lower() == ".star":
-        return particles(read_star(path, settings.data_dir), "particles", settings)
+        return particles(read_star(path, settings.data_dir, _given(settings)), "particles", settings)
     return _mrc(path, settings)
+
+
+def _given(settings: InspectSettings) -> GivenOptics:
+    return GivenOptics(settings.optics, settings.invert_contrast)
 
 
 def particles(table: ParticleTable, kind: str, settings: InspectSettings) -> Inspection:
     """A particle set: the table, the headers of its stacks, a sample of its images, memory and time of a refinement."""
     stacks = list(looked_at(table))
-    facts = _table_facts(table, stacks)
+    facts = table_facts(table, stacks)
     faults = [stack.fault for stack in stacks if stack.fault]
     if len(faults) > STACKS_NAMED:
         faults = [*faults[:STACKS_NAMED], f"{len(faults) - STACKS_NAMED} more stacks have faults like these"]
@@ -122,9 +124,9 @@ def particles(table: ParticleTable, kind: str, settings: InspectSettings) -> Ins
     sound = _readable(table, stacks)
     looked = look(sound, diameter, settings.images) if len(sound) else None
     if looked is not None:
-        facts += _image_facts(looked)
-        faults += _image_faults(looked)
-        notes += _image_notes(looked)
+        facts += image_facts(looked)
+        faults += image_faults(looked)
+        notes += image_notes(looked, settings.invert_contrast)
     cost = _cost(table, diameter, settings)
     if cost.plan.peak > cost.plan.available:
         notes.append(_refused(cost.plan))
@@ -138,73 +140,6 @@ def _readable(table: ParticleTable, stacks: list[SeenStack]) -> ParticleTable:
     bad = {(int(table.stack_index[s.row]), int(table.optics_index[s.row])) for s in stacks if s.fault}
     pairs = zip(table.stack_index.tolist(), table.optics_index.tolist(), strict=True)
     return table.select(np.array([pair not in bad for pair in pairs], bool)) if bad else table
-
-
-def _table_facts(table: ParticleTable, stacks: list[SeenStack]) -> list[Fact]:
-    """What the table says, in words."""
-    micrographs = np.bincount(table.micrograph)
-    micrographs = micrographs[micrographs > 0]
-    files = len({s.path for s in stacks})
-    facts = [Fact("particles", f"{len(table):,} of {len(micrographs):,} micrographs ({micrographs.min()} to "
-              f"{micrographs.max()} each), in {files:,} stack{'s' if files > 1 else ''}")]
-    for number, group in enumerate(table.optics):
-        count = int((table.optics_index == number).sum())
-        extra = [word for word, there in (("beam tilt or odd aberrations", group.has_odd_aberration),
-                                          ("even aberrations", any(group.even_zernike)),
-                                          ("anisotropic magnification", group.has_distortion)) if there]
-        facts.append(Fact(f"optics {group.name}", f"{count:,} images of {group.box} px of {group.pixel_size:.4g} A, "
-                      f"{group.voltage:g} kV, Cs {group.spherical_aberration:g} mm, amplitude contrast "
-                      f"{group.amplitude_contrast:g}" + "".join(f", {word}" for word in extra)))
-    u, v = table.defocus.u.numpy(), table.defocus.v.numpy()
-    mean = 0.5e-4 * (u + v)
-    plate = "; phase plate" if bool(table.defocus.phase_shift.any()) else ""
-    facts.append(Fact("defocus", f"{mean.min():.2f} to {mean.max():.2f} um, median {np.median(mean):.2f}; astigmatism "
-                  f"{np.median(np.abs(u - v)):.0f} A{plate}"))
-    if table.half is None:
-        facts.append(Fact("half sets", "none; a refinement draws them"))
-    else:
-        facts.append(Fact("half sets", " and ".join(f"{n:,}" for n in np.bincount(table.half, minlength=2))))
-    if table.rotations is None:
-        facts.append(Fact("poses", "none; a refinement finds them"))
-    else:
-        spread = float(table.origins.square().mean().sqrt())
-        facts.append(Fact("poses", f"angles, and shifts of {spread:.1f} A along an axis (rms)"))
-    kinds = sorted({str(s.header.dtype) for s in stacks if s.header is not None})
-    facts.append(Fact("values", ", ".join(kinds) or "no stack can be read"))
-    return facts
-
-
-def _image_facts(looked: Looked) -> list[Fact]:
-    """What images look like, in words."""
-    bad = [f"{count} {what}" for what, count in looked.faulty.items() if count]
-    said = f"{looked.count:,} looked at: {', '.join(bad) if bad else 'none faulty'}; {looked.doubtful} stand out"
-    facts = [Fact("images", said)]
-    for group in looked.spectra:
-        if group.with_ctf:
-            reach = group.rings.reach
-            text = f"to {group.box * group.pixel_size / reach:.1f} A" if reach else "not seen"
-            facts.append(Fact(f"Thon rings {group.name}", f"{text}, in {group.rings.images:,} images"))
-    return facts
-
-
-def _image_faults(looked: Looked) -> list[str]:
-    bad = {what: count for what, count in looked.faulty.items() if count}
-    if sum(bad.values()) <= 0.1 * looked.count:
-        return []
-    return [f"{sum(bad.values())} of {looked.count} images are {', '.join(bad)}; check how the stack was written"]
-
-
-def _image_notes(looked: Looked) -> list[str]:
-    notes = []
-    bad = sum(looked.faulty.values())
-    if 0 < bad <= 0.1 * looked.count:
-        notes.append(f"{bad} of {looked.count} images are faulty; a refinement sets such aside in rejected.star")
-    if looked.worst:
-        notes.append("images that stand out from their stack the most: " + ", ".join(looked.worst))
-    notes += [f"optics group {group.name}: no Thon rings where the CTF says; too few images to see them (--images), or "
-              "defocus, voltage or pixel size are wrong" for group in looked.spectra
-              if group.with_ctf and not group.rings.reach]
-    return notes
 
 
 @dataclass(frozen=True)
@@ -281,7 +216,7 @@ def _run_folder(folder: Path, settings: InspectSettings) -> Inspection:
         settings, diameter=settings.diameter or asked.diameter, symmetry=settings.symmetry or asked.symmetry,
         regulariser=settings.regulariser or asked.regulariser, padding=settings.padding or asked.padding,
     )
-    found = particles(read_star(star, data), "refinement", wanted)
+    found = particles(read_star(star, data, _given(settings)), "refinement", wanted)
     notes += [text for text in found.notes if text not in notes]  # the run has said some of them
     return replace(found, name=folder.name, facts=facts + found.facts, notes=notes)
 
@@ -344,5 +279,5 @@ def _stack(path: Path, seen: HeaderFacts, found: Inspection, settings: InspectSe
         torch.zeros(count, 2, dtype=torch.float64), None, none, path,
     )  # fmt: skip
     looked = look(table, settings.diameter or LIKELY * rows * pixel_size, settings.images, with_ctf=False)
-    return replace(found, facts=found.facts + _image_facts(looked), looked=looked,
-                   faults=found.faults + _image_faults(looked), notes=found.notes + _image_notes(looked))
+    return replace(found, facts=found.facts + image_facts(looked), looked=looked,
+                   faults=found.faults + image_faults(looked), notes=found.notes + image_notes(looked))

@@ -21,6 +21,7 @@ from halfmap.geometry.rotations import view_directions
 from halfmap.geometry.symmetry import canonical_name, symmetry_group
 from halfmap.maps.mrc import replaced_atomically
 from halfmap.options import read_toml
+from halfmap.particles.given_optics import GivenOptics
 from halfmap.particles.star import read_star
 from halfmap.settings.particle_sets import OrientationsSettings, run_folder
 from halfmap.settings.refine import RefineSettings
@@ -109,7 +110,7 @@ def run(settings: OrientationsSettings, report: Report | None = None) -> Orienta
     views = sampling = pair = cones = None
     if settings.particles is not None:
         with console.status("counting views"):
-            views = _views(settings.particles)
+            views = _views(settings.particles, GivenOptics(settings.optics))
             sampling = fourier_sampling(views, symmetry_group(symmetry))
     if settings.half1 is not None and settings.half2 is not None:
         with console.status("comparing the half maps by direction"):
@@ -137,9 +138,9 @@ def _symmetry(settings: OrientationsSettings) -> str:
     return canonical_name(settings.symmetry or "C1")
 
 
-def _views(path: Path) -> Tensor:
-    """Read the viewing directions [b,3] of the particles in a STAR file."""
-    table = read_star(path)
+def _views(path: Path, given: GivenOptics) -> Tensor:
+    """Read the viewing directions [b,3] of the particles in a STAR file; given: optics where it lacks them."""
+    table = read_star(path, given=given)
     if table.rotations is None:
         raise InputError(f"{path}: no angles (rlnAngleRot, rlnAngleTilt, rlnAnglePsi); give the STAR file of a "
                          "refinement")

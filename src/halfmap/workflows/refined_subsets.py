@@ -127,14 +127,17 @@ def refined_to_end(wanted: RefineSettings, finish: Callable[[Path], object]) -> 
 
 
 def subset_settings(base: RefineSettings, regulariser: str, star: Path, out: Path, threads: int) -> RefineSettings:
-    """The run's settings for other particles, and perhaps another regulariser, whose options are those of the run."""
+    """The run's settings for other particles, and perhaps another regulariser, whose options are those of the run.
+
+    The file of a subset says itself where its images have inverted contrast.
+    """
     others = [prefix for name, prefix in PREFIXES.items() if name != regulariser]
     usual: dict[str, Any] = {
         f.name: f.default for f in dataclasses.fields(RegulariserOptions) if f.name.startswith(tuple(others))
     }
     return dataclasses.replace(
         base, **usual, regulariser=regulariser, particles=star, out=out, data_dir=None, passthrough=None,
-        strip_prefix=None, resplit=False, threads=threads, keep_iterations=False,
+        strip_prefix=None, resplit=False, threads=threads, keep_iterations=False, invert_contrast=False,
     )  # fmt: skip
 
 

@@ -231,7 +231,8 @@ def _refine_command(run: RefinedRun, best: Values) -> str:
                              if f.name in ("regulariser", "ss_parameters", *_fields(best))}
     wanted = dataclasses.replace(
         subset_settings(own, METHOD, own.particles, out, own.threads), data_dir=own.data_dir,
-        passthrough=own.passthrough, strip_prefix=own.strip_prefix, resplit=own.resplit, **plain)  # fmt: skip
+        passthrough=own.passthrough, strip_prefix=own.strip_prefix, resplit=own.resplit,
+        invert_contrast=own.invert_contrast, **plain)  # fmt: skip
     return f"{command_line(wanted)} {_options_text(best)}"
 
 

@@ -40,7 +40,8 @@ def write_inspected_page(folder: Path, shown: InspectedPage) -> Path:
         "contrast": charts.contrast_chart(known) if known else None,
         "rings": [charts.ring_chart(group, _ring_title(group)) for group in known if group.rings.reach],
         "defocus": None if found.table is None else charts.defocus_chart(found.table),
-        "micrographs": None if found.table is None else charts.micrograph_chart(found.table),
+        "micrographs": None if found.table is None or found.table.micrographs is None
+        else charts.micrograph_chart(found.table),
         "memory": _memory(found),
         "time": [(stage, " ".join(duration(seconds))) for stage, seconds in found.seconds.items()],
         "settings": findings.setting_rows(shown.settings),
