@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from halfmap.errors import InputError
 from halfmap.geometry.rotations import matrix_to_rotation_vector
 from halfmap.imaging.ctf import Defocus
+from halfmap.imaging.optics import CtfState
 from halfmap.maps.mrc import read_header, replaced_atomically
 from halfmap.particles.cryosparc import CLASS, POSE, SHIFT, SHIFT_PIXEL, SPLIT, UID
 from halfmap.particles.cryosparc_optics import CryosparcTerms, cryosparc_terms, with_low_orders
+from halfmap.particles.ctf_states import LABELS
 from halfmap.particles.image_names import ImageNames, split_name, written_names
 from halfmap.particles.table import Integers, ParticleTable
 
@@ -29,7 +31,7 @@ HELD = {"rlnImageName", "rlnMicrographName", "rlnCoordinateX", "rlnCoordinateY",
 HELD_OPTICS = {"rlnOpticsGroup", "rlnOpticsGroupName", "rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast",
                "rlnImagePixelSize", "rlnImageSize", "rlnImageDimensionality", "rlnBeamTiltX", "rlnBeamTiltY",
                "rlnOddZernike", "rlnEvenZernike", "rlnMagMat00", "rlnMagMat01", "rlnMagMat10", "rlnMagMat11",
-               "rlnCtfDataAreCtfPremultiplied"}
+               *LABELS.values()}
 
 
 def write_cryosparc(path: Path | str, table: ParticleTable) -> list[str]:
@@ -165,6 +167,9 @@ def _unwritten(table: ParticleTable, terms: list[CryosparcTerms]) -> list[str]:
     lost = [f"columns {', '.join(columns)}" for columns in (
         [label for label in table.columns if label not in HELD],
         [label for label in table.optics_columns if label not in HELD_OPTICS]) if columns]
+    touched = {group.ctf_state.value for group in table.optics if group.ctf_state is not CtfState.UNTOUCHED}
+    if touched:
+        lost.append(f"that images are {' or '.join(sorted(touched))}: cryoSPARC will take them for untouched ones")
     names = [group.name for group in table.optics if group.name != f"opticsGroup{group.number}"]
     if names:
         lost.append(f"names of optics groups: {', '.join(names)}")

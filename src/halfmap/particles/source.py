@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from halfmap.imaging.optics import CtfState
+from halfmap.imaging.premultiplied import noise_sd
 from halfmap.particles.preprocess import normalise
 from halfmap.particles.stack import StackReader, read_ahead
 from halfmap.particles.table import ParticleTable
@@ -109,4 +111,15 @@ class ParticleSource:
             groups, stored = torch.from_numpy(self.table.optics_index[members]), torch.from_numpy(raw)
             radius = 0.5 * self.diameter / self.table.optics[int(groups[0])].pixel_size
             images, sound = normalise(stored, radius)
-            yield ImageBatch(groups, torch.from_numpy(members), images, sound, stored)
+            batch = ImageBatch(groups, torch.from_numpy(members), images, sound, stored)
+            self._level_(batch)
+            yield batch
+
+    def _level_(self, batch: ImageBatch) -> None:
+        """Give images that are multiplied by their CTF the noise that it leaves of noise with sd 1, in place."""
+        for group in batch.groups.unique().tolist():
+            optics = self.table.optics[group]
+            if optics.ctf_state is CtfState.PREMULTIPLIED:
+                member = batch.groups == group
+                level = noise_sd(optics, self.table.defocus[batch.index[member]])
+                batch.images[member] *= level[:, None, None]

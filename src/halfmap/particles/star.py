@@ -14,8 +14,9 @@ from torch import Tensor
 from halfmap.errors import InputError
 from halfmap.geometry.rotations import euler_to_matrix, matrix_to_euler
 from halfmap.imaging.ctf import Defocus
-from halfmap.imaging.optics import OpticsGroup
+from halfmap.imaging.optics import CtfState, OpticsGroup
 from halfmap.maps.mrc import read_header
+from halfmap.particles.ctf_states import LABELS, ctf_states
 from halfmap.particles.image_names import ImageNames, resolve_names, written_names
 from halfmap.particles.star_text import StarTable, read_tables, write_tables
 from halfmap.particles.star_upgrade import RelionTables, origins_in_angstrom, upgrade_table
@@ -47,6 +48,7 @@ def read_star(path: Path | str, data_dir: Path | str | None = None) -> ParticleT
     particles = origins_in_angstrom(tables.particles, pixel_size[optics_index])
     folders = [path.parent] + ([Path(data_dir)] if data_dir is not None else [])
     images = resolve_names(particles.text("rlnImageName"), folders, particles.at)
+    states = ctf_states(particles, optics, optics_index)
     boxes = _boxes(optics, optics_index, images, particles)
     micrograph, names = _ids(particles, "rlnMicrographName")
     group, group_names = _ids(particles, "rlnGroupName", "rlnGroupNumber")
@@ -56,7 +58,8 @@ def read_star(path: Path | str, data_dir: Path | str | None = None) -> ParticleT
         rotations = euler_to_matrix(torch.from_numpy(angles))
     origins = np.stack([particles.numbers(label, 0.0) for label in ORIGINS], axis=1)
     return ParticleTable(
-        columns=dict(particles.columns), optics=_optics_groups(optics, boxes), optics_index=optics_index,
+        columns={label: column for label, column in particles.columns.items() if label not in LABELS.values()},
+        optics=_optics_groups(optics, boxes, states), optics_index=optics_index,
         stacks=images.stacks, stack_index=images.stack_index, image_index=images.image_index,
         defocus=_defocus(particles), rotations=rotations, origins=torch.from_numpy(origins),
         half=_halves(particles), micrograph=micrograph, source=path,
@@ -157,13 +160,12 @@ def _boxes(optics: StarTable, optics_index: Integers, images: ImageNames, partic
     return [boxes.get(group, next(iter(boxes.values()))) for group in range(len(optics))]
 
 
-def _optics_groups(optics: StarTable, boxes: list[int]) -> tuple[OpticsGroup, ...]:
+def _optics_groups(optics: StarTable, boxes: list[int], states: list[CtfState]) -> tuple[OpticsGroup, ...]:
     """The optics groups of the table data_optics."""
-    for label, wanted, meaning in (("rlnImageDimensionality", 2, "particles are not 2D images"),
-                                   ("rlnCtfDataAreCtfPremultiplied", 0, "images are multiplied by the CTF")):
-        if label in optics.columns and np.any(optics.integers(label) != wanted):
-            raise InputError(f"{optics.source}: {label} in table data_optics says that {meaning}, which is "
-                             f"not supported; extract the particles again without")
+    label = "rlnImageDimensionality"
+    if label in optics.columns and np.any(optics.integers(label) != 2):
+        raise InputError(f"{optics.source}: {label} in table data_optics says that particles are not 2D images, which "
+                         "is not supported; extract the particles as images")
     numbers = _group_numbers(optics)
     names = optics.columns.get("rlnOpticsGroupName", [f"opticsGroup{number}" for number in numbers])
     voltage, aberration, contrast, pixel_size = (optics.numbers(label).tolist() for label in SCALARS)
@@ -179,7 +181,7 @@ def _optics_groups(optics: StarTable, boxes: list[int]) -> tuple[OpticsGroup, ..
                         odd_zernike=odd[g], even_zernike=even[g],
                         magnification=(float(matrix[g, 0]), float(matrix[g, 1]),
                                        float(matrix[g, 2]), float(matrix[g, 3])),
-                        number=int(numbers[g]))
+                        number=int(numbers[g]), ctf_state=states[g])
             for g in range(len(optics)))
     except InputError as error:
         raise InputError(f"{optics.source}: {error}") from error
@@ -275,6 +277,7 @@ def _optics_columns(table: ParticleTable) -> dict[str, Column]:
         ("rlnImageSize", [group.box for group in groups], None),
         ("rlnImageDimensionality", [2 for _ in groups], None),
         *((label, [group.beam_tilt[i] for group in groups], 0.0) for i, label in enumerate(BEAM_TILT)),
+        *((label, [int(group.ctf_state is state) for group in groups], 0.0) for state, label in LABELS.items()),
     ):
         _update(columns, label, np.array(values), absent)
     if any(group.has_distortion for group in groups):

@@ -11,7 +11,8 @@ from halfmap.errors import InputError
 from halfmap.particles.star_text import StarTable, format_column
 
 MICROSCOPE = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
-OPTIONAL = ("rlnBeamTiltX", "rlnBeamTiltY", "rlnBeamTiltClass")
+OPTIONAL = ("rlnBeamTiltX", "rlnBeamTiltY", "rlnBeamTiltClass", "rlnCtfDataArePhaseFlipped",
+            "rlnCtfDataAreCtfPremultiplied")
 PIXEL = ("rlnDetectorPixelSize", "rlnMagnification", "rlnPixelSize")
 ORIGINS = {f"rlnOrigin{axis}{kind}": f"rlnOrigin{axis}{kind}Angst"
            for kind in ("", "Prior") for axis in "XYZ"}
@@ -28,8 +29,8 @@ class RelionTables:
 def upgrade_table(table: StarTable) -> RelionTables:
     """The particle and optics tables of RELION 3.1 for a table of RELION 3.0.
 
-    Each distinct combination of microscope values, pixel size and beam tilt becomes an optics group, in the order of
-    appearance. Raises InputError where a column that this needs is missing.
+    Each distinct combination of microscope values, pixel size, beam tilt and treatment of the CTF becomes an optics
+    group, in the order of appearance. Raises InputError where a column that this needs is missing.
     """
     missing = [label for label in MICROSCOPE if label not in table.columns]
     if missing:

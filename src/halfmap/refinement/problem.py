@@ -16,6 +16,7 @@ from halfmap.errors import InputError
 from halfmap.geometry.symmetry import symmetry_group
 from halfmap.maps.filters import lowpass
 from halfmap.maps.grid import Grid
+from halfmap.particles.ctf_states import chosen_state, state_sentences
 from halfmap.particles.source import ParticleSource
 from halfmap.particles.table import ParticleTable
 from halfmap.refinement.checkpoints import Origin
@@ -97,7 +98,7 @@ def prepared(settings: RefineSettings, progress: Progress, ranks: Ranks = ALONE)
     if device.type == "cpu":
         checked(problem.memory)
     kept = settings.max_iterations if settings.keep_iterations else 0
-    notes = [note for note in (start.note, *method.notes) if note]
+    notes = [note for note in (start.note, *method.notes, *state_sentences(table)) if note]
     notes += [problem.memory.sentence(), *check_disk(problem.memory, table, settings.out, settings.scratch, kept)]
     if settings.search in ("local", "fixed") and table.rotations is None:
         raise InputError(f"{settings.particles}: no angles (rlnAngleRot, rlnAngleTilt, rlnAnglePsi), which --search "
@@ -150,7 +151,7 @@ def particle_input(settings: RefineSettings) -> ParticleInput:
     """The particle file that the settings name, and how its half sets are drawn."""
     return ParticleInput(
         settings.particles, settings.data_dir, settings.passthrough, settings.strip_prefix, settings.resplit,
-        settings.split_by, settings.seed,
+        settings.split_by, settings.seed, chosen_state(settings.phase_flipped, settings.ctf_premultiplied),
     )  # fmt: skip
 
 

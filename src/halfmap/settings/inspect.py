@@ -8,7 +8,13 @@ from pathlib import Path
 
 from halfmap.errors import InputError
 from halfmap.options import check_declared, to_command
-from halfmap.settings.checks import absolute_paths, check_cryosparc_only, check_new_folder, check_readable
+from halfmap.settings.checks import (
+    absolute_paths,
+    check_cryosparc_only,
+    check_new_folder,
+    check_one_state,
+    check_readable,
+)
 from halfmap.settings.regularisers import REGULARISERS
 
 PAGE = "inspect.html"
@@ -48,6 +54,10 @@ class InspectSettings:
         "none": "not needed, or named by the .csg file"})
     strip_prefix: str | None = field(default=None, metadata={
         "help": "left out where an image path in a cryoSPARC file begins with it", "short": "path", "none": "nothing"})
+    phase_flipped: bool = field(default=False, metadata={
+        "help": "the images' phases were flipped by their CTF, and the particle file does not say so"})
+    ctf_premultiplied: bool = field(default=False, metadata={
+        "help": "the images were multiplied by their CTF, and the particle file does not say so"})
     out: Path | None = field(default=None, metadata={
         "help": f"folder for the page, {PAGE}; made if absent", "short": "folder", "aliases": ("--o",),
         "none": "no page"})
@@ -67,6 +77,7 @@ def validated_inspect(settings: InspectSettings) -> InspectSettings:
     else:
         check_readable("particles", paths["file"])
         check_cryosparc_only(paths["file"], settings.passthrough, settings.strip_prefix)
+    check_one_state(settings.phase_flipped, settings.ctf_premultiplied)
     if "passthrough" in paths:
         check_readable("passthrough", paths["passthrough"])
     if "data_dir" in paths and not paths["data_dir"].is_dir():

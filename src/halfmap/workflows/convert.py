@@ -9,6 +9,7 @@ import numpy as np
 from halfmap.particles.cryosparc import particle_table, unread_fields
 from halfmap.particles.cryosparc_file import SUFFIXES, load_dataset
 from halfmap.particles.cryosparc_write import write_cryosparc
+from halfmap.particles.ctf_states import chosen_state, with_ctf_state
 from halfmap.particles.star import read_star, write_star
 from halfmap.particles.table import ParticleTable
 from halfmap.settings.convert import ConvertSettings
@@ -21,13 +22,14 @@ def convert(settings: ConvertSettings) -> None:
 
     Raises InputError as the readers and writers do.
     """
+    state = chosen_state(settings.phase_flipped, settings.ctf_premultiplied)
     if settings.particles.suffix.lower() in SUFFIXES:
         dataset = load_dataset(settings.particles, settings.passthrough)
-        table = particle_table(dataset, settings.data_dir, settings.strip_prefix)
+        table = with_ctf_state(particle_table(dataset, settings.data_dir, settings.strip_prefix), state)
         write_star(settings.out, table)
         dropped = _by_kind(unread_fields(dataset))
     else:
-        table = read_star(settings.particles, settings.data_dir)
+        table = with_ctf_state(read_star(settings.particles, settings.data_dir), state)
         dropped = write_cryosparc(settings.out, table)
     print(f"{settings.out}: {_content(table)}")
     for phrase in dropped:

@@ -19,11 +19,12 @@ from halfmap import kernels
 from halfmap.errors import InputError
 from halfmap.geometry.symmetry import symmetry_group
 from halfmap.imaging.ctf import Defocus
-from halfmap.imaging.optics import OpticsGroup
+from halfmap.imaging.optics import CtfState, OpticsGroup
 from halfmap.maps.header import HeaderFacts, header_facts, is_map
 from halfmap.maps.mrc import read_map
 from halfmap.particles.cryosparc import read_cryosparc
 from halfmap.particles.cryosparc_file import SUFFIXES
+from halfmap.particles.ctf_states import chosen_state, with_ctf_state
 from halfmap.particles.sanity import header_notes, table_notes
 from halfmap.particles.source import ParticleSource
 from halfmap.particles.stack import SeenStack, looked_at
@@ -96,14 +97,14 @@ def run(settings: InspectSettings, report: Report | None = None) -> Inspection:
 
 
 def _inspected(settings: InspectSettings) -> Inspection:
-    path = settings.file
+    path, state = settings.file, chosen_state(settings.phase_flipped, settings.ctf_premultiplied)
     if path.is_dir():
         return _run_folder(path, settings)
     if path.suffix.lower() in SUFFIXES:
         table = read_cryosparc(path, settings.data_dir, settings.passthrough, settings.strip_prefix)
-        return particles(table, "particles of cryoSPARC", settings)
+        return particles(with_ctf_state(table, state), "particles of cryoSPARC", settings)
     if path.suffix.lower() == ".star":
-        return particles(read_star(path, settings.data_dir), "particles", settings)
+        return particles(with_ctf_state(read_star(path, settings.data_dir), state), "particles", settings)
     return _mrc(path, settings)
 
 
@@ -149,7 +150,8 @@ def _table_facts(table: ParticleTable, stacks: list[SeenStack]) -> list[Fact]:
         count = int((table.optics_index == number).sum())
         extra = [word for word, there in (("beam tilt or odd aberrations", group.has_odd_aberration),
                                           ("even aberrations", any(group.even_zernike)),
-                                          ("anisotropic magnification", group.has_distortion)) if there]
+                                          ("anisotropic magnification", group.has_distortion),
+                                          (group.ctf_state.value, group.ctf_state is not CtfState.UNTOUCHED)) if there]
         facts.append(Fact(f"optics {group.name}", f"{count:,} images of {group.box} px of {group.pixel_size:.4g} A, "
                       f"{group.voltage:g} kV, Cs {group.spherical_aberration:g} mm, amplitude contrast "
                       f"{group.amplitude_contrast:g}" + "".join(f", {word}" for word in extra)))

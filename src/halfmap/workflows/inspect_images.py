@@ -12,6 +12,7 @@ from torch import Tensor
 from halfmap.fourier.band import Band, band_limit
 from halfmap.fourier.transform import image_fft, image_ifft
 from halfmap.imaging.ctf import ctf
+from halfmap.imaging.optics import CtfState
 from halfmap.maps.filters import butterworth_gain
 from halfmap.particles.outliers import ABSURD, DOUBTFUL, TRAITS, odd_ones, traits
 from halfmap.particles.source import ParticleSource
@@ -28,7 +29,8 @@ class GroupSpectra:
     """Spectra of the images of one optics group.
 
     rings, power, mean_ctf: Thon rings, mean power [s] and mean |CTF| [s] of all images; alike: rings of the images near
-    the median defocus, which is given in A; pixel_size in A; with_ctf: whether the CTF is known.
+    the median defocus, which is given in A; pixel_size in A; with_ctf: whether the CTF is known and rings would tell of
+    it: images that were multiplied by it have rings in their noise.
     """
 
     name: str
@@ -162,6 +164,7 @@ class _Collected:
             optics, count = self.table.optics[group], sums.all.sums[0].clamp_min(1)
             found.append(GroupSpectra(
                 optics.name, optics.box, optics.pixel_size, sums.all.rings(), sums.all.sums[1] / count,
-                sums.alike.rings(), self.middle[group], sums.absolute / count, self.with_ctf,
+                sums.alike.rings(), self.middle[group], sums.absolute / count,
+                self.with_ctf and optics.ctf_state is not CtfState.PREMULTIPLIED,
             ))  # fmt: skip
         return found

@@ -15,6 +15,7 @@ from halfmap.errors import InputError
 from halfmap.expectation.score import shift_phases
 from halfmap.fourier.transform import coarser_box, half_volume, image_ifft, resample_volume
 from halfmap.imaging.ctf import ctf, odd_aberration, reference_coordinates
+from halfmap.imaging.optics import CtfState
 from halfmap.maps.grid import Grid
 from halfmap.particles.source import ParticleSource
 from halfmap.particles.star_text import numbers_of
@@ -110,7 +111,10 @@ def _projections(
     kxy = kxy[inside]
     values = kernels.project_slices(reference, coords[inside] * PADDING, table.rotations[index])
     shifts = -table.origins[index] / optics.pixel_size
-    values = values * shift_phases(kxy, -shifts, box) * ctf(kxy, optics, table.defocus[index])
+    contrast = ctf(kxy, optics, table.defocus[index])
+    if optics.ctf_state is CtfState.PREMULTIPLIED:
+        contrast = contrast.square()
+    values = values * shift_phases(kxy, -shifts, box) * contrast
     odd = odd_aberration(kxy, optics)
     spectra = torch.zeros(len(index), box, box // 2 + 1, dtype=torch.complex64)
     spectra[:, inside] = (values if odd is None else values * odd).to(spectra)
