@@ -58,8 +58,8 @@ def contrast_transfer(row: pandas.Series, optics: pandas.Series) -> NDArray[np.f
 
 @pytest.fixture(scope="module")
 def stored(simulated, tmp_path_factory) -> dict[str, Path]:
-    """Particle files of the same 240 images, by how they were stored."""
-    source = simulated(n=240, snr=0.2, seed=3)
+    """Particle files of the same 160 images, by how they were stored."""
+    source = simulated(n=160, snr=0.2, seed=3)
     files = {"untouched": source / "particles_truth.star"}
     tables = starfile.read(files["untouched"], always_dict=True)
     with mrcfile.open(source / "particles.mrcs") as stack:

@@ -57,8 +57,7 @@ def write_cryosparc(path: Path | str, table: ParticleTable) -> list[str]:
 def _blob(table: ParticleTable) -> dict[str, NDArray[Any]]:
     """The uid and the fields of the images."""
     held = table.columns.get("rlnImageName")
-    names = written_names(None if held is None else [str(name) for name in held],
-                          ImageNames(table.stacks, table.stack_index, table.image_index))
+    names = list(written_names(held, ImageNames(table.stacks, table.stack_index, table.image_index)))
     boxes = np.array([group.box for group in table.optics], np.uint32)[table.optics_index]
     return {
         "uid": _uids(table, names),

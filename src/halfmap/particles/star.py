@@ -21,6 +21,7 @@ from halfmap.particles.image_names import ImageNames, resolve_names, written_nam
 from halfmap.particles.star_text import StarTable, read_tables, write_tables
 from halfmap.particles.star_upgrade import RelionTables, origins_in_angstrom, upgrade_table
 from halfmap.particles.table import Column, Integers, ParticleTable
+from halfmap.particles.text_column import TextColumn
 
 Numbers = NDArray[np.float64] | Integers
 
@@ -79,7 +80,7 @@ def write_star(path: Path | str, table: ParticleTable) -> None:
     columns = dict(table.columns)
     images = ImageNames(table.stacks, table.stack_index, table.image_index)
     names = columns.get("rlnImageName")
-    columns["rlnImageName"] = written_names(None if names is None else [str(name) for name in names], images)
+    columns["rlnImageName"] = written_names(names, images)
     defocus = table.defocus
     for label, values, absent in (
         ("rlnDefocusU", defocus.u, None),
@@ -136,12 +137,14 @@ def _optics_index(particles: StarTable, optics: StarTable) -> Integers:
                          f"number the groups apart")
     if "rlnOpticsGroup" not in particles.columns and len(rows) == 1:
         return np.zeros(len(particles), np.int64)
-    member = particles.integers("rlnOpticsGroup").tolist()
-    for row, number in enumerate(member):
-        if number not in rows:
-            raise InputError(f"{particles.at(row)}: optics group {number} is not in table data_optics; "
-                             f"add it there or remove the row")
-    return np.array([rows[number] for number in member], np.int64)
+    member = particles.integers("rlnOpticsGroup")
+    absent = ~np.isin(member, numbers)
+    if absent.any():
+        row = int(np.argmax(absent))
+        raise InputError(f"{particles.at(row)}: optics group {member[row]} is not in table data_optics; "
+                         f"add it there or remove the row")
+    order = np.argsort(numbers, kind="stable")
+    return np.asarray(order[np.searchsorted(numbers[order], member)], np.int64)
 
 
 def _boxes(optics: StarTable, optics_index: Integers, images: ImageNames, particles: StarTable) -> list[int]:
@@ -229,8 +232,12 @@ def _ids(particles: StarTable, *labels: str) -> tuple[Integers, tuple[str, ...]]
     """Ids[b] from 0 in the order of appearance, and their names, from the first of these columns that the table has."""
     for label in labels:
         if label in particles.columns:
+            column = particles.columns[label]
+            if isinstance(column, TextColumn):
+                kinds = column.kinds()
+                return kinds.number, kinds.words
             known: dict[str, int] = {}
-            ids = [known.setdefault(text, len(known)) for text in particles.columns[label]]
+            ids = [known.setdefault(text, len(known)) for text in column]
             return np.array(ids, np.int64), tuple(known)
     return np.zeros(len(particles), np.int64), ()
 
@@ -249,7 +256,8 @@ def _update(columns: dict[str, Column], label: str, values: Numbers, absent: flo
 
 def _floats(column: Column) -> NDArray[np.float64]:
     """A column as numbers, which may be text."""
-    return np.fromiter(map(float, column), np.float64, len(column))
+    return column.numbers() if isinstance(column, TextColumn) else np.fromiter(map(float, column), np.float64,
+                                                                                len(column))
 
 
 def _update_angles(columns: dict[str, Column], rotations: Tensor | None) -> None:

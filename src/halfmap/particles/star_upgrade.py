@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfmap.errors import InputError
-from halfmap.particles.star_text import StarTable, format_column
+from halfmap.particles.star_text import StarTable, Texts, format_column
 
 MICROSCOPE = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
 OPTIONAL = ("rlnBeamTiltX", "rlnBeamTiltY", "rlnBeamTiltClass", "rlnCtfDataArePhaseFlipped",
@@ -46,7 +46,7 @@ def upgrade_table(table: StarTable) -> RelionTables:
     particles = StarTable(table.source, table.name or "particles", columns)
     # The values are copied as text from the first row of each group, so that no digit changes.
     first = np.unique(member, return_index=True)[1].tolist()
-    optics = {"rlnOpticsGroup": [str(number) for number in groups.values()],
+    optics: dict[str, Texts] = {"rlnOpticsGroup": [str(number) for number in groups.values()],
               "rlnOpticsGroupName": [f"opticsGroup{number}" for number in groups.values()]}
     for label in used:
         optics[label] = [table.columns[label][row] for row in first]
@@ -59,7 +59,7 @@ def origins_in_angstrom(table: StarTable, pixel_size: NDArray[np.float64]) -> St
 
     Where a table has both, the columns in A are kept and those in pixels are dropped.
     """
-    columns: dict[str, list[str]] = {}
+    columns: dict[str, Texts] = {}
     for label, column in table.columns.items():
         if label not in ORIGINS:
             columns[label] = column

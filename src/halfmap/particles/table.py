@@ -15,9 +15,10 @@ from torch import Tensor
 from halfmap.errors import InputError
 from halfmap.imaging.ctf import Defocus
 from halfmap.imaging.optics import OpticsGroup
+from halfmap.particles.text_column import TextColumn
 
 Integers = NDArray[np.int64]
-Column = list[str] | NDArray[np.generic]
+Column = list[str] | TextColumn | NDArray[np.generic]
 
 
 def _no_numbers() -> Integers:
