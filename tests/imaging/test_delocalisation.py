@@ -15,7 +15,7 @@ from halfmap.fourier.transform import image_fft, image_ifft
 from halfmap.imaging.ctf import Defocus, ctf
 from halfmap.imaging.delocalisation import ProjectedPower, delocalisation
 from halfmap.imaging.forward import ImagingGeometry, band_images
-from halfmap.imaging.optics import OpticsGroup
+from halfmap.imaging.optics import CtfState, OpticsGroup
 from halfmap.maps.grid import Grid
 from halfmap.particles.preprocess import soft_circle, soft_circles
 from halfmap.refinement.imaging_model import MASK_EDGE, fine_mask, signal_left
@@ -82,9 +82,11 @@ def test_the_mask_holds_the_signal_of_every_shell_that_is_scored(finest):
         assert float(share.max()) < 0.8
 
 
-def masked_share(particle: Tensor, values: Defocus, mask: Tensor) -> Tensor:
+def masked_share(
+    particle: Tensor, values: Defocus, mask: Tensor, state: CtfState = CtfState.UNTOUCHED
+) -> Tensor:
     """<masked, model> / <model, model> by shell [b, s] of a particle [y, x] seen through a CTF, in a larger box."""
-    wide = replace(OPTICS, box=3 * BOX)
+    wide = replace(OPTICS, box=3 * BOX, ctf_state=state)
     band = Band.to_shell(wide.box, wide.box // 2 - 1)
     model = band.gather(image_fft(torch.nn.functional.pad(particle, (BOX,) * 4)[None])) * ctf(band.kxy, wide, values)
     images = torch.stack([image_of(band, coefficients, wide.box) for coefficients in model])
@@ -112,6 +114,11 @@ def test_what_a_mask_leaves_of_the_model_is_what_its_projected_power_says():
         found = power.within(torch.full((2,), mask + 2.5), moved)
         expected = masked_share(particle, values, soft_circle(BOX, mask, 5.0).double())
         assert float((found - expected).abs().max()) < 0.08, mask  # the noise that stands for atoms scatters so
+        radii, all_of_it = (torch.full((2,), r) for r in (mask + 2.5, 1e6))
+        flipped = power.left(CtfState.PHASE_FLIPPED, radii, all_of_it, moved)
+        expected = masked_share(particle, values, soft_circle(BOX, mask, 5.0).double(), CtfState.PHASE_FLIPPED)
+        assert float((flipped - expected).abs().max()) < 0.08, mask
+        assert float(power.left(CtfState.PREMULTIPLIED, radii, all_of_it, moved).min()) == pytest.approx(1.0)
     assert float(found.max()) > 0.95 and float(found.min()) < 0.2
     nothing = ProjectedPower.of(torch.zeros(32, 32, 32), PIXEL)
     assert float(nothing.within(torch.tensor([30.0]), torch.tensor([[0.0, 20.0]])).min()) == 1.0

@@ -62,7 +62,6 @@ def test_a_bad_value_is_named_with_its_row(
         ("rlnImageDimensionality", 3, "not 2D images"),
         ("rlnImageSize", 0, "box of 0"),
         ("rlnOddZernike", "[1,b]", "row 2: rlnOddZernike is '[1,b]'"),
-        ("rlnCtfDataAreCtfPremultiplied", 1, "multiplied by the CTF"),
     ],
 )
 def test_a_bad_optics_group_is_refused(

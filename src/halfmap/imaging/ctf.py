@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from halfmap.imaging.optics import OpticsGroup
+from halfmap.imaging.optics import CtfState, OpticsGroup
 
 # Coefficients evaluated in one pass, so that the float64 phases of a pass stay in the cache.
 COEFFICIENTS_PER_PASS = 1 << 19
@@ -58,6 +58,8 @@ class Defocus:
 def ctf(kxy: Tensor, optics: OpticsGroup, defocus: Defocus) -> Tensor:
     """The CTF[b,k] in float32 of every image at the coefficients kxy[k,2] (cycles per box of the image).
 
+    That of images whose phases were flipped has no negative values, before rlnCtfScalefactor, as in RELION.
+
     The defocus term is a quadratic form in (kx, ky), so the phases of a batch are one matrix product. Phases reach
     hundreds of radians: they are computed in float64 and reduced to one turn before the sine in float32.
     """
@@ -73,6 +75,8 @@ def ctf(kxy: Tensor, optics: OpticsGroup, defocus: Defocus) -> Tensor:
         turns = torch.addmm(common, weights[start : start + step], basis, out=workspace[: len(part)])
         part.copy_(turns.frac_())
         torch.sin(part.mul_(2.0 * math.pi), out=part)
+        if optics.ctf_state is CtfState.PHASE_FLIPPED:
+            part.abs_()
         if scaled:
             part *= defocus.scale[start : start + step, None].float()
         if damped:

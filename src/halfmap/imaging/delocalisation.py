@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from halfmap.imaging.ctf import Defocus
-from halfmap.imaging.optics import OpticsGroup
+from halfmap.imaging.optics import CtfState, OpticsGroup
 
 MILLIMETRE = 1e7  # in A
 RINGS = 32  # of projected power, up to the edge of the box
+CENTRED = 8 / math.pi**2  # of the power of |sin|: its mean, which moves nothing; the rest has twice the phase of sin
 LEAST_POWER = 1e-4  # of the strongest ring's: weaker rings do not count
 
 
@@ -68,3 +69,19 @@ class ProjectedPower:
         ring, moved, mask = self.radius[:, None, None], distance.double().clamp_min(1e-6), mask.double()[:, None]
         cosine = (mask**2 - ring**2 - moved**2) / (2 * ring * moved)
         return torch.einsum("r,rbs->bs", self.share, 1 - torch.arccos(cosine.clamp(-1, 1)) / math.pi)
+
+    def left(self, state: CtfState, mask: Tensor, box: Tensor, distance: Tensor) -> Tensor:
+        """Share [b, s] of the model's power that is left in images under circular masks.
+
+        mask, box [b]: radii of the masks, and of the images, in A. distance [b, s]: by which the CTF moves signal.
+        state: what was done to the images, whole, about their CTF. Flipping phases brings most of the signal back to
+        the particle, and the rest goes twice as far. What counts of an image that is multiplied by its CTF is its
+        product with the particle's projection, which no mask cuts.
+        """
+        if state is CtfState.UNTOUCHED:
+            return self.within(mask, distance)
+        held = self.within(box, distance)
+        if state is CtfState.PREMULTIPLIED:
+            return held
+        back, away = self.within(mask, torch.zeros_like(distance)), self.within(mask, 2 * distance)
+        return held * (CENTRED * back + (1 - CENTRED) * away)

@@ -15,7 +15,8 @@ from torch import Tensor
 from halfmap.fourier.band import Band
 from halfmap.fourier.transform import image_fft
 from halfmap.imaging.ctf import Defocus, ctf, odd_aberration, reference_coordinates
-from halfmap.imaging.optics import OpticsGroup
+from halfmap.imaging.optics import CtfState, OpticsGroup
+from halfmap.imaging.premultiplied import divided, power_left
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,17 @@ class SignalLeft:
 
 
 @dataclass(frozen=True)
+class NoiseCount:
+    """How coefficients count for the noise estimate where not all count alike.
+
+    weight [b, k]: of the power of a residual; noise [b, k]: how much of the noise's power it then has.
+    """
+
+    weight: Tensor
+    noise: Tensor
+
+
+@dataclass(frozen=True)
 class BandImages:
     """A batch of images of one frame on their band.
 
@@ -102,6 +114,8 @@ class BandImages:
     mask; whole [b, k]: unmasked; ctf [b, k]; sigma2 [k], or [b, k] where there are several groups; scale [b].
     mask_power: mean square of the mask, by which it lowers the power of white noise. From coefficient ``fine_from`` on
     the mask of image b is wider, and its mean square is fine_power [b]. left: of the model's power; None: all of it.
+    counted: for the noise estimate; None: all coefficients alike. Images that were stored multiplied by their CTF are
+    here divided by it (`imaging.premultiplied`), and do not count alike.
 
     The CTF moves signal out of the mask, and out of the box, and the model ctf V has all of it. Of its power |m|^2 a
     share f is left in an image: that is, on average, both the product of model and image and the norm of the model in
@@ -118,6 +132,7 @@ class BandImages:
     fine_from: int = 0
     fine_power: Tensor | None = None
     left: SignalLeft | None = None
+    counted: NoiseCount | None = None
 
     def unmasked(self, power: Tensor, rows: Tensor) -> Tensor:
         """Power [k] of residuals, summed over the images ``rows``, as it is without a mask. power [b, k]: under it."""
@@ -186,9 +201,14 @@ def band_images(
     if geometry.odd is not None:
         unturned = geometry.odd.conj().to(whole)
         whole, scored = whole * unturned, scored * unturned
-    found = BandImages(
-        geometry, scored, whole, ctf(band.kxy, geometry.optics, defocus), sigma2[band.shell.to(sigma2.device)], scale
-    )
+    contrast, counted = ctf(band.kxy, geometry.optics, defocus), None
+    if geometry.optics.ctf_state is CtfState.PREMULTIPLIED:
+        whole, scored = divided(whole, contrast), divided(scored, contrast)
+        noise = power_left(band, mask, geometry.optics, defocus)
+        if fine is not None:
+            noise[:, fine.first :] = power_left(band, fine.mask, geometry.optics, defocus)[:, fine.first :]
+        counted = NoiseCount(contrast.square(), noise)
+    found = BandImages(geometry, scored, whole, contrast, sigma2[band.shell.to(sigma2.device)], scale, counted=counted)
     if fine is None:
         return found
     return replace(found, fine_from=fine.first, fine_power=fine.mask.double().square().mean(dim=(1, 2)))
@@ -209,9 +229,14 @@ def together(parts: Sequence[BandImages], order: Tensor) -> BandImages:
     )  # fmt: skip
     fine = [part.fine_power for part in parts if part.fine_power is not None]
     left = [part.left for part in parts if part.left is not None]
+    counted = None
+    if any(part.counted is not None for part in parts):
+        every = [part.counted or NoiseCount(*torch.ones_like(part.ctf).expand(2, -1, -1)) for part in parts]
+        counted = NoiseCount(*(torch.cat([getattr(one, name) for one in every])[back.to(device)]
+                               for name in ("weight", "noise")))
     shares = (torch.cat([getattr(one, name) for one in left])[back.to(device)] for name in ("coarse", "fine", "box"))
     return replace(parts[0], scored=scored, whole=whole, ctf=ctfs, sigma2=torch.cat(sigma2)[back.to(device)],
-                   scale=scale, fine_power=torch.cat(fine)[back.to(device)] if fine else None,
+                   scale=scale, counted=counted, fine_power=torch.cat(fine)[back.to(device)] if fine else None,
                    left=SignalLeft(*shares) if left else None)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 
 from halfmap.errors import InputError
 
@@ -15,6 +16,14 @@ def electron_wavelength(voltage: float) -> float:
     """Relativistic electron wavelength in A for an acceleration voltage in kV, with RELION's constants."""
     volts = voltage * 1e3
     return 12.2643247 / math.sqrt(volts * (1.0 + volts * 0.978466e-6))
+
+
+class CtfState(Enum):
+    """What was done to images about their CTF c before they were stored: nothing, sign(c) y in place of y, or c y."""
+
+    UNTOUCHED = "untouched"
+    PHASE_FLIPPED = "phase-flipped"
+    PREMULTIPLIED = "premultiplied"
 
 
 @dataclass(frozen=True)
@@ -33,7 +42,7 @@ class OpticsGroup:
 
     voltage in kV, spherical_aberration in mm, pixel_size in A, box in pixels, beam_tilt (x, y) in mrad. odd_zernike and
     even_zernike are phase coefficients in radians, in RELION's order, at spatial frequencies in 1/A. magnification is
-    rlnMagMat00, 01, 10, 11; number is rlnOpticsGroup (1-based).
+    rlnMagMat00, 01, 10, 11; number is rlnOpticsGroup (1-based). ctf_state: what was done to the images about their CTF.
 
     Raises InputError where a value cannot belong to a microscope.
     """
@@ -49,6 +58,7 @@ class OpticsGroup:
     even_zernike: tuple[float, ...] = ()
     magnification: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 1.0)
     number: int = 1
+    ctf_state: CtfState = CtfState.UNTOUCHED
 
     def __post_init__(self) -> None:
         problem = self._problem()

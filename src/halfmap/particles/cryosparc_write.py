@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from halfmap.errors import InputError
 from halfmap.geometry.rotations import matrix_to_rotation_vector
 from halfmap.imaging.ctf import Defocus
+from halfmap.imaging.optics import CtfState
 from halfmap.maps.mrc import read_header, replaced_atomically
 from halfmap.particles.cryosparc import UID
 from halfmap.particles.cryosparc_alignments import CLASS, FLAT, ONE_MAP, POSE, SHIFT, SHIFT_PIXEL, SPLIT
 from halfmap.particles.cryosparc_optics import CryosparcTerms, cryosparc_terms, with_low_orders
+from halfmap.particles.ctf_states import LABELS
 from halfmap.particles.image_names import ImageNames, split_name, written_names
 from halfmap.particles.table import Integers, ParticleTable
 
@@ -30,7 +32,7 @@ HELD = {"rlnImageName", "rlnMicrographName", "rlnCoordinateX", "rlnCoordinateY",
 HELD_OPTICS = {"rlnOpticsGroup", "rlnOpticsGroupName", "rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast",
                "rlnImagePixelSize", "rlnImageSize", "rlnImageDimensionality", "rlnBeamTiltX", "rlnBeamTiltY",
                "rlnOddZernike", "rlnEvenZernike", "rlnMagMat00", "rlnMagMat01", "rlnMagMat10", "rlnMagMat11",
-               "rlnCtfDataAreCtfPremultiplied", "rlnCtfDataAreCtfCorrected"}
+               "rlnCtfDataAreCtfCorrected", *LABELS.values()}
 
 
 def write_cryosparc(path: Path | str, table: ParticleTable) -> list[str]:
@@ -56,8 +58,7 @@ def write_cryosparc(path: Path | str, table: ParticleTable) -> list[str]:
 def _blob(table: ParticleTable) -> dict[str, NDArray[Any]]:
     """The uid and the fields of the images."""
     held = table.columns.get("rlnImageName")
-    names = written_names(None if held is None else [str(name) for name in held],
-                          ImageNames(table.stacks, table.stack_index, table.image_index))
+    names = list(written_names(held, ImageNames(table.stacks, table.stack_index, table.image_index)))
     boxes = np.array([group.box for group in table.optics], np.uint32)[table.optics_index]
     return {
         "uid": _uids(table, names),
@@ -182,6 +183,9 @@ def _unwritten(table: ParticleTable, terms: list[CryosparcTerms]) -> list[str]:
     lost = [f"columns {', '.join(columns)}" for columns in (
         [label for label in table.columns if label not in HELD],
         [label for label in table.optics_columns if label not in HELD_OPTICS]) if columns]
+    touched = {group.ctf_state.value for group in table.optics if group.ctf_state is not CtfState.UNTOUCHED}
+    if touched:
+        lost.append(f"that images are {' or '.join(sorted(touched))}: cryoSPARC will take them for untouched ones")
     names = [group.name for group in table.optics if group.name != f"opticsGroup{group.number}"]
     if names:
         lost.append(f"names of optics groups: {', '.join(names)}")

@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from halfmap.particles.preprocess import normalise
+from halfmap.imaging.optics import CtfState
+from halfmap.imaging.premultiplied import noise_sd
+from halfmap.particles.preprocess import background_sd, normalise
 from halfmap.particles.stack import StackReader, read_ahead
 from halfmap.particles.table import ParticleTable
 
@@ -109,4 +111,27 @@ class ParticleSource:
             groups, stored = torch.from_numpy(self.table.optics_index[members]), torch.from_numpy(raw)
             radius = 0.5 * self.diameter / self.table.optics[int(groups[0])].pixel_size
             images, sound = normalise(stored, radius)
-            yield ImageBatch(groups, torch.from_numpy(members), images, sound, stored)
+            batch = ImageBatch(groups, torch.from_numpy(members), images, sound, stored)
+            self._level_(batch)
+            yield batch
+
+    def grey_unit(self, part: ImageBatch) -> Tensor:
+        """What one unit of the images of one optics group is in grey values of the stored images [b]."""
+        optics = self.table.optics[part.group]
+        sd = background_sd(part.stored, 0.5 * self.diameter / optics.pixel_size)
+        return sd / self._level(part.group, part.index)
+
+    def _level(self, group: int, index: Tensor) -> Tensor:
+        """The standard deviation [b] that the background of images has: 1, and what the CTF leaves of it where they are
+        multiplied by it."""
+        optics = self.table.optics[group]
+        if optics.ctf_state is not CtfState.PREMULTIPLIED:
+            return torch.ones(len(index))
+        return noise_sd(optics, self.table.defocus[index])
+
+    def _level_(self, batch: ImageBatch) -> None:
+        """Give images that are multiplied by their CTF the noise that it leaves of noise with sd 1, in place."""
+        for group in batch.groups.unique().tolist():
+            if self.table.optics[group].ctf_state is CtfState.PREMULTIPLIED:
+                member = batch.groups == group
+                batch.images[member] *= self._level(group, batch.index[member])[:, None, None]

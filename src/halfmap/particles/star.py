@@ -14,13 +14,15 @@ from torch import Tensor
 from halfmap.errors import InputError
 from halfmap.geometry.rotations import euler_to_matrix, matrix_to_euler
 from halfmap.imaging.ctf import Defocus
-from halfmap.imaging.optics import OpticsGroup
+from halfmap.imaging.optics import CtfState, OpticsGroup
+from halfmap.particles.ctf_states import LABELS, ctf_states
 from halfmap.particles.given_optics import NONE_GIVEN, GivenOptics, remedy
 from halfmap.particles.image_names import ImageNames, resolve_names, written_names
 from halfmap.particles.stack import box_of
 from halfmap.particles.star_text import StarTable, read_tables, write_tables
 from halfmap.particles.star_upgrade import RelionTables, origins_in_angstrom, upgrade_table
 from halfmap.particles.table import Column, Integers, ParticleTable
+from halfmap.particles.text_column import TextColumn
 
 Numbers = NDArray[np.float64] | Integers
 
@@ -56,6 +58,7 @@ def read_star(
     folders = [path.parent, *([Path(data_dir)] if data_dir is not None else []),
                *path.absolute().parents[1:]]
     images = resolve_names(particles.text("rlnImageName"), folders, particles.at)
+    states = ctf_states(particles, optics, optics_index)
     boxes = _boxes(optics, optics_index, images, particles)
     micrograph, names = _ids(particles, "rlnMicrographName")
     group, group_names = _ids(particles, "rlnGroupName", "rlnGroupNumber")
@@ -65,7 +68,8 @@ def read_star(
         rotations = euler_to_matrix(torch.from_numpy(angles))
     origins = np.stack([particles.numbers(label, 0.0) for label in ORIGINS], axis=1)
     return given.applied(ParticleTable(
-        columns=dict(particles.columns), optics=_optics_groups(optics, boxes), optics_index=optics_index,
+        columns={label: column for label, column in particles.columns.items() if label not in LABELS.values()},
+        optics=_optics_groups(optics, boxes, states), optics_index=optics_index,
         stacks=images.stacks, stack_index=images.stack_index, image_index=images.image_index,
         defocus=_defocus(particles), rotations=rotations, origins=torch.from_numpy(origins),
         half=_halves(particles), micrograph=micrograph, source=path,
@@ -85,7 +89,7 @@ def write_star(path: Path | str, table: ParticleTable) -> None:
     columns = dict(table.columns)
     images = ImageNames(table.stacks, table.stack_index, table.image_index)
     names = columns.get("rlnImageName")
-    columns["rlnImageName"] = written_names(None if names is None else [str(name) for name in names], images)
+    columns["rlnImageName"] = written_names(names, images)
     defocus = table.defocus
     for label, values, absent in (
         ("rlnDefocusU", defocus.u, None),
@@ -142,12 +146,14 @@ def _optics_index(particles: StarTable, optics: StarTable) -> Integers:
                          f"number the groups apart")
     if "rlnOpticsGroup" not in particles.columns and len(rows) == 1:
         return np.zeros(len(particles), np.int64)
-    member = particles.integers("rlnOpticsGroup").tolist()
-    for row, number in enumerate(member):
-        if number not in rows:
-            raise InputError(f"{particles.at(row)}: optics group {number} is not in table data_optics; "
-                             f"add it there or remove the row")
-    return np.array([rows[number] for number in member], np.int64)
+    member = particles.integers("rlnOpticsGroup")
+    absent = ~np.isin(member, numbers)
+    if absent.any():
+        row = int(np.argmax(absent))
+        raise InputError(f"{particles.at(row)}: optics group {member[row]} is not in table data_optics; "
+                         f"add it there or remove the row")
+    order = np.argsort(numbers, kind="stable")
+    return np.asarray(order[np.searchsorted(numbers[order], member)], np.int64)
 
 
 def _boxes(optics: StarTable, optics_index: Integers, images: ImageNames, particles: StarTable) -> list[int]:
@@ -162,11 +168,10 @@ def _boxes(optics: StarTable, optics_index: Integers, images: ImageNames, partic
     return [boxes.get(group, next(iter(boxes.values()))) for group in range(len(optics))]
 
 
-def _optics_groups(optics: StarTable, boxes: list[int]) -> tuple[OpticsGroup, ...]:
+def _optics_groups(optics: StarTable, boxes: list[int], states: list[CtfState]) -> tuple[OpticsGroup, ...]:
     """The optics groups of the table data_optics."""
     for label, wanted, meaning in (("rlnImageDimensionality", 2, "particles are not 2D images"),
-                                   ("rlnCtfDataAreCtfCorrected", 0, "images are corrected for the CTF already"),
-                                   ("rlnCtfDataAreCtfPremultiplied", 0, "images are multiplied by the CTF")):
+                                   ("rlnCtfDataAreCtfCorrected", 0, "images are corrected for the CTF already")):
         if label in optics.columns and np.any(optics.integers(label) != wanted):
             raise InputError(f"{optics.source}: {label} in table data_optics says that {meaning}, which is "
                              f"not supported; extract the particles again without")
@@ -185,7 +190,7 @@ def _optics_groups(optics: StarTable, boxes: list[int]) -> tuple[OpticsGroup, ..
                         odd_zernike=odd[g], even_zernike=even[g],
                         magnification=(float(matrix[g, 0]), float(matrix[g, 1]),
                                        float(matrix[g, 2]), float(matrix[g, 3])),
-                        number=int(numbers[g]))
+                        number=int(numbers[g]), ctf_state=states[g])
             for g in range(len(optics)))
     except InputError as error:
         raise InputError(f"{optics.source}: {error}") from error
@@ -233,8 +238,12 @@ def _ids(particles: StarTable, *labels: str) -> tuple[Integers, tuple[str, ...]]
     """Ids[b] from 0 in the order of appearance, and their names, from the first of these columns that the table has."""
     for label in labels:
         if label in particles.columns:
+            column = particles.columns[label]
+            if isinstance(column, TextColumn):
+                kinds = column.kinds()
+                return kinds.number, kinds.words
             known: dict[str, int] = {}
-            ids = [known.setdefault(text, len(known)) for text in particles.columns[label]]
+            ids = [known.setdefault(text, len(known)) for text in column]
             return np.array(ids, np.int64), tuple(known)
     return np.zeros(len(particles), np.int64), ()
 
@@ -253,7 +262,8 @@ def _update(columns: dict[str, Column], label: str, values: Numbers, absent: flo
 
 def _floats(column: Column) -> NDArray[np.float64]:
     """A column as numbers, which may be text."""
-    return np.fromiter(map(float, column), np.float64, len(column))
+    return column.numbers() if isinstance(column, TextColumn) else np.fromiter(map(float, column), np.float64,
+                                                                                len(column))
 
 
 def _update_angles(columns: dict[str, Column], rotations: Tensor | None) -> None:
@@ -281,6 +291,7 @@ def _optics_columns(table: ParticleTable) -> dict[str, Column]:
         ("rlnImageSize", [group.box for group in groups], None),
         ("rlnImageDimensionality", [2 for _ in groups], None),
         *((label, [group.beam_tilt[i] for group in groups], 0.0) for i, label in enumerate(BEAM_TILT)),
+        *((label, [int(group.ctf_state is state) for group in groups], 0.0) for state, label in LABELS.items()),
     ):
         _update(columns, label, np.array(values), absent)
     if any(group.has_distortion for group in groups):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
@@ -20,7 +20,14 @@ from numpy.typing import NDArray
 from halfmap.errors import InputError
 from halfmap.maps.mrc import replaced_atomically
 from halfmap.particles.table import Column
+from halfmap.particles.text_column import TextColumn, plain_rows, write_rows, written_decimals
 
+Texts = list[str] | TextColumn
+
+LONG = 1 << 20  # bytes of a loop from which on it is read and written in one pass
+MANY = 10_000  # rows
+FEWEST = 3  # columns of such a loop: a row of fewer may be read as the end of its table
+PLACE = "\0"  # stands for rows that were read already; no text file holds it
 _WORD = re.compile(r""""([^"]*)"(?=\s|$)|'([^']*)'(?=\s|$)|(\S+)""")
 
 
@@ -30,7 +37,7 @@ class StarTable:
 
     source: Path
     name: str
-    columns: dict[str, list[str]]
+    columns: dict[str, Texts]
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), ()))
@@ -39,7 +46,7 @@ class StarTable:
         """Names a row (from 0) in a message: the file, the table and the row counted from 1."""
         return f"{self.source}: table data_{self.name[:60]}, row {row + 1}"
 
-    def text(self, label: str) -> list[str]:
+    def text(self, label: str) -> Texts:
         """A column as text. Raises InputError where it is missing."""
         if label not in self.columns:
             raise InputError(f"{self.source}: table data_{self.name[:60]} has no column {label}; "
@@ -81,6 +88,46 @@ def read_tables(path: Path | str) -> list[StarTable]:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}; check the path") from error
     if b"\0" in raw:
         raise InputError(f"{path}: not a text file; give a STAR file")
+    cut = _without_long_loop(raw)
+    if cut is not None:
+        try:
+            return _tables(path, cut.rest, cut.columns)
+        except InputError:
+            pass  # below it comes with the line that it is about
+    return _tables(path, raw)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A file without the rows of its longest loop, which were read already."""
+
+    rest: bytes
+    columns: list[TextColumn]
+
+
+def _without_long_loop(raw: bytes) -> _Cut | None:
+    """The file without the rows of its first long loop, with PLACE in their place. None where it has no such loop, or
+    the rows are not as plain as they usually are."""
+    start = 0
+    while len(raw) - start > LONG and (loop := raw.find(b"loop_", start)) >= 0:
+        begin, labels = raw.find(b"\n", loop) + 1, 0
+        while begin and raw[begin : begin + 1] == b"_":
+            begin, labels = raw.find(b"\n", begin) + 1, labels + 1
+        if not begin:
+            return None
+        reach = begin + LONG  # a blank line ends the loop before it, or it is long
+        short = any(raw.find(blank, begin, reach) >= 0 for blank in (b"\n\n", b"\n\r\n", b"\n \n"))
+        if labels >= FEWEST and reach < len(raw) and not short:
+            rows = plain_rows(raw, begin, labels)
+            if rows is None:
+                return None
+            return _Cut(raw[:begin] + PLACE.encode() + b"\n" + raw[rows.end :], rows.columns)
+        start = begin
+    return None
+
+
+def _tables(path: Path, raw: bytes, long_loop: Sequence[TextColumn] = ()) -> list[StarTable]:
+    """All tables of the text. long_loop: the columns that stand at PLACE."""
     lines = raw.decode("utf-8", "surrogateescape").removeprefix("\ufeff").split("\n")
     tables: list[StarTable] = []
     number = 0
@@ -95,10 +142,10 @@ def read_tables(path: Path | str) -> list[StarTable]:
             raise InputError(f"{path}: line {number}: expected a table name such as data_particles; "
                              f"give a STAR file")
         elif words[0] == "loop_":
-            number = _read_loop(tables[-1], lines, number)
+            number = _read_loop(tables[-1], lines, number, long_loop)
         elif words[0].startswith("_") and len(words) > 1:
             _add_label(tables[-1], words[0], number)
-            tables[-1].columns[words[0][1:]].append(words[1])
+            tables[-1].columns[words[0][1:]] = [words[1]]
         else:
             raise InputError(f"{path}: line {number}: '{' '.join(words)[:60]}' is neither a label with its "
                              f"value nor a row of a table; correct the line")
@@ -118,14 +165,20 @@ def write_tables(path: Path | str, tables: Mapping[str, Mapping[str, Column]]) -
         for name, columns in tables.items():
             stream.write(f"\n# version 30001\n\ndata_{name}\n\nloop_\n")
             stream.writelines(f"_{label} #{place}\n" for place, label in enumerate(columns, 1))
-            rows = zip(*(format_column(column) for column in columns.values()), strict=True)
-            stream.writelines(" ".join(row) + "\n" for row in rows)
+            if len(next(iter(columns.values()), ())) < MANY:
+                rows = zip(*(format_column(column) for column in columns.values()), strict=True)
+                stream.writelines(" ".join(row) + "\n" for row in rows)
+            else:
+                stream.flush()
+                write_rows(raw, [_as_bytes(column) for column in columns.values()])
             stream.write("\n")
         stream.detach()
 
 
 def format_column(column: Column) -> list[str]:
     """The values of a column as STAR text: floats to 1e-6 or better, text quoted only where it must be."""
+    if isinstance(column, TextColumn):
+        return list(column)
     if isinstance(column, list):
         together = " ".join(column)
         if '"' not in together and "'" not in together and "#" not in together and together.split() == column:
@@ -138,7 +191,18 @@ def format_column(column: Column) -> list[str]:
     return [_quoted(str(value)) for value in column.tolist()]
 
 
-def _read_loop(table: StarTable, lines: list[str], number: int) -> int:
+def _as_bytes(column: Column) -> NDArray[np.bytes_]:
+    """A column as bytes of one width, as `format_column` writes them."""
+    if isinstance(column, TextColumn):
+        return column.held
+    if not isinstance(column, list) and column.dtype.kind == "f":
+        return written_decimals(column.astype(np.float64), _decimal)
+    if not isinstance(column, list) and column.dtype.kind in "iub":
+        return column.astype(np.int64 if column.dtype.kind == "b" else column.dtype).astype(np.bytes_)
+    return np.array([text.encode("utf-8", "surrogateescape") for text in format_column(column)])
+
+
+def _read_loop(table: StarTable, lines: list[str], number: int, long_loop: Sequence[TextColumn]) -> int:
     """Read the loop whose first line is lines[number] into the table; returns the number of the line after it."""
     labels: list[str] = []
     while number < len(lines):
@@ -151,6 +215,9 @@ def _read_loop(table: StarTable, lines: list[str], number: int) -> int:
             labels.append(words[0][1:])
     rows: list[list[str]] = []
     width, blank = len(labels), False
+    if long_loop and number < len(lines) and lines[number] == PLACE:
+        table.columns.update(zip(labels, long_loop, strict=True))
+        return number + 1
     while number < len(lines):
         line = lines[number]
         # Nearly every line of a long table needs only the fast split.
@@ -226,6 +293,11 @@ def _words(line: str, width: int = -1) -> list[str]:
 
 def numbers_of(column: Column) -> NDArray[np.float64]:
     """A column [b] as numbers; NaN where a value is none."""
+    if isinstance(column, TextColumn):
+        try:
+            return column.numbers()
+        except ValueError:
+            pass
     return np.fromiter(map(_number, column), np.float64, len(column))
 
 

@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 
 from halfmap.errors import InputError
 from halfmap.particles.given_optics import remedy
-from halfmap.particles.star_text import StarTable, format_column, numbers_of
+from halfmap.particles.star_text import StarTable, Texts, format_column, numbers_of
 from halfmap.particles.table import Column
 
 MICROSCOPE = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
-OPTIONAL = ("rlnBeamTiltX", "rlnBeamTiltY", "rlnBeamTiltClass")
+OPTIONAL = ("rlnBeamTiltX", "rlnBeamTiltY", "rlnBeamTiltClass", "rlnCtfDataArePhaseFlipped",
+            "rlnCtfDataAreCtfPremultiplied")
 PIXEL = ("rlnDetectorPixelSize", "rlnMagnification", "rlnPixelSize")
 SAME_PIXEL = 1e-3  # relative: rounded and computed pixel sizes differ by less
 ORIGINS = {f"rlnOrigin{axis}{kind}": f"rlnOrigin{axis}{kind}Angst"
@@ -31,8 +32,8 @@ class RelionTables:
 def upgrade_table(table: StarTable) -> RelionTables:
     """The particle and optics tables of RELION 3.1 for a table of RELION 3.0.
 
-    Each distinct combination of microscope values, pixel size and beam tilt becomes an optics group, in the order of
-    appearance. Raises InputError where a column that this needs is missing.
+    Each distinct combination of microscope values, pixel size, beam tilt and treatment of the CTF becomes an optics
+    group, in the order of appearance. Raises InputError where a column that this needs is missing.
     """
     missing = [label for label in MICROSCOPE if label not in table.columns]
     if missing:
@@ -51,7 +52,7 @@ def upgrade_table(table: StarTable) -> RelionTables:
     particles = StarTable(table.source, table.name or "particles", columns)
     # The values are copied as text from the first row of each group, so that no digit changes.
     first = np.unique(member, return_index=True)[1].tolist()
-    optics = {"rlnOpticsGroup": [str(number) for number in groups.values()],
+    optics: dict[str, Texts] = {"rlnOpticsGroup": [str(number) for number in groups.values()],
               "rlnOpticsGroupName": [f"opticsGroup{number}" for number in groups.values()]}
     for label in used:
         optics[label] = [table.columns[label][row] for row in first]
@@ -64,7 +65,7 @@ def origins_in_angstrom(table: StarTable, pixel_size: NDArray[np.float64]) -> St
 
     Where a table has both, the columns in A are kept and those in pixels are dropped.
     """
-    columns: dict[str, list[str]] = {}
+    columns: dict[str, Texts] = {}
     for label, column in table.columns.items():
         if label not in ORIGINS:
             columns[label] = column

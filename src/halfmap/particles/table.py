@@ -15,10 +15,11 @@ from torch import Tensor
 from halfmap.errors import InputError
 from halfmap.imaging.ctf import Defocus
 from halfmap.imaging.optics import OpticsGroup
+from halfmap.particles.text_column import TextColumn
 
 Integers = NDArray[np.int64]
 FLAT = 1 - 1e-12  # cosine of a tilt of 0
-Column = list[str] | NDArray[np.generic]
+Column = list[str] | TextColumn | NDArray[np.generic]
 
 
 def _no_numbers() -> Integers:

@@ -118,11 +118,13 @@ def signal_left(
     shells = torch.arange(band.limit + 1, dtype=torch.float64, device=band.shell.device)
     moved = delocalisation(optics, defocus, shells / (optics.box * optics.pixel_size))
 
-    def within(radii: Tensor) -> Tensor:
-        return power.within(radii * optics.pixel_size, moved).clamp_min(LEAST_LEFT).float()
-
     tight = torch.full_like(moved[:, 0], radius + 0.5 * MASK_EDGE)
+    box = torch.full_like(tight, optics.box / math.pi**0.5)  # it is taken for a circle of its area
+
+    def within(radii: Tensor) -> Tensor:
+        mask, all_of_it = (r * optics.pixel_size for r in (radii, box))
+        return power.left(optics.ctf_state, mask, all_of_it, moved).clamp_min(LEAST_LEFT).float()
+
     coarse = within(tight)
-    # The box is taken for a circle of its area.
-    box = within(torch.full_like(tight, optics.box / math.pi**0.5))
-    return SignalLeft(coarse, coarse if fine is None else within(fine.radii + 0.5 * MASK_EDGE), box)
+    fine_left = coarse if fine is None else within(fine.radii + 0.5 * MASK_EDGE)
+    return SignalLeft(coarse, fine_left, power.within(box * optics.pixel_size, moved).clamp_min(LEAST_LEFT).float())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from halfmap.particles.star import write_star
 from halfmap.particles.table import ParticleTable, with_poses
 from halfmap.refinement.state import State
 from halfmap.regularisation.protocol import HalfSets, Solution
+from halfmap.runtime.background import Background
 from halfmap.validation.fsc import write_fsc_xml
 
 Record = dict[str, Any]
@@ -24,11 +25,12 @@ CONTRAST = "halfmapContrast"  # of an image relative to the reference, both in u
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths and writers of one run."""
+    """Paths and writers of one run. behind: writes what takes long while the next iteration runs."""
 
     path: Path
     pixel_size: float
     keep_iterations: bool = False
+    behind: Background = field(default_factory=Background)
 
     def write_maps(self, halves: HalfSets, solution: Solution, state: State) -> None:
         """map.mrc (joined, regularised), half1_unfil.mrc and half2_unfil.mrc (raw, unmasked), mask.mrc."""
@@ -46,6 +48,10 @@ class RunFolder:
         """particles.star: poses of the best mode, half sets, how sure each pose is, and the contrast of the image.
 
         scale_group [b]: the entry of State.scale that each particle uses.
+
+        The file is written while the program goes on, and a fault is raised by the next call, or where ``behind`` is
+        joined. The checkpoint does not wait for it: of a run that is killed meanwhile the next iteration writes it.
+        Files of iterations are never written again, and so they are waited for.
         """
         poses = state.poses
         pixel = table.pixel_size
@@ -59,9 +65,17 @@ class RunFolder:
         }
         origins = -poses.shifts[:, 0].double() * pixel[:, None]
         refined = with_poses(table, poses.rotations[:, 0].double(), origins, poses.half.numpy(), extra)
-        write_star(self.path / "particles.star", refined)
+        paths = [self.path / "particles.star"]
         if self.keep_iterations:
-            write_star(self._iterations() / f"it{state.iteration:03d}_particles.star", refined)
+            paths.append(self._iterations() / f"it{state.iteration:03d}_particles.star")
+
+        def write() -> None:
+            for path in paths:
+                write_star(path, refined)
+
+        self.behind.start(write)
+        if self.keep_iterations:
+            self.behind.join()
         return refined
 
     def _iterations(self) -> Path:

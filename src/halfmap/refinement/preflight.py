@@ -14,10 +14,13 @@ from halfmap.errors import InputError
 from halfmap.finding import Finding
 from halfmap.fourier.band import Band, band_limit
 from halfmap.fourier.transform import crop_volume, image_fft, pad_volume
+from halfmap.imaging.ctf import ctf
+from halfmap.imaging.optics import CtfState
 from halfmap.maps.grid import Grid
 from halfmap.maps.mrc import read_map
 from halfmap.particles.cryosparc import read_cryosparc
 from halfmap.particles.cryosparc_file import SUFFIXES
+from halfmap.particles.ctf_states import with_ctf_state
 from halfmap.particles.given_optics import GivenOptics
 from halfmap.particles.outliers import ABSURD, DOUBTFUL, TRAITS, Odd, constant, odd_ones, traits
 from halfmap.particles.sanity import header_notes, table_notes
@@ -33,6 +36,7 @@ PIXEL_TOLERANCE = 1e-3  # relative; RELION's 1.05 against 1.06 after a rounded h
 MASK_TOLERANCE = 0.1  # overshoot of a resampled mask beyond 0 and 1
 REJECTED_MOST = 0.1  # share of faulty images beyond which something is wrong with the data, not with an image
 FEWEST = 8  # particles in a half set
+CTF_SAMPLE, LEAST_CTF = 256, 1e-3  # images whose mean CTF^2 is that of all, about, and the least that is divided by
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class ParticleInput:
     path: a STAR file, or a cryoSPARC file by its suffix. data_dir: where image paths start from. passthrough,
     strip_prefix: belong to a cryoSPARC file. resplit: whether half sets in the file are ignored; split_by: what stays
     in one half set where they are drawn (``particle`` or ``micrograph``); seed: of that draw. optics: where the file
-    lacks them.
+    lacks them. ctf_state: what was done to the images about their CTF, where the file does not say it.
     """
 
     path: Path
@@ -68,6 +72,7 @@ class ParticleInput:
     split_by: str = "particle"
     seed: int = 0
     optics: GivenOptics = field(default_factory=GivenOptics)
+    ctf_state: CtfState | None = None
 
 
 def read_particles(wanted: ParticleInput) -> ParticleTable:
@@ -82,6 +87,7 @@ def read_particles(wanted: ParticleInput) -> ParticleTable:
         )
     else:
         table = read_star(wanted.path, wanted.data_dir, wanted.optics)
+    table = with_ctf_state(table, wanted.ctf_state)
     check_stacks(table)
     if table.half is None or wanted.resplit:
         table = assign_halves(table, wanted.seed, "micrograph" if wanted.split_by == "micrograph" else "particle")
@@ -155,7 +161,10 @@ def _mean_power(
     table: ParticleTable, bands: dict[int, Band], summed: list[_Spectrum], fine: Tensor, ranks: Ranks
 ) -> tuple[Tensor, ...]:
     """Mean power of each optics group by shell [0..box//2], over the images of all processes that are fine [b]; groups
-    of few images share theirs (`noise_sources`)."""
+    of few images share theirs (`noise_sources`).
+
+    Of images that are multiplied by their CTF it is the power that they had before.
+    """
     power = [torch.zeros(group.box // 2 + 1, dtype=torch.float64) for group in table.optics]
     images_of = torch.zeros(len(table.optics), dtype=torch.float64)
     for spectrum in summed:
@@ -168,6 +177,11 @@ def _mean_power(
         band = bands[optics.box]
         ones = band.shell_sum(torch.ones(len(band), dtype=torch.float64)).clamp_min(1)
         mean = power[group][: len(ones)] / (ones * max(1, int(images_of[group])))
+        if optics.ctf_state is CtfState.PREMULTIPLIED and int(images_of[group]):
+            members = torch.nonzero((torch.from_numpy(table.optics_index) == group) & fine)[:, 0]
+            members = members[:: len(members) // CTF_SAMPLE + 1]
+            power_of_ctf = ctf(band.kxy, optics, table.defocus[members]).square().double().mean(dim=0)
+            mean = mean / (band.shell_sum(power_of_ctf) / ones).clamp_min(LEAST_CTF)
         mean[0] = mean[1]
         power[group] = torch.cat([mean, mean[-1:].repeat(len(power[group]) - len(mean))])
     return tuple(power)

@@ -16,6 +16,7 @@ from halfmap.errors import InputError
 from halfmap.geometry.symmetry import symmetry_group
 from halfmap.maps.filters import lowpass
 from halfmap.maps.grid import Grid
+from halfmap.particles.ctf_states import chosen_state, state_sentences
 from halfmap.particles.given_optics import GivenOptics
 from halfmap.particles.source import ParticleSource
 from halfmap.particles.table import ParticleTable
@@ -100,7 +101,7 @@ def prepared(settings: RefineSettings, progress: Progress, ranks: Ranks = ALONE)
     if device.type == "cpu":
         checked(problem.memory)
     kept = settings.max_iterations if settings.keep_iterations else 0
-    notes = [note for note in (start.note, *method.notes) if note]
+    notes = [note for note in (start.note, *method.notes, *state_sentences(table)) if note]
     if settings.relax_symmetry is not None:
         mates = problem.schedule.mates
         notes.append(f"local searches try the {len(mates)} poses that {settings.relax_symmetry} makes of each "
@@ -159,6 +160,7 @@ def particle_input(settings: RefineSettings) -> ParticleInput:
     return ParticleInput(
         settings.particles, settings.data_dir, settings.passthrough, settings.strip_prefix, settings.resplit,
         settings.split_by, settings.seed, GivenOptics(settings.optics, settings.invert_contrast),
+        chosen_state(settings.phase_flipped, settings.ctf_premultiplied),
     )  # fmt: skip
 
 

@@ -71,19 +71,20 @@ def iterate(problem: Problem, course: Course, outputs: Outputs) -> None:
     """Refine to the end: plan, step, record, keep. ``course`` is moved on from where it stands."""
     log = outputs.log
     tell_processes(problem, log)
-    while (plan := problem.schedule.next(course.history, course.state.shift_sigma)) is not None:
-        step = em_step(problem, course.state, plan, _following(problem, course, plan, outputs))
-        course.state = step.after
-        course.history.append(progressed(step))
-        poor = problem.schedule.poor_start(course.history)
-        if plan.stage == "burn-in" and poor:
-            course.state = _shared_start(problem, step)
-        course.state, _ = handed_out(problem, course.state, course.history[-1])
-        course.records.append(_record(problem, course, step, poor))
-        _write(problem, course, step, outputs)
-        if plan.stage != "final":
-            outputs.checkpoints.save(course)
-        del step  # its maps are not needed while the next ones are made
+    with outputs.folder.behind.ended():
+        while (plan := problem.schedule.next(course.history, course.state.shift_sigma)) is not None:
+            step = em_step(problem, course.state, plan, _following(problem, course, plan, outputs))
+            course.state = step.after
+            course.history.append(progressed(step))
+            poor = problem.schedule.poor_start(course.history)
+            if plan.stage == "burn-in" and poor:
+                course.state = _shared_start(problem, step)
+            course.state, _ = handed_out(problem, course.state, course.history[-1])
+            course.records.append(_record(problem, course, step, poor))
+            _write(problem, course, step, outputs)
+            if plan.stage != "final":
+                outputs.checkpoints.save(course)
+            del step  # its maps are not needed while the next ones are made
     log.notice(f"finished with {summed_up(course.records)}")
     log.finish()
     outputs.checkpoints.remove()

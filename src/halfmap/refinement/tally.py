@@ -26,8 +26,8 @@ class Residuals:
     """What a batch says about noise and contrast at the best poses of its images.
 
     groups: its optics groups; power [s], count [s] of each: residual power by shell, and the number of coefficients in
-    it; cross [b], norm [b]: <image, model> and <model, model>, whitened; present [b]: probability of a particle. An
-    image counts as far as it holds one.
+    it, each as far as it counts (`NoiseCount`); cross [b], norm [b]: <image, model> and <model, model>, whitened;
+    present [b]: probability of a particle. An image counts as far as it holds one.
     """
 
     groups: list[int]
@@ -57,16 +57,19 @@ class Residuals:
         product = (data.conj() * model).real
         square = images.left_scored(len(band)) * (model.real**2 + model.imag**2)
         scale = images.scale[:, None]
-        power = (data.real**2 + data.imag**2 - 2 * scale * product + scale**2 * square).double() * present[:, None]
-        held, every = band.shell_sum(torch.ones_like(power[0])), groups.unique().tolist()
+        weight = noise = present[:, None]
+        if images.counted is not None:
+            weight, noise = weight * images.counted.weight, noise * images.counted.noise
+        power = (data.real**2 + data.imag**2 - 2 * scale * product + scale**2 * square).double() * weight
+        every = groups.unique().tolist()
         members = [torch.nonzero(groups == group)[:, 0].to(power.device) for group in every]
         k = geometry.count(limit)
         sigma2 = images.sigma2[..., :k]
         cross, norm = ((part[:, :k] / sigma2).double().sum(dim=1) for part in (product, square))
         return Residuals(
             every, [band.shell_sum(images.unmasked(power, rows)).cpu() for rows in members],
-            [(held * present[rows].sum()).cpu() for rows in members], (present * cross).cpu(), (present * norm).cpu(),
-            present.double().cpu(),
+            [band.shell_sum(noise[rows].double().sum(dim=0).expand(len(band))).cpu() for rows in members],
+            (present * cross).cpu(), (present * norm).cpu(), present.double().cpu(),
         )  # fmt: skip
 
 

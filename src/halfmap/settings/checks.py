@@ -95,6 +95,12 @@ def check_new_run(out: Path) -> None:
         raise InputError(f"--out {out}: no permission to write in {there}")
 
 
+def check_one_state(phase_flipped: bool, ctf_premultiplied: bool) -> None:
+    """Raise InputError where images are said to be both."""
+    if phase_flipped and ctf_premultiplied:
+        raise InputError("--phase-flipped and --ctf-premultiplied: images are one or the other; give one of them")
+
+
 def check_new_folder(out: Path) -> None:
     """As `check_new_run`, and raise InputError where the folder holds a map, a curve or a page.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from halfmap.errors import InputError
 from halfmap.options import check_declared
-from halfmap.settings.checks import absolute_paths, check_cryosparc_only, check_readable
+from halfmap.settings.checks import absolute_paths, check_cryosparc_only, check_one_state, check_readable
 from halfmap.settings.given_optics import OpticsOptions
 
 # Suffix -> kind of particle file, for messages.
@@ -30,6 +30,10 @@ class ConvertSettings(OpticsOptions):
         "none": "not needed, or named by the .csg file"})
     strip_prefix: str | None = field(default=None, metadata={
         "help": "left out where an image path in a cryoSPARC file begins with it", "short": "path", "none": "nothing"})
+    phase_flipped: bool = field(default=False, metadata={
+        "help": "the images' phases were flipped by their CTF, and the particle file does not say so"})
+    ctf_premultiplied: bool = field(default=False, metadata={
+        "help": "the images were multiplied by their CTF, and the particle file does not say so"})
     data_dir: Path | None = field(default=None, metadata={
         "help": "folder that the image paths start from", "short": "folder", "none": "found from the particle file"})
 
@@ -50,6 +54,7 @@ def validated_convert(settings: ConvertSettings) -> ConvertSettings:
         raise InputError(f"{paths['out']}: would be {target}, as {paths['particles'].name} is; name a file of the "
                          "other kind")
     check_cryosparc_only(paths["particles"], settings.passthrough, settings.strip_prefix)
+    check_one_state(settings.phase_flipped, settings.ctf_premultiplied)
     for name in ("particles", "passthrough"):
         if name in paths:
             check_readable(name, paths[name])

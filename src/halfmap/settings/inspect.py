@@ -8,7 +8,13 @@ from pathlib import Path
 
 from halfmap.errors import InputError
 from halfmap.options import check_declared, to_command
-from halfmap.settings.checks import absolute_paths, check_cryosparc_only, check_new_folder, check_readable
+from halfmap.settings.checks import (
+    absolute_paths,
+    check_cryosparc_only,
+    check_new_folder,
+    check_one_state,
+    check_readable,
+)
 from halfmap.settings.given_optics import ImageOptions
 from halfmap.settings.regularisers import REGULARISERS
 
@@ -49,6 +55,10 @@ class InspectSettings(ImageOptions):
         "none": "not needed, or named by the .csg file"})
     strip_prefix: str | None = field(default=None, metadata={
         "help": "left out where an image path in a cryoSPARC file begins with it", "short": "path", "none": "nothing"})
+    phase_flipped: bool = field(default=False, metadata={
+        "help": "the images' phases were flipped by their CTF, and the particle file does not say so"})
+    ctf_premultiplied: bool = field(default=False, metadata={
+        "help": "the images were multiplied by their CTF, and the particle file does not say so"})
     out: Path | None = field(default=None, metadata={
         "help": f"folder for the page, {PAGE}; made if absent", "short": "folder", "aliases": ("--o",),
         "none": "no page"})
@@ -72,6 +82,7 @@ def validated_inspect(settings: InspectSettings) -> InspectSettings:
                 raise InputError(f"{option}: belongs to a particle file, and {paths['file'].name} is none; "
                                  "leave it out")
         check_cryosparc_only(paths["file"], settings.passthrough, settings.strip_prefix)
+    check_one_state(settings.phase_flipped, settings.ctf_premultiplied)
     if "passthrough" in paths:
         check_readable("passthrough", paths["passthrough"])
     if "data_dir" in paths and not paths["data_dir"].is_dir():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from halfmap.errors import InputError
 from halfmap.options import build, check_declared, read_toml
-from halfmap.settings.checks import absolute_paths, check_cryosparc_only, check_new_run, check_readable
+from halfmap.settings.checks import absolute_paths, check_cryosparc_only, check_new_run, check_one_state, check_readable
 from halfmap.settings.given_optics import ImageOptions
 from halfmap.settings.regularisers import RegulariserOptions, check_options
 
@@ -49,6 +49,12 @@ class RefineSettings(RegulariserOptions, ImageOptions):
     strip_prefix: str | None = field(default=None, metadata={
         "help": "left out where an image path in a cryoSPARC file begins with it", "short": "path",
         "none": "nothing", "advanced": True})
+    phase_flipped: bool = field(default=False, metadata={
+        "help": "the images' phases were flipped by their CTF, and the particle file does not say so",
+        "aliases": ("--ctf_phase_flipped",), "advanced": True})
+    ctf_premultiplied: bool = field(default=False, metadata={
+        "help": "the images were multiplied by their CTF, and the particle file does not say so",
+        "advanced": True})
     max_resolution: float | None = field(default=None, metadata={
         "help": "never align on detail finer than this", "unit": "A", "above": 0, "none": "no limit",
         "advanced": True})
@@ -147,6 +153,7 @@ def validated(settings: RefineSettings) -> RefineSettings:
                          f"{settings.ini_high:g} A, the resolution of the start")
     paths = absolute_paths(settings)
     check_cryosparc_only(settings.particles, settings.passthrough, settings.strip_prefix)
+    check_one_state(settings.phase_flipped, settings.ctf_premultiplied)
     for name in ("particles", "map", "mask", "cutoff_mask", "passthrough"):
         if name in paths:
             check_readable(name.replace("_", "-"), paths[name])

@@ -34,7 +34,7 @@ from halfmap.maps.mrc import StackWriter, write_map
 from halfmap.options import check_declared
 from halfmap.particles.model import Atoms, read_model
 from halfmap.particles.star import write_star
-from halfmap.particles.table import ParticleTable, with_poses
+from halfmap.particles.table import Column, ParticleTable, with_poses
 from halfmap.settings.simulate import SimulateSettings
 from halfmap.simulation.specimen import BeltShape, Specimen, prepare
 
@@ -244,7 +244,7 @@ def _check_specimen(settings: SimulateSettings, specimen: Specimen) -> None:
 def _table(settings: SimulateSettings, draw: Draw, stack: Path) -> ParticleTable:
     """The particles without poses. The stack's name is relative to the STAR file, so that the folder can move."""
     n = settings.n
-    columns: dict[str, list[str] | np.ndarray] = {
+    columns: dict[str, Column] = {
         "rlnImageName": [f"{i + 1:06d}@{stack.name}" for i in range(n)],
         "rlnMicrographName": [f"micrograph{int(m) + 1:04d}.mrc" for m in draw.micrograph],
         "rlnDefocusU": draw.defocus.u.numpy(), "rlnDefocusV": draw.defocus.v.numpy(),

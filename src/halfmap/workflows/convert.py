@@ -11,6 +11,7 @@ from halfmap.particles.cryosparc import particle_table, unread_fields
 from halfmap.particles.cryosparc_alignments import read_alignments
 from halfmap.particles.cryosparc_file import SUFFIXES, load_dataset
 from halfmap.particles.cryosparc_write import write_cryosparc
+from halfmap.particles.ctf_states import chosen_state, with_ctf_state
 from halfmap.particles.given_optics import GivenOptics
 from halfmap.particles.stack import looked_at
 from halfmap.particles.star import read_star, write_star
@@ -26,15 +27,15 @@ def convert(settings: ConvertSettings) -> None:
     Stacks need not be there. Raises InputError as the readers and writers do, and where a stack that is there does not
     hold the images that are named.
     """
-    given = GivenOptics(settings.optics)
+    given, state = GivenOptics(settings.optics), chosen_state(settings.phase_flipped, settings.ctf_premultiplied)
     if settings.particles.suffix.lower() in SUFFIXES:
         dataset = load_dataset(settings.particles, settings.passthrough)
-        table = particle_table(dataset, settings.data_dir, settings.strip_prefix, given)
+        table = with_ctf_state(particle_table(dataset, settings.data_dir, settings.strip_prefix, given), state)
         _check_images(table)
         write_star(settings.out, table)
         dropped, note = _by_kind(unread_fields(dataset)), read_alignments(dataset).note
     else:
-        table = read_star(settings.particles, settings.data_dir, given)
+        table = with_ctf_state(read_star(settings.particles, settings.data_dir, given), state)
         _check_images(table)
         dropped, note = write_cryosparc(settings.out, table), ""
     print(f"{settings.out}: {_content(table)}")

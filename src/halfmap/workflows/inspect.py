@@ -25,6 +25,7 @@ from halfmap.maps.mrc import read_map
 from halfmap.particles.cryosparc import particle_table
 from halfmap.particles.cryosparc_alignments import read_alignments
 from halfmap.particles.cryosparc_file import SUFFIXES, load_dataset
+from halfmap.particles.ctf_states import chosen_state, with_ctf_state
 from halfmap.particles.given_optics import GivenOptics
 from halfmap.particles.sanity import header_notes, table_notes
 from halfmap.particles.source import ParticleSource
@@ -93,16 +94,18 @@ def run(settings: InspectSettings, report: Report | None = None) -> Inspection:
 
 
 def _inspected(settings: InspectSettings) -> Inspection:
-    path = settings.file
+    path, state = settings.file, chosen_state(settings.phase_flipped, settings.ctf_premultiplied)
     if path.is_dir():
         return _run_folder(path, settings)
     if path.suffix.lower() in SUFFIXES:
         dataset = load_dataset(path, settings.passthrough)
         table = particle_table(dataset, settings.data_dir, settings.strip_prefix, _given(settings))
-        found, note = particles(table, "particles of cryoSPARC", settings), read_alignments(dataset).note
+        found = particles(with_ctf_state(table, state), "particles of cryoSPARC", settings)
+        note = read_alignments(dataset).note
         return replace(found, notes=[note] * bool(note) + found.notes)
     if path.suffix.lower() == ".star":
-        return particles(read_star(path, settings.data_dir, _given(settings)), "particles", settings)
+        table = with_ctf_state(read_star(path, settings.data_dir, _given(settings)), state)
+        return particles(table, "particles", settings)
     return _mrc(path, settings)
 
 

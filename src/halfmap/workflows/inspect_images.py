@@ -12,7 +12,7 @@ from torch import Tensor
 from halfmap.fourier.band import Band, band_limit
 from halfmap.fourier.transform import image_fft, image_ifft
 from halfmap.imaging.ctf import ctf
-from halfmap.imaging.optics import OpticsGroup, names_of
+from halfmap.imaging.optics import CtfState, OpticsGroup, names_of
 from halfmap.maps.filters import butterworth_gain
 from halfmap.particles.outliers import ABSURD, DOUBTFUL, TRAITS, constant, odd_ones, traits
 from halfmap.particles.source import ParticleSource
@@ -32,7 +32,7 @@ class GroupSpectra:
 
     name: of the groups; rings, power, mean_ctf: Thon rings, mean power [s] and mean |CTF| [s] of all images; alike:
     rings of the images near the median defocus, which is given in A; pixel_size in A; with_ctf: whether the CTF is
-    known.
+    known and rings would tell of it: images that were multiplied by it have rings in their noise.
     """
 
     name: str
@@ -176,6 +176,7 @@ class _Collected:
             members = [one for one, kind in zip(self.table.optics, self.first, strict=True) if kind == group]
             found.append(GroupSpectra(
                 names_of(members), optics.box, optics.pixel_size, sums.all.rings(), sums.all.sums[1] / count,
-                sums.alike.rings(), self.middle[group], sums.absolute / count, self.with_ctf,
+                sums.alike.rings(), self.middle[group], sums.absolute / count,
+                self.with_ctf and optics.ctf_state is not CtfState.PREMULTIPLIED,
             ))  # fmt: skip
         return found

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from halfmap.imaging.optics import names_of
+from halfmap.imaging.optics import CtfState, names_of
 from halfmap.particles.stack import SeenStack
 from halfmap.particles.table import ParticleTable
 from halfmap.workflows.inspect_images import MASKED, GroupSpectra, Looked
@@ -56,7 +56,8 @@ def _optics_facts(table: ParticleTable) -> list[Fact]:
     for number, group in enumerate(table.optics):
         extra = [word for word, there in (("beam tilt or odd aberrations", group.has_odd_aberration),
                                           ("even aberrations", any(group.even_zernike)),
-                                          ("anisotropic magnification", group.has_distortion)) if there]
+                                          ("anisotropic magnification", group.has_distortion),
+                                          (group.ctf_state.value, group.ctf_state is not CtfState.UNTOUCHED)) if there]
         said = (f"images of {group.box} px of {group.pixel_size:.4g} A, {group.voltage:g} kV, Cs "
                 f"{group.spherical_aberration:g} mm, amplitude contrast {group.amplitude_contrast:g}")
         alike.setdefault(", ".join([said, *extra]), []).append(number)

@@ -12,6 +12,7 @@ from halfmap.errors import InputError
 from halfmap.expectation.score import shift_phases
 from halfmap.fourier.transform import half_volume, image_ifft
 from halfmap.imaging.ctf import ctf, odd_aberration, reference_coordinates
+from halfmap.imaging.optics import CtfState
 from halfmap.maps.grid import Grid
 from halfmap.particles.table import ParticleTable
 
@@ -50,7 +51,10 @@ class Projector:
         kxy = kxy[inside]
         values = kernels.project_slices(self.reference, coords[inside] * PADDING, table.rotations[index])
         shifts = -table.origins[index] / optics.pixel_size
-        values = values * shift_phases(kxy, -shifts, optics.box) * ctf(kxy, optics, table.defocus[index])
+        transfer = ctf(kxy, optics, table.defocus[index])
+        if optics.ctf_state is CtfState.PREMULTIPLIED:
+            transfer = transfer.square()
+        values = values * shift_phases(kxy, -shifts, optics.box) * transfer
         odd = odd_aberration(kxy, optics)
         spectra = torch.zeros(len(index), *inside.shape, dtype=torch.complex64)
         spectra[:, inside] = (values if odd is None else values * odd).to(spectra)

@@ -29,7 +29,6 @@ from halfmap.fourier.band import Band, band_limit
 from halfmap.fourier.transform import fft_size, image_fft
 from halfmap.imaging.delocalisation import delocalisation
 from halfmap.maps.mrc import StackWriter, replaced_atomically, write_map
-from halfmap.particles.preprocess import background_sd
 from halfmap.particles.source import ImageBatch, ParticleSource
 from halfmap.particles.star import write_star
 from halfmap.particles.star_text import numbers_of
@@ -185,12 +184,11 @@ def _subtracted(
         for batch in source.stream(torch.from_numpy(np.flatnonzero(table.half == half))):
             for part in batch.apart():
                 optics = table.optics[part.group]
-                sd = background_sd(part.stored, 0.5 * consensus.diameter / optics.pixel_size)
                 model = _model(projector, consensus, table, part) * contrast[part.index, None, None]
                 model[~part.sound] = 0.0
                 removed.add_(part.images, model, optics.box_length / consensus.grid.length)
                 removed.unsound += int((~part.sound).sum())
-                yield part.index, part.stored - model * sd[:, None, None]
+                yield part.index, part.stored - model * source.grey_unit(part)[:, None, None]
             advance(len(batch))
 
 
