@@ -76,6 +76,8 @@ def test_boxes_that_cut_off_what_the_defocus_moves_are_named_with_the_size_that_
     wanted = int(re.search(r"boxes of (\d+) px would", said)[1])
     assert 423 <= wanted <= 440 and "131 A" in said and "360 px" in said
     assert box_too_small(table, 160.0, 8.0) == []
+    levels = [health.box_too_small(table, 160.0, finest)[0].level for finest in (3.0, 2.0)]  # moved by 131 and 197 A
+    assert levels == ["note", "warning"]
 
 
 def test_a_start_that_the_images_contradict_is_told_with_the_share_that_jumped():

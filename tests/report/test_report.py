@@ -232,12 +232,13 @@ def said(text: str, level: str = "warning") -> dict[str, str]:
 
 
 def test_findings_that_stand_come_first_and_notes_are_no_warnings(tmp_path: Path) -> None:
-    found = [said("mask too tight: widen it"), said("quote the corrected one", "note")]
+    found = [said("mask too tight: widen it"), said("quote the corrected one", "note"),
+             said("5 images are empty", "note") | {"about": "images"}]
     records = [record(4, findings=[said("drift")]), record(5, findings=found)]
     page = Page(write_report(tmp_path, snapshot(records=records)))
     assert "2 things to look at" in page.text
     assert page.text.index("Mask too tight: widen it.") < page.text.index("Drift.") and "iteration 4" in page.text
-    assert "Quote the corrected one." in page.text
+    assert "Quote the corrected one." in page.text and "5 images are empty." in page.text
 
 
 def test_masked_curves_are_not_judged_before_the_final_pass(tmp_path: Path) -> None:

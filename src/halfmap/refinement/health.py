@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from halfmap.finding import Finding
+from halfmap.finding import Finding, Level
 from halfmap.fourier.transform import fft_size
 from halfmap.imaging.delocalisation import delocalisation
 from halfmap.imaging.optics import OpticsGroup, names_of
@@ -102,7 +102,8 @@ def box_too_small(table: ParticleTable, diameter: float, resolution: float) -> l
     """A finding for each kind of optics whose boxes do not hold the signal of the resolution (A) that was reached.
 
     A particle of this diameter (A) at median defocus wants a box of the diameter and twice the distance by which the
-    CTF moves that signal.
+    CTF moves that signal. Most boxes are smaller, and the likelihood knows what they leave: this is a warning only
+    where signal is moved by more than half a box, so that less than half of it is left.
     """
     found, kinds = [], dict[OpticsGroup, list[int]]()
     for number in np.unique(table.optics_index).tolist():
@@ -116,5 +117,6 @@ def box_too_small(table: ParticleTable, diameter: float, resolution: float) -> l
             text = (f"{names and f'optics group {names}: '}at {resolution:.1f} A the defocus moves signal {moved:.0f} "
                     f"A away from the particle (median), and boxes of {optics.box} px cut off a part of it, which is "
                     f"lost; boxes of {wanted} px would hold it")
-            found.append(Finding(f"box too small{names and f' ({names})'}", text, "box"))
+            level: Level = "warning" if moved > 0.5 * optics.box_length else "note"
+            found.append(Finding(f"box too small{names and f' ({names})'}", text, "box", level))
     return found

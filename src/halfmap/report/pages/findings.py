@@ -147,9 +147,14 @@ def warnings(records: Sequence[Record]) -> list[Warned]:
             for spell in spells(records) if spell.finding.level == "warning"]
 
 
-def notes_on(record: Record, about: str) -> list[str]:
-    """The notes of an iteration on a part of its results: ordinary findings, shown beside that part."""
-    return readings([finding for finding in findings_in(record) if finding.about == about])
+def notes_on_curves(record: Record) -> list[str]:
+    """The notes of an iteration on its FSC curves, shown beside them."""
+    return readings([finding for finding in findings_in(record) if finding.about == "FSC"])
+
+
+def other_notes(record: Record) -> list[str]:
+    """The notes of an iteration on everything else."""
+    return [sentence(text) for text in readings([one for one in findings_in(record) if one.about != "FSC"])]
 
 
 def verdict_checks(found: Sequence[Finding]) -> list[Warned]:
