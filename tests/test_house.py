@@ -23,7 +23,8 @@ LONGEST = 350  # lines of a file
 INNER_LOOPS = "kernels/numba_"
 # Numbers whose order everybody knows: points, shapes, matrices, both ends of a stretch.
 POINTS = {
-    "axes", "axis", "beam_tilt", "centre", "ends", "magnification", "middle", "orders", "shape", "torsions", "voxel",
+    "axes", "axis", "beam_tilt", "centre", "ends", "magnification", "middle", "orders", "origin", "shape", "start",
+    "torsions", "voxel",
 }
 ALIKE = re.compile(r"tuple\[.+, \.\.\.\]")
 

@@ -2,6 +2,7 @@
 
 python benchmarks/claims/mixed.py --out FOLDER --result benchmarks/results/mixed.json [--sets transporter] [--count N]
     [--shares 0.1 0.3 0.5 0.7] [--seeds 1] [--regulariser uniform nonuniform] [--options='--no-null-hypothesis']
+    [--without broken]
 
 `halfmap simulate --junk SHARE` makes of that share of all images one half noise and one half broken particles. Each set
 is refined whole, and its intact particles alone; both are judged by the poses of the intact particles and their map.
@@ -28,6 +29,7 @@ from halfmap.particles.table import ParticleTable
 from halfmap.simulation.simulate import BROKEN, EMPTY, INTACT
 from halfmap.validation.poses import matching_rows
 
+KINDS = {"broken": BROKEN, "empty": EMPTY}
 ROWS = [
     ("real particles", "real", "d"),
     ("pose error, median, deg", "pose_median", ".2f"),
@@ -54,6 +56,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--shares", nargs="+", type=float, default=[0.1, 0.3, 0.5, 0.7])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1])
     parser.add_argument("--regulariser", nargs="+", default=["uniform", "nonuniform"])
+    parser.add_argument("--without", choices=sorted(KINDS), help="leave this kind of junk out of the whole set")
     parser.add_argument("--options", default="", help="more options of halfmap refine, for the whole set")
     return parser.parse_args()
 
@@ -87,6 +90,15 @@ def alone(data: DataSet) -> Path:
     return path
 
 
+def without(data: DataSet, kind: str) -> Path:
+    """A file with all images of a set but one kind of junk."""
+    table, truth = read_star(data.particles), read_star(data.truth)
+    kinds = np.asarray(truth.columns["rlnClassNumber"], np.float64)[matching_rows(table, truth).numpy()]
+    path = data.particles.with_name(f"without_{kind}.star")
+    write_star(path, table.select(np.flatnonzero(kinds != KINDS[kind])))
+    return path
+
+
 def main() -> int:
     """Refine every set whole, and its intact particles alone."""
     given = options()
@@ -102,7 +114,10 @@ def main() -> int:
                         folder = given.out / key.replace(" ", "_").replace("%", "")
                         results[f"{key} alone"] = measured(data, alone(data), words, folder / "alone")
                         whole = [*words, *shlex.split(given.options)]
-                        results[key] = measured(data, data.particles, whole, folder / "whole")
+                        if given.without:
+                            key += f" without {given.without}"
+                        particles = without(data, given.without) if given.without else data.particles
+                        results[key] = measured(data, particles, whole, folder / f"whole{given.without or ''}")
                         write_record(given.result, circumstances() | {"results": results})
     except (InputError, CommandFailed) as error:
         print(f"mixed: error: {error}", file=sys.stderr)

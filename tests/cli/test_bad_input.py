@@ -196,10 +196,12 @@ def test_a_pixel_size_within_rounding_is_accepted(project, refine):
 def test_a_map_of_another_box_is_fitted_and_it_is_said(box, verb, project, refine):
     values = map_of(project / "initial.mrc")
     pad = (box - 40) // 2
-    write_map(project / "other.mrc", np.pad(values, pad) if pad > 0 else values[-pad:pad, -pad:pad, -pad:pad])
+    # The smaller map is no cube: 36 x 36 x 34 voxels.
+    write_map(project / "other.mrc", np.pad(values, pad) if pad > 0 else values[-pad + 1 : pad - 1, -pad:pad, -pad:pad])
     done = refine(project, "--max-iterations", 2, start="other.mrc")
     assert done.status == 0, done.error
     assert f"other.mrc: box {box} {verb} to the particles' 40" in done.said
+    assert ("36 x 36 x 34 voxels are padded to a cube of 36" in done.said) == (box == 36)
     assert "other.mrc" in (done.out / "log.txt").read_text()
     assert done.poses_against(project / "particles_truth.star")["shift_median"] < 1
     assert done.agreement(project / "truth.mrc")[1:7].min() > 0.9
@@ -210,7 +212,7 @@ def test_a_map_of_another_box_is_fitted_and_it_is_said(box, verb, project, refin
     (lambda v: np.full_like(v, 3.0), ["3 everywhere"]),
     (lambda v: np.where(v == v.max(), np.nan, v), ["NaN"]),
     (lambda v: -v, ["inverted", "bright"]),
-    (lambda v: v[:, :, :-2], ["start.mrc", "40"]),
+    (lambda v: v[:3], ["40 x 40 x 3 voxels", "image stack"]),
     (lambda v: v[20], ["start.mrc"]),
 ])
 def test_a_map_that_is_no_start(change, said, project, refused):

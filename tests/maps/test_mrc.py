@@ -130,8 +130,9 @@ def _faulty(tmp_path: Path, fault: str) -> Path:
         path.write_bytes(raw[:1000])
     elif fault == "empty":
         path.write_bytes(b"")
-    elif fault == "not a cube":
+    elif fault == "a stack":
         path = _mrc(tmp_path / "flat.mrc", np.zeros((4, 8, 8), np.float32))
+        _patched(path, 88, "<i", 0)
     elif fault == "NaN":
         data = _volume(8)
         data[1, 2, 3] = np.nan
@@ -159,7 +160,7 @@ def _faulty(tmp_path: Path, fault: str) -> Path:
         ("text", "not an MRC"),
         ("short", "not an MRC"),
         ("empty", "not an MRC"),
-        ("not a cube", "8 x 8 x 4"),
+        ("a stack", "8 x 8 x 4 voxels, an image stack"),
         ("NaN", "not finite"),
         ("no pixel size", "pixel size"),
         ("oblong voxels", "not cubes"),

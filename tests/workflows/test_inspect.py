@@ -161,6 +161,18 @@ def test_a_map_with_an_odd_header(tmp_path, inspect):
     assert status == 0 and "12 x 12 x 12" in said and "start indices (-6, 0, 0)" in said
 
 
+def test_a_map_that_is_no_cube_or_of_no_space_group_is_a_map(tmp_path, inspect):
+    values = np.random.default_rng(1).normal(size=(10, 12, 12)).astype(np.float32)
+    mrcfile.write(tmp_path / "flat.mrc", values, voxel_size=2.0)
+    status, said, _ = inspect(tmp_path / "flat.mrc")
+    assert status == 0 and re.search(r"^map +12 x 12 x 10", said, re.M) and "pad it to one of 12 voxels" in said
+    assert f"mean {values.mean():.4g}" in said.split("\nvalues")[1]
+    with mrcfile.open(tmp_path / "flat.mrc", "r+") as file:
+        file.header.ispg = 1065353216  # 1.0 as a float
+    status, said, _ = inspect(tmp_path / "flat.mrc")
+    assert status == 0 and re.search(r"^map +12 x 12 x 10", said, re.M) and "space group 1065353216 is none" in said
+
+
 def test_a_truncated_map_and_a_constant_one(tmp_path, inspect):
     mrcfile.write(tmp_path / "flat.mrc", np.ones((8, 8, 8), np.float32), voxel_size=1.0)
     status, said, _ = inspect(tmp_path / "flat.mrc")

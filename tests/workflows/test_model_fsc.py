@@ -49,6 +49,16 @@ def numbers(folder: Path) -> dict:
     return json.loads((folder / "model_fsc.json").read_text())
 
 
+def placed(folder: Path, source: Path, keep: tuple = (slice(None),) * 3, **where: tuple) -> Path:
+    """A part of a map with start indices (nstart) or an origin in its header."""
+    with mrcfile.open(source) as file:
+        part = file.data[keep].copy()
+    with mrcfile.new(folder / "placed.mrc", overwrite=True) as file:
+        file.set_data(part)
+        file.voxel_size, file.nstart, file.header.origin = PIXEL, where.get("start", 0), where.get("origin", 0)
+    return folder / "placed.mrc"
+
+
 def test_a_map_made_from_the_model_agrees_with_it_to_nyquist(scene, halfmap, tmp_path) -> None:
     done = halfmap(["model-fsc", scene / "map.mrc", scene / "built.pdb", "--bfactor", 60, "--out", tmp_path / "out"])
     assert done.status == 0, done.error
@@ -83,17 +93,19 @@ def test_half_maps_are_compared_too_and_the_table_is_the_json(scene, halfmap, tm
     assert told["fsc"]["half1"][9] == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.parametrize("model", ["built.pdb", "centred.pdb"])
-def test_a_fit_finds_the_molecule_and_says_how_to_move_it(model, scene, halfmap, tmp_path) -> None:
-    done = halfmap(["model-fsc", scene / "turned.mrc", scene / model, "--bfactor", 60, "--fit",
-                    "--out", tmp_path / "out"])
+@pytest.mark.parametrize("model,start", [("built.pdb", (31, -7, 12)), ("centred.pdb", (0, 0, 0))])
+def test_a_fit_finds_the_molecule_and_says_how_to_move_it(model, start, scene, halfmap, tmp_path) -> None:
+    # built.pdb lies as if voxel 0 were at 0 A, whatever the header says.
+    path = placed(tmp_path, scene / "turned.mrc", start=start)
+    done = halfmap(["model-fsc", path, scene / model, "--bfactor", 60, "--fit", "--out", tmp_path / "out"])
     assert done.status == 0, done.error
     told = numbers(done.out)
     matrix = np.array(told["placement"]["matrix"])
     own = read_model(scene / model).xyz.numpy()
     there = own @ matrix[:, :3].T + matrix[:, 3]
     middle = read_model(scene / "centred.pdb").xyz.numpy()
-    assert np.abs(there - (middle @ TURN.numpy().T + SHIFT.numpy() + CENTRE)).max() < 0.3
+    expected = middle @ TURN.numpy().T + SHIFT.numpy() + CENTRE + np.multiply(start, PIXEL)
+    assert np.abs(there - expected).max() < 0.3
     assert np.mean(told["fsc"]["map"][1:24]) > 0.98
     printed = re.search(r"view matrix models #2,(\S+)", done.said)
     assert printed is not None
@@ -103,6 +115,39 @@ def test_a_fit_finds_the_molecule_and_says_how_to_move_it(model, scene, halfmap,
 def test_a_model_that_lies_elsewhere_is_pointed_out(scene, halfmap, tmp_path) -> None:
     done = halfmap(["model-fsc", scene / "map.mrc", scene / "centred.pdb", "--bfactor", 60, "--out", tmp_path / "out"])
     assert done.status == 0 and "outside the map" in done.said and "--fit" in done.said
+
+
+@pytest.mark.parametrize("where,corner,start", [
+    ({"start": (-30, 12, 5)}, (-30 * PIXEL, 12 * PIXEL, 5 * PIXEL), "where its file says"),
+    ({"origin": (-71.5, 3.25, 40.0)}, (-71.5, 3.25, 40.0), "where its file says"),
+    ({"start": (-30, 12, 5), "origin": (1.0, 200.0, 0.5)}, (1.0, 200.0, 0.5), "the map's origin"),
+    ({"start": (-30, 12, 5), "origin": (1.0, 200.0, 0.5)}, (-30 * PIXEL, 12 * PIXEL, 5 * PIXEL), "start indices"),
+])  # fmt: skip
+def test_a_model_lies_where_the_header_of_the_map_puts_it(where, corner, start, scene, halfmap, tmp_path) -> None:
+    atoms = read_model(scene / "built.pdb")
+    write_pdb(tmp_path / "there.pdb", atoms.moved(atoms.xyz + torch.tensor(corner, dtype=torch.float64)))
+    done = halfmap(["model-fsc", placed(tmp_path, scene / "map.mrc", **where), tmp_path / "there.pdb", "--bfactor", 60,
+                    "--out", tmp_path / "out"])
+    assert done.status == 0, done.error
+    told = numbers(done.out)
+    assert min(told["fsc"]["map"]) > 0.99 and start in told["placement"]["start"]
+    with mrcfile.open(done.out / "model_map.mrc") as ours:
+        header = ours.header
+        assert (header.nxstart, header.nystart, header.nzstart) == where.get("start", (0, 0, 0))
+        assert tuple(float(header.origin[axis]) for axis in "xyz") == pytest.approx(where.get("origin", (0, 0, 0)))
+        seen = where.get("origin", corner)  # where ChimeraX shows the map, and so where the model has to go
+        np.testing.assert_allclose(np.array(told["placement"]["matrix"])[:, 3], np.subtract(seen, corner), atol=1e-4)
+
+
+def test_a_map_cut_to_a_box_without_symmetry_agrees_with_its_model(scene, halfmap, tmp_path) -> None:
+    keep = slice(4, 56), slice(2, 59), slice(3, 60)  # z, y, x; the molecule lies inside
+    path = placed(tmp_path, scene / "map.mrc", keep, start=(3, 2, 4))
+    done = halfmap(["model-fsc", path, scene / "built.pdb", "--bfactor", 60, "--out", tmp_path / "out"])
+    assert done.status == 0, done.error
+    told = numbers(done.out)
+    assert told["box"] == 57 and min(told["fsc"]["map"]) > 0.98 and told["notes"] == [
+        "placed.mrc: 57 x 57 x 52 voxels are padded to a cube of 57"]
+    assert told["notes"][0] in done.said
 
 
 def test_mistakes_end_in_one_line_and_nothing_is_written(scene, halfmap, tmp_path) -> None:

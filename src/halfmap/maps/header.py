@@ -9,21 +9,31 @@ from pathlib import Path
 import numpy as np
 from mrcfile.dtypes import HEADER_DTYPE
 
-from halfmap.maps.mrc import HEADER_BYTES, GreyValues, MrcHeader, read_header
+from halfmap.maps.mrc import read_header
+from halfmap.maps.mrc_header import (
+    HEADER_BYTES,
+    SPACE_GROUPS,
+    STACK_GROUP,
+    VOLUME_STACKS,
+    Contents,
+    GreyValues,
+    MrcHeader,
+    contents,
+)
 
 SQUARE = 1e-3  # relative difference of a voxel's sides beyond which they count as different
-STACK_GROUP, VOLUME_STACK = 0, 401  # space group of image stacks, and the first one of stacks of volumes
 
 
 @dataclass(frozen=True)
 class HeaderFacts:
     """The facts of a file's header.
 
-    said: what the header says of the values; labels: its lines of text; odd: what is odd, a sentence each; fault: what
-    makes the file useless, empty if nothing does.
+    kind: what the sections are; said: what the header says of the values; labels: its lines of text; odd: what is odd,
+    a sentence each; fault: what makes the file useless, empty if nothing does.
     """
 
     header: MrcHeader
+    kind: Contents
     said: GreyValues
     labels: tuple[str, ...]
     odd: tuple[str, ...]
@@ -44,20 +54,17 @@ def header_facts(path: Path) -> HeaderFacts:
     fault = ""
     if not header.compressed and (held := path.stat().st_size) < expected:
         fault = f"{path}: truncated: {held} of {expected} bytes are there; copy it again"
-    return HeaderFacts(header, said, labels, tuple(_oddities(path, header, raw)), fault)
-
-
-def is_map(header: MrcHeader) -> bool:
-    """Whether the sections make one volume, that is a cube."""
-    return len(set(header.shape)) == 1 and header.shape[0] > 1
+    return HeaderFacts(header, contents(header, path), said, labels, tuple(_oddities(path, header, raw)), fault)
 
 
 def _oddities(path: Path, header: MrcHeader, raw: np.void) -> list[str]:
     odd = []
     x, y, z = header.voxel
+    kind, group = contents(header, path), header.group
+    is_map = kind == "map"
     if x <= 0:
         odd.append("no pixel size in the header; programs that read it from there fail")
-    elif abs(y / x - 1) > SQUARE or (is_map(header) and abs(z / x - 1) > SQUARE):
+    elif abs(y / x - 1) > SQUARE or (is_map and abs(z / x - 1) > SQUARE):
         odd.append(f"the sides of a voxel differ: {x:.4g} x {y:.4g} x {z:.4g} A; resample it, or correct the header")
     if bytes(raw["map"])[:3] != b"MAP":
         odd.append("no MAP stamp; some programs refuse the file")
@@ -65,12 +72,27 @@ def _oddities(path: Path, header: MrcHeader, raw: np.void) -> list[str]:
         odd.append("written in the byte order of other machines (big-endian)")
     if header.axes != (1, 2, 3):
         odd.append(f"axes in order {header.axes}, not (1, 2, 3)")
-    start = tuple(int(raw[name]) for name in ("nxstart", "nystart", "nzstart"))
-    origin = tuple(float(raw["origin"][name]) for name in "xyz")
-    if is_map(header) and (any(start) or any(origin)):
-        odd.append(f"start indices {start} and origin {origin} A; they are ignored here, the centre is voxel n // 2")
-    if is_map(header) and int(raw["ispg"]) == STACK_GROUP:
-        odd.append("marked as an image stack (space group 0) and is a cube; taken for a map")
-    if int(raw["ispg"]) >= VOLUME_STACK:
-        odd.append("marked as a stack of volumes; its sections are taken one by one")
-    return [f"{path.name}: {sentence}" for sentence in odd]
+    if is_map and not header.is_cube:
+        odd.append(f"no cube; commands pad it to one of {max(header.shape)} voxels")
+    if group not in (STACK_GROUP, *SPACE_GROUPS, *VOLUME_STACKS):
+        odd.append(f"space group {group} is none; taken for {_article(kind)}, by its sides and sections")
+    elif is_map and group == STACK_GROUP:
+        shape = "a cube" if header.is_cube else "oblong"
+        odd.append(f"marked as an image stack (space group 0) and is {shape}; taken for a map")
+    return [f"{path.name}: {sentence}" for sentence in [*odd, *(_placement_oddities(header) if is_map else [])]]
+
+
+def _placement_oddities(header: MrcHeader) -> list[str]:
+    place, x = header.placement, header.voxel[0]
+    if not any(place.start) and not any(place.origin):
+        return []
+    odd = [f"start indices {place.start} and origin {place.origin} A: atomic models are placed by them and maps made "
+           "from this one keep them; a refinement does not, there the particle's centre is voxel n // 2"]
+    if any(place.origin) and place.contradictory(x):
+        odd.append("start indices and origin place it differently; most programs of microscopy take the origin, those "
+                   "of crystallography the start indices")
+    return odd
+
+
+def _article(kind: Contents) -> str:
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"

@@ -15,23 +15,28 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 import torch
-from mrcfile.dtypes import HEADER_DTYPE
 from numpy.typing import NDArray
 from torch import Tensor
 
 from halfmap.errors import InputError
+from halfmap.maps.grid import AT_ZERO, Placement
+from halfmap.maps.mrc_header import (
+    ELONGATED,
+    HEADER_BYTES,
+    TYPES,
+    GreyValues,
+    MrcHeader,
+    contents,
+    new_header,
+    parse_header,
+    set_grey_values,
+)
 
-HEADER_BYTES = 1024
-TYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
-REFUSED_MODES = {3: "complex integers", 4: "complex floats", 101: "4-bit integers"}
 STACK_MODES = {"int8": 0, "float32": 2, "float16": 12}
-# A longer side means that the header is in the other byte order, or that the file is not MRC.
-LONGEST_SIDE = 65535
-MOST_SECTIONS = 1 << 26
 PIECE_BYTES = 1 << 22
 
 StackType = Literal["float32", "float16", "int8"]
@@ -39,42 +44,21 @@ StackType = Literal["float32", "float16", "int8"]
 
 @dataclass(frozen=True)
 class MapFile:
-    """A map data[z,y,x] (float32) and the side of its voxel in A."""
+    """A map data[z,y,x] (float32), the side of its voxel in A, and where its first voxel lies.
+
+    shape: the sides z, y, x in the file of a map that was padded to a cube; None of one that was not.
+    """
 
     data: Tensor
     pixel_size: float
+    placement: Placement = AT_ZERO
+    shape: tuple[int, ...] | None = None
 
-
-@dataclass(frozen=True)
-class GreyValues:
-    """Least, largest and mean value of a file, and their standard deviation, as its header gives them."""
-
-    least: float
-    largest: float
-    mean: float
-    sd: float
-
-
-@dataclass(frozen=True)
-class MrcHeader:
-    """What is needed to read an MRC file.
-
-    shape: sections, rows, columns; dtype: the type of a value, in the file's byte order; offset: where the values
-    begin, in bytes; voxel: its sides (x, y, z) in A, 0 where not given; axes: which axis (1 x, 2 y, 3 z) runs along
-    columns, rows and sections; compressed: whether the file is gzipped.
-    """
-
-    shape: tuple[int, int, int]
-    dtype: np.dtype[np.generic]
-    offset: int
-    voxel: tuple[float, float, float]
-    axes: tuple[int, int, int]
-    compressed: bool = False
-
-    @property
-    def image_bytes(self) -> int:
-        """Size of one section in bytes."""
-        return self.shape[1] * self.shape[2] * self.dtype.itemsize
+    def padding(self, path: Path) -> str:
+        """That the map at this path was padded to a cube, in words; empty where it was not."""
+        if self.shape is None:
+            return ""
+        return f"{path.name}: {_sides(self.shape)} voxels are padded to a cube of {self.data.shape[-1]}"
 
 
 def read_header(path: Path | str) -> MrcHeader:
@@ -83,23 +67,27 @@ def read_header(path: Path | str) -> MrcHeader:
     Raises InputError where the file cannot be read, is not MRC, or holds values of a type that is not supported.
     """
     with _opened(path) as stream:
-        header = _parse_header(stream.read(HEADER_BYTES), path)
+        header = parse_header(stream.read(HEADER_BYTES), path)
         return replace(header, compressed=isinstance(stream, gzip.GzipFile))
 
 
-def read_map(path: Path | str) -> MapFile:
-    """Read a cubic map (MRC modes 0, 1, 2, 6 and 12, gzipped or not) as float32 data[z,y,x].
+def read_map(path: Path | str, outside: float | None = None) -> MapFile:
+    """Read a map (MRC modes 0, 1, 2, 6 and 12, gzipped or not) as float32 data[z,y,x], a cube.
 
-    Axes are put in the order z, y, x. The header's origin and start indices are ignored, because the centre of the box
-    is always voxel n//2. Raises InputError for a file that is missing, truncated, not MRC, not cubic, without a pixel
-    size, or with values that are not finite.
+    Axes are put in the order z, y, x. A map that is no cube is padded to one around its centre, with the value
+    `outside`, by default the median of its faces, which is that of the solvent; its placement says where its new first
+    voxel lies. The centre of the box is voxel n//2, wherever header and placement put it. Raises InputError for a file
+    that is missing, truncated, not MRC, a stack of images or of volumes, without a pixel size, on an oblique grid, or
+    with values that are not finite.
     """
+    return _cube(read_volume(path), outside)
+
+
+def read_volume(path: Path | str) -> MapFile:
+    """As `read_map`, but a map that is no cube is left as it is."""
     with _opened(path) as stream:
-        header = _parse_header(stream.read(HEADER_BYTES), path)
-        if len(set(header.shape)) != 1:
-            sections, rows, columns = header.shape
-            raise InputError(f"{path}: the map has {columns} x {rows} x {sections} voxels and is not a cube; "
-                             f"pad or crop it to a cube")
+        header = parse_header(stream.read(HEADER_BYTES), path)
+        _check_volume(header, path)
         pixel_size = _cubic_pixel_size(header, path)
         raw = _values(stream, header, path)
     values = np.frombuffer(raw, header.dtype).reshape(header.shape)
@@ -109,19 +97,55 @@ def read_map(path: Path | str) -> MapFile:
     bad = int((~torch.isfinite(data)).sum())
     if bad:
         raise InputError(f"{path}: {bad} voxels are not finite numbers (NaN or Inf); make the map again")
-    return MapFile(data, pixel_size)
+    return MapFile(data, pixel_size, header.placement)
 
 
-def write_map(path: Path | str, data: Tensor, pixel_size: float, label: str = "Halfmap") -> None:
-    """Write data[z,y,x] as a float32 volume with voxels of `pixel_size` A, origin and start indices zero.
+def _cube(read: MapFile, outside: float | None) -> MapFile:
+    """A map padded to a cube, its centre voxel n // 2 onto that of the cube."""
+    shape = tuple(read.data.shape)
+    box = max(shape)
+    if set(shape) == {box}:
+        return read
+    if outside is None:
+        faces = [read.data.select(axis, end) for axis in range(3) for end in (0, -1)]
+        outside = float(torch.cat([face.flatten() for face in faces]).median())
+    before = [box // 2 - size // 2 for size in shape]
+    padded = torch.full((box, box, box), outside)
+    padded[tuple(slice(first, first + size) for first, size in zip(before, shape, strict=True))] = read.data
+    placement = read.placement.extended(tuple(before[::-1]), read.pixel_size)
+    return MapFile(padded, read.pixel_size, placement, shape)
 
-    label: the header's one line of text; its first 80 characters are written. The file appears complete or not at all.
-    Raises InputError where it cannot be written.
+
+def _check_volume(header: MrcHeader, path: Path | str) -> None:
+    """Raise InputError where a file holds no single map on a grid at right angles. A cube is taken for a map."""
+    found = contents(header, path)
+    if found == "stack of volumes":
+        raise InputError(f"{path}: a stack of volumes of {header.deep} sections each (space group {header.group}); "
+                         "write the one that is meant into a file of its own")
+    if found == "image stack" and not header.is_cube:
+        raise InputError(f"{path}: {_sides(header.shape)} voxels, an image stack by its header or name, no map; give "
+                         f"a map (space group 1, sides within a factor of {ELONGATED}), or crop or pad it to a cube")
+    if header.oblique:
+        raise InputError(f"{path}: the axes of the grid are not at right angles; resample the map")
+
+
+def _sides(shape: tuple[int, ...]) -> str:
+    """Sides in voxels, columns first."""
+    return " x ".join(str(size) for size in shape[::-1])
+
+
+def write_map(path: Path | str, data: Tensor, pixel_size: float, label: str = "Halfmap",
+              placement: Placement = AT_ZERO) -> None:
+    """Write data[z,y,x] as a float32 volume with voxels of `pixel_size` A.
+
+    label: the header's one line of text; its first 80 characters are written. placement: where the first voxel lies,
+    that of the map it was made from. The file appears complete or not at all. Raises InputError where it cannot be
+    written.
     """
     values = data.detach().to("cpu", torch.float32).contiguous().numpy()
-    header = _new_header((values.shape[0], values.shape[1], values.shape[2]), 2, pixel_size)
+    header = new_header((values.shape[0], values.shape[1], values.shape[2]), 2, pixel_size, placement)
     header["ispg"], header["label"][0] = 1, label.encode("ascii", errors="replace")[:80]
-    _set_grey_values(header, GreyValues(float(values.min()), float(values.max()),
+    set_grey_values(header, GreyValues(float(values.min()), float(values.max()),
                                         float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))))
     with replaced_atomically(path) as stream:
         stream.write(header.tobytes())
@@ -147,7 +171,7 @@ class StackWriter:
                  dtype: StackType = "float32") -> None:
         self.count, self.box, self.written = count, box, 0
         self._path = Path(path)
-        self._header = _new_header((count, box, box), STACK_MODES[dtype], pixel_size)
+        self._header = new_header((count, box, box), STACK_MODES[dtype], pixel_size, AT_ZERO)
         # A stack is not a volume: space group 0 and one section to a cell.
         self._header["mz"], self._header["cella"]["z"] = 1, pixel_size
         self._dtype = np.dtype(TYPES[STACK_MODES[dtype]]).newbyteorder("<")
@@ -183,7 +207,7 @@ class StackWriter:
             total = self.count * self.box * self.box
             mean = self._sum / total
             sd = math.sqrt(max(self._squares / total - mean * mean, 0.0))
-            _set_grey_values(self._header, GreyValues(self._low, self._high, mean, sd))
+            set_grey_values(self._header, GreyValues(self._low, self._high, mean, sd))
             self._stream.seek(0)
             self._stream.write(self._header.tobytes())
         if kind is None and not complete:
@@ -252,35 +276,6 @@ def _values(stream: BinaryIO | gzip.GzipFile, header: MrcHeader, path: Path | st
     return raw
 
 
-def _parse_header(raw: bytes, path: Path | str) -> MrcHeader:
-    """The header, read in the byte order that gives possible sizes."""
-    orders: tuple[Literal["<"], Literal[">"]] = ("<", ">")
-    for order in orders:
-        if len(raw) < HEADER_BYTES:
-            break
-        found = np.frombuffer(raw, HEADER_DTYPE.newbyteorder(order))[0]
-        columns, rows, sections, mode = (int(found[name]) for name in ("nx", "ny", "nz", "mode"))
-        if not (0 < columns <= LONGEST_SIDE and 0 < rows <= LONGEST_SIDE and 0 < sections <= MOST_SECTIONS):
-            continue
-        if mode in REFUSED_MODES:
-            raise InputError(f"{path}: MRC mode {mode} ({REFUSED_MODES[mode]}) is not supported; "
-                             f"convert the file to 32-bit floats (mode 2)")
-        if mode not in TYPES or found["nsymbt"] < 0:
-            continue
-        axes = tuple(int(found[name]) for name in ("mapc", "mapr", "maps"))
-        if axes == (0, 0, 0):
-            axes = (1, 2, 3)
-        if sorted(axes) != [1, 2, 3]:
-            raise InputError(f"{path}: the header's axis order {axes} has no meaning; make the file again")
-        cells = (found["mx"], found["my"], found["mz"])
-        sides = tuple(float(found["cella"][axis]) / int(cell if cell > 0 else size)
-                      for axis, cell, size in zip("xyz", cells, (columns, rows, sections), strict=True))
-        dtype = np.dtype(TYPES[mode]).newbyteorder(order)
-        return MrcHeader((sections, rows, columns), dtype, HEADER_BYTES + int(found["nsymbt"]),
-                         (sides[0], sides[1], sides[2]), (axes[0], axes[1], axes[2]))
-    raise InputError(f"{path}: not an MRC file; give a file in MRC or CCP4 format")
-
-
 def _cubic_pixel_size(header: MrcHeader, path: Path | str) -> float:
     """The pixel size in A of a map. Raises InputError where it has none, or voxels that are no cubes."""
     sides = header.voxel
@@ -291,21 +286,3 @@ def _cubic_pixel_size(header: MrcHeader, path: Path | str) -> float:
         voxel = " x ".join(f"{side:.4g}" for side in sides)
         raise InputError(f"{path}: voxels of {voxel} A are not cubes; resample the map or correct its header")
     return sides[0]
-
-
-def _new_header(shape: tuple[int, int, int], mode: int, pixel_size: float) -> Any:
-    """A little-endian header (a numpy record) for data of this shape (sections, rows, columns)."""
-    header = np.zeros((), HEADER_DTYPE.newbyteorder("<"))[()]
-    for axis, size in zip("zyx", shape, strict=True):
-        header["n" + axis] = header["m" + axis] = size
-        header["cella"][axis] = size * pixel_size
-        header["cellb"][{"x": "alpha", "y": "beta", "z": "gamma"}[axis]] = 90.0
-    header["mode"] = mode
-    header["mapc"], header["mapr"], header["maps"] = 1, 2, 3
-    header["map"], header["machst"], header["nversion"] = b"MAP ", [0x44, 0x44, 0, 0], 20140
-    header["nlabl"], header["label"][0] = 1, b"Halfmap"
-    return header
-
-
-def _set_grey_values(header: Any, said: GreyValues) -> None:
-    header["dmin"], header["dmax"], header["dmean"], header["rms"] = said.least, said.largest, said.mean, said.sd

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfmap.errors import InputError
-from halfmap.maps.mrc import MrcHeader, read_header
+from halfmap.maps.mrc import read_header
+from halfmap.maps.mrc_header import MrcHeader
 from halfmap.particles.table import Integers, ParticleTable
 
 Images = NDArray[np.float32]

@@ -22,7 +22,7 @@ from halfmap.refinement.schedule import Progressed
 from halfmap.validation.fsc import FscCurves, resolution
 
 DISAGREEING = 0.5  # FSC of the half maps at the resolution of their common start
-LONG_TAIL = 1.6  # ratio of the resolutions at FSC 0.5 and 0.143
+LONG_TAIL = 1.8  # ratio of the resolutions at FSC 0.5 and 0.143
 STUCK_AFTER = 5  # iterations
 
 

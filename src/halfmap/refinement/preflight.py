@@ -245,12 +245,13 @@ class Reference:
 def read_reference(path: Path, table: ParticleTable, diameter: float, what: str = "map") -> Reference:
     """The starting map (or mask) on the grid of the largest optics group.
 
-    The particles are the authority. A map of another box is padded or cropped, and a note says so. Raises InputError
-    where the pixel size differs by more than 0.1 %, or the particle does not fit the box.
+    The particles are the authority. A map of another box or that is no cube is padded or cropped, and a note says so.
+    Where its header places it does not count. Raises InputError where the pixel size differs by more than 0.1 %, or
+    the particle does not fit the box.
     """
     largest = int(np.bincount(table.optics_index, minlength=len(table.optics)).argmax())
     optics = table.optics[largest]
-    read = read_map(path)
+    read = read_map(path, None if what == "map" else 0.0)
     if abs(read.pixel_size / optics.pixel_size - 1) > PIXEL_TOLERANCE:
         raise InputError(
             f"{path}: pixel size {read.pixel_size:.4f} A, but the particles ({optics.name} of {table.source.name}) "
@@ -262,14 +263,14 @@ def read_reference(path: Path, table: ParticleTable, diameter: float, what: str 
             f"{optics.box * optics.pixel_size:.0f} A); give the diameter of the particle"
         )
     box = read.data.shape[-1]
-    data, note = read.data, ""
+    data, notes = read.data, [read.padding(path)] if read.shape else []
     if box != optics.box:
         data = pad_volume(data, optics.box) if box < optics.box else crop_volume(data, optics.box)
         verb = "padded" if box < optics.box else "cropped"
-        note = f"{path.name}: box {box} {verb} to the particles' {optics.box}"
+        notes.append(f"{path.name}: box {box} {verb} to the particles' {optics.box}")
     low, high = float(data.min()), float(data.max())
     if low == high and (what == "map" or low == 0):
         raise InputError(f"{path}: the {what} is {low:g} everywhere; give one with density")
     if what != "map" and (low < -MASK_TOLERANCE or high > 1 + MASK_TOLERANCE):
         raise InputError(f"{path}: the {what} has values from {low:g} to {high:g}; it must be 1 inside and 0 outside")
-    return Reference(data, Grid(optics.box, optics.pixel_size), note)
+    return Reference(data, Grid(optics.box, optics.pixel_size), "; ".join(notes))

@@ -39,8 +39,8 @@ class ModelFscSettings:
         "help": "map to compare with the model, best unsharpened or sharpened but not masked", "short": "map.mrc",
         "positional": True})
     model: Path = field(metadata={
-        "help": "atomic model, mmCIF or PDB, in the map's coordinates (voxel 0 at 0 A)", "short": "model.cif",
-        "positional": True})
+        "help": "atomic model, mmCIF or PDB, placed as the map's header says (by its origin, else by start indices)",
+        "short": "model.cif", "positional": True})
     half1: Path | None = field(default=None, metadata={
         "help": "half map that the model was refined against: also compared", "short": "half1.mrc",
         "aliases": ("--i",), "none": "not compared"})

@@ -75,8 +75,8 @@ def validated_orientations(settings: OrientationsSettings) -> OrientationsSettin
     assert beside is not None
     run = beside if beside.is_dir() else None
     _name_run(paths, run)
-    if "half1" in paths:
-        paths.setdefault("half2", other_half(paths["half1"]))
+    if "half1" in paths and "half2" not in paths:
+        paths["half2"] = other_half(paths["half1"])
     paths.setdefault("out", (run or beside.parent) / "orientations")
     for name in ("particles", "half1", "half2", "mask"):
         if name in paths:

@@ -141,7 +141,7 @@ def common_mask(runs: Sequence[Run], frames: Sequence[Frame], path: Path | None)
     """The mask [z,y,x] in the first run's frame, and in words where it comes from."""
     first = runs[0]
     if path is not None:
-        mask = read_mask(path, MapFile(first.mean, first.pixel_size), first.folder / "half1_unfil.mrc")
+        mask = read_mask(path, MapFile(first.mean, first.pixel_size), first.folder / "half1_unfil.mrc").data
         if not bool((mask > 0.5).any()):
             raise InputError(f"{path}: the mask is nowhere above one half; give one that holds the molecule")
         return mask, str(path)
@@ -165,7 +165,7 @@ def truth_curve(path: Path, pair: HalfMaps) -> Tensor:
     detergent, therefore does not lower the FSC.
     """
     read = read_map(path)
-    require_same_grid(MapFile(pair.half1, pair.pixel_size), read, Path("the first run"), path)
+    require_same_grid(pair.like, read, Path("the first run"), path)
     if read.data.min() == read.data.max():
         raise InputError(f"{path}: the map is {float(read.data.min()):g} everywhere; give one with density")
     mean = (pair.half1 + pair.half2) / 2

@@ -50,7 +50,7 @@ def read_consensus(settings: SubtractSettings) -> Consensus:
     chosen = from_toml(run / "settings.toml")
     finished_records(run)
     own = read_half_maps(run / "half1_unfil.mrc", run / "half2_unfil.mrc", run / "mask.mrc", chosen.diameter)
-    keep = read_mask(settings.mask, MapFile(own.half1, own.pixel_size), run / "half1_unfil.mrc")
+    keep = read_mask(settings.mask, MapFile(own.half1, own.pixel_size), run / "half1_unfil.mrc").data
     filtered = Uniform().filter_pair(MapPair(own.half1, own.half2, own.curves, own.pixel_size), own.mask)
     whole = [half * own.mask for half in filtered.maps]
     outside = tuple(half * (1 - keep) for half in whole)

@@ -102,8 +102,7 @@ def _entry(settings: DepositSettings) -> Entry:
     mask = run / ("postprocess/mask.mrc" if sharp else "mask.mrc")
     half1, half2 = run / "half1_unfil.mrc", run / "half2_unfil.mrc"
     pair = read_half_maps(half1, half2, mask, None)
-    like = MapFile(pair.half1, pair.pixel_size)
-    main, regularised = (_on_grid(run / file, like, half1) for file in (name, "map.mrc"))
+    main, regularised = (_on_grid(run / file, pair.like, half1) for file in (name, "map.mrc"))
     if sharp:
         _check_origin(run / name, sharpening, pair)
     stretch = 1.0 if settings.pixel_size is None else settings.pixel_size / pair.pixel_size

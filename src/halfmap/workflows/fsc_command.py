@@ -83,4 +83,4 @@ def _write(pair: HalfMaps, summary: dict[str, Any], out: Path) -> None:
         stream.write(("\n".join(lines) + "\n").encode())
     with replaced_atomically(out / "fsc.json") as stream:
         stream.write((json.dumps(summary, indent=1) + "\n").encode())
-    write_map(out / "mask.mrc", pair.mask, pixel_size)
+    write_map(out / "mask.mrc", pair.mask, pixel_size, placement=pair.placement)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from halfmap.errors import InputError
 from halfmap.finding import Finding
+from halfmap.maps.grid import AT_ZERO, Placement
 from halfmap.maps.masks import solvent_mask
 from halfmap.maps.mrc import MapFile, read_map
 from halfmap.validation.fsc import FscCurves, corrected_fsc, crossing_shell, mask_verdict, resolution
@@ -23,7 +25,8 @@ _DRAWS = 8  # of randomised phases, averaged
 class HalfMaps:
     """Two half maps [z,y,x] as read from their files, the pixel size in A, the mask [z,y,x], and all FSC curves.
 
-    mask_name: where the mask comes from.
+    mask_name: where the mask comes from; placement: where the maps lie, and with them whatever is made from them;
+    notes: on the files.
     """
 
     half1: Tensor
@@ -32,6 +35,13 @@ class HalfMaps:
     mask: Tensor
     mask_name: str
     curves: FscCurves
+    placement: Placement = AT_ZERO
+    notes: tuple[Finding, ...] = ()
+
+    @property
+    def like(self) -> MapFile:
+        """The first half map as it was read: other maps must be on its grid."""
+        return MapFile(self.half1, self.pixel_size, self.placement)
 
     @property
     def box(self) -> int:
@@ -63,8 +73,8 @@ class HalfMaps:
         }  # fmt: skip
 
     def verdict(self) -> list[Finding]:
-        """What is to be said of the curves; empty where nothing is unusual."""
-        return mask_verdict(self.curves, self.box, self.pixel_size)
+        """What is to be said of the files and the curves; empty where nothing is unusual."""
+        return [*mask_verdict(self.curves, self.box, self.pixel_size), *self.notes]
 
 
 def read_half_maps(half1: Path, half2: Path, mask: Path | None, diameter: float | None) -> HalfMaps:
@@ -75,7 +85,7 @@ def read_half_maps(half1: Path, half2: Path, mask: Path | None, diameter: float 
     is not a mask, or where a file cannot be read.
     """
     first, second = read_map(half1), read_map(half2)
-    require_same_grid(first, second, half1, half2)
+    require_same_voxels(first, second, half1, half2)
     for path, read in ((half1, first), (half2, second)):
         if read.data.min() == read.data.max():
             raise InputError(f"{path}: the map is {float(read.data.min()):g} everywhere; give one with density")
@@ -84,15 +94,17 @@ def read_half_maps(half1: Path, half2: Path, mask: Path | None, diameter: float 
     box, pixel_size = first.data.shape[-1], first.pixel_size
     if diameter is not None and not 0 < diameter <= box * pixel_size:
         raise InputError(f"--diameter {diameter:g}: must lie between 0 and the box length, {box * pixel_size:g} A")
+    files = {half1: first, half2: second}
     if mask is None:
         weights = solvent_mask((first.data + second.data) / 2, pixel_size, diameter)
     else:
-        weights = read_mask(mask, first, half1)
+        files[mask] = read_mask(mask, first, half1)
+        weights = files[mask].data
     radius = None if diameter is None else diameter / (2 * pixel_size)
     generator = torch.Generator().manual_seed(_SEED)
     curves = corrected_fsc(first.data, second.data, weights, generator, sphere_radius=radius, draws=_DRAWS)
     name = "automatic" if mask is None else str(mask)
-    return HalfMaps(first.data, second.data, pixel_size, weights, name, curves)
+    return HalfMaps(first.data, second.data, pixel_size, weights, name, curves, first.placement, file_notes(files))
 
 
 def require_same_grid(first: MapFile, other: MapFile, first_path: Path, other_path: Path) -> None:
@@ -110,11 +122,44 @@ def require_same_grid(first: MapFile, other: MapFile, first_path: Path, other_pa
         )
 
 
-def read_mask(path: Path, like: MapFile, like_path: Path) -> Tensor:
-    """Read a mask [z,y,x] on the grid of a map, clipped to [0, 1]. Raises InputError where it is not such a mask."""
-    mask = read_map(path)
-    require_same_grid(like, mask, like_path, path)
+def require_same_voxels(first: MapFile, other: MapFile, first_path: Path, other_path: Path) -> None:
+    """As `require_same_grid`, and raise InputError where padding to a cube put voxels of two maps beside each other.
+
+    Two maps of one shape are compared voxel by voxel, wherever their headers place them. A map and one that was made
+    from it after it was padded lie at the same place.
+    """
+    require_same_grid(first, other, first_path, other_path)
+    if first.shape != other.shape and _apart(first, other):
+        sides, other_sides = (" x ".join(map(str, (read.shape or tuple(read.data.shape))[::-1]))
+                              for read in (first, other))
+        raise InputError(f"{other_path}: {other_sides} voxels, but {first_path} has {sides}, and by their headers they "
+                         "do not lie at the same place; give maps of one reconstruction, or resample one of them")
+
+
+def file_notes(files: Mapping[Path, MapFile]) -> tuple[Finding, ...]:
+    """What is to be said of maps used voxel by voxel: which were padded, and which lie elsewhere than the first."""
+    like_path, like = next(iter(files.items()))
+    padded = [words for path, read in files.items() if (words := read.padding(path))]
+    apart = [path.name for path, read in files.items() if _apart(like, read)]
+    found = [Finding("maps padded", "; ".join(padded), "maps", "note")] if padded else []
+    if apart:
+        text = (f"by their headers {', '.join(apart)} and {like_path.name} lie at different places; they are used "
+                f"voxel by voxel, and what is made from them lies where {like_path.name} does")
+        found.append(Finding("maps placed apart", text, "maps", "note"))
+    return tuple(found)
+
+
+def _apart(first: MapFile, other: MapFile) -> bool:
+    """Whether two maps lie more than a tenth of a voxel apart by their headers."""
+    places = [read.placement.corner(read.pixel_size) / read.pixel_size for read in (first, other)]
+    return float((places[0] - places[1]).abs().max()) > 0.1
+
+
+def read_mask(path: Path, like: MapFile, like_path: Path) -> MapFile:
+    """Read a mask on the grid of a map, clipped to [0, 1]. Raises InputError where it is not such a mask."""
+    mask = read_map(path, outside=0.0)
+    require_same_voxels(like, mask, like_path, path)
     low, high = float(mask.data.min()), float(mask.data.max())
     if low < -1e-3 or high > 1 + 1e-3 or high <= 0:
         raise InputError(f"{path}: values from {low:g} to {high:g}, a mask has 0 to 1; threshold it first")
-    return mask.data.clamp(0, 1)
+    return replace(mask, data=mask.data.clamp(0, 1))

@@ -20,8 +20,8 @@ from halfmap.errors import InputError
 from halfmap.geometry.symmetry import symmetry_group
 from halfmap.imaging.ctf import Defocus
 from halfmap.imaging.optics import OpticsGroup
-from halfmap.maps.header import HeaderFacts, header_facts, is_map
-from halfmap.maps.mrc import read_map
+from halfmap.maps.header import HeaderFacts, header_facts
+from halfmap.maps.mrc import read_volume
 from halfmap.particles.cryosparc import particle_table
 from halfmap.particles.cryosparc_alignments import read_alignments
 from halfmap.particles.cryosparc_file import SUFFIXES, load_dataset
@@ -240,32 +240,34 @@ def _asked(asked: RefineSettings) -> str:
 
 
 def _mrc(path: Path, settings: InspectSettings) -> Inspection:
-    """A map or an image stack."""
+    """A map, an image stack or a stack of volumes."""
     seen = header_facts(path)
-    header, said = seen.header, seen.said
-    sections, rows, columns = header.shape
+    header, said, kind = seen.header, seen.said, seen.kind
+    sides = " x ".join(str(size) for size in header.shape[::-1])
     facts = [
-        Fact("map" if is_map(header) else "stack", f"{columns} x {rows} x {sections}, {header.dtype.name}"
-         + (", gzipped" if header.compressed else "")),
+        Fact("map" if kind == "map" else "stack", f"{sides}, {header.dtype.name}" + ", gzipped" * header.compressed),
         Fact("pixel size", " x ".join(f"{side:.4g}" for side in header.voxel) + " A"),
         Fact("header says", f"least {said.least:.4g}, largest {said.largest:.4g}, mean {said.mean:.4g}, "
              f"sd {said.sd:.4g}"),
         *(Fact("label", label) for label in seen.labels if label),
     ]
-    faults, notes = [seen.fault] if seen.fault else [], list(seen.odd)
+    found = Inspection(path.name, kind, facts, [seen.fault] if seen.fault else [], list(seen.odd))
     if seen.fault:
-        return Inspection(path.name, "map" if is_map(header) else "image stack", facts, faults, notes)
-    if is_map(header):
-        try:
-            data = read_map(path).data
-        except InputError as error:
-            return Inspection(path.name, "map", facts, [*faults, str(error)], notes)
-        facts.append(Fact("values", f"least {float(data.min()):.4g}, largest {float(data.max()):.4g}, mean "
-                      f"{float(data.mean()):.4g}, sd {float(data.std()):.4g}"))
-        if float(data.min()) == float(data.max()):
-            faults.append(f"{path.name}: the map is the same everywhere; give one with density")
-        return Inspection(path.name, "map", facts, faults, notes)
-    return _stack(path, seen, Inspection(path.name, "image stack", facts, faults, notes), settings)
+        return found
+    return _stack(path, seen, found, settings) if kind == "image stack" else _map(path, found)
+
+
+def _map(path: Path, found: Inspection) -> Inspection:
+    """The voxels of a map. A stack of volumes is refused with a line that says what it is."""
+    try:
+        read = read_volume(path)
+    except InputError as error:
+        return replace(found, faults=[*found.faults, str(error)])
+    data = read.data
+    least, largest, mean, sd = (float(value) for value in (data.min(), data.max(), data.mean(), data.std()))
+    values = Fact("values", f"least {least:.4g}, largest {largest:.4g}, mean {mean:.4g}, sd {sd:.4g}")
+    same = [f"{path.name}: the map is the same everywhere; give one with density"] * (least == largest)
+    return replace(found, facts=[*found.facts, values], faults=[*found.faults, *same])
 
 
 def _stack(path: Path, seen: HeaderFacts, found: Inspection, settings: InspectSettings) -> Inspection:

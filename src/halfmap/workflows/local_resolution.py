@@ -146,8 +146,9 @@ def _write(out: Path, found: LocalResolution, summary: dict[str, Any]) -> list[s
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--out {out}: cannot make this folder: {error.strerror}; choose another") from error
-    write_map(out / "local_resolution.mrc", found.map, found.pair.pixel_size)
-    write_map(out / "mask.mrc", found.pair.mask, found.pair.pixel_size)
+    pair = found.pair
+    write_map(out / "local_resolution.mrc", found.map, pair.pixel_size, placement=pair.placement)
+    write_map(out / "mask.mrc", pair.mask, pair.pixel_size, placement=pair.placement)
     with replaced_atomically(out / "local_resolution.json") as stream:
         stream.write((json.dumps(summary, indent=1) + "\n").encode())
     return ["local_resolution.mrc", "mask.mrc", "local_resolution.json"]

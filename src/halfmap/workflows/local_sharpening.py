@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from halfmap.errors import InputError
-from halfmap.maps.mrc import MapFile, read_map
+from halfmap.maps.mrc import read_map
 from halfmap.regularisation.local_filter import Butterworth, Lattice, locally_filtered
 from halfmap.regularisation.nonuniform import NonUniform
 from halfmap.workflows.half_map_pair import HalfMaps, require_same_grid
@@ -51,7 +51,7 @@ def locally_sharpened(v: Tensor, pair: HalfMaps, theta_path: Path | None) -> Loc
 
 def _read_theta(path: Path, pair: HalfMaps) -> Tensor:
     read = read_map(path)
-    require_same_grid(MapFile(pair.half1, pair.pixel_size), read, Path("the half maps"), path)
+    require_same_grid(pair.like, read, Path("the half maps"), path)
     lowest = float(read.data.min())
     if lowest <= 0:
         raise InputError(f"{path}: holds {lowest:g}, and a cut-off is a length above 0; refine or regularise again")

@@ -15,6 +15,8 @@ from rich.table import Table
 from torch import Tensor
 
 from halfmap.errors import InputError
+from halfmap.finding import Finding
+from halfmap.maps.grid import AT_ZERO, Placement
 from halfmap.maps.mrc import MapFile, read_map, replaced_atomically, write_map
 from halfmap.particles.model import Atoms, read_model, scattering
 from halfmap.settings.analysis import ModelFscSettings
@@ -28,7 +30,7 @@ from halfmap.validation.model_map import (
     model_resolution,
     moved_map,
 )
-from halfmap.workflows.half_map_pair import read_mask, require_same_grid
+from halfmap.workflows.half_map_pair import file_notes, read_mask, require_same_voxels
 
 THRESHOLDS = (0.5, GOLD_STANDARD)
 FEW_ATOMS = 0.02  # share of a model's atoms that may lie outside the map without a remark
@@ -36,8 +38,9 @@ MISPLACED = 0.3  # correlation at 10 A below which a model hardly overlaps the m
 
 
 @dataclass(frozen=True)
-class Placement:
-    """Where the model lies: at rotation[3,3] @ x + shift[3] (A) in the map's file, x being its own coordinates.
+class ModelPose:
+    """Where the model lies: at rotation[3,3] @ x + shift[3] (A), x being its own coordinates, where its file puts the
+    map.
 
     start: in words, where the fit began; outside: share of the atoms outside the map; correlation: with the map at
     10 A.
@@ -63,14 +66,17 @@ class Placement:
 class ModelFsc:
     """The model's map (expected) and the mask [z,y,x], where the model lies, and the FSC curves [s] by name.
 
-    Curves are map (within the mask), unmasked, and half1 and half2 where these maps were given.
+    Curves are map (within the mask), unmasked, and half1 and half2 where these maps were given. placement: where the
+    maps lie; notes: on the files.
     """
 
     expected: Tensor
     mask: Tensor
-    placement: Placement
+    pose: ModelPose
     curves: dict[str, Tensor]
     pixel_size: float
+    placement: Placement = AT_ZERO
+    notes: tuple[Finding, ...] = ()
 
     def resolution(self, name: str, threshold: float) -> float | None:
         """Resolution in A at which the named curve falls below the threshold; None if it never does."""
@@ -88,16 +94,18 @@ def run(settings: ModelFscSettings) -> ModelFsc:
     file = read_map(settings.map)
     if file.data.min() == file.data.max():
         raise InputError(f"{settings.map}: the map is {float(file.data.min()):g} everywhere; give one with density")
-    others = {name: _on_grid(path, file, settings.map)
-              for name, path in (("half1", settings.half1), ("half2", settings.half2)) if path is not None}
+    halves = {name: path for name, path in (("half1", settings.half1), ("half2", settings.half2)) if path is not None}
+    files = {settings.map: file} | {path: _on_grid(path, file, settings.map) for path in halves.values()}
     atoms = read_model(settings.model, settings.assembly)
-    given = None if settings.mask is None else read_mask(settings.mask, file, settings.map)
+    if settings.mask is not None:
+        files[settings.mask] = read_mask(settings.mask, file, settings.map)
     with console.status("placing the model" if settings.fit else "making the model's map"):
-        expected, placement = _placed(settings, atoms, file)
-        mask = density_mask(expected, file.pixel_size) if given is None else given
-    curves = {name: fsc(data * mask, expected * mask) for name, data in ({"map": file.data} | others).items()}
+        expected, pose = _placed(settings, atoms, file)
+        mask = density_mask(expected, file.pixel_size) if settings.mask is None else files[settings.mask].data
+    curves = {name: fsc(files[path].data * mask, expected * mask)
+              for name, path in ({"map": settings.map} | halves).items()}
     curves["unmasked"] = fsc(file.data, expected)
-    found = ModelFsc(expected, mask, placement, curves, file.pixel_size)
+    found = ModelFsc(expected, mask, pose, curves, file.pixel_size, file.placement, file_notes(files))
     summary = _summary(settings, found)
     _print(console, settings, found, summary)
     if settings.out is not None:
@@ -106,24 +114,37 @@ def run(settings: ModelFscSettings) -> ModelFsc:
     return found
 
 
-def _on_grid(path: Path, like: MapFile, like_path: Path) -> Tensor:
+def _on_grid(path: Path, like: MapFile, like_path: Path) -> MapFile:
     other = read_map(path)
-    require_same_grid(like, other, like_path, path)
-    return other.data
+    require_same_voxels(like, other, like_path, path)
+    return other
 
 
-def _placed(settings: ModelFscSettings, atoms: Atoms, file: MapFile) -> tuple[Tensor, Placement]:
-    """The model's map [z,y,x], and where the model lies.
+def _starts(settings: ModelFscSettings, atoms: Atoms, file: MapFile) -> dict[str, Tensor]:
+    """What may lie in the box centre, in the model's coordinates [3] (A), by where the fit begins in words.
 
-    A model built into a map has the map's coordinates. With settings.fit two further starts are tried, because
-    programs that simulate or refine know only the centre of the box. The fit with the best correlation is taken.
+    A model built into a map has the coordinates that the map's file gives it. Where start indices and origin of the
+    file contradict each other, the program that the model was built with took one of them. With settings.fit further
+    starts are tried, because programs that simulate or refine know only the box.
     """
-    box, pixel_size = file.data.shape[-1], file.pixel_size
-    centre = torch.full((3,), float(box // 2) * pixel_size, dtype=torch.float64)
-    starts = {"where its file says": centre}
+    pixel_size, place = file.pixel_size, file.placement
+    middle = torch.full((3,), float(file.data.shape[-1] // 2) * pixel_size, dtype=torch.float64)
+    starts = {"where its file says": middle + place.corner(pixel_size)}
+    if place.contradictory(pixel_size):
+        starts = {"where its file and the map's origin say": middle + place.corner(pixel_size),
+                  "where its file and the map's start indices say": middle + place.start_corner(pixel_size)}
     if settings.fit:
+        starts |= {"voxel 0 at 0 A": middle} if bool(place.corner(pixel_size).any()) else {}
         starts |= {"the file's origin in the box centre": torch.zeros(3, dtype=torch.float64),
                    "its middle in the box centre": atoms.xyz.mean(0)}
+    return starts
+
+
+def _placed(settings: ModelFscSettings, atoms: Atoms, file: MapFile) -> tuple[Tensor, ModelPose]:
+    """The model's map [z,y,x], and where the model lies: from the start with the best correlation."""
+    box, pixel_size = file.data.shape[-1], file.pixel_size
+    centre = float(box // 2) * pixel_size + file.placement.corner(pixel_size)
+    starts = _starts(settings, atoms, file)
     outside = {name: _outside(atoms.xyz - start, box, pixel_size) for name, start in starts.items()}
     if min(outside.values()) == 1:
         advice = "is it a model of this map?" if settings.fit else "--fit looks for its place"
@@ -139,7 +160,7 @@ def _placed(settings: ModelFscSettings, atoms: Atoms, file: MapFile) -> tuple[Te
             rotation, shift = fitted_pose(file.data, expected, pixel_size)
             expected = moved_map(cloud, rotation, shift, box, pixel_size)
         at = (atoms.xyz - start) @ rotation.T + shift
-        found.append((expected, Placement(
+        found.append((expected, ModelPose(
             rotation, shift + centre - rotation @ start, name, _outside(at, box, pixel_size),
             coarse_correlation(file.data, expected, pixel_size))))
     return max(found, key=lambda pair: pair[1].correlation)
@@ -153,7 +174,7 @@ def _outside(xyz: Tensor, box: int, pixel_size: float) -> float:
 
 def _summary(settings: ModelFscSettings, found: ModelFsc) -> dict[str, Any]:
     """Everything but the maps as plain JSON values. A resolution is null where the curve stays above the threshold."""
-    placement = found.placement
+    pose = found.pose
     return {
         "map": str(settings.map), "model": str(settings.model), "box": found.expected.shape[-1],
         "pixel_size_A": found.pixel_size, "assembly": settings.assembly, "bfactor_added_A2": settings.bfactor,
@@ -161,8 +182,9 @@ def _summary(settings: ModelFscSettings, found: ModelFsc) -> dict[str, Any]:
         "mask_volume_A3": float(found.mask.sum()) * found.pixel_size**3,
         "resolution_A": {name: {f"{t:g}": found.resolution(name, t) for t in THRESHOLDS} for name in found.curves},
         "crossings_beyond_A": COARSEST,
-        "placement": {"fitted": settings.fit, "start": placement.start, "correlation_at_10_A": placement.correlation,
-                      "share_outside": placement.outside, "angle_deg": placement.angle, "matrix": placement.matrix()},
+        "placement": {"fitted": settings.fit, "start": pose.start, "correlation_at_10_A": pose.correlation,
+                      "share_outside": pose.outside, "angle_deg": pose.angle, "matrix": pose.matrix()},
+        "notes": [note.text for note in found.notes],
         "fsc": {name: curve.tolist() for name, curve in found.curves.items()},
     }  # fmt: skip
 
@@ -179,20 +201,22 @@ def _print(console: Console, settings: ModelFscSettings, found: ModelFsc, summar
     console.print(table)
     share = 100 * float(found.mask.mean(dtype=torch.float64))
     console.print(escape(f"mask: {summary['mask']}, {share:.1f} % of the box"), soft_wrap=True)
-    placement = found.placement
-    console.print(f"model: {placement.start}; correlation with the map at {FIT_RESOLUTION:g} A: "
-                  f"{placement.correlation:.3f}", soft_wrap=True)
+    for note in found.notes:
+        console.print(escape(f"- {note.text}"), soft_wrap=True)
+    pose = found.pose
+    console.print(f"model: {pose.start}; correlation with the map at {FIT_RESOLUTION:g} A: "
+                  f"{pose.correlation:.3f}", soft_wrap=True)
     if settings.fit:
-        rows = placement.matrix()
-        console.print(f"fitted: turned by {placement.angle:.2f} degrees; x, y, z in the map are")
+        rows = pose.matrix()
+        console.print(f"fitted: turned by {pose.angle:.2f} degrees; x, y, z in the map are")
         for row in rows:
             console.print("  " + " ".join(f"{value:10.5f}" for value in row[:3]) + f" {row[3]:11.4f}")
         numbers = ",".join(f"{value:.6g}" for row in rows for value in row)
         console.print(f"in ChimeraX, the model being #2: view matrix models #2,{numbers}", soft_wrap=True)
-    if placement.correlation < MISPLACED or placement.outside > FEW_ATOMS:
+    if pose.correlation < MISPLACED or pose.outside > FEW_ATOMS:
         advice = "another model, hand or contrast?" if settings.fit else "--fit looks for a better place"
-        if placement.outside > FEW_ATOMS:
-            console.print(f"- {100 * placement.outside:.0f} % of its atoms are outside the map")
+        if pose.outside > FEW_ATOMS:
+            console.print(f"- {100 * pose.outside:.0f} % of its atoms are outside the map")
         console.print(f"- the model hardly lies on the map; {advice}", soft_wrap=True)
 
 
@@ -209,5 +233,5 @@ def _write(out: Path, found: ModelFsc, summary: dict[str, Any]) -> None:
         stream.write(("\n".join(lines) + "\n").encode())
     with replaced_atomically(out / "model_fsc.json") as stream:
         stream.write((json.dumps(summary, indent=1) + "\n").encode())
-    write_map(out / "model_map.mrc", found.expected, found.pixel_size)
-    write_map(out / "mask.mrc", found.mask, found.pixel_size)
+    for name, volume in (("model_map", found.expected), ("mask", found.mask)):
+        write_map(out / f"{name}.mrc", volume, found.pixel_size, placement=found.placement)

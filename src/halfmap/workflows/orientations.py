@@ -63,7 +63,8 @@ class Orientations:
 
     def summary(self, half_angle: float) -> dict[str, Any]:
         """Everything but the views and maps as plain JSON values. half_angle: of the cones, in degrees."""
-        told: dict[str, Any] = {"symmetry": self.symmetry, "verdict": verdict(self.sampling, self.cones)}
+        notes = [] if self.pair is None else [note.text for note in self.pair.notes]
+        told: dict[str, Any] = {"symmetry": self.symmetry, "verdict": verdict(self.sampling, self.cones) + notes}
         if self.sampling is not None and self.views is not None:
             seen = self.sampling
             worst = seen.directions[int(seen.relative.argmin())]

@@ -213,7 +213,7 @@ def _write(settings: PostprocessSettings, done: Postprocessed) -> list[str]:
         if done.local.found_here:
             named["theta"] = done.local.theta
     for name, values in named.items():
-        write_map(out / f"{name}.mrc", values, pair.pixel_size)
+        write_map(out / f"{name}.mrc", values, pair.pixel_size, placement=pair.placement)
     write_fsc_xml(out / "fsc.xml", pair.curves.corrected, pair.box, pair.pixel_size)
     summary = json.dumps(_summary(settings, done), indent=1) + "\n"
     texts = {"guinier.csv": _guinier_csv(done), "postprocess.json": summary}

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from halfmap.errors import InputError
-from halfmap.maps.mrc import MapFile, replaced_atomically, write_map
+from halfmap.maps.mrc import replaced_atomically, write_map
 from halfmap.regularisation.protocol import MapPair, Regulariser, Solution
 from halfmap.regularisation.registry import regulariser_named
 from halfmap.settings.commands import to_toml
@@ -60,8 +60,8 @@ def regularise(settings: RegulariseSettings, report: Report | None = None) -> So
 def _regulariser(settings: RegulariseSettings, pair: HalfMaps) -> Regulariser:
     """Make the chosen regulariser. A mask among its options is read here: a regulariser takes tensors, not files."""
     options = regulariser_options(settings)
-    like = MapFile(pair.half1, pair.pixel_size)
-    read = {name: read_mask(value, like, settings.half1) for name, value in options.items() if isinstance(value, Path)}
+    read = {name: read_mask(value, pair.like, settings.half1).data for name, value in options.items()
+            if isinstance(value, Path)}
     return regulariser_named(settings.regulariser, **(options | read))
 
 
@@ -75,7 +75,7 @@ def _write(settings: RegulariseSettings, pair: HalfMaps, solution: Solution) -> 
         stream.write(to_toml(settings).encode())
     named = {"map": solution.joined, "half1": solution.maps[0], "half2": solution.maps[1], **solution.arrays}
     for name, values in (named | {"mask": pair.mask}).items():
-        write_map(settings.out / f"{name}.mrc", values, pair.pixel_size)
+        write_map(settings.out / f"{name}.mrc", values, pair.pixel_size, placement=pair.placement)
     write_fsc_xml(settings.out / "fsc.xml", pair.curves.corrected, pair.box, pair.pixel_size)
     return [*(f"{name}.mrc" for name in named), "mask.mrc", "fsc.xml", "settings.toml"]
 
