@@ -117,7 +117,7 @@ def particles(table: ParticleTable, kind: str, settings: InspectSettings) -> Ins
         faults = [*faults[:STACKS_NAMED], f"{len(faults) - STACKS_NAMED} more stacks have faults like these"]
     odd = table_notes(table) + header_notes(table, stacks)
     diameter = settings.diameter or LIKELY * min(group.box * group.pixel_size for group in table.optics)
-    odd += leaks(table, diameter) if table.half is not None else []
+    odd += leaks(table, diameter)
     notes = [finding.text for finding in odd]
     sound = _readable(table, stacks)
     looked = look(sound, diameter, settings.images) if len(sound) else None
@@ -161,7 +161,9 @@ def _table_facts(table: ParticleTable, stacks: list[SeenStack]) -> list[Fact]:
     facts.append(Fact("defocus", f"{mean.min():.2f} to {mean.max():.2f} um, median {np.median(mean):.2f}; astigmatism "
                   f"{np.median(np.abs(u - v)):.0f} A{plate}"))
     if table.half is None:
-        facts.append(Fact("half sets", "none; a refinement draws them"))
+        one = table.columns.get("rlnRandomSubset")
+        why = "" if one is None else f" (rlnRandomSubset is {one[0]} in all rows)"
+        facts.append(Fact("half sets", f"none{why}; a refinement draws them"))
     else:
         facts.append(Fact("half sets", " and ".join(f"{n:,}" for n in np.bincount(table.half, minlength=2))))
     if table.rotations is None:
