@@ -264,3 +264,12 @@ def test_a_refinement_draws_half_sets_that_do_not_leak(project, refine, edit_sta
     assert not {"images in both half sets", "filaments in both half sets"} & told.keys()
     half = starfile.read(done.out / "particles.star")["particles"]["rlnRandomSubset"].to_numpy().reshape(2, 30, 4)
     assert (half == half[:1, :, :1]).all() and half.mean() == 1.5
+
+
+def test_unequal_half_sets_are_said_with_what_they_are_worth(project, halfmap, edit_star) -> None:
+    def ten(tables: dict) -> None:
+        tables["particles"]["rlnRandomSubset"] = [2] * 10 + [1] * 190
+
+    done = halfmap(["inspect", edit_star(project / "particles.star", project / "ten.star", ten)])
+    assert "190 and 10 particles; their FSC falls to 0.143 where that of two sets of 34 would" in done.said
+    assert "half sets of 190 and 10 particles are small" in done.said

@@ -91,6 +91,12 @@ def assign_halves(table: ParticleTable, division: Division, image: Integers | No
     return replace(table, half=half)
 
 
+def of_one_piece(table: ParticleTable) -> Integers:
+    """Numbers[b], equal for rows whose noise is the same or overlaps: those that name one image, or lie on one
+    filament."""
+    return _kept_together(table, divided_by(table, "auto"), first_named(table))
+
+
 def _kept_together(table: ParticleTable, by: SplitBy, image: Integers) -> Integers:
     """Numbers[b], equal for rows that stay in one half set: of one image, and of one filament or micrograph."""
     number = np.unique(image, return_inverse=True)[1].reshape(-1)

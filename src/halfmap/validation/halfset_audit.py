@@ -39,7 +39,7 @@ class Images:
     image[b]: equal numbers for the same image. half[b]: 0 or 1, None where there are no half sets. micrograph[b]: its
     number. position[b,2]: centre of the particle on the micrograph in A, None where unknown. tube[b]: number of the
     filament, -1 for none, None where no image has one. rotations[b,3,3]: poses, None where unknown. compared: whether
-    images are numbered by their pixels, not by name alone.
+    their pixels had to say which images are the same.
     """
 
     image: Integers
@@ -306,7 +306,7 @@ def _division(images: Images) -> list[Anomaly]:
     half, count = images.half, len(images)
     sizes = np.bincount(half, minlength=2)
     findings = _sizes(int(sizes[0]), int(sizes[1]))
-    if count > 20 and np.count_nonzero(np.diff(half)) == 1:
+    if count > 20 and min(sizes) > count / 4 and np.count_nonzero(np.diff(half)) == 1:
         return [*findings, Anomaly("remark", "half sets are parts of the file", "one half set is the first part of the "
                                    "file and the other the rest: they may differ in ice and defocus; a random division "
                                    "is better")]

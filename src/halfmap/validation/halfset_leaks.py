@@ -21,7 +21,9 @@ def leaks(table: ParticleTable, diameter: float, first: Integers | None = None) 
 
     first[b]: the first row that shows the same image; None where images are compared by name, not by content.
     """
-    images = images_of(table, first_named(table) if first is None else first, first is not None)
+    named = first_named(table)
+    first = named if first is None else first
+    images = images_of(table, first, compared=not np.array_equal(first, named))
     found = audit(images, DIAMETER_PART * diameter).findings
     return [Finding(one.name, _told(table, one), "half sets", one.level) for one in found if one.level is not None]
 
@@ -34,8 +36,8 @@ def _told(table: ParticleTable, one: Anomaly) -> str:
 
 
 def images_of(table: ParticleTable, first: Integers, compared: bool = False) -> Images:
-    """The table in the form that the audit takes; first[b]: the first row that shows the same image, by content where
-    it was compared."""
+    """The table in the form that the audit takes; first[b]: the first row that shows the same image; compared: whether
+    it took their pixels to know."""
     columns = table.columns
     position = None
     if all(label in columns for label in (*COORDINATES, "rlnMicrographName")):

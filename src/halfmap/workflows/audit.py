@@ -42,12 +42,13 @@ def run(settings: AuditSettings) -> Audit:
     distance = settings.distance or _usual_distance(settings.particles, table)
     same = _same_content(table.stacks)
     console = Console(highlight=False)
-    first, unread = first_named(table, same), ""
+    named, unread = first_named(table, same), ""
+    first = named
     if settings.images:
         with console.status("reading images"):
             seen = _signatures(table)
         first, unread = first_alike(seen.patterns, table, same), seen.unread
-    found = audit(images_of(table, first, settings.images), distance)
+    found = audit(images_of(table, first, compared=not np.array_equal(first, named)), distance)
     lines = _summary(table, found, distance, same) + ([unread] if unread else [])
     lines += [f"{finding.kind}: {described(table, finding)}" for finding in found.findings]
     for line in lines:
