@@ -271,5 +271,5 @@ def test_unequal_half_sets_are_said_with_what_they_are_worth(project, halfmap, e
         tables["particles"]["rlnRandomSubset"] = [2] * 10 + [1] * 190
 
     done = halfmap(["inspect", edit_star(project / "particles.star", project / "ten.star", ten)])
-    assert "190 and 10 particles; their FSC falls to 0.143 where that of two sets of 34 would" in done.said
+    assert "190 and 10 particles; their FSC falls to 0.143 where that of two sets of 36 would" in done.said
     assert "half sets of 190 and 10 particles are small" in done.said

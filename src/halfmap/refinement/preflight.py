@@ -178,13 +178,14 @@ def _first_copies(table: ParticleTable, patterns: Tensor, ranks: Ranks) -> Integ
 def _together(table: ParticleTable, first: Integers, drawn: Division | None) -> Divided:
     """The table with copies of an image (first[b]: its first row) in one half set, if these were drawn and can be."""
     assert table.half is not None
-    across = np.unique(first[table.half != table.half[first]])
-    if drawn is None or not len(across) or len(np.unique(first)) < 2 * FEWEST:
+    across = bool((table.half != table.half[first]).any())
+    if drawn is None or not across or len(np.unique(first)) < 2 * FEWEST:
         return Divided(table, drawn)
     again = assign_halves(table, drawn, first)
     if _half_sizes(again).min() < FEWEST:
         return Divided(table, drawn)
-    text = (f"{len(across)} images are stored more than once under different names; half sets were drawn so that all "
+    repeated = len(np.unique(first[first != np.arange(len(table))]))
+    text = (f"{repeated} images are there more than once, also under different names; half sets were drawn so that all "
             "copies of an image are in the same one")
     return Divided(again, drawn, [Finding("copies kept in one half set", text, "half sets", "note")])
 
