@@ -147,7 +147,7 @@ def test_nearly_all_particles_in_one_half(project, edit_star, refused):
         tables["particles"]["rlnRandomSubset"] = [2] * 3 + [1] * 197
 
     edit_star(project / "particles.star", project / "particles.star", change)
-    says(refused(), "particles.star", "half set of 3", "--resplit")
+    says(refused(), "particles.star", "half sets of 197 and 3", "--resplit")
 
 
 def test_a_missing_column(project, edit_star, refused):

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from halfmap.errors import InputError
+from halfmap.particles.half_sets import Division, assign_halves
 from halfmap.particles.star import read_star, write_star
-from halfmap.particles.table import assign_halves
 
 Columns = dict[str, list[object]]
 Text = Callable[..., str]
@@ -173,9 +173,9 @@ def test_without_a_box_the_missing_stack_is_named(
 def test_too_few_to_divide_is_an_input_error(star: Path) -> None:
     table = read_star(star)
     with pytest.raises(InputError, match="too few micrographs"):
-        assign_halves(table.select([0, 1, 4]), 0, by="micrograph")
+        assign_halves(table.select([0, 1, 4]), Division("micrograph", 0))
     with pytest.raises(InputError, match="too few particles"):
-        assign_halves(table.select([0]), 0)
+        assign_halves(table.select([0]), Division(seed=0))
 
 
 def test_a_folder_that_cannot_be_written_to_is_an_input_error(star: Path) -> None:

@@ -10,8 +10,9 @@ import pytest
 import starfile
 import torch
 
+from halfmap.particles.half_sets import Division, assign_halves
 from halfmap.particles.star import read_star, write_star
-from halfmap.particles.table import assign_halves, with_poses
+from halfmap.particles.table import with_poses
 
 
 def test_selected_particles_keep_their_values_and_their_row(star: Path) -> None:
@@ -33,11 +34,11 @@ def test_selected_particles_keep_their_values_and_their_row(star: Path) -> None:
 
 def test_halves_by_particle_are_balanced_random_and_repeatable(star: Path) -> None:
     table = read_star(star)
-    halves = [assign_halves(table, seed).half for seed in range(20)]
+    halves = [assign_halves(table, Division(seed=seed)).half for seed in range(20)]
     assert {int(half.sum()) for half in halves} == {4}
     assert len({tuple(half.tolist()) for half in halves}) > 5
-    np.testing.assert_array_equal(assign_halves(table, 3).half, halves[3])
-    write_star("halves.star", assign_halves(table, 3))
+    np.testing.assert_array_equal(assign_halves(table, Division(seed=3)).half, halves[3])
+    write_star("halves.star", assign_halves(table, Division(seed=3)))
     assert (
         starfile.read("halves.star", always_dict=True)["particles"]["rlnRandomSubset"] - 1
     ).tolist() == halves[3].tolist()
@@ -46,13 +47,13 @@ def test_halves_by_particle_are_balanced_random_and_repeatable(star: Path) -> No
 def test_halves_by_micrograph_keep_micrographs_whole_and_balanced(star: Path) -> None:
     table = read_star(star).select(np.random.default_rng(0).integers(0, 7, 300))
     micrograph = np.random.default_rng(1).integers(0, 40, 300)
-    table = replace(table, micrograph=micrograph)
-    half = assign_halves(table, 0, by="micrograph").half
+    table = replace(table, micrograph=micrograph, image_index=np.arange(300))
+    half = assign_halves(table, Division("micrograph", 0)).half
     for m in range(40):
         assert len(set(half[micrograph == m].tolist())) == 1
     # Largest first: the difference never exceeds one micrograph, where chance alone would give about fifty.
     assert abs(int((half == 0).sum()) - int((half == 1).sum())) <= np.bincount(micrograph).max() < 20
-    assert not np.array_equal(half, assign_halves(table, 1, by="micrograph").half)
+    assert not np.array_equal(half, assign_halves(table, Division("micrograph", 1)).half)
 
 
 def test_an_extra_column_of_the_wrong_length_is_refused(star: Path) -> None:

@@ -66,10 +66,11 @@ def difference(one: Path, other: Path) -> float:
 
 
 def test_two_processes_give_the_result_of_one(project, edit_stack, refine, start, tmp_path):
-    """To the bit where images do not depend on their company in a batch: poses, and what is set aside and why. Maps are
-    sums, in another order."""
+    """To the bit where images do not depend on their company in a batch: poses, what is set aside and why, and copies,
+    which different processes read. Maps are sums, in another order."""
     def spoil(images: np.ndarray) -> np.ndarray:
         images[17], images[150] = np.nan, 1000 * images[150]
+        images[120:140] = 2 * images[20:40]
         return images
 
     edit_stack(project / "particles.mrcs", spoil)
@@ -84,6 +85,8 @@ def test_two_processes_give_the_result_of_one(project, edit_stack, refine, start
     assert (one.out / "rejected.star").read_bytes() == (two / "rejected.star").read_bytes()
     assert len(starfile.read(two / "rejected.star", always_dict=True)["particles"]) == 2
     assert (one.out / "particles.star").read_bytes() == (two / "particles.star").read_bytes()
+    told = [json.loads(rows(run)[-1])["findings"] for run in (one.out, two)]
+    assert told[0] == told[1] and "copies kept in one half set" in {found["name"] for found in told[0]}
     for name in MAPS:
         assert difference(one.out / name, two / name) < 1e-5, name
     assert {path.name for path in one.out.iterdir()} == {path.name for path in two.iterdir()}

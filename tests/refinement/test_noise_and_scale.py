@@ -52,6 +52,10 @@ class Microscope:
     def table(self) -> SimpleNamespace:
         return SimpleNamespace(optics=(self.optics,), defocus=self.defocus)
 
+    @property
+    def pieces(self) -> Tensor:
+        return torch.arange(len(self.images))
+
     def stream(self, index: Tensor) -> Iterator[ImageBatch]:
         for members in index.split(64):
             images = self.images[members]

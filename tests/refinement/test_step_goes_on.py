@@ -33,6 +33,10 @@ class FewAtOnce:
     table: SimpleNamespace
     diameter: float = 20.0
 
+    @property
+    def pieces(self) -> Tensor:
+        return torch.arange(len(self.images))
+
     def batches(self, index: Tensor) -> list[np.ndarray]:
         return [members.numpy() for members in index.split(3)]
 

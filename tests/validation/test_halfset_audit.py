@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from halfmap.geometry.rotations import random_rotations
 from halfmap.geometry.symmetry import symmetry_group
-from halfmap.validation.halfset_audit import Audit, Images, audit
+from halfmap.validation.halfset_audit import Audit, Images, as_good_as, audit
 
 MICROGRAPHS, EACH = 30, 40
 
@@ -172,3 +173,56 @@ def test_odd_divisions_are_remarked_on() -> None:
         assert kinds(found) == ["remark"] and said in found.findings[0].text and not found.leaks
     alternating = dataclasses.replace(images, half=np.arange(count) % 2)
     assert audit(alternating, 40).findings == ()
+
+
+def test_an_image_that_is_there_in_every_row_is_said_to_be() -> None:
+    images = dataclasses.replace(clean(), image=np.zeros(MICROGRAPHS * EACH, np.int64), rotations=None)
+    found = audit(images, 40)
+    assert found.findings[0].kind == "leak" and "all 1200 images are one and the same" in found.findings[0].text
+
+
+def test_the_first_row_of_a_copy_is_named() -> None:
+    base = clean()
+    assert base.half is not None
+    found = audit(with_rows(base, [100, 5], [1 - base.half[100], 1 - base.half[5]]), 40)
+    assert found.findings[0].rows == (len(base), len(base) + 1) and found.findings[0].first == (100, 5)
+
+
+def test_segments_of_a_filament_are_no_neighbours_and_go_where_most_of_them_are() -> None:
+    images = clean(spacing=30)
+    assert images.half is not None
+    tube = np.where(images.micrograph < 20, images.micrograph, -1)
+    found = audit(dataclasses.replace(images, tube=tube), 35)
+    assert found.keep[images.micrograph < 20].all() and not found.keep.all()
+    assert found.half is not None
+    for one in range(20):
+        mine = tube == one
+        assert set(found.half[mine].tolist()) == {int(images.half[mine].mean() > 0.5)}
+    np.testing.assert_array_equal(found.half[tube < 0], images.half[tube < 0])
+
+
+@pytest.mark.parametrize("sizes", [(10, 490), (100, 400), (250, 250)])
+def test_unequal_half_sets_are_as_good_as_equal_ones_of_the_same_fsc(sizes: tuple[int, int]) -> None:
+    """Drawn: one signal and the noise of every particle, whose power is such that the FSC is 0.143."""
+    equal = as_good_as(*sizes)
+    rng = np.random.default_rng(0)
+    signal = rng.normal(size=400_000)
+    noise = math.sqrt(equal * (1 - 0.143) / 0.143)  # equal sets of this size have an FSC of 0.143
+
+    def fsc(first: float, second: float) -> float:
+        a, b = (signal + rng.normal(size=len(signal)) * noise / math.sqrt(n) for n in (first, second))
+        return float(a @ b / math.sqrt((a @ a) * (b @ b)))
+
+    assert fsc(*sizes) == pytest.approx(0.143, abs=0.006) and fsc(equal, equal) == pytest.approx(0.143, abs=0.006)
+
+
+def test_half_sets_of_10_and_490_are_warned_of_and_small_ones_noted() -> None:
+    images = clean()
+    at = np.arange(500)
+    few = Images(at, (np.random.default_rng(0).permutation(500) < 10).astype(int), images.micrograph[:500])
+    said = {finding.name: finding for finding in audit(few, 40).findings}
+    uneven = said["half sets are unequal"]
+    assert uneven.level == "warning" and "490 and 10" in uneven.text and "two sets of 49" in uneven.text
+    assert said["small half sets"].level == "note" and not audit(few, 40).leaks
+    mild = Images(at, (np.random.default_rng(0).permutation(500) < 190).astype(int), images.micrograph[:500])
+    assert [finding.level for finding in audit(mild, 40).findings if "unequal" in finding.name] == [None]

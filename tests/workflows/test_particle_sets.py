@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import mrcfile
 import numpy as np
 import pytest
 import starfile
@@ -186,3 +188,88 @@ def test_a_refinement_warns_of_images_in_both_half_sets(project, refine, edit_st
     assert any("5 images in both half sets" in text for text in warned)
     assert "WARNING: leak: 5 images" in (done.out / "log.txt").read_text()
     assert "5 images in both half sets" in words_of(done.out / "report.html")
+
+
+def copied(project: Path, count: int, change: Callable[[np.ndarray], np.ndarray] = lambda images: images) -> None:
+    """Replace the last images of the stack by copies of the first, in other half sets if these alternate."""
+    with mrcfile.open(project / "particles.mrcs", "r+", permissive=True) as file:
+        file.data[-count - 1 : -1] = change(file.data[:count].copy())
+
+
+def alternate(tables: dict) -> None:
+    tables["particles"]["rlnRandomSubset"] = 1 + np.arange(len(tables["particles"])) % 2
+
+
+def test_copies_elsewhere_in_the_stack_are_found_and_left_out(project, halfmap, edit_star, tmp_path) -> None:
+    copied(project, 20, lambda images: (3 * images + 50).astype(np.float16).astype(np.float32))
+    star = edit_star(project / "particles.star", project / "halves.star", alternate)
+    done = halfmap(["audit", star, "--out", tmp_path / "clean.star"])
+    assert done.status == 1 and "leak: 20 images in both half sets (the same pixels" in done.said
+    assert "(rows 180, 181, 182, 183, 184 ..), the same as rows 1, 2, 3, 4, 5 .." in done.said
+    assert len(starfile.read(tmp_path / "clean.star")["particles"]) == 180
+    assert halfmap(["audit", tmp_path / "clean.star", "--data-dir", project]).status == 0
+    assert halfmap(["audit", star, "--no-images"]).status == 0
+
+
+def test_half_sets_are_written_where_the_file_had_none(project, halfmap, edit_star, tmp_path) -> None:
+    def tubes(tables: dict) -> None:
+        tables["particles"]["rlnRandomSubset"] = 1
+        tables["particles"]["rlnHelicalTubeID"] = 1 + np.arange(200) // 5
+
+    star = edit_star(project / "particles.star", project / "tubes.star", tubes)
+    done = halfmap(["audit", star, "--out", tmp_path / "clean.star"])
+    assert done.status == 0 and "half sets of 100 and 100 were drawn" in done.said
+    half = starfile.read(tmp_path / "clean.star")["particles"]["rlnRandomSubset"].to_numpy().reshape(40, 5)
+    assert (half == half[:, :1]).all() and set(half[:, 0]) == {1, 2}
+
+
+def test_a_stack_that_is_missing_leaves_names_to_compare(project, halfmap, edit_star, tmp_path) -> None:
+    star = edit_star(project / "particles.star", project / "doubled.star", doubled)
+    (project / "particles.mrcs").unlink()
+    done = halfmap(["audit", star, "--out", tmp_path / "clean.star"])
+    assert done.status == 1 and "208 images were compared by name only" in done.said
+    assert "leak: 5 images in both half sets" in done.said
+
+
+def test_a_refinement_says_which_images_are_copies_or_keeps_them_in_one_half_set(project, refine, edit_star) -> None:
+    copied(project, 100)  # of image 100, which is overwritten by a copy of the first, one is left
+    edit_star(project / "particles.star", project / "halves.star", alternate)
+    given = refine(project, "--max-iterations", 1, star="halves.star")
+    assert given.status == 0, given.error
+    told = {found["name"]: found for found in given.records[-1]["findings"]}
+    assert told["images in both half sets"]["text"].startswith("leak: 99 images in both half sets (the same pixels")
+    assert told["images in both half sets"]["level"] == "warning"
+    drawn = refine(project, "--max-iterations", 1, out=given.out.parent / "drawn")
+    told = {found["name"]: found for found in drawn.records[-1]["findings"]}
+    assert "images in both half sets" not in told and told["copies kept in one half set"]["level"] == "note"
+    half = starfile.read(drawn.out / "particles.star")["particles"]["rlnRandomSubset"].to_numpy()
+    np.testing.assert_array_equal(half[99:198], half[:99])
+
+
+def test_a_refinement_draws_half_sets_that_do_not_leak(project, refine, edit_star) -> None:
+    """Symmetry-expanded rows and filaments, in a file whose rlnRandomSubset is 1 everywhere."""
+    def expand(tables: dict) -> None:
+        table = tables["particles"].iloc[:120]
+        tables["particles"] = type(table)(np.concatenate([table.to_numpy()] * 2), columns=table.columns)
+        tables["particles"]["rlnRandomSubset"] = 1
+        tables["particles"]["rlnHelicalTubeID"] = np.arange(240) % 120 // 4 + 1
+
+    edit_star(project / "particles.star", project / "expanded.star", expand)
+    done = refine(project, "--max-iterations", 1, star="expanded.star")
+    assert done.status == 0, done.error
+    told = {found["name"]: found["text"] for found in done.records[-1]["findings"]}
+    said = told["half sets were drawn"]
+    assert "rlnRandomSubset is 1 in all rows" in said and "filaments (rlnHelicalTubeID) stay whole" in said
+    assert "240 rows name 120 different images" in said
+    assert not {"images in both half sets", "filaments in both half sets"} & told.keys()
+    half = starfile.read(done.out / "particles.star")["particles"]["rlnRandomSubset"].to_numpy().reshape(2, 30, 4)
+    assert (half == half[:1, :, :1]).all() and half.mean() == 1.5
+
+
+def test_unequal_half_sets_are_said_with_what_they_are_worth(project, halfmap, edit_star) -> None:
+    def ten(tables: dict) -> None:
+        tables["particles"]["rlnRandomSubset"] = [2] * 10 + [1] * 190
+
+    done = halfmap(["inspect", edit_star(project / "particles.star", project / "ten.star", ten)])
+    assert "190 and 10 particles; their FSC falls to 0.143 where that of two sets of 36 would" in done.said
+    assert "half sets of 190 and 10 particles are small" in done.said

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from halfmap.imaging.optics import CtfState
 from halfmap.imaging.premultiplied import noise_sd
+from halfmap.particles.half_sets import of_one_piece
 from halfmap.particles.preprocess import background_sd, normalise
 from halfmap.particles.stack import StackReader, read_ahead
 from halfmap.particles.table import ParticleTable
@@ -73,6 +75,11 @@ class ParticleSource:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reader", StackReader(self.table))
+
+    @cached_property
+    def pieces(self) -> Tensor:
+        """Numbers [b], equal for particles that no two sets may share (`of_one_piece`)."""
+        return torch.from_numpy(of_one_piece(self.table))
 
     def batch_size(self, group: int) -> int:
         """Images of an optics group read at once: about 32 MB of pixels, unless set."""

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from halfmap.errors import InputError
 from halfmap.imaging.ctf import Defocus
 from halfmap.imaging.optics import OpticsGroup
 from halfmap.particles.text_column import TextColumn
@@ -128,32 +126,6 @@ def with_poses(table: ParticleTable, rotations: Tensor, origins: Tensor,
     halves = table.half if half is None else np.asarray(half).astype(np.int64)
     return replace(table, columns=columns, rotations=rotations.detach().double().cpu(),
                    origins=origins.detach().double().cpu(), half=halves)
-
-
-def assign_halves(table: ParticleTable, seed: int,
-                  by: Literal["particle", "micrograph"] = "particle") -> ParticleTable:
-    """The table divided into two random halves, the same ones for the same seed.
-
-    By particle, the sizes differ by one at most. By micrograph, all particles of a micrograph stay together: the
-    micrographs, largest first, go to the half that is smaller so far. Raises InputError where a half would be empty.
-    """
-    generator = np.random.default_rng(seed)
-    half = np.zeros(len(table), np.int64)
-    if by == "particle":
-        half[generator.permutation(len(table))[len(table) // 2:]] = 1
-    else:
-        counts = np.bincount(table.micrograph)
-        shuffled = generator.permutation(len(counts))
-        side, sizes = np.zeros(len(counts), np.int64), [0, 0]
-        for micrograph in shuffled[np.argsort(-counts[shuffled], kind="stable")]:
-            side[micrograph] = int(sizes[1] < sizes[0])
-            sizes[side[micrograph]] += counts[micrograph]
-        half = side[table.micrograph]
-    if len(set(half.tolist())) < 2:
-        what = "particles" if by == "particle" else "micrographs"
-        raise InputError(f"{table.source}: too few {what} to make two halves; "
-                         f"{'add particles' if by == 'particle' else 'divide by particle'}")
-    return replace(table, half=half)
 
 
 def _taken(column: Column, index: Integers) -> Column:

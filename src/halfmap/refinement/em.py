@@ -79,7 +79,7 @@ def expectation_step(
     meter = CostMeter(so_far.cost)
     poses, tally = so_far.poses, so_far.tally
     for half in range(max(0, len(so_far.statistics) - 1), len(state.references)):
-        sets = drawn(poses, half, seed)
+        sets = drawn(poses, half, seed, source.pieces)
         sets = replace(sets, members=following.share(sets.members))
         reference = Reference(half_volume(state.references[half], model.padding, plan.insert_limit), model.padding)
         if half == len(so_far.statistics):

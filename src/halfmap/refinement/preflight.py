@@ -22,12 +22,14 @@ from halfmap.particles.cryosparc import read_cryosparc
 from halfmap.particles.cryosparc_file import SUFFIXES
 from halfmap.particles.ctf_states import with_ctf_state
 from halfmap.particles.given_optics import GivenOptics
+from halfmap.particles.half_sets import TUBE, Division, SplitBy, assign_halves, divided_by
 from halfmap.particles.outliers import ABSURD, DOUBTFUL, TRAITS, Odd, constant, odd_ones, traits
+from halfmap.particles.same_images import PATTERNS, first_alike, first_named, signatures
 from halfmap.particles.sanity import header_notes, table_notes
 from halfmap.particles.source import ParticleSource
 from halfmap.particles.stack import check_stacks, looked_at
 from halfmap.particles.star import read_star
-from halfmap.particles.table import ParticleTable, assign_halves
+from halfmap.particles.table import Integers, ParticleTable
 from halfmap.refinement.tally import noise_sources, shared
 from halfmap.runtime.distributed import ALONE, Ranks
 from halfmap.validation.halfset_leaks import leaks
@@ -59,9 +61,9 @@ class ParticleInput:
     """Which particles are read, and how their half sets come about.
 
     path: a STAR file, or a cryoSPARC file by its suffix. data_dir: where image paths start from. passthrough,
-    strip_prefix: belong to a cryoSPARC file. resplit: whether half sets in the file are ignored; split_by: what stays
-    in one half set where they are drawn (``particle`` or ``micrograph``); seed: of that draw. optics: where the file
-    lacks them. ctf_state: what was done to the images about their CTF, where the file does not say it.
+    strip_prefix: belong to a cryoSPARC file. resplit: whether half sets in the file are ignored; division: how they
+    are drawn then, or where the file has none. optics: where the file lacks them. ctf_state: what was done to the
+    images about their CTF, where the file does not say it.
     """
 
     path: Path
@@ -69,13 +71,21 @@ class ParticleInput:
     passthrough: Path | None = None
     strip_prefix: str | None = None
     resplit: bool = False
-    split_by: str = "particle"
-    seed: int = 0
+    division: Division = field(default_factory=Division)
     optics: GivenOptics = field(default_factory=GivenOptics)
     ctf_state: CtfState | None = None
 
 
-def read_particles(wanted: ParticleInput) -> ParticleTable:
+@dataclass(frozen=True)
+class Divided:
+    """Particles in half sets. drawn: how these were drawn, None for those of the file; findings: what to know of it."""
+
+    table: ParticleTable
+    drawn: Division | None
+    findings: list[Finding] = field(default_factory=list)
+
+
+def read_particles(wanted: ParticleInput) -> Divided:
     """The particle table with half sets: those of the file if they are a real split, else drawn.
 
     Raises InputError for a file that cannot be used, a stack that is missing, short or of another size, and for too few
@@ -89,39 +99,65 @@ def read_particles(wanted: ParticleInput) -> ParticleTable:
         table = read_star(wanted.path, wanted.data_dir, wanted.optics)
     table = with_ctf_state(table, wanted.ctf_state)
     check_stacks(table)
+    drawn, findings = None, list[Finding]()
     if table.half is None or wanted.resplit:
-        table = assign_halves(table, wanted.seed, "micrograph" if wanted.split_by == "micrograph" else "particle")
-    assert table.half is not None
-    smallest = int(np.bincount(table.half, minlength=2).min())
-    if smallest < FEWEST:
+        drawn = replace(wanted.division, by=divided_by(table, wanted.division.by))
+        findings = _how_drawn(table, drawn.by)
+        table = assign_halves(table, drawn)
+    sizes = _half_sizes(table)
+    if sizes.min() < FEWEST:
         raise InputError(
-            f"{wanted.path}: a half set of {smallest} particles is too small to refine (at least {FEWEST} are needed); "
-            "give more particles, or divide them anew with --resplit"
+            f"{wanted.path}: half sets of {sizes[0]} and {sizes[1]} particles: the smaller is too small to refine (at "
+            f"least {FEWEST} are needed); give more particles, or divide them anew with --resplit"
         )
-    return table
+    return Divided(table, drawn, findings)
+
+
+def _how_drawn(table: ParticleTable, by: SplitBy) -> list[Finding]:
+    """What is not usual in half sets that will be drawn for this table."""
+    said = []
+    if table.half is None and "rlnRandomSubset" in table.columns:
+        said.append(f"rlnRandomSubset is {table.columns['rlnRandomSubset'][0]} in all rows and divides nothing")
+    if by == "filament":
+        said.append(f"filaments ({TUBE}) stay whole")
+    images = len(np.unique(first_named(table)))
+    if images < len(table):
+        said.append(f"the {len(table)} rows name {images} different images, and rows of one image stay together")
+    text = f"half sets were drawn at random: {'; '.join(said)}"
+    return [Finding("half sets were drawn", text, "half sets", "note")] if said else []
+
+
+def _half_sizes(table: ParticleTable) -> Integers:
+    assert table.half is not None
+    return np.bincount(table.half, minlength=2)
 
 
 def inspect_images(
-    source: ParticleSource, advance: Callable[[int], None] = lambda n: None, ranks: Ranks = ALONE
-) -> Inspected:
+    source: ParticleSource, advance: Callable[[int], None] = lambda n: None, ranks: Ranks = ALONE,
+    drawn: Division | None = None,
+) -> Inspected:  # fmt: skip
     """Read every image once, in one of the processes. Set faulty ones aside and measure the power spectra.
 
     An image is faulty if it holds NaN or Inf, if its background is constant, or if it is beyond all measure unlike the
     others of its stack. Images that merely stand out are counted. What is odd in the table and in the headers of its
-    stacks is noted. Raises InputError, which names the first, where more than a tenth are faulty.
+    stacks is noted, and images that are there more than once, whatever they are called. Where half sets were ``drawn``,
+    copies that they divide are brought together by another draw. Raises InputError, which names the first, where more
+    than a tenth are faulty.
     """
     table = source.table
     mine = source.share(torch.arange(len(table)), ranks.rank, ranks.world)
     sound, seen = np.zeros(len(table), dtype=bool), torch.zeros(len(table), 3, dtype=torch.float64)
+    patterns = torch.zeros(len(table), PATTERNS)
     bands = {box: Band.to_shell(box, band_limit(box)) for box in {group.box for group in table.optics}}
     spectra: list[_Spectrum] = []
     for batch in source.stream(mine):
         sound[batch.index.numpy()] = batch.sound.numpy()
         seen[batch.index] = traits(batch.stored, batch.images)
+        patterns[batch.index] = signatures(batch.images)
         spectra += [_Spectrum(part.group, part.index, _power(bands, part.images[part.sound])) for part in batch.apart()]
         advance(len(batch))
     fine = torch.from_numpy(sound).double()
-    ranks.add_([fine, seen])
+    ranks.add_([fine, seen, patterns])
     sound = fine.numpy() > 0
     odd = odd_ones(table, seen, sound)
     absurd = odd.deviation > ABSURD
@@ -135,8 +171,36 @@ def inspect_images(
     why = np.where(sound, np.where(absurd, "outlier", ""), np.where(seen.isfinite().all(dim=1), flat, "NaN"))
     rejected, kept = _set_aside(table, why)
     found = [_rejection(rejected)] if rejected is not None else []
-    found += leaks(kept, source.diameter) + table_notes(table) + header_notes(table, looked_at(table))
+    first = _first_copies(kept, patterns[torch.from_numpy(why == "")], ranks)
+    together = _together(kept, first, drawn)
+    found += together.findings
+    kept = together.table
+    found += leaks(kept, source.diameter, first) + table_notes(table) + header_notes(table, looked_at(table))
     return Inspected(replace(source, table=kept), rejected, power, found + _doubtful(table, odd))
+
+
+def _first_copies(table: ParticleTable, patterns: Tensor, ranks: Ranks) -> Integers:
+    """The first row[b] that shows the same image, found by the first process from the signatures [b, p] of all."""
+    first = torch.arange(len(table))
+    if ranks.first:
+        first = torch.from_numpy(first_alike(patterns, table))
+    ranks.hand_out_([first])
+    return first.numpy()
+
+
+def _together(table: ParticleTable, first: Integers, drawn: Division | None) -> Divided:
+    """The table with copies of an image (first[b]: its first row) in one half set, if these were drawn and can be."""
+    assert table.half is not None
+    across = bool((table.half != table.half[first]).any())
+    if drawn is None or not across or len(np.unique(first)) < 2 * FEWEST:
+        return Divided(table, drawn)
+    again = assign_halves(table, drawn, first)
+    if _half_sizes(again).min() < FEWEST:
+        return Divided(table, drawn)
+    repeated = len(np.unique(first[first != np.arange(len(table))]))
+    text = (f"{repeated} images are there more than once, also under different names; half sets were drawn so that all "
+            "copies of an image are in the same one")
+    return Divided(again, drawn, [Finding("copies kept in one half set", text, "half sets", "note")])
 
 
 def _power(bands: dict[int, Band], images: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from halfmap.maps.filters import lowpass
 from halfmap.maps.grid import Grid
 from halfmap.particles.ctf_states import chosen_state, state_sentences
 from halfmap.particles.given_optics import GivenOptics
+from halfmap.particles.half_sets import Division, SplitBy
 from halfmap.particles.source import ParticleSource
 from halfmap.particles.table import ParticleTable
 from halfmap.refinement.checkpoints import Origin
@@ -92,7 +94,8 @@ def prepared(settings: RefineSettings, progress: Progress, ranks: Ranks = ALONE)
     """Read and check everything. Whatever can go wrong because of input goes wrong here, with an InputError."""
     device = device_named(settings.device)
     symmetry = symmetry_group(settings.symmetry)
-    table = read_particles(particle_input(settings))
+    read = read_particles(particle_input(settings))
+    table = read.table
     start = read_reference(settings.map, table, settings.diameter)
     method = _method_of(settings, table)
     source = ParticleSource(table, settings.diameter, settings.batch)
@@ -113,7 +116,8 @@ def prepared(settings: RefineSettings, progress: Progress, ranks: Ranks = ALONE)
         raise InputError(f"{settings.particles}: no angles (rlnAngleRot, rlnAngleTilt, rlnAnglePsi), which --search "
                          f"{settings.search} starts from; use --search auto")
     progress.start_iteration(0, "reading images", len(table), None)
-    inspected = inspect_images(problem.source, lambda n: progress.advance(n * ranks.world), ranks)
+    inspected = inspect_images(problem.source, lambda n: progress.advance(n * ranks.world), ranks, read.drawn)
+    inspected = replace(inspected, findings=read.findings + inspected.findings)
     problem = _with_particles(problem, inspected.source, settings.scale)
     state = _initial_state(settings, problem, start.map.to(device), inspected.power)
     state, about_prior = _with_prior(settings, problem, state, start.map.to(device))
@@ -133,7 +137,7 @@ def prepared_again(
     Particles are those that the run was begun with, in the half sets that they were in. Memory is planned anew for
     where the run goes on; raises InputError where there is too little.
     """
-    table = read_particles(particle_input(settings))
+    table = read_particles(particle_input(settings)).table
     table = replace(table.select(np.isin(table.rows, origin.rows)), half=state.poses.half.numpy())
     method, symmetry = _method_of(settings, table), symmetry_group(settings.symmetry)
     # Where there is no memory for sums any longer, they go to disk, also if they were asked for in memory.
@@ -159,7 +163,8 @@ def particle_input(settings: RefineSettings) -> ParticleInput:
     """The particle file that the settings name, and how its half sets are drawn."""
     return ParticleInput(
         settings.particles, settings.data_dir, settings.passthrough, settings.strip_prefix, settings.resplit,
-        settings.split_by, settings.seed, GivenOptics(settings.optics, settings.invert_contrast),
+        Division(cast(SplitBy, settings.split_by), settings.seed),
+        GivenOptics(settings.optics, settings.invert_contrast),
         chosen_state(settings.phase_flipped, settings.ctf_premultiplied),
     )  # fmt: skip
 

@@ -29,12 +29,24 @@ class Turn:
     particles: Tensor
 
 
-def drawn(poses: PoseTable, half: int, seed: int) -> QuarterSets:
-    """Divide a half set at random into two quarter sets of equal size."""
+def drawn(poses: PoseTable, half: int, seed: int, pieces: Tensor) -> QuarterSets:
+    """Divide a half set at random into two quarter sets of equal size, as far as pieces can be kept whole.
+
+    pieces [b]: equal numbers for particles that share noise, as copies of an image do. Quarter sets are compared with
+    one another, as half sets are.
+    """
     members = torch.nonzero(poses.half == half)[:, 0]
     generator = torch.Generator().manual_seed(seed * 2 + half)
     quarter_of = torch.zeros(len(poses), dtype=torch.int64)
-    quarter_of[members[torch.randperm(len(members), generator=generator)[::2]]] = 1
+    _, piece, count = pieces[members].unique(return_inverse=True, return_counts=True)
+    order = torch.randperm(len(count), generator=generator)
+    if len(count) == len(members):
+        quarter_of[members[order[::2]]] = 1
+    else:  # pieces of one size alternate, the largest first
+        order = order[torch.sort(count[order], descending=True, stable=True).indices]
+        side = torch.zeros(len(count), dtype=torch.int64)
+        side[order[::2]] = 1
+        quarter_of[members] = side[piece]
     return QuarterSets(members, quarter_of)
 
 

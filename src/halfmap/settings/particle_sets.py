@@ -51,10 +51,13 @@ class AuditSettings(OpticsOptions):
     data_dir: Path | None = field(default=None, metadata={
         "help": "folder that the image paths in the STAR file start from", "short": "folder",
         "none": "found from the STAR file"})
+    images: bool = field(default=True, metadata={
+        "help": "read all images and compare their pixels, so that copies are found whatever they are called; without, "
+                "images are compared by name"})
     out: Path | None = field(default=None, metadata={
-        "help": "write the particles without duplicates here: the first of each is kept, copies made by symmetry "
-                "expansion all stay and go to its half set", "short": "clean.star", "aliases": ("--o",),
-        "none": "only report"})
+        "help": "write the particles without duplicates here, in half sets: the first of each is kept, copies made by "
+                "symmetry expansion all stay and go to its half set, filaments stay whole",
+        "short": "clean.star", "aliases": ("--o",), "none": "only report"})
 
 
 def validated_orientations(settings: OrientationsSettings) -> OrientationsSettings:

@@ -99,9 +99,10 @@ class RefineSettings(RegulariserOptions, ImageOptions):
     flatten_solvent: bool = field(default=True, metadata={
         "help": "clear the reference outside the mask before images are aligned to it",
         "aliases": ("--flatten_solvent",), "advanced": True})
-    split_by: str = field(default="particle", metadata={
-        "help": "what is kept in one half set when the STAR file has no half sets",
-        "choices": ("particle", "micrograph"), "advanced": True})
+    split_by: str = field(default="auto", metadata={
+        "help": "what is kept in one half set where these are drawn, besides all copies of an image; auto: filaments "
+                "where the file names them (rlnHelicalTubeID)",
+        "choices": ("auto", "particle", "filament", "micrograph"), "advanced": True})
     resplit: bool = field(default=False, metadata={
         "help": "draw new half sets even if the STAR file has them", "advanced": True})
     join_halves: float | None = field(default=None, metadata={

@@ -2,43 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
 
 from halfmap.errors import InputError
 from halfmap.finding import Finding
-from halfmap.particles.table import ParticleTable
-from halfmap.validation.halfset_audit import Anomaly, Images, Integers, audit
+from halfmap.particles.half_sets import filaments
+from halfmap.particles.same_images import first_named
+from halfmap.particles.table import Integers, ParticleTable
+from halfmap.validation.halfset_audit import Anomaly, Images, audit
 
 DIAMETER_PART = 0.25  # fraction of the diameter: two particles in one layer of ice are never as near
 COORDINATES = ("rlnCoordinateX", "rlnCoordinateY")
 
 
-def leaks(table: ParticleTable, diameter: float) -> list[Finding]:
-    """What a refinement of this table should warn of. Stacks are compared by file, not by content."""
-    found = audit(images_of(table, same_file(table.stacks)), DIAMETER_PART * diameter)
-    return [Finding(one.text.split(":")[0], f"{described(table, one)}; the FSC is too good, halfmap audit says more",
-                    "half sets")
-            for one in found.findings if one.kind == "leak"]
+def leaks(table: ParticleTable, diameter: float, first: Integers | None = None) -> list[Finding]:
+    """What a refinement of this table should say of its half sets and of what they hold more than once.
+
+    first[b]: the first row that shows the same image; None where images are compared by name, not by content.
+    """
+    named = first_named(table)
+    first = named if first is None else first
+    images = images_of(table, first, compared=not np.array_equal(first, named))
+    found = audit(images, DIAMETER_PART * diameter).findings
+    return [Finding(one.name, _told(table, one), "half sets", one.level) for one in found if one.level is not None]
 
 
-def images_of(table: ParticleTable, stacks: Integers) -> Images:
-    """The table in the form that the audit takes; stacks[i]: equal numbers for stacks that are the same."""
+def _told(table: ParticleTable, one: Anomaly) -> str:
+    text = described(table, one)
+    if one.kind == "leak":
+        return f"leak: {text}; the FSC is too good, halfmap audit says more"
+    return text + ("; halfmap audit --out writes a file without them" if one.kind == "duplicate" else "")
+
+
+def images_of(table: ParticleTable, first: Integers, compared: bool = False) -> Images:
+    """The table in the form that the audit takes; first[b]: the first row that shows the same image; compared: whether
+    it took their pixels to know."""
     columns = table.columns
-    stack = stacks[table.stack_index]
     position = None
     if all(label in columns for label in (*COORDINATES, "rlnMicrographName")):
         pixels = np.column_stack([_numbers(table, label) for label in COORDINATES])
         # A refined particle lies at the place where it was picked, less its origin.
         position = pixels * micrograph_pixel(table)[:, None] - table.origins.numpy()
-    tube = None
-    if "rlnHelicalTubeID" in columns:
-        tube = _numbers(table, "rlnHelicalTubeID").astype(np.int64)
-    most = int(table.image_index.max(initial=0)) + 1
-    return Images(stack * most + table.image_index, table.half, table.micrograph, position, tube, table.rotations)
+    return Images(first, table.half, table.micrograph, position, filaments(table), table.rotations, compared)
 
 
 def _numbers(table: ParticleTable, label: str) -> NDArray[np.float64]:
@@ -56,22 +62,9 @@ def micrograph_pixel(table: ParticleTable) -> NDArray[np.float64]:
     return table.pixel_size.numpy()
 
 
-def same_file(stacks: Sequence[Path]) -> Integers:
-    """Numbers[i] that are equal for paths of the same file."""
-    known: dict[object, int] = {}
-    numbers = []
-    for path in stacks:
-        try:
-            found = path.stat()
-            key: object = (found.st_dev, found.st_ino)
-        except OSError:
-            key = path
-        numbers.append(known.setdefault(key, len(known)))
-    return np.array(numbers, np.int64)
-
-
 def described(table: ParticleTable, finding: Anomaly) -> str:
-    """A finding as text, with the rows of the file (from 1) where it was found."""
-    rows = ", ".join(str(table.rows[i] + 1) for i in finding.rows)
+    """A finding as text, with the rows of the file (from 1) where it was found, and those that they repeat."""
     more = " .." if finding.count > len(finding.rows) else ""
-    return f"{finding.kind}: {finding.text}" + (f" (rows {rows}{more})" if rows else "")
+    rows, first = (", ".join(str(table.rows[i] + 1) for i in some) for some in (finding.rows, finding.first))
+    where = f" (rows {rows}{more})" if rows else ""
+    return f"{finding.text}{where}" + (f", the same as rows {first}{more}" if first else "")

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.markup import escape
+from torch import Tensor
 
 from halfmap.errors import InputError
 from halfmap.options import read_toml
 from halfmap.particles.given_optics import GivenOptics
+from halfmap.particles.half_sets import Division, assign_halves
+from halfmap.particles.same_images import PATTERNS, first_alike, first_named, same_file, signatures
+from halfmap.particles.source import ParticleSource
+from halfmap.particles.stack import looked_at
 from halfmap.particles.star import read_star, write_star
-from halfmap.particles.table import ParticleTable
+from halfmap.particles.table import Integers, ParticleTable
 from halfmap.settings.particle_sets import AuditSettings, run_folder
 from halfmap.settings.refine import RefineSettings
-from halfmap.validation.halfset_audit import Audit, Integers, audit
-from halfmap.validation.halfset_leaks import DIAMETER_PART, described, images_of, same_file
+from halfmap.validation.halfset_audit import Audit, audit
+from halfmap.validation.halfset_leaks import DIAMETER_PART, described, images_of
 
 BOX_PART = 0.125  # usual distance as a share of the box, which is about twice the particle's diameter
+BACKGROUND = 0.8  # of the images' side: what lies beyond gives an image its grey scale
 SAMPLED = 1 << 16  # bytes compared at the start, in the middle and at the end of a stack
 HEADER = 1024  # bytes of an MRC header, which are not compared: labels may differ between copies
 
@@ -35,15 +42,47 @@ def run(settings: AuditSettings) -> Audit:
     table = read_star(settings.particles, settings.data_dir, GivenOptics(settings.optics))
     distance = settings.distance or _usual_distance(settings.particles, table)
     same = _same_content(table.stacks)
-    images = images_of(table, same)
-    found = audit(images, distance)
     console = Console(highlight=False)
-    for line in _summary(table, found, distance, same) + [described(table, finding) for finding in found.findings]:
+    named, unread = first_named(table, same), ""
+    first = named
+    if settings.images:
+        with console.status("reading images"):
+            seen = _signatures(table)
+        first, unread = first_alike(seen.patterns, table, same), seen.unread
+    found = audit(images_of(table, first, compared=not np.array_equal(first, named)), distance)
+    lines = _summary(table, found, distance, same) + ([unread] if unread else [])
+    lines += [f"{finding.kind}: {described(table, finding)}" for finding in found.findings]
+    for line in lines:
         console.print(escape(line), soft_wrap=True)
     if settings.out is not None:
-        write_star(settings.out, replace(table, half=found.half).select(found.keep))
-        console.print(escape(_cleaned(found, settings.out)), soft_wrap=True)
+        clean = replace(table, half=found.half).select(found.keep)
+        drawn = table.half is None and len(np.unique(first[found.keep])) > 1
+        if drawn:
+            clean = assign_halves(clean, Division(), first[found.keep])
+        write_star(settings.out, clean)
+        console.print(escape(_cleaned(found, settings.out, clean, drawn)), soft_wrap=True)
     return found
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Signatures [b, p] of the images, zero where one could not be read, and a sentence on those (empty: all were)."""
+
+    patterns: Tensor
+    unread: str
+
+
+def _signatures(table: ParticleTable) -> _Seen:
+    """Read every image once."""
+    faults = [stack for stack in looked_at(table) if stack.fault]
+    bad = np.isin(table.stack_index, [table.stack_index[stack.row] for stack in faults])
+    rows, patterns = torch.from_numpy(np.flatnonzero(~bad)), torch.zeros(len(table), PATTERNS)
+    side = min(group.box * group.pixel_size for group in table.optics)
+    for batch in ParticleSource(table, BACKGROUND * side).stream(rows):
+        patterns[batch.index] = signatures(batch.images)
+    if not faults:
+        return _Seen(patterns, "")
+    return _Seen(patterns, f"{int(bad.sum())} images were compared by name only: {faults[0].fault}")
 
 
 def _usual_distance(particles: Path, table: ParticleTable) -> float:
@@ -108,7 +147,11 @@ def _summary(table: ParticleTable, found: Audit, distance: float, same: Integers
     return [*lines, "DUPLICATES: not between the half sets, but a new division would put them there."]
 
 
-def _cleaned(found: Audit, out: Path) -> str:
+def _cleaned(found: Audit, out: Path, clean: ParticleTable, drawn: bool) -> str:
     moved = f"; all copies of an image ({found.expanded}) are in the half set of the first" if found.expanded else ""
+    if drawn and clean.half is not None:
+        sizes = np.bincount(clean.half, minlength=2)
+        moved = (f"; half sets of {sizes[0]} and {sizes[1]} were drawn as halfmap refine draws them (copies of an "
+                 "image and filaments stay whole)")
     return (f"Wrote {out}: {int(found.keep.sum())} particles; left out {found.repeated} rows that repeat an image and "
             f"{found.near} near an earlier particle{moved}.")

@@ -12,6 +12,7 @@ from torch import Tensor
 from halfmap.errors import InputError
 from halfmap.maps.grid import Grid
 from halfmap.maps.mrc import MapFile, read_map
+from halfmap.particles.same_images import same_file
 from halfmap.particles.stack import check_stacks
 from halfmap.particles.star import read_star
 from halfmap.particles.table import ParticleTable
@@ -19,7 +20,6 @@ from halfmap.regularisation.protocol import MapPair, shell_ratio
 from halfmap.regularisation.wiener import Uniform
 from halfmap.settings.refine import from_toml
 from halfmap.settings.subtract import SubtractSettings
-from halfmap.validation.halfset_leaks import same_file
 from halfmap.workflows.fixed_poses import finished_records
 from halfmap.workflows.half_map_pair import read_half_maps, read_mask
 

@@ -19,6 +19,7 @@ from halfmap.errors import InputError
 from halfmap.geometry.rotations import angular_distance, euler_to_matrix, matrix_to_euler
 from halfmap.geometry.symmetry import canonical_name, symmetry_group
 from halfmap.options import read_toml
+from halfmap.particles.same_images import same_file
 from halfmap.particles.star import read_star, write_star
 from halfmap.particles.star_text import numbers_of
 from halfmap.particles.table import ParticleTable
@@ -26,7 +27,6 @@ from halfmap.settings.expand import ExpandSettings
 from halfmap.settings.particle_sets import run_folder
 from halfmap.settings.refine import RefineSettings
 from halfmap.validation.halfset_audit import SAME_POSE
-from halfmap.validation.halfset_leaks import same_file
 from halfmap.workflows.select import half_sizes
 
 ORIGINAL_ROW = "halfmapOriginalRow"

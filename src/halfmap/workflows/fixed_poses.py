@@ -106,7 +106,7 @@ def read_fixed_run(folder: Path, mask: Path | None) -> FixedRun:
     mask = mask or folder / "mask.mrc"
     own = read_half_maps(folder / "half1_unfil.mrc", folder / "half2_unfil.mrc", mask, settings.diameter)
     star = folder / "particles.star"
-    table = read_particles(ParticleInput(star, settings.data_dir))
+    table = read_particles(ParticleInput(star, settings.data_dir)).table
     if table.rotations is None:
         raise InputError(f"{star}: no angles (rlnAngleRot, rlnAngleTilt, rlnAnglePsi); give a finished run")
     # The spectra that weighted the run's last sums are those that the iteration before left.

@@ -122,7 +122,7 @@ def particles(table: ParticleTable, kind: str, settings: InspectSettings) -> Ins
         faults = [*faults[:STACKS_NAMED], f"{len(faults) - STACKS_NAMED} more stacks have faults like these"]
     odd = table_notes(table) + header_notes(table, stacks)
     diameter = settings.diameter or LIKELY * min(group.box * group.pixel_size for group in table.optics)
-    odd += leaks(table, diameter) if table.half is not None else []
+    odd += leaks(table, diameter)
     notes = [finding.text for finding in odd]
     sound = _readable(table, stacks)
     looked = look(sound, diameter, settings.images) if len(sound) else None

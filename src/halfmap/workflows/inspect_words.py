@@ -36,7 +36,9 @@ def table_facts(table: ParticleTable, stacks: list[SeenStack]) -> list[Fact]:
     facts.append(Fact("defocus", f"{mean.min():.2f} to {mean.max():.2f} um, median {np.median(mean):.2f}; astigmatism "
                   f"{np.median(np.abs(u - v)):.0f} A{plate}"))
     if table.half is None:
-        facts.append(Fact("half sets", "none; a refinement draws them"))
+        one = table.columns.get("rlnRandomSubset")
+        why = "" if one is None else f" (rlnRandomSubset is {one[0]} in all rows)"
+        facts.append(Fact("half sets", f"none{why}; a refinement draws them"))
     else:
         facts.append(Fact("half sets", " and ".join(f"{n:,}" for n in np.bincount(table.half, minlength=2))))
     if table.rotations is None and not table.flat:

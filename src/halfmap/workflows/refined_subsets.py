@@ -45,7 +45,7 @@ def read_refined_run(folder: Path) -> RefinedRun:
     """Read the settings and particles of a run. Raises InputError where it is not finished or they changed."""
     settings = from_toml(folder / "settings.toml")
     finished_records(folder)
-    return RefinedRun(folder, settings, read_particles(particle_input(settings)))
+    return RefinedRun(folder, settings, read_particles(particle_input(settings)).table)
 
 
 @dataclass(frozen=True)
