@@ -236,6 +236,7 @@ def test_an_inverted_mask_is_named_and_the_fsc_is_worse_within_it(copied, capsys
 def test_a_b_factor_far_beyond_the_guinier_plot_is_named(copied, tmp_path, capsys):
     """The atoms have one of -160; 1.5 times as much is a matter of taste."""
     assert main(["postprocess", str(copied), "--bfactor", "-2000", "--out", str(tmp_path / "far")]) == 0
+    assert np.isfinite(read(tmp_path / "far" / "map_sharpened.mrc")).all()
     assert "-2000 A^2 sharpens far more than the Guinier plot asks for" in capsys.readouterr().out
     assert main(["postprocess", str(copied), "--bfactor", "-240", "--out", str(tmp_path / "near")]) == 0
     assert "nothing unusual" in capsys.readouterr().out
@@ -270,6 +271,7 @@ def test_the_page_is_complete_in_itself(copied):
     (["run", "--bfactor", "nan"], ["--bfactor nan", "finite"]),
     (["run", "--lowpass", "-3"], ["--lowpass -3", "at least 0"]),
     (["run", "--lowpass", "3.9"], ["--lowpass 3.9", "Nyquist frequency, 4.00 A"]),
+    (["run", "--bfactor", "-20000", "--lowpass", "0"], ["--bfactor -20000", "infinite"]),
     (["run", "--mtf-pixel", "1"], ["--mtf-pixel 1: needs --mtf"]),
     (["run", "--mtf", "absent.star"], ["--mtf", "absent.star: no such file"]),
     (["run", "--mtf", "text.star"], ["text.star", "rlnResolutionInversePixel"]),

@@ -126,17 +126,17 @@ def _sharpen(settings: PostprocessSettings, pair: HalfMaps, mtf: Tensor | None) 
     weight = fsc_weight(pair.curves.corrected) if settings.fsc_weight else None
     guinier = _guinier(settings, pair, mean, mtf)
     lowpass = settings.lowpass if settings.lowpass is not None else corrected
-    applied = Sharpening(guinier.bfactor, mtf, weight, lowpass or None)
+    applied = sharpened(mean, pair.pixel_size, Sharpening(guinier.bfactor, mtf, weight, lowpass or None))
     local = None
     if settings.local:
         # The local filter replaces the FSC weights and the low-pass, which are the same everywhere.
         plain = sharpened(mean, pair.pixel_size, Sharpening(guinier.bfactor, mtf))
         theta = None if settings.run is None else settings.run / "theta.mrc"
         local = locally_sharpened(plain, pair, theta if theta and theta.exists() else None)
+    if not all(bool(v.isfinite().all()) for v in (applied, *([] if local is None else [local.map]))):
+        raise InputError(f"--bfactor {guinier.bfactor:g}: grey values of the map become infinite; give one nearer to 0")
     verdict = pair.verdict() + tail_verdict(pair.curves, pair.box, pair.pixel_size) + _fit_verdict(settings, guinier)
-    return Postprocessed(
-        pair, corrected, guinier, lowpass or None, sharpened(mean, pair.pixel_size, applied), local, verdict
-    )
+    return Postprocessed(pair, corrected, guinier, lowpass or None, applied, local, verdict)
 
 
 def _guinier(settings: PostprocessSettings, pair: HalfMaps, mean: Tensor, mtf: Tensor | None) -> Guinier:
