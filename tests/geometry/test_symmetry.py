@@ -7,7 +7,7 @@ from scipy.spatial.transform import Rotation
 
 from halfmap.errors import InputError
 from halfmap.geometry.rotations import random_rotations, view_directions
-from halfmap.geometry.symmetry import asymmetric_unit, canonical_name, symmetry_group
+from halfmap.geometry.symmetry import asymmetric_unit, canonical_name, normaliser, symmetry_group
 
 ORDERS = {
     "C1": 1, "C2": 2, "C3": 3, "C4": 4, "C7": 7, "C24": 24, "D1": 2, "D2": 4, "D3": 6, "D7": 14, "D12": 24,
@@ -103,3 +103,11 @@ def test_directions_on_a_symmetry_axis_keep_a_representative(name):
     equivalents = torch.einsum("oij,rj->roi", group, axes)
     inside = asymmetric_unit(equivalents.reshape(-1, 3), group).view(len(axes), len(group))
     assert bool(inside.any(1).all())
+
+
+@pytest.mark.parametrize("name, count", [("D2", 24), ("D3", 12), ("D7", 28), ("T", 24), ("O", 24), ("I1", 60)])
+def test_the_normaliser_is_the_known_group(name, count):
+    """Of D2 and T it is octahedral, of Dn dihedral of twice the order; O and I are their own."""
+    group, found = symmetry_group(name), normaliser(symmetry_group(name))
+    assert len(found) == count and bool((torch.linalg.det(found) > 0.999).all())
+    assert contains(group, found[:, None] @ group @ found.mT[:, None])

@@ -217,6 +217,31 @@ def test_half_maps_that_agree_on_little_get_no_b_factor_and_are_told_so(copied, 
     assert "No line could be fitted" in text_of(copied / "postprocess" / "postprocess.html")
 
 
+def test_an_inverted_mask_is_named_and_the_fsc_is_worse_within_it(copied, capsys):
+    for h in (1, 2):  # the molecule stands out of the solvent
+        half = copied / f"half{h}_unfil.mrc"
+        write_map(half, torch.from_numpy(read(half) + (radius() < 13)).float(), PIXEL)
+    mask = copied / "inverted.mrc"
+    write_map(mask, torch.from_numpy(1 - read(copied / "mask.mrc")).float(), PIXEL)
+    halves = [str(copied / f"half{h}_unfil.mrc") for h in (1, 2)]
+    assert main(["fsc", *halves, "--mask", str(mask)]) == 0
+    said = capsys.readouterr().out
+    assert "inverted.mrc: covers 82.6 %" in said and "holds 0 % of the density: is it inverted?" in said
+    assert "the mask misses the molecule" in said
+    assert main(["fsc", *halves, "--mask", str(copied / "mask.mrc")]) == 0
+    said = capsys.readouterr().out
+    assert "mask.mrc: covers" not in said and "misses" not in said
+
+
+def test_a_b_factor_far_beyond_the_guinier_plot_is_named(copied, tmp_path, capsys):
+    """The atoms have one of -160; 1.5 times as much is a matter of taste."""
+    assert main(["postprocess", str(copied), "--bfactor", "-2000", "--out", str(tmp_path / "far")]) == 0
+    assert np.isfinite(read(tmp_path / "far" / "map_sharpened.mrc")).all()
+    assert "-2000 A^2 sharpens far more than the Guinier plot asks for" in capsys.readouterr().out
+    assert main(["postprocess", str(copied), "--bfactor", "-240", "--out", str(tmp_path / "near")]) == 0
+    assert "nothing unusual" in capsys.readouterr().out
+
+
 def test_the_page_is_complete_in_itself(copied):
     assert main(["postprocess", str(copied)]) == 0
     page = (copied / "postprocess" / "postprocess.html").read_text()
@@ -245,6 +270,8 @@ def test_the_page_is_complete_in_itself(copied):
     (["run", "--fit-to", "12"], ["--fit-to 12", "finer than --fit-from 10"]),
     (["run", "--bfactor", "nan"], ["--bfactor nan", "finite"]),
     (["run", "--lowpass", "-3"], ["--lowpass -3", "at least 0"]),
+    (["run", "--lowpass", "3.9"], ["--lowpass 3.9", "Nyquist frequency, 4.00 A"]),
+    (["run", "--bfactor", "-20000", "--lowpass", "0"], ["--bfactor -20000", "infinite"]),
     (["run", "--mtf-pixel", "1"], ["--mtf-pixel 1: needs --mtf"]),
     (["run", "--mtf", "absent.star"], ["--mtf", "absent.star: no such file"]),
     (["run", "--mtf", "text.star"], ["text.star", "rlnResolutionInversePixel"]),

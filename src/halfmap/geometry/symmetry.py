@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from halfmap.errors import InputError
-from halfmap.geometry.rotations import rotation_vector_to_matrix
+from halfmap.geometry.rotations import matrix_to_rotation_vector, rotation_vector_to_matrix
 
 GOLDEN = (1.0 + math.sqrt(5.0)) / 2.0
 
@@ -93,6 +93,38 @@ def asymmetric_unit(directions: Tensor, group: Tensor) -> Tensor:
     return nearness[:, 0] >= nearness.amax(1) - 1e-9
 
 
+def normaliser(group: Tensor) -> Tensor:
+    """All rotations n[m,3,3] with n G n^T = G, for a group[o,3,3] that has more than one axis.
+
+    Turned by one of them a map with this symmetry has it still. n takes a pair of axes of the group to such a pair.
+    """
+    group = group.double()
+    vectors = matrix_to_rotation_vector(group[1:])
+    axes = vectors / vectors.norm(dim=1, keepdim=True)
+    axes = torch.cat([axes, -axes])
+    apart = (axes @ axes[0]).abs()
+    second = int(torch.where(apart < 1 - 1e-6, apart, -1.0).argmax())
+    one, other = torch.cartesian_prod(torch.arange(len(axes)), torch.arange(len(axes))).unbind(1)
+    alike = ((axes[one] * axes[other]).sum(dim=1) - axes[0] @ axes[second]).abs() < 1e-6
+    found = _frame(axes[one[alike]], axes[other[alike]]) @ _frame(axes[:1], axes[second, None]).mT
+    turned = (found[:, None] @ group @ found.mT[:, None]).flatten(2)
+    holds = (torch.cdist(turned, group.flatten(1).expand(len(found), -1, -1)).amin(dim=2) < 1e-5).all(dim=1)
+    return _distinct(found[holds])
+
+
+def _frame(first: Tensor, second: Tensor) -> Tensor:
+    """Right-handed frames [b,3,3], as columns, of two directions first, second[b,3] that are not parallel."""
+    normal = torch.linalg.cross(first, second)
+    normal = normal / normal.norm(dim=1, keepdim=True)
+    return torch.stack([first, torch.linalg.cross(normal, first), normal], dim=-1)
+
+
+def _distinct(rotations: Tensor) -> Tensor:
+    """Each of rotations[r,3,3] once."""
+    same = (rotations[:, None] - rotations).abs().amax((-1, -2)) < 1e-6
+    return rotations[same.int().argmax(1) == torch.arange(len(rotations))]
+
+
 def _axis_rotation(fold: int, axis: tuple[float, float, float]) -> Tensor:
     """The rotation [3,3] by 360/fold degrees about an axis of any length."""
     vector = torch.tensor(axis, dtype=torch.float64)
@@ -103,9 +135,7 @@ def _closure(generators: Tensor) -> Tensor:
     """The group [o,3,3] that generators[j,3,3] generate: products are added until nothing new appears."""
     elements = torch.eye(3, dtype=torch.float64)[None]
     while True:
-        found = torch.cat([elements, (elements[:, None] @ generators).flatten(0, 1)])
-        same = (found[:, None] - found).abs().amax((-1, -2)) < 1e-6
-        first = same.int().argmax(1) == torch.arange(len(found))
-        if int(first.sum()) == len(elements):
+        found = _distinct(torch.cat([elements, (elements[:, None] @ generators).flatten(0, 1)]))
+        if len(found) == len(elements):
             return elements
-        elements = found[first]
+        elements = found

@@ -18,6 +18,7 @@ from halfmap.expectation.posterior import Poses
 from halfmap.finding import Finding
 from halfmap.geometry.rotations import angular_distance
 from halfmap.kernels.poses import PosePrior
+from halfmap.maps import density
 from halfmap.maps.filters import gaussian_lowpass
 from halfmap.maps.grid import Grid
 from halfmap.maps.masks import automatic_threshold, spherical_mask
@@ -25,7 +26,6 @@ from halfmap.maps.masks import automatic_threshold, spherical_mask
 FOCUSED = 0.7  # share of the starting map's density; a mask that holds less of it is focused
 MOST_TURN, MOST_SHIFT = 3.0, 3.0  # degrees, A: a focused search begins with these widths, and none becomes wider
 LEAST = 0.1  # degrees or A: no width is estimated below
-VISIBLE = 15.0  # A: detail at which the starting map is judged
 
 
 @dataclass(frozen=True)
@@ -137,21 +137,18 @@ def share_held(mask: Tensor, start: Tensor, pixel_size: float, diameter: float) 
 
     Density is what stands out of the solvent, by the rule that masks are drawn by. 1 where nothing does.
     """
-    smooth = gaussian_lowpass(start, pixel_size, VISIBLE)
+    smooth = gaussian_lowpass(start, pixel_size, density.VISIBLE)
     box = start.shape[-1]
     sphere = spherical_mask(box, min(diameter / (2 * pixel_size), box / 2), 0).to(start.device) > 0
     level = automatic_threshold(smooth, sphere, pixel_size)
     if level is None:
         return 1.0
-    density = (smooth - level).clamp_min(0) * sphere
-    return float((mask * density).sum() / density.sum())
+    above = (smooth - level).clamp_min(0) * sphere
+    return float((mask * above).sum() / above.sum())
 
 
 def centre_of_mass(mask: Tensor | None, grid: Grid) -> Tensor:
     """Centre (x, y, z) of a mask [z, y, x] in A off the box centre, float64 [3]; the box centre without a mask."""
     if mask is None:
         return torch.zeros(3, dtype=torch.float64)
-    weight = mask.double().cpu()
-    axis = (torch.arange(grid.box, dtype=torch.float64) - grid.box // 2) * grid.pixel_size
-    sums = [weight.sum(dim=dims) for dims in ((0, 1), (0, 2), (1, 2))]
-    return torch.stack([one @ axis for one in sums]) / weight.sum()
+    return density.centre_of_mass(mask, grid.pixel_size)

@@ -30,9 +30,17 @@ from halfmap.refinement.input_prior import FOCUSED, MOST_SHIFT, MOST_TURN, Input
 from halfmap.refinement.masking import Masking
 from halfmap.refinement.memory_limits import MemoryLimits, SolveMethod, plan_memory
 from halfmap.refinement.memory_plan import WITHOUT_QUARTERS, MemoryPlan, checked, needs_of
-from halfmap.refinement.preflight import Inspected, ParticleInput, inspect_images, read_particles, read_reference
+from halfmap.refinement.preflight import (
+    Inspected,
+    ParticleInput,
+    Reference,
+    inspect_images,
+    read_particles,
+    read_reference,
+)
 from halfmap.refinement.relaxed_symmetry import alike_at_start, mates_of
 from halfmap.refinement.schedule import Schedule
+from halfmap.refinement.start import Placed, Wanted, placed
 from halfmap.refinement.state import PoseTable, State
 from halfmap.regularisation.protocol import Regulariser
 from halfmap.regularisation.registry import regulariser_named
@@ -41,6 +49,7 @@ from halfmap.runtime.progress import Progress
 from halfmap.runtime.scratch import Scratch
 from halfmap.settings.refine import RefineSettings
 from halfmap.settings.regularisers import regulariser_options
+from halfmap.validation.mask_share import diameter_verdict, share_verdict
 
 MODES = 3  # pose modes kept of each particle
 MOST_MODES = 12  # of them where symmetry is relaxed, so that mates which cannot be told apart all stay
@@ -98,6 +107,7 @@ def prepared(settings: RefineSettings, progress: Progress, ranks: Ranks = ALONE)
     table = read.table
     start = read_reference(settings.map, table, settings.diameter)
     method = _method_of(settings, table)
+    at_start = _start_of(settings, start, symmetry, method)
     source = ParticleSource(table, settings.diameter, settings.batch)
     limits = MemoryLimits(settings.max_memory, settings.sums, settings.batch)
     problem = _described(settings, source, start.grid, symmetry.to(device), method, limits, ranks)
@@ -109,18 +119,20 @@ def prepared(settings: RefineSettings, progress: Progress, ranks: Ranks = ALONE)
         mates = problem.schedule.mates
         notes.append(f"local searches try the {len(mates)} poses that {settings.relax_symmetry} makes of each "
                      "particle's best one, and the images decide")
-        if settings.join_halves is None:
-            notes += alike_at_start(settings.map, start, mates, settings.ini_high)
     notes += [problem.memory.sentence(), *check_disk(problem.memory, table, settings.out, settings.scratch, kept)]
     if settings.search in ("local", "fixed") and table.rotations is None:
         raise InputError(f"{settings.particles}: no angles (rlnAngleRot, rlnAngleTilt, rlnAnglePsi), which --search "
                          f"{settings.search} starts from; use --search auto")
     progress.start_iteration(0, "reading images", len(table), None)
     inspected = inspect_images(problem.source, lambda n: progress.advance(n * ranks.world), ranks, read.drawn)
-    inspected = replace(inspected, findings=read.findings + inspected.findings)
+    found = [*read.findings, *at_start.findings, *inspected.findings]
+    if settings.relax_symmetry is not None and settings.join_halves is None:
+        used = replace(start, map=at_start.map)
+        found += alike_at_start(settings.map, used, problem.schedule.mates, settings.ini_high)
+    inspected = replace(inspected, findings=found)
     problem = _with_particles(problem, inspected.source, settings.scale)
-    state = _initial_state(settings, problem, start.map.to(device), inspected.power)
-    state, about_prior = _with_prior(settings, problem, state, start.map.to(device))
+    state = _initial_state(settings, problem, at_start.map.to(device), inspected.power)
+    state, about_prior = _with_prior(settings, problem, state, at_start.map.to(device))
     notes += about_prior
     plan = problem.schedule.next([], state.shift_sigma)
     assert plan is not None
@@ -177,11 +189,13 @@ def files_read(settings: RefineSettings) -> list[Path]:
 
 @dataclass(frozen=True)
 class _Method:
-    """The chosen regulariser, the user's solvent mask [z, y, x], and notes on how masks were changed to fit."""
+    """The chosen regulariser, the user's solvent mask [z, y, x], and notes on how masks were changed to fit. part: the
+    regulariser's mask of a part [z, y, x]."""
 
     regulariser: Regulariser
     mask: Tensor | None
     notes: list[str]
+    part: Tensor | None
 
 
 def _method_of(settings: RefineSettings, table: ParticleTable) -> _Method:
@@ -197,7 +211,22 @@ def _method_of(settings: RefineSettings, table: ParticleTable) -> _Method:
     options = regulariser_options(settings)
     if options.get("mask") is not None:
         options["mask"] = read(options["mask"], f"{settings.regulariser} mask")
-    return _Method(regulariser_named(settings.regulariser, **options), given, notes)
+    return _Method(regulariser_named(settings.regulariser, **options), given, notes, options.get("mask"))
+
+
+def _start_of(settings: RefineSettings, read: Reference, symmetry: Tensor, method: _Method) -> Placed:
+    """The starting map where it is used, and what is to be said of it, of the mask and of the diameter."""
+    searched, masked = settings.search in ("auto", "global"), method.mask is not None or method.part is not None
+    wanted = Wanted(
+        settings.diameter, settings.ini_high, settings.symmetry, symmetry, searched, masked, settings.align_start
+    )
+    start = placed(settings.map.name, read.map, read.grid.pixel_size, wanted)
+    found = start.findings + diameter_verdict(start.density, settings.diameter, not searched)
+    if method.mask is not None:
+        found += share_verdict(start.density, method.mask, f"--mask {settings.mask}", not searched)
+    if method.part is not None:
+        found += share_verdict(start.density, method.part, f"--cutoff-mask {settings.cutoff_mask}", partial=True)
+    return replace(start, findings=found)
 
 
 def _described(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from halfmap.errors import InputError
+from halfmap.finding import Finding
 from halfmap.fourier.transform import coarser_box, resample_volume
 from halfmap.geometry.symmetry import coset_representatives, symmetry_group
 from halfmap.maps.filters import lowpass
@@ -42,17 +43,18 @@ def mates_of(relaxed: str | None, kept: str) -> Tensor:
     return mates
 
 
-def alike_at_start(path: Path, start: Reference, mates: Tensor, resolution: float) -> list[str]:
-    """A sentence where the starting map, low-passed at this resolution (A), does not tell the mates apart.
+def alike_at_start(path: Path, start: Reference, mates: Tensor, resolution: float) -> list[Finding]:
+    """A finding where the starting map, low-passed at this resolution (A), does not tell the mates apart.
 
     path: of the map. Half sets that begin with such a map break the symmetry by their own noise, each in its own way.
     """
     share = _unlike_share(start, mates, resolution)
     if share >= UNLIKE:
         return []
-    return [f"{path}: at {resolution:g} A only {100 * share:.2g} % of its power tells the mates apart, so that each "
+    text = (f"{path}: at {resolution:g} A only {100 * share:.2g} % of its power tells the mates apart, so that each "
             "half set may choose others, and the half maps then differ; give a map that shows the difference, or "
-            f"--join-halves {resolution:g}, with which they choose together"]
+            f"--join-halves {resolution:g}, with which they choose together")
+    return [Finding("mates alike in the start", text, "starting map")]
 
 
 def _unlike_share(start: Reference, mates: Tensor, resolution: float) -> float:

@@ -12,6 +12,8 @@ from halfmap.settings.checks import absolute_paths, check_cryosparc_only, check_
 from halfmap.settings.given_optics import ImageOptions
 from halfmap.settings.regularisers import RegulariserOptions, check_options
 
+LEAST_DIAMETER = 20.0  # A
+
 
 @dataclass(frozen=True)
 class RefineSettings(RegulariserOptions, ImageOptions):
@@ -96,6 +98,9 @@ class RefineSettings(RegulariserOptions, ImageOptions):
     null_hypothesis: bool = field(default=True, metadata={
         "help": "estimate for every image whether it holds a particle at all, and let it count as far as it does",
         "advanced": True})
+    align_start: bool = field(default=False, metadata={
+        "help": "turn the initial map onto the axes of --symmetry, and move it, by its own symmetry",
+        "advanced": True})
     flatten_solvent: bool = field(default=True, metadata={
         "help": "clear the reference outside the mask before images are aligned to it",
         "aliases": ("--flatten_solvent",), "advanced": True})
@@ -149,6 +154,7 @@ def validated(settings: RefineSettings) -> RefineSettings:
     if settings.relax_symmetry is not None and settings.search not in ("auto", "local"):
         raise InputError(f"--relax-symmetry {settings.relax_symmetry}: belongs to local searches, and --search "
                          f"{settings.search} has none; leave it out or change the search")
+    _check_start(settings)
     if settings.max_resolution and settings.max_resolution >= settings.ini_high:
         raise InputError(f"--max-resolution {settings.max_resolution:g}: must be finer than --ini-high "
                          f"{settings.ini_high:g} A, the resolution of the start")
@@ -163,6 +169,24 @@ def validated(settings: RefineSettings) -> RefineSettings:
             raise InputError(f"--{name.replace('_', '-')} {paths[name]}: no such folder")
     check_new_run(paths["out"])
     return dataclasses.replace(settings, **paths)
+
+
+def _check_start(settings: RefineSettings) -> None:
+    """Raise InputError for a diameter that no particle has, and where turning the start contradicts other choices."""
+    if settings.diameter < LEAST_DIAMETER:
+        raise InputError(f"--diameter {settings.diameter:g}: below {LEAST_DIAMETER:g} A, which no particle is; give it "
+                         "in angstrom")
+    if not settings.align_start:
+        return
+    if settings.symmetry.strip().upper() == "C1":
+        raise InputError("--align-start: C1 has no axes to turn onto; give --symmetry")
+    if settings.search in ("local", "fixed"):
+        raise InputError(f"--align-start: belongs to a search from the map, and --search {settings.search} starts from "
+                         "poses, which belong to the map as it lies; leave it out")
+    masks = [value for value in (settings.mask, settings.cutoff_mask) if value is not None]
+    if masks:
+        raise InputError(f"--align-start: {masks[0]} belongs to the map as it lies; leave the mask out, or turn both "
+                         "beforehand")
 
 
 def _check_prior(settings: RefineSettings) -> None:

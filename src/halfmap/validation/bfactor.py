@@ -123,7 +123,7 @@ class Sharpening:
 
     def gain(self, box: int, pixel_size: float) -> Tensor:
         """The gain of every coefficient: float32 [z,y,x//2+1]."""
-        k = frequency_length(box)
+        k = frequency_length(box).double()  # a steep gain may leave float32 where the low-pass makes it 0
         extent = box * pixel_size
         gain = (-0.25 * self.bfactor * (k / extent).square()).exp()
         if self.mtf is not None:
@@ -132,7 +132,7 @@ class Sharpening:
             gain *= _between_shells(self.weight.to(gain), k)
         if self.lowpass is not None:
             gain *= 0.5 + 0.5 * (math.pi * ((k - extent / self.lowpass) / _EDGE + 0.5).clamp(0, 1)).cos()
-        return gain
+        return gain.float()
 
 
 def _between_shells(weight: Tensor, k: Tensor) -> Tensor:

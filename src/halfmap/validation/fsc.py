@@ -26,6 +26,7 @@ RANDOMISED_LIMIT = 0.05  # if randomised maps correlate by more than this, the m
 QUOTE_CORRECTED = Finding("quote the corrected FSC", "the masked FSC reaches further than the corrected one: quote the "
                           "corrected one", "FSC", "note")
 FLAT = "FSC never falls to zero"
+WORSE = 0.85  # share of the unmasked crossing; a mask around the molecule lets the curve cross further out
 SPHERE = 0.85  # radius of the spherical mask where none is given, as a fraction of half the box
 _MARGIN_SHELLS = 2  # so many shells from the start of randomisation on mix kept and random coefficients
 
@@ -143,7 +144,7 @@ def corrected_fsc(
 
 def mask_verdict(curves: FscCurves, box: int, pixel_size: float) -> list[Finding]:
     """What is wrong with these curves and their mask."""
-    findings = []
+    findings = _worse_within(curves, box, pixel_size)
     crossing = crossing_shell(curves.corrected, GOLD_STANDARD)
     apparent = crossing_shell(curves.masked, GOLD_STANDARD)
     if crossing is not None:
@@ -172,6 +173,19 @@ def mask_verdict(curves: FscCurves, box: int, pixel_size: float) -> list[Finding
             )
         )
     return findings + _shape_findings(curves.unmasked, box, pixel_size)
+
+
+def _worse_within(curves: FscCurves, box: int, pixel_size: float) -> list[Finding]:
+    """A finding where the half maps agree less within the mask than without one, though it removes noise only."""
+    whole, inside = (crossing_shell(curve, GOLD_STANDARD) for curve in (curves.unmasked, curves.masked))
+    if inside is None or inside > WORSE * (box / 2 if whole is None else whole):
+        return []
+    length = box * pixel_size
+    reached = "Nyquist" if whole is None else f"{length / whole:.2f} A"
+    text = (f"within the mask the half maps agree to {length / inside:.2f} A only, in the whole box to {reached}: "
+            "either the mask misses the molecule (is it inverted, or drawn in another frame?), or it holds its least "
+            "ordered part only")
+    return [Finding("worse within the mask", text, "mask")]
 
 
 def _shape_findings(unmasked: Tensor, box: int, pixel_size: float) -> list[Finding]:

@@ -12,11 +12,14 @@ from torch import Tensor
 
 from halfmap.errors import InputError
 from halfmap.finding import Finding
+from halfmap.maps.density import density_of
 from halfmap.maps.grid import AT_ZERO, Placement
 from halfmap.maps.masks import solvent_mask
 from halfmap.maps.mrc import MapFile, read_map
 from halfmap.validation.fsc import FscCurves, corrected_fsc, crossing_shell, mask_verdict, resolution
+from halfmap.validation.mask_share import share_verdict
 
+AUTOMATIC = "automatic"  # name of a mask that was made from the maps
 _SEED = 0  # of the randomised phases: the same maps give the same numbers
 _DRAWS = 8  # of randomised phases, averaged
 
@@ -73,8 +76,13 @@ class HalfMaps:
         }  # fmt: skip
 
     def verdict(self) -> list[Finding]:
-        """What is to be said of the files and the curves; empty where nothing is unusual."""
-        return [*mask_verdict(self.curves, self.box, self.pixel_size), *self.notes]
+        """What is to be said of the files, the curves and the mask; empty where nothing is unusual."""
+        found = [*mask_verdict(self.curves, self.box, self.pixel_size), *self.notes]
+        if self.mask_name == AUTOMATIC:
+            return found
+        density = density_of((self.half1 + self.half2) / 2, self.pixel_size)
+        # The mask of a focused refinement holds a part on purpose.
+        return share_verdict(density, self.mask, self.mask_name, partial=True) + found
 
 
 def read_half_maps(half1: Path, half2: Path, mask: Path | None, diameter: float | None) -> HalfMaps:
@@ -103,7 +111,7 @@ def read_half_maps(half1: Path, half2: Path, mask: Path | None, diameter: float 
     radius = None if diameter is None else diameter / (2 * pixel_size)
     generator = torch.Generator().manual_seed(_SEED)
     curves = corrected_fsc(first.data, second.data, weights, generator, sphere_radius=radius, draws=_DRAWS)
-    name = "automatic" if mask is None else str(mask)
+    name = AUTOMATIC if mask is None else str(mask)
     return HalfMaps(first.data, second.data, pixel_size, weights, name, curves, first.placement, file_notes(files))
 
 

@@ -33,6 +33,7 @@ from halfmap.workflows.half_map_pair import HalfMaps, read_half_maps
 from halfmap.workflows.local_sharpening import LocallyFiltered, locally_sharpened
 
 FEW_SHELLS = 5  # a line through fewer shells does not measure a B factor
+TOO_SHARP = 2.0  # times the B factor of the Guinier plot
 CURVES = ("unmasked", "spherical", "masked", "randomised", "corrected")
 
 Report = Callable[..., Any]
@@ -90,6 +91,7 @@ def postprocess(settings: PostprocessSettings, report: Report | None = None) -> 
     console = Console(highlight=False)
     with console.status("reading and comparing the half maps"):
         pair = read_half_maps(settings.half1, settings.half2, settings.mask, None)
+        _check_nyquist(settings, pair)
         mtf = _mtf(settings, pair)
     with console.status("sharpening"):
         done = _sharpen(settings, pair, mtf)
@@ -108,23 +110,33 @@ def _mtf(settings: PostprocessSettings, pair: HalfMaps) -> Tensor | None:
     return read_mtf(settings.mtf).on_grid(pair.box, pair.pixel_size, settings.mtf_pixel or pair.pixel_size)
 
 
+def _check_nyquist(settings: PostprocessSettings, pair: HalfMaps) -> None:
+    """Raise InputError where a resolution is finer than the maps can hold."""
+    finest = 2 * pair.pixel_size
+    for name, value in (("lowpass", settings.lowpass), ("fit-to", settings.fit_to), ("fit-from", settings.fit_from)):
+        if value and value < 0.999 * finest:
+            none = {"lowpass": "; 0 for no filter", "fit-to": "; 0 for Nyquist"}.get(name, "")
+            raise InputError(f"--{name} {value:g}: finer than the maps' Nyquist frequency, {finest:.2f} A; give a "
+                             f"coarser one{none}")
+
+
 def _sharpen(settings: PostprocessSettings, pair: HalfMaps, mtf: Tensor | None) -> Postprocessed:
     corrected = resolution(pair.curves.corrected, pair.box, pair.pixel_size)
     mean = (pair.half1 + pair.half2) / 2
     weight = fsc_weight(pair.curves.corrected) if settings.fsc_weight else None
     guinier = _guinier(settings, pair, mean, mtf)
     lowpass = settings.lowpass if settings.lowpass is not None else corrected
-    applied = Sharpening(guinier.bfactor, mtf, weight, lowpass or None)
+    applied = sharpened(mean, pair.pixel_size, Sharpening(guinier.bfactor, mtf, weight, lowpass or None))
     local = None
     if settings.local:
         # The local filter replaces the FSC weights and the low-pass, which are the same everywhere.
         plain = sharpened(mean, pair.pixel_size, Sharpening(guinier.bfactor, mtf))
         theta = None if settings.run is None else settings.run / "theta.mrc"
         local = locally_sharpened(plain, pair, theta if theta and theta.exists() else None)
+    if not all(bool(v.isfinite().all()) for v in (applied, *([] if local is None else [local.map]))):
+        raise InputError(f"--bfactor {guinier.bfactor:g}: grey values of the map become infinite; give one nearer to 0")
     verdict = pair.verdict() + tail_verdict(pair.curves, pair.box, pair.pixel_size) + _fit_verdict(settings, guinier)
-    return Postprocessed(
-        pair, corrected, guinier, lowpass or None, sharpened(mean, pair.pixel_size, applied), local, verdict
-    )
+    return Postprocessed(pair, corrected, guinier, lowpass or None, applied, local, verdict)
 
 
 def _guinier(settings: PostprocessSettings, pair: HalfMaps, mean: Tensor, mtf: Tensor | None) -> Guinier:
@@ -150,8 +162,7 @@ def _fit_verdict(settings: PostprocessSettings, guinier: Guinier) -> list[Findin
     """What is to be said of the B factor; empty where nothing is unusual."""
     fit = guinier.fit
     if settings.bfactor is not None:
-        blurs = f"the given B factor of {settings.bfactor:g} A^2 blurs the map"
-        return [] if settings.bfactor <= 0 else [_odd_fit("B factor blurs", blurs)]
+        return _given_verdict(settings.bfactor, guinier)
     if fit is None:
         return [
             _odd_fit(
@@ -187,6 +198,20 @@ def _fit_verdict(settings: PostprocessSettings, guinier: Guinier) -> list[Findin
             )
         ]
     return []
+
+
+def _given_verdict(bfactor: float, guinier: Guinier) -> list[Finding]:
+    """What is to be said of a B factor (A^2) that the user gave, beside what the Guinier plot says."""
+    if bfactor > 0:
+        return [_odd_fit("B factor blurs", f"the given B factor of {bfactor:g} A^2 blurs the map")]
+    lines = [fit for fit in (guinier.fit, guinier.masked_fit) if fit is not None]
+    if not lines or bfactor > TOO_SHARP * min(fit.bfactor - 2 * fit.error for fit in lines):
+        return []
+    steepest = min(lines, key=lambda fit: fit.bfactor)
+    text = (f"the given B factor of {bfactor:g} A^2 sharpens far more than the Guinier plot asks for "
+            f"({steepest.bfactor:.0f} +- {steepest.error:.0f} A^2): what is fine in the map is amplified noise; leave "
+            "--bfactor out, or give one near that")
+    return [_odd_fit("B factor too sharp", text)]
 
 
 def _odd_fit(name: str, text: str) -> Finding:
