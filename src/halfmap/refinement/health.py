@@ -61,7 +61,7 @@ def findings(
             )
         )
     if poor_start:
-        surprised = max(h.surprised for h in history if h.stage == "burn-in" and h is not history[0])
+        surprised = max([h.surprised for h in history if h.stage == "burn-in"][1:], default=0.0)
         found.append(
             Finding(
                 "start contradicted",
