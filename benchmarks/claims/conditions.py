@@ -66,7 +66,7 @@ SPECIMENS = {
                                               "--micelle-contrast", "1")),
     "dimer": Specimen(lambda: assembly("C2", 26.0), "C2", ("--box", "64", "--apix", "2.4", "--snr", "0.06")),
     "tetramer": Specimen(lambda: assembly("D2", 28.0), "D2", ("--box", "64", "--apix", "2.4", "--snr", "0.05")),
-    "shell": Specimen(lambda: assembly("O", 52.0), "O", ("--box", "64", "--apix", "2.8", "--snr", "0.05")),
+    "shell": Specimen(lambda: assembly("O", 52.0), "O", ("--box", "64", "--apix", "2.8", "--snr", "0.01")),
 }
 
 

@@ -211,6 +211,14 @@ def test_copies_elsewhere_in_the_stack_are_found_and_left_out(project, halfmap, 
     assert halfmap(["audit", star, "--no-images"]).status == 0
 
 
+def test_a_cryosparc_file_is_audited_too(project, halfmap, edit_star) -> None:
+    copied(project, 20)
+    star = edit_star(project / "particles.star", project / "halves.star", alternate)
+    assert halfmap(["convert", star, project / "halves.cs"]).status == 0
+    done = halfmap(["audit", project / "halves.cs"])
+    assert done.status == 1 and "leak: 20 images in both half sets" in done.said
+
+
 def test_half_sets_are_written_where_the_file_had_none(project, halfmap, edit_star, tmp_path) -> None:
     def tubes(tables: dict) -> None:
         tables["particles"]["rlnRandomSubset"] = 1

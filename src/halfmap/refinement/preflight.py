@@ -18,17 +18,15 @@ from halfmap.imaging.ctf import ctf
 from halfmap.imaging.optics import CtfState
 from halfmap.maps.grid import Grid
 from halfmap.maps.mrc import read_map
-from halfmap.particles.cryosparc import read_cryosparc
-from halfmap.particles.cryosparc_file import SUFFIXES
 from halfmap.particles.ctf_states import with_ctf_state
 from halfmap.particles.given_optics import GivenOptics
 from halfmap.particles.half_sets import TUBE, Division, SplitBy, assign_halves, divided_by
 from halfmap.particles.outliers import ABSURD, DOUBTFUL, TRAITS, Odd, constant, odd_ones, traits
+from halfmap.particles.particle_file import read_particle_file
 from halfmap.particles.same_images import PATTERNS, first_alike, first_named, signatures
 from halfmap.particles.sanity import header_notes, table_notes
 from halfmap.particles.source import ParticleSource
 from halfmap.particles.stack import check_stacks, looked_at
-from halfmap.particles.star import read_star
 from halfmap.particles.table import Integers, ParticleTable
 from halfmap.refinement.tally import noise_sources, shared
 from halfmap.runtime.distributed import ALONE, Ranks
@@ -91,12 +89,9 @@ def read_particles(wanted: ParticleInput) -> Divided:
     Raises InputError for a file that cannot be used, a stack that is missing, short or of another size, and for too few
     particles.
     """
-    if wanted.path.suffix.lower() in SUFFIXES:
-        table = read_cryosparc(
-            wanted.path, wanted.data_dir, wanted.passthrough, wanted.strip_prefix, wanted.optics
-        )
-    else:
-        table = read_star(wanted.path, wanted.data_dir, wanted.optics)
+    table = read_particle_file(
+        wanted.path, wanted.data_dir, wanted.passthrough, wanted.strip_prefix, wanted.optics
+    )
     table = with_ctf_state(table, wanted.ctf_state)
     check_stacks(table)
     drawn, findings = None, list[Finding]()

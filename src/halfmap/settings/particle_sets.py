@@ -44,13 +44,13 @@ class AuditSettings(OpticsOptions):
     """Settings of ``halfmap audit``."""
 
     particles: Path = field(metadata={
-        "help": "particle STAR file, or the folder of a refinement", "short": "RUN|particles.star", "positional": True})
+        "help": "particle file (STAR, or .cs or .csg of cryoSPARC), or the folder of a refinement",
+        "short": "RUN|particles.star", "positional": True})
     distance: float | None = field(default=None, metadata={
         "help": "centres nearer than this on one micrograph are one particle", "unit": "A", "above": 0,
         "none": "a quarter of the diameter of RUN, else an eighth of the images' side"})
     data_dir: Path | None = field(default=None, metadata={
-        "help": "folder that the image paths in the STAR file start from", "short": "folder",
-        "none": "found from the STAR file"})
+        "help": "folder that the image paths in the file start from", "short": "folder", "none": "found from the file"})
     images: bool = field(default=True, metadata={
         "help": "read all images and compare their pixels, so that copies are found whatever they are called; without, "
                 "images are compared by name"})

@@ -17,10 +17,11 @@ from halfmap.errors import InputError
 from halfmap.options import read_toml
 from halfmap.particles.given_optics import GivenOptics
 from halfmap.particles.half_sets import Division, assign_halves
+from halfmap.particles.particle_file import read_particle_file
 from halfmap.particles.same_images import PATTERNS, first_alike, first_named, same_file, signatures
 from halfmap.particles.source import ParticleSource
 from halfmap.particles.stack import looked_at
-from halfmap.particles.star import read_star, write_star
+from halfmap.particles.star import write_star
 from halfmap.particles.table import Integers, ParticleTable
 from halfmap.settings.particle_sets import AuditSettings, run_folder
 from halfmap.settings.refine import RefineSettings
@@ -39,7 +40,7 @@ def run(settings: AuditSettings) -> Audit:
     settings: as `validated_audit` returns them. Raises InputError where a file cannot be used or written, or holds half
     sets other than 1 and 2.
     """
-    table = read_star(settings.particles, settings.data_dir, GivenOptics(settings.optics))
+    table = read_particle_file(settings.particles, settings.data_dir, given=GivenOptics(settings.optics))
     distance = settings.distance or _usual_distance(settings.particles, table)
     same = _same_content(table.stacks)
     console = Console(highlight=False)
