@@ -118,7 +118,7 @@ def local_step(table: ParticleTable) -> Found:
         plan = Schedule(BOX, PIXEL, DIAMETER, C1, 30.0, 19, search).next([], 5.0)
         plan = replace(plan, sampling=replace(plan.sampling, limit=14), insert_limit=17)
         step = em.expectation_step(state, source, model, plan, 1)
-        state = replace(state, sigma2=updated_noise(state, step.tally))
+        state = replace(state, sigma2=updated_noise(state, step.tally, ((0,),)))
     sums = step.statistics[0][0]
     for more in (*step.statistics[0][1:], *step.statistics[1]):
         sums.sums.add_(more.sums)

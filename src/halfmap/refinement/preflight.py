@@ -185,8 +185,7 @@ def _first_copies(table: ParticleTable, patterns: Tensor, ranks: Ranks) -> Integ
 
 def _together(table: ParticleTable, first: Integers, drawn: Division | None) -> Divided:
     """The table with copies of an image (first[b]: its first row) in one half set, if these were drawn and can be."""
-    assert table.half is not None
-    across = bool((table.half != table.half[first]).any())
+    across = table.half is not None and bool((table.half != table.half[first]).any())
     if drawn is None or not across or len(np.unique(first)) < 2 * FEWEST:
         return Divided(table, drawn)
     again = assign_halves(table, drawn, first)
