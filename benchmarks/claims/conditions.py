@@ -66,7 +66,7 @@ SPECIMENS = {
                                               "--micelle-contrast", "1")),
     "dimer": Specimen(lambda: assembly("C2", 26.0), "C2", ("--box", "64", "--apix", "2.4", "--snr", "0.06")),
     "tetramer": Specimen(lambda: assembly("D2", 28.0), "D2", ("--box", "64", "--apix", "2.4", "--snr", "0.05")),
-    "shell": Specimen(lambda: assembly("O", 52.0), "O", ("--box", "64", "--apix", "2.8", "--snr", "0.01")),
+    "shell": Specimen(lambda: assembly("O", 52.0), "O", ("--box", "64", "--apix", "2.8", "--snr", "0.02")),
 }
 
 
@@ -154,7 +154,7 @@ def measured(condition: Condition, given: Given, model: Path, folder: Path) -> d
         (line,) = folder.with_name(f"{folder.name}.log").read_text(encoding="utf-8").strip().splitlines()[-1:]
         return {"refused": line.removeprefix("halfmap: error: ")}
     records = [json.loads(line) for line in (folder / "iterations.jsonl").read_text(encoding="utf-8").splitlines()]
-    truth = Truth(read_star(given.truth), given.symmetry, rigid_part(model))
+    truth = Truth(read_star(given.truth), SPECIMENS[condition.specimen].symmetry, rigid_part(model))
     found = judge(read_star(folder / "particles.star"), folder / "half1_unfil.mrc", folder / "half2_unfil.mrc", truth)
     one, two = (read_map(folder / f"half{h}_unfil.mrc") for h in (1, 2))
     said = spells(records)

@@ -94,7 +94,7 @@ def copied_in_other_greys(given: Given, folder: Path, share: float) -> Given:
     count = len(given.table())
     again, half, images = np.arange(round(share * count)), np.arange(count) % 2, given.images()
     return given.rewritten(
-        folder, np.concatenate([np.arange(count), again]), np.concatenate([images, 3.0 * images[again] + 7.0]),
+        folder, np.concatenate([np.arange(count), again]), np.concatenate([images, 1.2 * images[again] + 0.3]),
         lambda table: replace(table, half=np.concatenate([half, 1 - half[again]])))
 
 
@@ -150,7 +150,7 @@ def uneven_halves(given: Given, folder: Path) -> Given:
 def off_axis(given: Given, folder: Path, axis: str, degrees: float) -> Given:
     """The start turned about y or z."""
     angles = torch.tensor([[0.0, degrees, 0.0] if axis == "y" else [degrees, 0.0, 0.0]], dtype=torch.float64)
-    turn = euler_to_matrix(torch.deg2rad(angles))[0]
+    turn = euler_to_matrix(angles)[0]
     return given.started_from(folder, lambda v, apix: moved(v, turn, torch.zeros(3, dtype=torch.float64), apix))
 
 

@@ -23,6 +23,7 @@ from halfmap.finding import Finding
 from halfmap.maps.grid import Grid
 from halfmap.maps.mrc import replaced_atomically
 from halfmap.reconstruction.statistics import Backprojection, Place
+from halfmap.refinement.ctf_signs import SignSums
 from halfmap.refinement.em import Expectation
 from halfmap.refinement.input_files import InputFile, Inputs
 from halfmap.refinement.input_prior import InputPrior, Moves
@@ -93,7 +94,7 @@ class _Sums:
 
 RECORDS = (
     Origin, Course, Finding, StepIdentity, _Sums, Inputs, InputFile, RefineSettings, MemoryLimits, Grid, State,
-    PoseTable, Progressed, Expectation, Tally, Cost, Backprojection, InputPrior, Moves,
+    PoseTable, Progressed, Expectation, Tally, Cost, Backprojection, InputPrior, Moves, SignSums,
 )  # fmt: skip
 
 

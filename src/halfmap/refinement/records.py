@@ -10,6 +10,7 @@ from torch import Tensor
 
 from halfmap.geometry.rotations import angular_distance
 from halfmap.maps.grid import Grid
+from halfmap.refinement.ctf_signs import SignSums
 from halfmap.refinement.outputs import Record
 from halfmap.refinement.schedule import Plan, Progressed
 from halfmap.refinement.state import PoseTable, State
@@ -28,7 +29,8 @@ PROBABILITY_BINS = 20  # of the histogram of probabilities that there is a parti
 class Step:
     """One iteration as it ran: its plan, the states before and after it, half sets and solution, and what it cost.
 
-    pixel_size [b]: of each particle's image, in angstrom; seconds: wall time by stage; cpu: seconds of processor time.
+    pixel_size [b]: of each particle's image, in angstrom; signs: whether images have their CTF's sign; seconds: wall
+    time by stage; cpu: seconds of processor time.
     """
 
     plan: Plan
@@ -37,6 +39,7 @@ class Step:
     halves: HalfSets
     solution: Solution
     pixel_size: Tensor
+    signs: SignSums
     seconds: dict[str, float]
     cpu: float
 

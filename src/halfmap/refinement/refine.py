@@ -116,7 +116,9 @@ def em_step(problem: Problem, state: State, plan: Plan, following: em.Following)
     watch.lap("solve")
     cost = meter.so_far()
     seconds = {**outcome.tally.seconds, "total": cost.wall}
-    return Step(plan, state, after, halves, solution, pixel_size, seconds, cost.cpu + outcome.cost.cpu - own_cpu)
+    signs = outcome.tally.signs
+    return Step(plan, state, after, halves, solution, pixel_size, signs, seconds,
+                cost.cpu + outcome.cost.cpu - own_cpu)
 
 
 def _half_maps(

@@ -76,7 +76,7 @@ def united(problem: Problem, mine: em.Expectation) -> em.Expectation:
     tally = mine.tally
     moves = tally.moves
     small = [*tally.noise, *tally.count, tally.cross, tally.norm, tally.present, tally.images,
-             moves.turn, moves.shift, moves.images,
+             moves.turn, moves.shift, moves.images, tally.signs.cross, tally.signs.norm,
              torch.tensor([mine.cost.cpu], dtype=torch.float64)]
     together = torch.cat([values.flatten() for values in small])
     ranks.add_([q.sums for quarters in mine.statistics for q in quarters] + [together])

@@ -14,6 +14,7 @@ from halfmap.expectation.posterior import Poses
 from halfmap.expectation.search import Reference
 from halfmap.imaging.forward import BandImages
 from halfmap.imaging.optics import OpticsGroup
+from halfmap.refinement.ctf_signs import SignSums
 from halfmap.refinement.input_prior import Moves
 from halfmap.refinement.state import PoseTable, State
 
@@ -27,7 +28,7 @@ class Residuals:
 
     groups: its optics groups; power [s], count [s] of each: residual power by shell, and the number of coefficients in
     it, each as far as it counts (`NoiseCount`); cross [b], norm [b]: <image, model> and <model, model>, whitened;
-    present [b]: probability of a particle. An image counts as far as it holds one.
+    present [b]: probability of a particle. An image counts as far as it holds one. signs: the same by the CTF's sign.
     """
 
     groups: list[int]
@@ -36,6 +37,7 @@ class Residuals:
     cross: Tensor
     norm: Tensor
     present: Tensor
+    signs: SignSums
 
     @staticmethod
     def of(
@@ -65,11 +67,13 @@ class Residuals:
         members = [torch.nonzero(groups == group)[:, 0].to(power.device) for group in every]
         k = geometry.count(limit)
         sigma2 = images.sigma2[..., :k]
-        cross, norm = ((part[:, :k] / sigma2).double().sum(dim=1) for part in (product, square))
+        white = [part[:, :k] / sigma2 for part in (product, square)]
+        cross, norm = (part.double().sum(dim=1) for part in white)
         return Residuals(
             every, [band.shell_sum(images.unmasked(power, rows)).cpu() for rows in members],
             [band.shell_sum(noise[rows].double().sum(dim=0).expand(len(band))).cpu() for rows in members],
             (present * cross).cpu(), (present * norm).cpu(), present.double().cpu(),
+            SignSums.of(images.ctf[:, :k], white[0], white[1], present.double()),
         )  # fmt: skip
 
 
@@ -79,8 +83,8 @@ class Tally:
 
     noise[g], count[g]: residual power and number of coefficients by shell [s] of each optics group; cross [n], norm
     [n]: of each scale group, <image, model> and <model, model>, whitened; present, images [n]: how many particles and
-    images it holds; moves: how far poses are from those of the file, where there is a prior about them; seconds: wall
-    time by stage.
+    images it holds; moves: how far poses are from those of the file, where there is a prior about them; signs: whether
+    images have their CTF's sign; seconds: wall time by stage.
     """
 
     noise: list[Tensor]
@@ -90,6 +94,7 @@ class Tally:
     present: Tensor
     images: Tensor
     moves: Moves = field(default_factory=Moves.zeros)
+    signs: SignSums = field(default_factory=SignSums.zeros)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("read", "search", "insert"), 0.0))
 
     @staticmethod
@@ -108,6 +113,7 @@ class Tally:
         self.norm.index_add_(0, scale_group, batch.norm)
         self.present.index_add_(0, scale_group, batch.present)
         self.images.index_add_(0, scale_group, torch.ones_like(batch.present))
+        self.signs.add_(batch.signs)
 
 
 def noise_sources(optics: Sequence[OpticsGroup], images: Sequence[int]) -> NoiseSources:

@@ -27,7 +27,7 @@ def verdict(problem: Problem, history: Sequence[Progressed], step: Step, poor: b
     """
     schedule, grid, curves, poses = problem.schedule, problem.grid, step.halves.curves, step.after.poses
     found = health.findings(history, curves, schedule.start, schedule.shell(schedule.start), grid, poor)
-    found += _uneven_halves(poses)
+    found += _uneven_halves(poses) + step.signs.contradicted()
     if step.plan.stage in ("local", "final"):
         found += _thin_views(poses, step.halves.operators.cpu())
     if step.plan.stage != "final":
