@@ -17,7 +17,8 @@ from evidence import Cost, run_measured
 from halfmap.errors import InputError
 from halfmap.maps.mrc import StackWriter, read_map, write_map
 from halfmap.particles.preprocess import normalise
-from halfmap.particles.stack import StackReader, check_stacks
+from halfmap.particles.stack import check_stacks
+from halfmap.particles.stack_reader import StackReader
 from halfmap.particles.star import read_star, write_star
 from halfmap.particles.table import ParticleTable, with_poses
 

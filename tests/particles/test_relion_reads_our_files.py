@@ -14,7 +14,7 @@ import starfile
 import torch
 
 from halfmap.maps.mrc import write_map, write_stack
-from halfmap.particles.stack import StackReader
+from halfmap.particles.stack_reader import StackReader
 from halfmap.particles.star import read_star, write_star
 from halfmap.particles.table import with_poses
 

@@ -18,7 +18,9 @@ from halfmap.imaging.optics import CtfState
 from halfmap.imaging.premultiplied import noise_sd
 from halfmap.particles.half_sets import of_one_piece
 from halfmap.particles.preprocess import background_sd, normalise
-from halfmap.particles.stack import StackReader, read_ahead
+from halfmap.particles.read_ahead import read_ahead
+from halfmap.particles.stack_files import StackFiles
+from halfmap.particles.stack_reader import StackReader
 from halfmap.particles.table import ParticleTable
 
 
@@ -28,7 +30,7 @@ class ImageBatch:
 
     groups int64 [b]: their optics groups; index int64 [b]: their particles; images [b, y, x]: normalised; sound bool
     [b]: whether an image holds numbers and a background that varies; stored [b, y, x]: the images as they are in the
-    stack, float32.
+    stack, float32 or float16.
     """
 
     groups: Tensor
@@ -65,16 +67,13 @@ class ParticleSource:
     """Where images come from.
 
     table: the particles; diameter: of the particle in angstrom (what lies around it is background); batch: images read
-    at once (0: as many as their box allows).
+    at once (0: as many as their box allows); files: the stacks that are open, which sources of one run share.
     """
 
     table: ParticleTable
     diameter: float
     batch: int = 0
-    reader: StackReader = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "reader", StackReader(self.table))
+    files: StackFiles = field(default_factory=StackFiles)
 
     @cached_property
     def pieces(self) -> Tensor:
@@ -114,7 +113,8 @@ class ParticleSource:
 
     def stream(self, index: Tensor) -> Iterator[ImageBatch]:
         """The images of particles ``index`` [b], batch by batch, as `batches` cuts them."""
-        for members, raw in read_ahead(self.reader, self.batches(index)):
+        reader = StackReader(self.table, self.files)
+        for members, raw in read_ahead(reader, self.batches(index)):
             groups, stored = torch.from_numpy(self.table.optics_index[members]), torch.from_numpy(raw)
             radius = 0.5 * self.diameter / self.table.optics[int(groups[0])].pixel_size
             images, sound = normalise(stored, radius)

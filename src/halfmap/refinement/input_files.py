@@ -6,12 +6,14 @@ import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 
 from halfmap.errors import InputError
+from halfmap.particles.stack_files import StackFiles
 from halfmap.particles.table import ParticleTable
 
 END = 1 << 12  # bytes looked at of either end of an image stack
@@ -41,12 +43,11 @@ class Inputs:
     particles: str
 
     @staticmethod
-    def of(named: Sequence[Path], table: ParticleTable) -> Inputs:
-        """The named files and the images of the table, as they are now."""
-        files = tuple(_seen(path) for path in named)
+    def of(named: Sequence[Path], table: ParticleTable, files: StackFiles) -> Inputs:
+        """The named files and the images of the table, as they are now; stacks through ``files``."""
         with ThreadPoolExecutor(READERS) as pool:
-            stacks = tuple(pool.map(lambda path: _seen(path, ends=True), _stacks(table)))
-        return Inputs(files, stacks, _particles_digest(table))
+            stacks = tuple(pool.map(partial(_seen_stack, files), _stacks(table)))
+        return Inputs(tuple(map(_seen, named)), stacks, _particles_digest(table))
 
     def check_files(self) -> None:
         """Raise InputError, which names the file, where one that the settings name is not what it was."""
@@ -78,13 +79,22 @@ def _particles_digest(table: ParticleTable) -> str:
     return digest.hexdigest()
 
 
-def _seen(path: Path, ends: bool = False) -> InputFile:
+def _seen(path: Path) -> InputFile:
     path = Path(path).absolute()
     try:
         about = path.stat()
-        return InputFile(path, about.st_size, about.st_mtime_ns, _digest(path, ends))
+        return InputFile(path, about.st_size, about.st_mtime_ns, _digest(path, ends=False))
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}; check the path") from error
+
+
+def _seen_stack(files: StackFiles, path: Path) -> InputFile:
+    head, tail = bytearray(END), bytearray(END)
+    with files.opened(path) as stack:
+        version = stack.version
+        read = stack.read([memoryview(head)], 0), stack.read([memoryview(tail)], max(0, version.size - END))
+    digest = hashlib.sha256(head[: read[0]] + tail[: read[1]]).hexdigest()
+    return InputFile(Path(path).absolute(), version.size, version.changed, digest)
 
 
 def _digest(path: Path, ends: bool) -> str:

@@ -27,6 +27,7 @@ from halfmap.particles.same_images import PATTERNS, first_alike, first_named, si
 from halfmap.particles.sanity import header_notes, table_notes
 from halfmap.particles.source import ParticleSource
 from halfmap.particles.stack import check_stacks, looked_at
+from halfmap.particles.stack_files import StackFiles
 from halfmap.particles.table import Integers, ParticleTable
 from halfmap.refinement.tally import noise_sources, shared
 from halfmap.runtime.distributed import ALONE, Ranks
@@ -83,8 +84,9 @@ class Divided:
     findings: list[Finding] = field(default_factory=list)
 
 
-def read_particles(wanted: ParticleInput) -> Divided:
-    """The particle table with half sets: those of the file if they are a real split, else drawn.
+def read_particles(wanted: ParticleInput, files: StackFiles | None = None) -> Divided:
+    """The particle table with half sets: those of the file if they are a real split, else drawn. Stacks stay open in
+    ``files``.
 
     Raises InputError for a file that cannot be used, a stack that is missing, short or of another size, and for too few
     particles.
@@ -93,7 +95,7 @@ def read_particles(wanted: ParticleInput) -> Divided:
         wanted.path, wanted.data_dir, wanted.passthrough, wanted.strip_prefix, wanted.optics
     )
     table = with_ctf_state(table, wanted.ctf_state)
-    check_stacks(table)
+    check_stacks(table, files)
     drawn, findings = None, list[Finding]()
     if table.half is None or wanted.resplit:
         drawn = replace(wanted.division, by=divided_by(table, wanted.division.by))
@@ -170,7 +172,8 @@ def inspect_images(
     together = _together(kept, first, drawn)
     found += together.findings
     kept = together.table
-    found += leaks(kept, source.diameter, first) + table_notes(table) + header_notes(table, looked_at(table))
+    found += leaks(kept, source.diameter, first) + table_notes(table)
+    found += header_notes(table, looked_at(table, source.files))
     return Inspected(replace(source, table=kept), rejected, power, found + _doubtful(table, odd))
 
 

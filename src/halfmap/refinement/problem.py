@@ -21,6 +21,7 @@ from halfmap.particles.ctf_states import chosen_state, state_sentences
 from halfmap.particles.given_optics import GivenOptics
 from halfmap.particles.half_sets import Division, SplitBy
 from halfmap.particles.source import ParticleSource
+from halfmap.particles.stack_files import StackFiles
 from halfmap.particles.table import ParticleTable
 from halfmap.refinement.checkpoints import Origin
 from halfmap.refinement.disk_space import check_disk
@@ -99,16 +100,22 @@ class Prepared:
     notes: list[str] = field(default_factory=list)
 
 
-def prepared(settings: RefineSettings, progress: Progress, ranks: Ranks = ALONE) -> Prepared:
-    """Read and check everything. Whatever can go wrong because of input goes wrong here, with an InputError."""
+def prepared(
+    settings: RefineSettings, progress: Progress, ranks: Ranks = ALONE, files: StackFiles | None = None
+) -> Prepared:
+    """Read and check everything. Whatever can go wrong because of input goes wrong here, with an InputError.
+
+    files: holds the image stacks that are open.
+    """
+    files = files or StackFiles()
     device = device_named(settings.device)
     symmetry = symmetry_group(settings.symmetry)
-    read = read_particles(particle_input(settings))
+    read = read_particles(particle_input(settings), files)
     table = read.table
     start = read_reference(settings.map, table, settings.diameter)
     method = _method_of(settings, table)
     at_start = _start_of(settings, start, symmetry, method)
-    source = ParticleSource(table, settings.diameter, settings.batch)
+    source = ParticleSource(table, settings.diameter, settings.batch, files)
     limits = MemoryLimits(settings.max_memory, settings.sums, settings.batch)
     problem = _described(settings, source, start.grid, symmetry.to(device), method, limits, ranks)
     if device.type == "cpu":
@@ -142,20 +149,20 @@ def prepared(settings: RefineSettings, progress: Progress, ranks: Ranks = ALONE)
 
 
 def prepared_again(
-    settings: RefineSettings, origin: Origin, state: State, device: torch.device, ranks: Ranks
+    settings: RefineSettings, origin: Origin, state: State, device: torch.device, ranks: Ranks, files: StackFiles
 ) -> Problem:
     """The same problem for a run that goes on from ``state``. No image is looked at.
 
     Particles are those that the run was begun with, in the half sets that they were in. Memory is planned anew for
     where the run goes on; raises InputError where there is too little.
     """
-    table = read_particles(particle_input(settings)).table
+    table = read_particles(particle_input(settings), files).table
     table = replace(table.select(np.isin(table.rows, origin.rows)), half=state.poses.half.numpy())
     method, symmetry = _method_of(settings, table), symmetry_group(settings.symmetry)
     # Where there is no memory for sums any longer, they go to disk, also if they were asked for in memory.
     sums = "auto" if origin.limits.sums == "memory" else origin.limits.sums
     limits = replace(origin.limits, gigabytes=settings.max_memory, sums=sums)
-    source = ParticleSource(table, settings.diameter, limits.batch)
+    source = ParticleSource(table, settings.diameter, limits.batch, files)
     problem = _described(settings, source, origin.grid, symmetry.to(device), method, limits, ranks)
     if device.type == "cpu":
         checked(problem.memory, begun=True)

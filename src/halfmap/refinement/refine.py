@@ -20,6 +20,7 @@ from torch import Tensor
 from halfmap import __version__
 from halfmap.geometry.rotations import view_directions
 from halfmap.maps.filters import lowpass
+from halfmap.particles.stack_files import StackFiles
 from halfmap.particles.star import write_star
 from halfmap.reconstruction.statistics import Backprojection, in_memory, sums_put
 from halfmap.refinement import em
@@ -214,9 +215,9 @@ def refine(settings: RefineSettings, report: Report | None = None) -> State:
     """
     started = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
     gpu = device_named(settings.device).type == "cuda"
-    with joined(gpu, partial(how_to_go_on, settings.out)) as ranks, Progress() as progress:
+    with joined(gpu, partial(how_to_go_on, settings.out)) as ranks, Progress() as progress, StackFiles() as files:
         share_cores(settings.threads, ranks)
-        ready = prepared(settings, progress, ranks)
+        ready = prepared(settings, progress, ranks, files)
         problem, state = ready.problem, ready.state
         checkpoints = Checkpoints(settings.out, settings.checkpoint_minutes, rank=ranks.rank, world=ranks.world)
         if not ranks.first:
@@ -224,7 +225,7 @@ def refine(settings: RefineSettings, report: Report | None = None) -> State:
                 return assist(problem, state, checkpoints)
         table = problem.source.table
         origin = Origin(settings, problem.limits, started, Path.cwd(), problem.device.type, table.rows, problem.grid,
-                        Inputs.of(files_read(settings), table))
+                        Inputs.of(files_read(settings), table, files))
         with checkpoints.held("halfmap refine"), RunLog(settings.out / "log.txt", progress) as log:
             folder = RunFolder(settings.out, problem.model.pixel_size, settings.keep_iterations)
             log.begin(__version__, command_line(settings))

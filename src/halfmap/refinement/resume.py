@@ -13,6 +13,7 @@ import torch
 
 from halfmap import __version__
 from halfmap.errors import InputError
+from halfmap.particles.stack_files import StackFiles
 from halfmap.refinement.checkpoints import Checkpoints, Course
 from halfmap.refinement.outputs import RunFolder
 from halfmap.refinement.problem import Problem, device_named, prepared_again
@@ -44,6 +45,7 @@ def resume(wanted: ResumeSettings, reports: Callable[[RefineSettings], Report] |
         joined(gpu, partial(how_to_go_on, wanted.run)) as ranks,
         checkpoints.held("halfmap resume") if ranks.first else nullcontext(),
         Progress() as progress,
+        StackFiles() as files,
     ):
         course, libraries = checkpoints.load()
         ranks.wait()  # all begin with the same
@@ -54,7 +56,7 @@ def resume(wanted: ResumeSettings, reports: Callable[[RefineSettings], Report] |
         share_cores(settings.threads, ranks)
         with _in(origin.working_folder):
             origin.inputs.check_files()
-            problem = prepared_again(settings, origin, course.state, _device(origin.device), ranks)
+            problem = prepared_again(settings, origin, course.state, _device(origin.device), ranks, files)
             origin.inputs.check_particles(problem.source.table)
             if not ranks.first:
                 with checkpoints.resumable():

@@ -21,6 +21,7 @@ from halfmap.particles.particle_file import read_particle_file
 from halfmap.particles.same_images import PATTERNS, first_alike, first_named, same_file, signatures
 from halfmap.particles.source import ParticleSource
 from halfmap.particles.stack import looked_at
+from halfmap.particles.stack_files import StackFiles
 from halfmap.particles.star import write_star
 from halfmap.particles.table import Integers, ParticleTable
 from halfmap.settings.particle_sets import AuditSettings, run_folder
@@ -75,11 +76,12 @@ class _Seen:
 
 def _signatures(table: ParticleTable) -> _Seen:
     """Read every image once."""
-    faults = [stack for stack in looked_at(table) if stack.fault]
+    files = StackFiles()
+    faults = [stack for stack in looked_at(table, files) if stack.fault]
     bad = np.isin(table.stack_index, [table.stack_index[stack.row] for stack in faults])
     rows, patterns = torch.from_numpy(np.flatnonzero(~bad)), torch.zeros(len(table), PATTERNS)
     side = min(group.box * group.pixel_size for group in table.optics)
-    for batch in ParticleSource(table, BACKGROUND * side).stream(rows):
+    for batch in ParticleSource(table, BACKGROUND * side, files=files).stream(rows):
         patterns[batch.index] = signatures(batch.images)
     if not faults:
         return _Seen(patterns, "")

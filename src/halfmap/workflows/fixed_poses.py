@@ -28,6 +28,7 @@ from halfmap.imaging.forward import Geometries
 from halfmap.kernels.poses import Samples
 from halfmap.maps.grid import Grid
 from halfmap.particles.source import ParticleSource
+from halfmap.particles.stack_files import StackFiles
 from halfmap.particles.table import ParticleTable
 from halfmap.reconstruction.inverse import reconstruct
 from halfmap.reconstruction.statistics import Backprojection
@@ -106,7 +107,8 @@ def read_fixed_run(folder: Path, mask: Path | None) -> FixedRun:
     mask = mask or folder / "mask.mrc"
     own = read_half_maps(folder / "half1_unfil.mrc", folder / "half2_unfil.mrc", mask, settings.diameter)
     star = folder / "particles.star"
-    table = read_particles(ParticleInput(star, settings.data_dir)).table
+    files = StackFiles()
+    table = read_particles(ParticleInput(star, settings.data_dir), files).table
     if table.rotations is None:
         raise InputError(f"{star}: no angles (rlnAngleRot, rlnAngleTilt, rlnAnglePsi); give a finished run")
     # The spectra that weighted the run's last sums are those that the iteration before left.
@@ -124,9 +126,9 @@ def read_fixed_run(folder: Path, mask: Path | None) -> FixedRun:
     wide = settings.posterior == "sigma" and settings.search != "fixed"
     limit = _limit(own)
     small = resample_volume(own.mask, coarser_box(own.box, 2 * limit + 4)).clamp(0, 1)
-    return FixedRun(folder, settings.regulariser, own, small, ParticleSource(table, settings.diameter, settings.batch),
-                    model, state, _spreads(table) if wide else None, limit,
-                    ProjectedPower.of(own.half1 * own.mask, own.pixel_size))
+    source = ParticleSource(table, settings.diameter, settings.batch, files)
+    return FixedRun(folder, settings.regulariser, own, small, source, model, state, _spreads(table) if wide else None,
+                    limit, ProjectedPower.of(own.half1 * own.mask, own.pixel_size))
 
 
 def _spreads(table: ParticleTable) -> Tensor | None:
