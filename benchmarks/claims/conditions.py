@@ -94,6 +94,7 @@ CONDITIONS = {
     "clean C1, nonuniform": Condition("micelle", as_is("--regulariser", "nonuniform"), clean=True),
     "clean C1, joined": Condition("micelle", as_is("--join-halves", 40), clean=True),
     "clean C1, local": Condition("micelle", with_true_poses("--search", "local"), clean=True),
+    "clean C1, focused": Condition("micelle", damaged.focused, clean=True),
     "clean C2": Condition("dimer", as_is(), clean=True),
     "clean C2 in C1": Condition("dimer", as_is("--symmetry", "C1"), clean=True),
     "clean D2, nonuniform": Condition("tetramer", as_is("--regulariser", "nonuniform"), clean=True),

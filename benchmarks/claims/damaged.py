@@ -177,6 +177,16 @@ def masked(given: Given, folder: Path, kind: str) -> Given:
     return given.with_words("--mask", folder / "mask.mrc")
 
 
+def focused(given: Given, folder: Path) -> Given:
+    """True poses, and a mask around the upper half of the molecule, for a local search that looks at that only."""
+    read = read_map(given.map)
+    box = read.data.shape[-1]
+    upper = ((torch.arange(box) - box // 2) / 4.0).sigmoid()[:, None, None]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_map(folder / "mask.mrc", solvent_mask(read.data, read.pixel_size, given.diameter) * upper, read.pixel_size)
+    return replace(given, particles=given.truth).with_words("--search", "local", "--mask", folder / "mask.mrc")
+
+
 def expanded(given: Given, folder: Path, group: str) -> Given:
     """Every image at all poses that the group makes equal, drawn into half sets row by row."""
     truth = read_star(given.truth)
