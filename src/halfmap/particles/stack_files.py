@@ -20,7 +20,7 @@ from halfmap.maps.mrc_header import HEADER_BYTES, MrcHeader, parse_header
 
 MOST_OPEN = 512  # stacks, and no more than a third of what the system allows, which is often 1024 files
 GZIP = b"\x1f\x8b"
-LARGE = 1 << 16  # bytes of an image from which the system is told not to read on: what comes next may not be wanted
+LARGE = 1 << 16  # bytes of an image from which on the system is to read no more of a stack than it is asked for
 BUFFERS = 1024  # that one call of the system fills at most (IOV_MAX)
 
 
@@ -112,12 +112,12 @@ class OpenStack:
 
     def _look(self, descriptor: int) -> None:
         version = FileVersion.of(descriptor)
+        _advise(descriptor, os.POSIX_FADV_RANDOM)  # before the first read, which the system would extend by megabytes
         if version != self._version:
             self._header = _header(self.path, os.pread(descriptor, HEADER_BYTES, 0))
             self._version = version
-        if self.header.image_bytes >= LARGE:
-            with suppress(OSError):  # it is advice
-                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+        if self.header.image_bytes < LARGE:
+            _advise(descriptor, os.POSIX_FADV_NORMAL)
 
     def close(self) -> None:
         """Close the file, which nobody uses. What is known of it stays."""
@@ -197,6 +197,12 @@ def _close_all(stacks: OrderedDict[Path, OpenStack]) -> None:
         stack = stacks.popitem()[1]
         if not stack.users:
             stack.close()
+
+
+def _advise(descriptor: int, how: int) -> None:
+    """Tell the system how a file will be read. Not all of them listen."""
+    with suppress(OSError):
+        os.posix_fadvise(descriptor, 0, 0, how)
 
 
 def _most_open() -> int:
