@@ -262,10 +262,14 @@ def _readers() -> list[threading.Thread]:
 def test_ctrl_c_does_not_wait_for_a_disk_that_never_answers(table_of: Make) -> None:
     stream = read_ahead(StackReader(table_of(_noise(2, 4, 8))), [np.arange(8)])
     interrupt = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
-    interrupt.start()
-    began = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        next(stream)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background ignores Ctrl-C
+    try:
+        interrupt.start()
+        began = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            next(stream)
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert time.monotonic() - began < 2.0
     assert _readers() and all(thread.daemon for thread in _readers())  # the process ends without them
 
