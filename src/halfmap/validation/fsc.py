@@ -205,8 +205,8 @@ def _shape_findings(unmasked: Tensor, box: int, pixel_size: float) -> list[Findi
         return [
             Finding(
                 "FSC dips and rises",
-                f"the unmasked FSC dips to {low} and rises again to {high}: CTF zeros shared by too few defocus "
-                "values, a mask or filter left in the half maps, or shared noise",
+                f"the unmasked FSC dips to {low} and rises again to {high}: CTF zeros of too few defocus "
+                "values or of wrong ones, a mask or filter left in the half maps, or shared noise",
                 "FSC",
             )
         ]
