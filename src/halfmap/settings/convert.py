@@ -10,14 +10,14 @@ from pathlib import Path
 from halfmap.errors import InputError
 from halfmap.options import check_declared
 from halfmap.settings.checks import absolute_paths, check_cryosparc_only, check_one_state, check_readable
-from halfmap.settings.given_optics import OpticsOptions
+from halfmap.settings.given_optics import CtfStateOptions
 
 # Suffix -> kind of particle file, for messages.
 KINDS = {".star": "a RELION STAR file", ".cs": "a cryoSPARC dataset", ".csg": "a cryoSPARC dataset"}
 
 
 @dataclass(frozen=True)
-class ConvertSettings(OpticsOptions):
+class ConvertSettings(CtfStateOptions):
     """Settings of ``halfmap convert``."""
 
     particles: Path = field(metadata={
@@ -30,10 +30,6 @@ class ConvertSettings(OpticsOptions):
         "none": "not needed, or named by the .csg file"})
     strip_prefix: str | None = field(default=None, metadata={
         "help": "left out where an image path in a cryoSPARC file begins with it", "short": "path", "none": "nothing"})
-    phase_flipped: bool = field(default=False, metadata={
-        "help": "the images' phases were flipped by their CTF, and the particle file does not say so"})
-    ctf_premultiplied: bool = field(default=False, metadata={
-        "help": "the images were multiplied by their CTF, and the particle file does not say so"})
     data_dir: Path | None = field(default=None, metadata={
         "help": "folder that the image paths start from", "short": "folder", "none": "found from the particle file"})
 

@@ -30,7 +30,18 @@ class OpticsOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageOptions(OpticsOptions):
+class CtfStateOptions(OpticsOptions):
+    """The same, and what was done to the images about their CTF."""
+
+    phase_flipped: bool = field(default=False, metadata={
+        "help": "the images' phases were flipped by their CTF, and the particle file does not say so",
+        "aliases": ("--ctf_phase_flipped",), "group": _GROUP})
+    ctf_premultiplied: bool = field(default=False, metadata={
+        "help": "the images were multiplied by their CTF, and the particle file does not say so", "group": _GROUP})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions(CtfStateOptions):
     """The same, and whether protein is dark in the images."""
 
     invert_contrast: bool = field(default=False, metadata={

@@ -55,10 +55,6 @@ class InspectSettings(ImageOptions):
         "none": "not needed, or named by the .csg file"})
     strip_prefix: str | None = field(default=None, metadata={
         "help": "left out where an image path in a cryoSPARC file begins with it", "short": "path", "none": "nothing"})
-    phase_flipped: bool = field(default=False, metadata={
-        "help": "the images' phases were flipped by their CTF, and the particle file does not say so"})
-    ctf_premultiplied: bool = field(default=False, metadata={
-        "help": "the images were multiplied by their CTF, and the particle file does not say so"})
     out: Path | None = field(default=None, metadata={
         "help": f"folder for the page, {PAGE}; made if absent", "short": "folder", "aliases": ("--o",),
         "none": "no page"})

@@ -51,12 +51,6 @@ class RefineSettings(RegulariserOptions, ImageOptions):
     strip_prefix: str | None = field(default=None, metadata={
         "help": "left out where an image path in a cryoSPARC file begins with it", "short": "path",
         "none": "nothing", "advanced": True})
-    phase_flipped: bool = field(default=False, metadata={
-        "help": "the images' phases were flipped by their CTF, and the particle file does not say so",
-        "aliases": ("--ctf_phase_flipped",), "advanced": True})
-    ctf_premultiplied: bool = field(default=False, metadata={
-        "help": "the images were multiplied by their CTF, and the particle file does not say so",
-        "advanced": True})
     max_resolution: float | None = field(default=None, metadata={
         "help": "never align on detail finer than this", "unit": "A", "above": 0, "none": "no limit",
         "advanced": True})
