@@ -48,6 +48,13 @@ def image_ifft(F: Tensor, box: int) -> Tensor:
     return torch.fft.fftshift(torch.fft.irfft2(F, s=(box, box)), dim=_IMAGE_AXES)
 
 
+def image_coefficients(box: int, device: torch.device | None = None) -> Tensor:
+    """(kx, ky) of the coefficients of `image_fft`, int64 [y, x // 2 + 1, 2], in cycles per box."""
+    ky = torch.fft.fftfreq(box, 1 / box, device=device).round().long()
+    ky, kx = torch.meshgrid(ky, torch.arange(box // 2 + 1, device=device), indexing="ij")
+    return torch.stack([kx, ky], dim=-1)
+
+
 def pad_volume(v: Tensor, size: int) -> Tensor:
     """Zero-pad maps v[..,z,y,x] to side `size`, centre voxel n // 2 onto centre voxel size // 2."""
     box = v.shape[-1]

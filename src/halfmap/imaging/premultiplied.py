@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from halfmap.fourier.band import Band
+from halfmap.fourier.transform import image_coefficients
 from halfmap.imaging.ctf import Defocus, ctf
 from halfmap.imaging.optics import OpticsGroup
 
@@ -32,9 +33,7 @@ def power_left(band: Band, mask: Tensor, optics: OpticsGroup, defocus: Defocus) 
     mask [y, x] or [b, y, x]. It is c^2 [b, k] smoothed by the power spectrum of the mask, which fills zeros.
     """
     box = optics.box
-    ky = torch.fft.fftfreq(box, 1 / box, device=mask.device).round().long()
-    ky, kx = torch.meshgrid(ky, torch.arange(box // 2 + 1, device=mask.device), indexing="ij")
-    kxy = torch.stack([kx.flatten(), ky.flatten()], dim=1)
+    kxy = image_coefficients(box, mask.device).flatten(0, 1)
     power = ctf(kxy, optics, defocus).square().view(-1, box, box // 2 + 1)
     # A product in real space, with the mask's autocorrelation.
     overlap = torch.fft.irfft2(torch.fft.rfft2(mask.float()).abs().square(), s=(box, box))

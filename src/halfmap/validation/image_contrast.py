@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from halfmap.fourier.transform import image_fft, image_ifft
+from halfmap.fourier.transform import image_coefficients, image_fft, image_ifft
 from halfmap.imaging.ctf import Defocus, ctf
 from halfmap.imaging.optics import OpticsGroup
 
@@ -47,8 +47,7 @@ class ImageContrast:
 def image_skewness(images: Tensor, optics: OpticsGroup, defocus: Defocus) -> Tensor:
     """Skewness [b] of filtered images [b, y, x] of one optics group, with a background of mean 0."""
     box = images.shape[-1]
-    kx, ky = torch.arange(box // 2 + 1), torch.fft.fftfreq(box, 1 / box)
-    kxy = torch.stack([kx.expand(box, -1), ky[:, None].expand(-1, len(kx))], dim=-1).double().flatten(0, 1)
+    kxy = image_coefficients(box).double().flatten(0, 1)
     frequency = kxy.norm(dim=1) / optics.box_length
     gain = torch.exp(-(frequency * FINEST).square())
     filtered = image_fft(images).flatten(1) * (ctf(kxy, optics, defocus).sign() * gain).to(images)

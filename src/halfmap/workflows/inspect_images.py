@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from halfmap.fourier.band import Band, band_limit
-from halfmap.fourier.transform import image_fft, image_ifft
+from halfmap.fourier.transform import image_coefficients, image_fft, image_ifft
 from halfmap.imaging.ctf import ctf
 from halfmap.imaging.optics import CtfState, OpticsGroup, names_of
 from halfmap.maps.filters import butterworth_gain
@@ -115,8 +115,7 @@ def look(table: ParticleTable, diameter: float, most: int, with_ctf: bool = True
 def low_passed(images: Tensor, pixel_size: float) -> Tensor:
     """Images [b, y, x] without detail finer than LOWPASS A."""
     box = images.shape[-1]
-    kx, ky = torch.arange(box // 2 + 1), torch.fft.fftfreq(box, 1 / box)
-    frequency = torch.hypot(kx[None].double(), ky[:, None].double())
+    frequency = torch.hypot(*image_coefficients(box).double().unbind(-1))
     return image_ifft(image_fft(images) * butterworth_gain(frequency, box * pixel_size / LOWPASS).float(), box)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from halfmap import kernels
 from halfmap.errors import InputError
 from halfmap.expectation.score import shift_phases
-from halfmap.fourier.transform import half_volume, image_ifft
+from halfmap.fourier.transform import half_volume, image_coefficients, image_ifft
 from halfmap.imaging.ctf import ctf, odd_aberration, reference_coordinates
 from halfmap.imaging.optics import CtfState
 from halfmap.maps.grid import Grid
@@ -44,7 +44,7 @@ class Projector:
         if table.rotations is None:
             raise InputError(f"{table.source}: has no orientations; give the particles.star of a run")
         optics = replace(table.optics[group], box=box or table.optics[group].box)
-        kxy = self._coefficients(optics.box)
+        kxy = image_coefficients(optics.box)
         coords = reference_coordinates(kxy, optics, 1, self.length)
         # Nothing is known of the Nyquist frequency's phase, and its coefficients are no model's.
         inside = (coords.norm(dim=-1) <= self.limit) & (kxy.abs() < (optics.box + 1) // 2).all(dim=-1)
@@ -59,10 +59,3 @@ class Projector:
         spectra = torch.zeros(len(index), *inside.shape, dtype=torch.complex64)
         spectra[:, inside] = (values if odd is None else values * odd).to(spectra)
         return image_ifft(spectra, optics.box)
-
-    @staticmethod
-    def _coefficients(box: int) -> Tensor:
-        """(kx, ky) [y, x//2+1, 2] of an image's transform."""
-        ky = torch.fft.fftfreq(box, 1 / box).round().long()
-        ky, kx = torch.meshgrid(ky, torch.arange(box // 2 + 1), indexing="ij")
-        return torch.stack([kx, ky], dim=-1)
