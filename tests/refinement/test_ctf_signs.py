@@ -21,7 +21,8 @@ def sums(data_ctf: str, seed: int = 0, weight: float = 1.0) -> SignSums:
     present = torch.full((IMAGES,), weight, dtype=torch.float64)
     total = SignSums.zeros()
     for part in (slice(0, 20), slice(20, IMAGES)):
-        total.add_(SignSums.of(*(torch.from_numpy(values[part]) for values in (ctf, product, square)), present[part]))
+        seen = [torch.from_numpy(values[part]) for values in (ctf, product, square)]
+        total.add_(SignSums.of(*seen, seen[1].sum(dim=1), seen[2].sum(dim=1), present[part]))
     return total
 
 

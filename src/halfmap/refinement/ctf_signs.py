@@ -33,13 +33,12 @@ class SignSums:
         return SignSums(*torch.zeros(2, 2, dtype=torch.float64))
 
     @staticmethod
-    def of(ctf: Tensor, product: Tensor, square: Tensor, present: Tensor) -> SignSums:
+    def of(ctf: Tensor, product: Tensor, square: Tensor, cross: Tensor, norm: Tensor, present: Tensor) -> SignSums:
         """Of a batch: ctf [b, k], product and square [b, k]: whitened <image, model> and <model, model> of each
-        coefficient; present [b]: how far each image counts."""
+        coefficient; cross, norm [b]: their sums; present [b]: how far each image counts."""
         positive = ctf > 0
-        sums = [((part * positive).double().sum(dim=1), part.double().sum(dim=1)) for part in (product, square)]
-        cross, norm = (torch.stack([present @ above, present @ (every - above)]).cpu() for above, every in sums)
-        return SignSums(cross, norm)
+        sums = [((part * positive).double().sum(dim=1), every) for part, every in ((product, cross), (square, norm))]
+        return SignSums(*(torch.stack([present @ above, present @ (every - above)]).cpu() for above, every in sums))
 
     def add_(self, other: SignSums) -> None:
         """Count more images."""
@@ -58,4 +57,4 @@ class SignSums:
         text = (f"where the CTF is positive the images are {float(slope[0]):.2f} times what the map says, and where it "
                 f"is negative {float(slope[1]):.2f} times: signs are wrong in one of them. Were the phases flipped "
                 "(--phase-flipped), or are defocus, voltage or pixel size wrong?")
-        return [Finding("images contradict the CTF", text.rstrip(), "optics")]
+        return [Finding("images contradict the CTF", text, "optics")]

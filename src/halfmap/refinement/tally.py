@@ -73,7 +73,7 @@ class Residuals:
             every, [band.shell_sum(images.unmasked(power, rows)).cpu() for rows in members],
             [band.shell_sum(noise[rows].double().sum(dim=0).expand(len(band))).cpu() for rows in members],
             (present * cross).cpu(), (present * norm).cpu(), present.double().cpu(),
-            SignSums.of(images.ctf[:, :k], white[0], white[1], present.double()),
+            SignSums.of(images.ctf[:, :k], white[0], white[1], cross, norm, present.double()),
         )  # fmt: skip
 
 
