@@ -26,6 +26,7 @@ from halfmap.errors import InputError
 from halfmap.maps.grid import AT_ZERO, Placement
 from halfmap.maps.mrc_header import (
     ELONGATED,
+    GZIP,
     HEADER_BYTES,
     TYPES,
     GreyValues,
@@ -250,7 +251,7 @@ def _opened(path: Path | str) -> Iterator[BinaryIO | gzip.GzipFile]:
         if Path(path).is_fifo():  # opening a pipe that nobody writes to waits for ever, and a map is read twice
             raise OSError("it is a pipe")
         with open(path, "rb") as plain:
-            packed = plain.read(2) == b"\x1f\x8b"
+            packed = plain.read(2) == GZIP
             plain.seek(0)
             yield gzip.GzipFile(fileobj=plain) if packed else plain
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:

@@ -18,6 +18,7 @@ from halfmap.errors import InputError
 from halfmap.maps.grid import AT_ZERO, Placement
 
 HEADER_BYTES = 1024
+GZIP = b"\x1f\x8b"  # the first bytes of a gzipped file
 TYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 REFUSED_MODES = {3: "complex integers", 4: "complex floats", 101: "4-bit integers"}
 # A longer side means that the header is in the other byte order, or that the file is not MRC.

@@ -41,10 +41,7 @@ def filaments(table: ParticleTable) -> Integers | None:
     """
     if TUBE not in table.columns:
         return None
-    try:
-        tube = np.array(table.columns[TUBE], np.float64).astype(np.int64)
-    except ValueError as error:
-        raise InputError(f"{table.source}: {TUBE} holds what is not a number ({error}); correct it") from None
+    tube = table.numbers(TUBE).astype(np.int64)
     if not np.any(tube > 0):
         return None
     number = np.unique(np.stack([table.micrograph, tube]), axis=1, return_inverse=True)[1].reshape(-1)

@@ -53,12 +53,29 @@ def first_named(table: ParticleTable, stacks: Integers | None = None) -> Integer
     """
     if ORIGINAL in table.columns:
         _, first, inverse = np.unique(np.array(table.columns[ORIGINAL], str), return_index=True, return_inverse=True)
-        if len(first) > 1:  # one name for all is a placeholder
+        if len(first) > 1:  # one name in all rows tells no image from another
             return np.asarray(first[inverse], np.int64)
-    stack = (same_file(table.stacks) if stacks is None else stacks)[table.stack_index]
-    named = stack * (int(table.image_index.max(initial=0)) + 1) + table.image_index
+    named = _numbers(table, same_file(table.stacks) if stacks is None else stacks, _most(table))
     _, first, inverse = np.unique(named, return_index=True, return_inverse=True)
     return np.asarray(first[inverse], np.int64)
+
+
+def image_numbers(*tables: ParticleTable) -> list[Integers]:
+    """Numbers[b] of the rows of each table, equal where they are the same image of the same file, in any of them."""
+    files, most, start = same_file([path for table in tables for path in table.stacks]), _most(*tables), 0
+    found = []
+    for table in tables:
+        found.append(_numbers(table, files[start : start + len(table.stacks)], most))
+        start += len(table.stacks)
+    return found
+
+
+def _numbers(table: ParticleTable, stacks: Integers, most: int) -> Integers:
+    return np.asarray(stacks[table.stack_index] * most + table.image_index, np.int64)
+
+
+def _most(*tables: ParticleTable) -> int:
+    return max(int(table.image_index.max(initial=0)) for table in tables) + 1
 
 
 def signatures(images: Tensor) -> Tensor:

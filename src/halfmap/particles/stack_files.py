@@ -16,10 +16,9 @@ from types import TracebackType
 from typing import NamedTuple
 
 from halfmap.errors import InputError
-from halfmap.maps.mrc_header import HEADER_BYTES, MrcHeader, parse_header
+from halfmap.maps.mrc_header import GZIP, HEADER_BYTES, MrcHeader, parse_header
 
 MOST_OPEN = 512  # stacks, and no more than a third of what the system allows, which is often 1024 files
-GZIP = b"\x1f\x8b"
 LARGE = 1 << 16  # bytes of an image from which on the system is to read no more of a stack than it is asked for
 BUFFERS = 1024  # that one call of the system fills at most (IOV_MAX)
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from halfmap.errors import InputError
 from halfmap.imaging.ctf import Defocus
 from halfmap.imaging.optics import OpticsGroup
 from halfmap.particles.text_column import TextColumn
@@ -84,6 +85,13 @@ class ParticleTable:
         if self.rotations is None:
             return "rlnAnglePsi" in self.columns
         return bool((self.rotations[:, 2, 2] > FLAT).all())
+
+    def numbers(self, label: str) -> NDArray[np.float64]:
+        """A column [b] as numbers. Raises InputError where it holds what is no number."""
+        try:
+            return np.array(self.columns[label], np.float64)
+        except ValueError as error:
+            raise InputError(f"{self.source}: {label} holds what is not a number ({error}); correct it") from None
 
     def name(self, index: int) -> str:
         """Names a particle in a message: the file and its row, counted from 1."""

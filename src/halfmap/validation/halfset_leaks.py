@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from halfmap.errors import InputError
 from halfmap.finding import Finding
 from halfmap.particles.half_sets import filaments
 from halfmap.particles.same_images import first_named
@@ -41,17 +40,10 @@ def images_of(table: ParticleTable, first: Integers, compared: bool = False) -> 
     columns = table.columns
     position = None
     if all(label in columns for label in (*COORDINATES, "rlnMicrographName")):
-        pixels = np.column_stack([_numbers(table, label) for label in COORDINATES])
+        pixels = np.column_stack([table.numbers(label) for label in COORDINATES])
         # A refined particle lies at the place where it was picked, less its origin.
         position = pixels * micrograph_pixel(table)[:, None] - table.origins.numpy()
     return Images(first, table.half, table.micrograph, position, filaments(table), table.rotations, compared)
-
-
-def _numbers(table: ParticleTable, label: str) -> NDArray[np.float64]:
-    try:
-        return np.array(table.columns[label], np.float64)
-    except ValueError as error:
-        raise InputError(f"{table.source}: {label} holds what is not a number ({error}); correct it") from None
 
 
 def micrograph_pixel(table: ParticleTable) -> NDArray[np.float64]:

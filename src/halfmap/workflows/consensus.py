@@ -12,7 +12,7 @@ from torch import Tensor
 from halfmap.errors import InputError
 from halfmap.maps.grid import Grid
 from halfmap.maps.mrc import MapFile, read_map
-from halfmap.particles.same_images import same_file
+from halfmap.particles.same_images import image_numbers
 from halfmap.particles.stack import check_stacks
 from halfmap.particles.star import read_star
 from halfmap.particles.table import ParticleTable
@@ -88,10 +88,7 @@ def read_own_particles(settings: SubtractSettings) -> ParticleTable:
 def _check_own(table: ParticleTable, own: ParticleTable, run: Path) -> None:
     """Raise InputError for a particle that is not among a run's own, or in another half set than there."""
     assert own.half is not None and table.half is not None
-    numbers = same_file((*own.stacks, *table.stacks))
-    most = max(int(t.image_index.max(initial=0)) for t in (own, table)) + 1
-    known = numbers[own.stack_index] * most + own.image_index
-    asked = numbers[len(own.stacks) + table.stack_index] * most + table.image_index
+    known, asked = image_numbers(own, table)
     half = dict(zip(known.tolist(), own.half.tolist(), strict=True))
     for row, (image, side) in enumerate(zip(asked.tolist(), table.half.tolist(), strict=True)):
         if half.get(image) != side:

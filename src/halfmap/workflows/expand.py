@@ -19,7 +19,7 @@ from halfmap.errors import InputError
 from halfmap.geometry.rotations import angular_distance, euler_to_matrix, matrix_to_euler
 from halfmap.geometry.symmetry import canonical_name, symmetry_group
 from halfmap.options import read_toml
-from halfmap.particles.same_images import same_file
+from halfmap.particles.same_images import image_numbers
 from halfmap.particles.star import read_star, write_star
 from halfmap.particles.star_text import numbers_of
 from halfmap.particles.table import ParticleTable
@@ -89,8 +89,7 @@ def _turned(rotations: Tensor, group: Tensor) -> Tensor:
 def _check_not_expanded(table: ParticleTable, group: Tensor) -> None:
     """Raise InputError where an image is there at two poses that the group makes equivalent."""
     assert table.rotations is not None
-    most = int(table.image_index.max(initial=0)) + 1
-    images = same_file(table.stacks)[table.stack_index] * most + table.image_index
+    (images,) = image_numbers(table)
     order = np.argsort(images, kind="stable")
     images, rotations = images[order], table.rotations[torch.from_numpy(order)]
     for apart in range(1, int(np.unique(images, return_counts=True)[1].max())):

@@ -201,8 +201,7 @@ def _model(projector: Projector, consensus: Consensus, table: ParticleTable, par
     finest = consensus.limit / consensus.grid.length
     reach = consensus.radius + float(table.origins[part.index].norm(dim=1).max())
     reach += float(delocalisation(optics, table.defocus[part.index], finest).max())
-    wide = min(2 * optics.box, fft_size(optics.box / 2 + reach / optics.pixel_size))
-    wide = optics.box if wide <= optics.box else wide
+    wide = max(optics.box, min(2 * optics.box, fft_size(optics.box / 2 + reach / optics.pixel_size)))
     images = projector.images(table, part.index, part.group, wide)
     first = wide // 2 - optics.box // 2
     return images[:, first : first + optics.box, first : first + optics.box]

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from halfmap.maps.density import centre_of_mass
 from halfmap.maps.grid import Grid
+from halfmap.particles.same_images import ORIGINAL
 from halfmap.particles.star_text import numbers_of
 from halfmap.particles.table import Column, ParticleTable
-from halfmap.refinement.input_prior import centre_of_mass
 from halfmap.validation.halfset_leaks import COORDINATES, micrograph_pixel
 
 
@@ -37,7 +38,7 @@ class Windows:
         count = len(table)
         if mask is None:
             return Windows(torch.zeros(3, dtype=torch.int64), torch.zeros(count, 2, dtype=torch.int64), box)
-        point = (centre_of_mass(mask, grid) / grid.pixel_size).round().long()
+        point = (centre_of_mass(mask, grid.pixel_size) / grid.pixel_size).round().long()
         return Windows(point, _places(table, point * grid.pixel_size).round().long(), box)
 
     def side(self, old: int) -> int:
@@ -99,7 +100,7 @@ def _places(table: ParticleTable, point: Tensor) -> Tensor:
 def new_names(table: ParticleTable, names: list[str]) -> dict[str, Column]:
     """The columns with new image names [b]; the old ones are kept as rlnImageOriginalName, unless there is one."""
     columns = dict(table.columns)
-    if "rlnImageOriginalName" not in columns:
-        columns["rlnImageOriginalName"] = [str(name) for name in columns["rlnImageName"]]
+    if ORIGINAL not in columns:
+        columns[ORIGINAL] = [str(name) for name in columns["rlnImageName"]]
     return columns | {"rlnImageName": names}
 
