@@ -140,6 +140,18 @@ def test_a_process_that_fails_while_its_thread_asks_after_the_others_ends_in_ord
         assert status == [3, 3] and errors == ["", ""]
 
 
+def test_python_is_not_taken_down_where_a_job_fails(start):
+    """torch's threads, which let go of a failed collective then, abort the process."""
+    fails = """if True:
+        import atexit, os, sys
+        from halfmap.cli.program import main
+        atexit.register(os.abort)
+        sys.exit(main(["refine", "none.star", "--map", "none.mrc", "--out", "none"]))
+    """
+    status, _, errors = ended(start(2, [fails], program=("-c",)))
+    assert status == [2, 2] and "".join(errors).count("halfmap: error: ") == 1, errors
+
+
 def test_one_process_goes_on_with_what_two_began_and_they_with_what_it_kept_within_an_iteration(
     dataset, stopped, resume, start, tmp_path
 ):

@@ -115,7 +115,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line. Returns the exit status: the command's own or 0, 2 for a user's mistake, 130 for Ctrl-C."""
     words = list(sys.argv[1:] if argv is None else argv)
     with second_interrupt_ends(), distributed.one_voice():
-        return _run(words)
+        status = _run(words)
+    if status != 0:
+        distributed.leave(status)
+    return status
 
 
 def _run(words: list[str]) -> int:

@@ -74,6 +74,19 @@ def speaks() -> bool:
         return rank() == (1 if joined_before else 0)  # the process that served the store is gone
 
 
+def leave(status: int) -> None:
+    """End this process with an exit status, where it shares a job that did not come to its end; else do nothing.
+
+    torch's own threads may still hold tensors of a collective that failed. When they let go of them they ask for
+    Python, and while Python takes itself down that aborts the process ("terminate called"). So it is not taken down.
+    """
+    if world() == 1:
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 @cache
 def _store() -> Any:
     """A store that all processes read and write. torchrun serves it, or else the first process once it has joined."""
