@@ -18,7 +18,7 @@ from torch import Tensor
 
 from halfmap.kernels import reference, reference_poses, reference_symmetry
 from halfmap.kernels.evening import Evening
-from halfmap.kernels.poses import Polished, PolishOptions, PosePrior, Samples, Starts, prior_arrays
+from halfmap.kernels.poses import Polished, PolishOptions, PosePrior, Samples, Starts, band_arrays, prior_arrays
 from halfmap.kernels.symmetry import GroupParts, Lookups, group_parts, lookups_about_z, lookups_free, sharpening
 from halfmap.kernels.threads import for_ranges, run_all, set_threads, thread_count
 
@@ -55,8 +55,9 @@ def project_slices(volume: Tensor, coords: Tensor, rotations: Tensor) -> Tensor:
     from halfmap.kernels.numba_slices import project_range
 
     out = torch.empty((len(axes), len(coords)), dtype=volume.dtype)
-    flat, v, c, a = torch.view_as_real(out).numpy(), _real_array(volume), coords.numpy(), axes.numpy()
-    for_ranges(lambda i, j: project_range(flat, v, c, a, i, j), len(axes))
+    flat, m, a = _real_array(volume).reshape(-1), volume.shape[2] - 1, axes.numpy()
+    o, u, v = torch.view_as_real(out).numpy(), *(part.contiguous().numpy() for part in coords.unbind(1))
+    for_ranges(lambda i, j: project_range(o, flat, m, u, v, a, i, j), len(axes))
     return out
 
 
@@ -137,7 +138,7 @@ def refine_poses(
     shift, image = starts.shifts.double().clone().contiguous(), starts.image
     objective, precision = torch.zeros(len(image), dtype=torch.float64), torch.zeros((len(image), 5, 5)).double()
     fixed = (
-        _real_array(volume), coords.to(real).contiguous().numpy(), kxy.to(torch.int32).contiguous().numpy(),
+        _real_array(volume).reshape(-1), volume.shape[2] - 1, band_arrays(coords.to(real), kxy),
         _real_array(y.to(volume.dtype)), c.to(real).contiguous().numpy(), image.numpy(),
     )  # fmt: skip
     results = (rot.numpy(), shift.numpy(), objective.numpy(), precision.numpy())

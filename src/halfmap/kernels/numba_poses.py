@@ -1,12 +1,7 @@
-"""Gauss-Newton pose refinement on the CPU.
+"""Levenberg-Marquardt refinement of poses on the CPU.
 
-The eight corners gathered for a trilinear value also give its gradient, so the Jacobian of a slice with respect to
-three rotations and two shifts costs little more than the slice. A Levenberg-Marquardt step is accepted only if the
-log-likelihood rises; the trial evaluation already holds the next Jacobian.
-
-Rotations are left perturbations in the image frame, R <- exp([w]x) R, so that with g = R grad V
-dV = g_x v w_z - g_y u w_z + g_z (u w_y - v w_x) at the coefficient (u, v). Shifts act through the rotated data,
-y exp(+2 pi i k.t / n), which keeps the reference free of phases.
+A step is accepted only if the log-likelihood rises; the trial evaluation (numba_objective.py) already holds the next
+Jacobian.
 """
 
 from __future__ import annotations
@@ -16,148 +11,7 @@ import math
 import numpy as np
 from numba import njit
 
-BLOCK = 256  # coefficients whose Jacobian stays in the first-level cache
-
-
-@njit(nogil=True, cache=True, fastmath=True)
-def _phase_table(table, shift, box, centre):
-    """table[i, :] = exp(2 pi i (i - centre) shift / box)."""
-    for i in range(table.shape[0]):
-        angle = 2.0 * math.pi * (i - centre) * shift / box
-        table[i, 0] = math.cos(angle)
-        table[i, 1] = math.sin(angle)
-
-
-@njit(nogil=True, cache=True, fastmath=True)
-def _jacobian(work, volume, coords, kxy, y, c, rot, phase_x, phase_y, freq, k0, count):
-    """Fill work[0:5, :2 count] with the Jacobian, work[5] with the residual; return the log-likelihood gain."""
-    m = (volume.shape[0] - 1) // 2
-    centre = np.int16(m)
-    one = np.int16(1)
-    limit = (phase_y.shape[0] - 1) // 2
-    gain = rot[0, 0] * np.int16(0)
-    for i in range(count):
-        k = k0 + i
-        u, v = coords[k, 0], coords[k, 1]
-        px = u * rot[0, 0] + v * rot[1, 0]
-        py = u * rot[0, 1] + v * rot[1, 1]
-        pz = u * rot[0, 2] + v * rot[1, 2]
-        flip = px < 0
-        if flip:
-            px, py, pz = -px, -py, -pz
-        py += centre
-        pz += centre
-        xi, yi, zi = int(px), int(py), int(pz)
-        fx, fy, fz = px - np.int16(xi), py - np.int16(yi), pz - np.int16(zi)
-        gx, gy, gz = one - fx, one - fy, one - fz
-        vr = vi = dxr = dxi = dyr = dyi = dzr = dzi = gain * np.int16(0)
-        for part in range(2):
-            a00, a01 = volume[zi, yi, xi, part], volume[zi, yi, xi + 1, part]
-            a10, a11 = volume[zi, yi + 1, xi, part], volume[zi, yi + 1, xi + 1, part]
-            b00, b01 = volume[zi + 1, yi, xi, part], volume[zi + 1, yi, xi + 1, part]
-            b10, b11 = volume[zi + 1, yi + 1, xi, part], volume[zi + 1, yi + 1, xi + 1, part]
-            a0, a1 = gx * a00 + fx * a01, gx * a10 + fx * a11
-            b0, b1 = gx * b00 + fx * b01, gx * b10 + fx * b11
-            a, b = gy * a0 + fy * a1, gy * b0 + fy * b1
-            value = gz * a + fz * b
-            ddz = b - a
-            ddy = gz * (a1 - a0) + fz * (b1 - b0)
-            ddx = gz * (gy * (a01 - a00) + fy * (a11 - a10)) + fz * (gy * (b01 - b00) + fy * (b11 - b10))
-            if part == 0:
-                vr, dxr, dyr, dzr = value, ddx, ddy, ddz
-            else:
-                vi, dxi, dyi, dzi = value, ddx, ddy, ddz
-        if flip:
-            # V(q) = conj V(-q): the gradient changes sign in its real part only
-            vi, dxr, dyr, dzr = -vi, -dxr, -dyr, -dzr
-        ck = c[k]
-        vr *= ck
-        vi *= ck
-        grx = ck * (rot[0, 0] * dxr + rot[0, 1] * dyr + rot[0, 2] * dzr)
-        gix = ck * (rot[0, 0] * dxi + rot[0, 1] * dyi + rot[0, 2] * dzi)
-        gry = ck * (rot[1, 0] * dxr + rot[1, 1] * dyr + rot[1, 2] * dzr)
-        giy = ck * (rot[1, 0] * dxi + rot[1, 1] * dyi + rot[1, 2] * dzi)
-        grz = ck * (rot[2, 0] * dxr + rot[2, 1] * dyr + rot[2, 2] * dzr)
-        giz = ck * (rot[2, 0] * dxi + rot[2, 1] * dyi + rot[2, 2] * dzi)
-        kx, ky = kxy[k, 0], kxy[k, 1]
-        iy = ky + limit
-        cr = phase_x[kx, 0] * phase_y[iy, 0] - phase_x[kx, 1] * phase_y[iy, 1]
-        ci = phase_x[kx, 0] * phase_y[iy, 1] + phase_x[kx, 1] * phase_y[iy, 0]
-        yr = y[k, 0] * cr - y[k, 1] * ci
-        yim = y[k, 0] * ci + y[k, 1] * cr
-        dr, di = yr - vr, yim - vi
-        gain += (yr + dr) * vr + (yim + di) * vi  # |y|^2 - |y - m|^2
-        j = 2 * i
-        work[0, j], work[0, j + 1] = -v * grz, -v * giz
-        work[1, j], work[1, j + 1] = u * grz, u * giz
-        work[2, j], work[2, j + 1] = v * grx - u * gry, v * gix - u * giy
-        fkx, fky = freq * np.int16(kx), freq * np.int16(ky)
-        work[3, j], work[3, j + 1] = fkx * vi, -fkx * vr
-        work[4, j], work[4, j + 1] = fky * vi, -fky * vr
-        work[5, j], work[5, j + 1] = dr, di
-    return gain
-
-
-@njit(nogil=True, cache=True, fastmath=True)
-def _accumulate(work, count, sums):
-    """sums[0:20] += upper triangle of J J^T (15) and J r (5), over ``count`` real numbers."""
-    s00 = s01 = s02 = s03 = s04 = s11 = s12 = s13 = s14 = s22 = s23 = s24 = s33 = s34 = s44 = work[0, 0] * np.int16(0)
-    r0 = r1 = r2 = r3 = r4 = s00
-    for i in range(count):
-        a, b, c, d, e, r = work[0, i], work[1, i], work[2, i], work[3, i], work[4, i], work[5, i]
-        s00 += a * a
-        s01 += a * b
-        s02 += a * c
-        s03 += a * d
-        s04 += a * e
-        s11 += b * b
-        s12 += b * c
-        s13 += b * d
-        s14 += b * e
-        s22 += c * c
-        s23 += c * d
-        s24 += c * e
-        s33 += d * d
-        s34 += d * e
-        s44 += e * e
-        r0 += a * r
-        r1 += b * r
-        r2 += c * r
-        r3 += d * r
-        r4 += e * r
-    values = (s00, s01, s02, s03, s04, s11, s12, s13, s14, s22, s23, s24, s33, s34, s44, r0, r1, r2, r3, r4)
-    for i in range(20):
-        sums[i] += values[i]
-
-
-@njit(nogil=True, cache=True)
-def _evaluate(volume, coords, kxy, y, c, rotation, shift, box, prior, scratch, hessian, gradient):
-    """Objective (gain + shift prior), its gradient [5] and Gauss-Newton precision [5, 5] at one pose."""
-    work, rot, phase_x, phase_y, sums = scratch
-    for i in range(3):
-        for j in range(3):
-            rot[i, j] = rotation[i, j]
-    _phase_table(phase_x, shift[0], box, 0)
-    _phase_table(phase_y, shift[1], box, (phase_y.shape[0] - 1) // 2)
-    sums[:] = 0.0
-    total = 0.0
-    freq = rot.dtype.type(2.0 * math.pi / box)
-    for k0 in range(0, coords.shape[0], BLOCK):
-        count = min(BLOCK, coords.shape[0] - k0)
-        total += _jacobian(work, volume, coords, kxy, y, c, rot, phase_x, phase_y, freq, k0, count)
-        _accumulate(work, 2 * count, sums)
-    n = 0
-    for i in range(5):
-        for j in range(i, 5):
-            hessian[i, j] = hessian[j, i] = 2.0 * sums[n]
-            n += 1
-        gradient[i] = 2.0 * sums[15 + i]
-    for i in range(2):
-        total -= 0.5 * prior * shift[i] * shift[i]
-        gradient[3 + i] -= prior * shift[i]
-        hessian[3 + i, 3 + i] += prior
-    return total
-
+from halfmap.kernels.numba_objective import evaluate, room_for
 
 @njit(nogil=True, cache=True)
 def _solve_damped(hessian, gradient, damping, step, lower):
@@ -272,27 +126,18 @@ def _pull_back(rotation, shift, prior, b, w):
 
 @njit(nogil=True, cache=True)
 def refine_range(
-    volume, coords, kxy, y, c, image, rotations, shifts, objective, precision, options, pose_prior, start, stop
+    volume, m, band, y, c, image, rotations, shifts, objective, precision, options, pose_prior, start, stop
 ):
     """Levenberg-Marquardt for starts j in [start, stop): rotations[j], shifts[j] are overwritten with the optimum.
 
-    volume[z, y, x, 2]; coords[k, 2] (padded units); kxy[k, 2]; y[b, k, 2] and c[b, k] whitened data and CTF;
-    image[j] -> b; objective[j]; precision[j, 5, 5]; options = (box, steps, shift prior precision, tolerance, max step).
+    volume: flat half volume [z, y, x, 2] that reaches to m; band: poses.band_arrays; y[b, k, 2] and c[b, k]: whitened
+    data and CTF; image[j] -> b; objective[j]; precision[j, 5, 5]; options = (box, steps, shift prior precision,
+    tolerance, max step).
     pose_prior = (centres[b, 3, 3], places[b, 2], fulcrum[3], (precision of turn and shift, their limits)): that of
     poses.PosePrior; without centres there is none.
     """
     box, steps, prior, tolerance, max_step = options
-    limit = 0
-    for k in range(kxy.shape[0]):
-        limit = max(limit, abs(kxy[k, 0]), abs(kxy[k, 1]))
-    dtype = volume.dtype
-    scratch = (
-        np.empty((6, 2 * BLOCK), dtype),
-        np.empty((3, 3), dtype),
-        np.empty((limit + 1, 2), dtype),
-        np.empty((2 * limit + 1, 2), dtype),
-        np.empty(20),
-    )
+    room = room_for(band[4], volume.dtype)
     hessian, trial_hessian = np.empty((5, 5)), np.empty((5, 5))
     gradient, trial_gradient = np.empty(5), np.empty(5)
     step, lower = np.empty(5), np.zeros((5, 5))
@@ -302,8 +147,8 @@ def refine_range(
         b = image[j]
         if informed:
             _pull_back(rotations[j], shifts[j], pose_prior, b, w)
-        value = _evaluate(
-            volume, coords, kxy, y[b], c[b], rotations[j], shifts[j], box, prior, scratch, hessian, gradient
+        value = evaluate(
+            volume, m, band, y[b], c[b], rotations[j], shifts[j], box, prior, room, hessian, gradient
         )
         if informed:
             value += _add_prior(rotations[j], shifts[j], pose_prior, b, w, hessian, gradient)
@@ -325,8 +170,8 @@ def refine_range(
             shift[0], shift[1] = shifts[j, 0] + step[3], shifts[j, 1] + step[4]
             if informed:
                 _pull_back(rotation, shift, pose_prior, b, w)
-            trial = _evaluate(
-                volume, coords, kxy, y[b], c[b], rotation, shift, box, prior, scratch, trial_hessian, trial_gradient
+            trial = evaluate(
+                volume, m, band, y[b], c[b], rotation, shift, box, prior, room, trial_hessian, trial_gradient
             )
             if informed:
                 trial += _add_prior(rotation, shift, pose_prior, b, w, trial_hessian, trial_gradient)

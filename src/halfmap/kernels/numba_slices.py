@@ -12,45 +12,33 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from halfmap.kernels.numba_cells import BLOCK, place, read_rows
+
 
 @njit(nogil=True, cache=True, fastmath=True)
-def project_range(out, volume, coords, axes, start, stop):
-    """out[r, k, 2] = volume at coords[k, 0] * axes[r, 0] + coords[k, 1] * axes[r, 1] for r in [start, stop)."""
-    m = (volume.shape[0] - 1) // 2
-    centre = np.int16(m)
-    one = np.int16(1)
+def project_range(out, volume, m, u, v, axes, start, stop):
+    """out[r, k, 2] = volume at u[k] * axes[r, 0] + v[k] * axes[r, 1] for r in [start, stop).
+
+    volume: flat half volume [z, y, x, 2] that reaches to m.
+    """
+    cell, sign, rows = np.empty(BLOCK, np.int64), np.empty(BLOCK, out.dtype), np.empty((BLOCK, 4), out.dtype)
+    fraction, centre = np.empty((3, BLOCK), out.dtype), axes.dtype.type(m)
+    stride_y = 2 * (m + 1)
+    stride_z = stride_y * (2 * m + 1)
     for r in range(start, stop):
-        ax, ay, az = axes[r, 0, 0], axes[r, 0, 1], axes[r, 0, 2]
-        bx, by, bz = axes[r, 1, 0], axes[r, 1, 1], axes[r, 1, 2]
-        for k in range(coords.shape[0]):
-            u, v = coords[k, 0], coords[k, 1]
-            x = u * ax + v * bx
-            y = u * ay + v * by
-            z = u * az + v * bz
-            flip = x < 0
-            if flip:
-                x, y, z = -x, -y, -z
-            y += centre
-            z += centre
-            xi, yi, zi = int(x), int(y), int(z)
-            fx, fy, fz = x - np.int16(xi), y - np.int16(yi), z - np.int16(zi)
-            gx, gy, gz = one - fx, one - fy, one - fz
-            re = gz * (
-                gy * (gx * volume[zi, yi, xi, 0] + fx * volume[zi, yi, xi + 1, 0])
-                + fy * (gx * volume[zi, yi + 1, xi, 0] + fx * volume[zi, yi + 1, xi + 1, 0])
-            ) + fz * (
-                gy * (gx * volume[zi + 1, yi, xi, 0] + fx * volume[zi + 1, yi, xi + 1, 0])
-                + fy * (gx * volume[zi + 1, yi + 1, xi, 0] + fx * volume[zi + 1, yi + 1, xi + 1, 0])
-            )
-            im = gz * (
-                gy * (gx * volume[zi, yi, xi, 1] + fx * volume[zi, yi, xi + 1, 1])
-                + fy * (gx * volume[zi, yi + 1, xi, 1] + fx * volume[zi, yi + 1, xi + 1, 1])
-            ) + fz * (
-                gy * (gx * volume[zi + 1, yi, xi, 1] + fx * volume[zi + 1, yi, xi + 1, 1])
-                + fy * (gx * volume[zi + 1, yi + 1, xi, 1] + fx * volume[zi + 1, yi + 1, xi + 1, 1])
-            )
-            out[r, k, 0] = re
-            out[r, k, 1] = -im if flip else im
+        for k in range(0, len(u), BLOCK):
+            end = min(k + BLOCK, len(u))
+            place(cell, fraction, sign, u[k:end], v[k:end], axes[r], centre, stride_y, stride_z, 2)
+            read_rows(rows, volume, cell, fraction, end - k, stride_y, stride_z)
+            _across_rows(out[r, k:end], rows, fraction[0], sign)
+
+
+@njit(nogil=True, cache=True, fastmath=True)
+def _across_rows(out, rows, along, sign):
+    """out[k, 2] = values between the two points of rows[k, 4]; of Friedel mates (sign -1), the conjugate."""
+    for i in range(out.shape[0]):
+        out[i, 0] = rows[i, 0] + along[i] * (rows[i, 2] - rows[i, 0])
+        out[i, 1] = sign[i] * (rows[i, 1] + along[i] * (rows[i, 3] - rows[i, 1]))
 
 
 @njit(nogil=True, cache=True, fastmath=True)

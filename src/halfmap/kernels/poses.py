@@ -105,6 +105,18 @@ class PosePrior:
         return torch.einsum("jmac,jac->jm", centres, rotations.to(centres)).argmax(dim=1)
 
 
+def band_arrays(coords: Tensor, kxy: Tensor) -> tuple[object, ...]:
+    """Coefficients as compiled kernels take them: u[k], v[k] of coords [k, 2], kx[k], ky[k] + limit, and limit.
+
+    The latter two are unsigned because Numba looks whether any other index is negative. limit: the largest |kx| or
+    |ky| of kxy [k, 2].
+    """
+    limit = int(kxy.abs().max()) if len(kxy) else 0
+    u, v = (coords[:, axis].contiguous().numpy() for axis in (0, 1))
+    kx, row = (part.numpy().astype(np.uint32) for part in (kxy[:, 0], kxy[:, 1] + limit))
+    return u, v, kx, row, limit
+
+
 def prior_arrays(prior: PosePrior | None) -> tuple[object, ...]:
     """The prior as compiled kernels take it: centres, places, fulcrum, and its four numbers."""
     if prior is None:
