@@ -138,8 +138,10 @@ def _nearest_trace(first: Tensor, second: Tensor, operators: Tensor) -> Tensor:
 def posterior_samples(poses: Poses, kind: str, smallest: float = 0.02) -> Samples:
     """The poses that images are back-projected at. The masses of an image add up to 1.
 
-    kind ``best``: the best mode. ``modes``: every mode of at least ``smallest`` weight. ``sigma``: the ten cubature
-    points mode +- sqrt(5) L e_i of each such mode, where L L^T is its covariance (Arasaratnam & Haykin 2009, eq. 32).
+    kind ``best``: the best mode. ``modes``: every mode of at least ``smallest`` weight. ``sigma``: the six cubature
+    points mode +- sqrt(3) L e_i of the rotation of each such mode, where L L^T is its covariance (Arasaratnam & Haykin
+    2009, eq. 32), each with the shift that is expected at that rotation. Over the spread that the shift has there the
+    image is averaged exactly (`Samples.spread`).
     """
     images = len(poses)
     if kind == "best":
@@ -152,10 +154,12 @@ def posterior_samples(poses: Poses, kind: str, smallest: float = 0.02) -> Sample
     rotations, shifts, mass = poses.rotations[image, mode], poses.shifts[image, mode], weight[image, mode]
     if kind == "modes":
         return Samples(image, rotations, shifts, mass)
-    root = torch.linalg.cholesky(covariance_of(poses.precision[image, mode])) * math.sqrt(5.0)
-    offsets = torch.cat([root.transpose(1, 2), -root.transpose(1, 2)], dim=1)
-    turned = rotation_vector_to_matrix(offsets[..., :3].reshape(-1, 3)).view(-1, 10, 3, 3) @ rotations[:, None]
-    moved = shifts[:, None] + offsets[..., 3:]
-    repeat = torch.arange(len(image), device=image.device).repeat_interleave(10)
-    return Samples(image[repeat], turned.reshape(-1, 3, 3), moved.reshape(-1, 2), mass[repeat] / 10)
-
+    precision = _bounded(poses.precision[image, mode])
+    spread = torch.linalg.inv(precision[:, 3:, 3:])
+    root = torch.linalg.cholesky(torch.linalg.inv(precision)[:, :3, :3]) * math.sqrt(3.0)
+    turns = torch.cat([root.transpose(1, 2), -root.transpose(1, 2)], dim=1)
+    turned = rotation_vector_to_matrix(turns.reshape(-1, 3)).view(-1, 6, 3, 3) @ rotations[:, None]
+    moved = shifts[:, None] - turns @ precision[:, :3, 3:] @ spread
+    repeat = torch.arange(len(image), device=image.device).repeat_interleave(6)
+    covariance = spread.flatten(1)[repeat][:, [0, 1, 3]]
+    return Samples(image[repeat], turned.reshape(-1, 3, 3), moved.reshape(-1, 2), mass[repeat] / 6, covariance)

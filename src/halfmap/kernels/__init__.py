@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import astuple
-from functools import partial
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -18,9 +16,10 @@ from torch import Tensor
 
 from halfmap.kernels import reference, reference_poses, reference_symmetry
 from halfmap.kernels.evening import Evening
-from halfmap.kernels.poses import Polished, PolishOptions, PosePrior, Samples, Starts, band_arrays, prior_arrays
+from halfmap.kernels.insertion import insert_slices_
+from halfmap.kernels.poses import Polished, PolishOptions, PosePrior, Starts, band_arrays, prior_arrays
 from halfmap.kernels.symmetry import GroupParts, Lookups, group_parts, lookups_about_z, lookups_free, sharpening
-from halfmap.kernels.threads import for_ranges, run_all, set_threads, thread_count
+from halfmap.kernels.threads import for_ranges, set_threads, thread_count
 
 __all__ = [
     "add_kept_bands_",
@@ -59,64 +58,6 @@ def project_slices(volume: Tensor, coords: Tensor, rotations: Tensor) -> Tensor:
     o, u, v = torch.view_as_real(out).numpy(), *(part.contiguous().numpy() for part in coords.unbind(1))
     for_ranges(lambda i, j: project_range(o, flat, m, u, v, a, i, j), len(axes))
     return out
-
-
-def insert_slices_(
-    accumulator: Tensor,
-    values: Tensor,
-    weights: Tensor,
-    coords: Tensor,
-    kxy: Tensor,
-    box: int,
-    samples: Samples,
-    kernel: str = "trilinear",
-) -> None:
-    """Back-project into accumulator[z, y, x, 3] (numerator re, im, weight), in place.
-
-    values[b, k] complex and weights[b, k] are those of the images. Sample j moves its image by ``-shifts[j]`` and
-    counts it ``mass[j]`` times. box: side of the image in pixels. kernel: ``trilinear`` spreads a coefficient over the
-    eight grid points around it, ``gaussian`` over the 27 about the nearest one. The sum is bitwise the same for any
-    number of threads.
-    """
-    image, shifts, mass = samples.image, samples.shifts, samples.mass
-    real = accumulator.dtype
-    axes, coords = samples.rotations[:, :2].to(real).contiguous(), coords.to(real).contiguous()
-    if accumulator.device.type != "cpu":
-        phase = torch.polar(torch.ones((), dtype=torch.float64, device=shifts.device),
-                            shifts.double() @ kxy.double().T * (2 * math.pi / box))
-        shifted = mass[:, None] * values[image] * phase.to(values.dtype)
-        insert = reference.insert_gaussians_ if kernel == "gaussian" else reference.insert_slices_
-        insert(accumulator, shifted, mass[:, None] * weights[image], coords, axes)
-        return
-    from halfmap.kernels.numba_gaussian import insert_gaussian_slab
-    from halfmap.kernels.numba_slices import insert_slab
-
-    limit = int(kxy.abs().max())
-    index = torch.arange(-limit, limit + 1, dtype=torch.float64) * (2 * math.pi / box)
-    tables = [torch.polar(torch.ones((), dtype=torch.float64), shifts[:, a, None].double() * index).to(values.dtype)
-              for a in (0, 1)]
-    phase_x, phase_y = _real_array(tables[0][:, limit:]), _real_array(tables[1])
-    arguments = (
-        _real_array(values), weights.to(real).contiguous().numpy(), kxy.to(torch.int32).contiguous().numpy(),
-        coords.numpy(), image.numpy(), axes.numpy(), phase_x, phase_y, mass.to(real).contiguous().numpy(),
-    )  # fmt: skip
-    target = accumulator.numpy()
-    edges = _slab_edges(target.shape[0], accumulator.numel())
-    insert = insert_gaussian_slab if kernel == "gaussian" else insert_slab
-    run_all([partial(insert, target, *arguments, a, b) for a, b in pairwise(edges)])
-
-
-def _slab_edges(planes: int, size: int) -> list[int]:
-    """Slabs of equal load: central planes receive more samples (their density falls as 1/r over the ball)."""
-    count = max(thread_count() * 2, min(16, size >> 22))
-    if thread_count() == 1 and size < 1 << 22:
-        count = 1
-    m = (planes - 1) / 2
-    # samples of a uniformly oriented slice have a uniform direction, so |z| / radius is uniform: load ~ log of radius
-    z = np.arange(planes) - m
-    load = np.cumsum(1.0 - np.minimum(np.abs(z) / (m + 1), 1.0) + 0.05)
-    inner = np.searchsorted(load, load[-1] * np.arange(1, count) / count)
-    return sorted({0, *inner.tolist(), planes})
 
 
 def refine_poses(

@@ -2,7 +2,7 @@
 
 Half volumes are flat here. Two points that are neighbours along x hold four numbers side by side (real and imaginary
 part of each), or six where a weight goes with them, so one vector instruction reads or adds to both. Numba makes none
-of several reads, so these few functions are written in LLVM's own terms (`_Vectors`); LLVM makes of them what the
+of several reads, so these few functions are written in LLVM's own terms (`Vectors`); LLVM makes of them what the
 processor has.
 """
 
@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 BLOCK = 256  # positions whose cells stay in the first-level cache
 
 
-@njit(nogil=True, cache=True, fastmath=True)
+@njit(nogil=True, cache=True)
 def place(cell, fraction, sign, u, v, axes, centre, stride_y, stride_z, stride_x):
     """Where the positions u[k], v[k] of a slice lie in a half volume with x >= 0, z and y centred at ``centre``.
 
@@ -39,7 +39,7 @@ def place(cell, fraction, sign, u, v, axes, centre, stride_y, stride_z, stride_x
         sign[i] = s
 
 
-class _Vectors:
+class Vectors:
     """Writes instructions on vectors of four numbers side by side in flat arrays."""
 
     def __init__(self, context, builder, number):
@@ -106,7 +106,7 @@ def _read_row(typingctx, volume, offset, stride_y, stride_z, along_y, along_z, o
 
     def code(context, builder, signature, arguments):
         flat, offset, stride_y, stride_z, along_y, along_z, out, i = arguments
-        v = _Vectors(context, builder, number)
+        v = Vectors(context, builder, number)
         along_y, along_z = v.all(along_y, 4), v.all(along_z, 4)
         a, b, c, d = v.rows(v.array(signature.args[0], flat).data, offset, stride_y, stride_z)
         row = v.between(v.between(a, b, along_y), v.between(c, d, along_y), along_z)
@@ -124,7 +124,7 @@ def _read_row_and_slopes(typingctx, volume, offset, stride_y, stride_z, along_y,
 
     def code(context, builder, signature, arguments):
         flat, offset, stride_y, stride_z, along_y, along_z, out, i = arguments
-        v = _Vectors(context, builder, number)
+        v = Vectors(context, builder, number)
         along_y, along_z = v.all(along_y, 4), v.all(along_z, 4)
         a, b, c, d = v.rows(v.array(signature.args[0], flat).data, offset, stride_y, stride_z)
         slope, slope_beyond = v.less(b, a), v.less(d, c)

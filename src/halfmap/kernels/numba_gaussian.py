@@ -1,6 +1,6 @@
 """Back-projection on the CPU with a Gaussian of three grid points along each axis, the local kernel of OPUS-SSRI.
 
-See numba_slices.py for the arrays, and for how slabs divide the writing.
+See numba_insertion.py for the arrays, and for how slabs divide the writing. Here a slab looks at every coefficient.
 """
 
 from __future__ import annotations
@@ -27,22 +27,21 @@ def _weigh(weight, axis, f, constant):
 
 @njit(nogil=True, cache=True, fastmath=True)
 def insert_gaussian_slab(
-    accumulator, values, weights, kxy, coords, sample_image, axes, phase_x, phase_y, mass, z0, z1
+    accumulator, band, rows, values, weights, source, image, axes, phase_x, phase_y, mass, z0, z1
 ):
-    """Like numba_slices.insert_slab, but a sample is added to the nearest grid point and the 26 around it, each at
+    """Like numba_insertion.insert_slab, but a sample is added to the nearest grid point and the 26 around it, each at
     distance d with weight exp(-|d|^2 / 2) / TOTAL^3."""
     m = (accumulator.shape[0] - 1) // 2
     centre = np.int16(m)
-    limit = (phase_y.shape[1] - 1) // 2
     weight, constant = np.empty((3, 3), accumulator.dtype), np.empty(4, accumulator.dtype)
     constant[0], constant[1], constant[2], constant[3] = 1.0 / TOTAL, -0.5, _FALL, 0.5
     half = constant[3]
-    for j in range(sample_image.shape[0]):
-        b = sample_image[j]
+    for j in range(len(source)):
+        b, s = image[j], source[j]
         ax, ay, az = axes[j, 0, 0], axes[j, 0, 1], axes[j, 0, 2]
         bx, by, bz = axes[j, 1, 0], axes[j, 1, 1], axes[j, 1, 2]
-        for k in range(coords.shape[0]):
-            u, v = coords[k, 0], coords[k, 1]
+        for k in range(len(band.u)):
+            u, v = band.u[k], band.v[k]
             x = u * ax + v * bx
             z = u * az + v * bz
             flip = x < 0
@@ -64,10 +63,10 @@ def insert_gaussian_slab(
             _weigh(weight, 0, z - np.int16(zi), constant)
             _weigh(weight, 1, y - np.int16(yi), constant)
             _weigh(weight, 2, x - np.int16(xi), constant)
-            kx, ky = kxy[k, 0], kxy[k, 1] + limit
+            kx, ky = band.kx[k], band.row[k]
             cr = phase_x[j, kx, 0] * phase_y[j, ky, 0] - phase_x[j, kx, 1] * phase_y[j, ky, 1]
             ci = phase_x[j, kx, 0] * phase_y[j, ky, 1] + phase_x[j, kx, 1] * phase_y[j, ky, 0]
-            vr, vi = values[b, k, 0], values[b, k, 1]
+            vr, vi = values[s, k, 0], values[s, k, 1]
             re = mass[j] * (vr * cr - vi * ci)
             im = mass[j] * (vr * ci + vi * cr)
             if flip:

@@ -110,7 +110,7 @@ def evaluate(volume, m, band, y, c, rotation, shift, box, prior, room, hessian, 
     CTF; room: from `room_for`.
     """
     cell, fraction, sign, found, rot, phase_x, phase_y, sums = room
-    u, v, kx, row, limit = band
+    u, v, kx, row, limit = band.u, band.v, band.kx, band.row, band.limit
     rot[:] = rotation
     _phase_table(phase_x, shift[0], box, 0)
     _phase_table(phase_y, shift[1], box, limit)

@@ -137,7 +137,7 @@ def refine_range(
     poses.PosePrior; without centres there is none.
     """
     box, steps, prior, tolerance, max_step = options
-    room = room_for(band[4], volume.dtype)
+    room = room_for(band.limit, volume.dtype)
     hessian, trial_hessian = np.empty((5, 5)), np.empty((5, 5))
     gradient, trial_gradient = np.empty(5), np.empty(5)
     step, lower = np.empty(5), np.zeros((5, 5))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -105,16 +107,26 @@ class PosePrior:
         return torch.einsum("jmac,jac->jm", centres, rotations.to(centres)).argmax(dim=1)
 
 
-def band_arrays(coords: Tensor, kxy: Tensor) -> tuple[object, ...]:
-    """Coefficients as compiled kernels take them: u[k], v[k] of coords [k, 2], kx[k], ky[k] + limit, and limit.
+class BandArrays(NamedTuple):
+    """Coefficients as compiled kernels take them.
 
-    The latter two are unsigned because Numba looks whether any other index is negative. limit: the largest |kx| or
-    |ky| of kxy [k, 2].
+    u, v [k]: where they lie in the reference. kx uint32 [k]; row uint32 [k]: ky + limit, where limit is the largest of
+    |kx| and |ky|. They are unsigned because Numba asks of any other index whether it is negative.
     """
+
+    u: NDArray[np.floating]
+    v: NDArray[np.floating]
+    kx: NDArray[np.uint32]
+    row: NDArray[np.uint32]
+    limit: int
+
+
+def band_arrays(coords: Tensor, kxy: Tensor) -> BandArrays:
+    """Of coefficients kxy int64 [k, 2] of an image at coords [k, 2] of the reference."""
     limit = int(kxy.abs().max()) if len(kxy) else 0
     u, v = (coords[:, axis].contiguous().numpy() for axis in (0, 1))
     kx, row = (part.numpy().astype(np.uint32) for part in (kxy[:, 0], kxy[:, 1] + limit))
-    return u, v, kx, row, limit
+    return BandArrays(u, v, kx, row, limit)
 
 
 def prior_arrays(prior: PosePrior | None) -> tuple[object, ...]:
@@ -130,16 +142,20 @@ class Samples:
     """Poses at which images are back-projected.
 
     image int64 [j]; rotations [j, 3, 3]; shifts [j, 2] in pixels; mass [j]: how much of the image is inserted there.
+    spread [j, 3]: covariance (xx, xy, yy; pixels^2) of the shift about the given one, over which the image is averaged;
+    None: none. Samples of one image and spread are best given one after the other.
     """
 
     image: Tensor
     rotations: Tensor
     shifts: Tensor
     mass: Tensor
+    spread: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.image)
 
     def where(self, chosen: Tensor) -> Samples:
         """The samples that ``chosen`` [j] marks."""
-        return Samples(self.image[chosen], self.rotations[chosen], self.shifts[chosen], self.mass[chosen])
+        spread = None if self.spread is None else self.spread[chosen]
+        return Samples(self.image[chosen], self.rotations[chosen], self.shifts[chosen], self.mass[chosen], spread)

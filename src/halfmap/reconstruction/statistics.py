@@ -82,7 +82,7 @@ class Backprojection:
         A slice passes within a point of a place at radius r (in points of the half volume) with a probability of about
         1 / r, so the sums near the origin grow as the number of images while each addend stays as small as it was. A
         float32 sum of n addends loses about (n / 2^23)^2 / 70 of itself, because addends below half a unit in the last
-        place are rounded away. Beyond CORE points, n is a million for 2.5 million images of ten samples each.
+        place are rounded away. Beyond CORE points, n is a million for four million images of six samples each.
         """
         reach = min(CORE, self.sums.shape[2] - 1)
         shape = (2 * reach + 1, 2 * reach + 1, reach + 1, 3)

@@ -6,7 +6,7 @@ frequency. With N images, K coefficients up to the shell aligned to, and K' up t
     time of an iteration = N (f + m p K + m q K' + g)  +  solve,
 
 f: reading, two transforms and the CTF of an image; p: polishing a start, per coefficient; q: inserting a sample, per
-coefficient; m: modes, and ten sigma points in each (SAMPLES); g: the exhaustive grid, 4 R T k operations for R
+coefficient; m: modes, and six sigma points in each (SAMPLES); g: the exhaustive grid, 4 R T k operations for R
 rotations, T shifts and k coefficients (two products, real and imaginary). Its R slices are made once for each half set,
 or for every batch where memory does not hold them. Solving takes about 60 transforms of the padded map, n log n each.
 f, p, q and the speed of slices and products are measured on one thread and on data larger than the cache: processor
@@ -40,7 +40,7 @@ from halfmap.refinement.schedule import Schedule
 
 USUAL = {"burn-in": 5, "global": 2, "local": 6, "final": 1}
 BAND = 2 / 3  # of the Nyquist frequency, aligned to in local iterations
-MODES, SAMPLES = 1.3, 10
+MODES, SAMPLES = 1.3, 6
 STEPS = 8  # Gauss-Newton steps of a start at most
 TAKEN = 5  # of them are needed
 TRANSFORMS = 60  # of the padded map in one solve

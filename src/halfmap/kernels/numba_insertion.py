@@ -1,0 +1,137 @@
+"""Insertion of slices into a half volume on the CPU: trilinear scatter, row by row of an image's coefficients.
+
+Threads write different slabs z0 <= z < z1 of the sums. Along a row of constant ky positions change by equal steps, so
+the part of a row that falls into a slab is computed, not looked for. Every slab visits samples, rows and coefficients
+in the same order, and nothing here is compiled with fastmath, which may round otherwise where a loop begins elsewhere:
+sums are bitwise the same for any partition.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+from halfmap.kernels.numba_cells import BLOCK, Vectors, place
+
+BORDER = 1e-3  # grid points by which a slab is taken to be thicker than it is: more than positions are rounded by
+FAR = 1e9  # farther than any position
+
+
+@intrinsic
+def _add_to_rows(typingctx, sums, offset, stride_y, along_x, along_y, share, re, im, weight):
+    """Add (re, im, weight) times share to the points (y, x), (y, x + 1), (y + 1, x) and (y + 1, x + 1) of a plane.
+
+    sums: flat, three numbers a point; offset: of the first of the points.
+    """
+    number = sums.dtype
+    signature = types.void(sums, types.intp, types.intp, *(number,) * 6)
+
+    def code(context, builder, signature, arguments):
+        flat, offset, stride_y, along_x, along_y, share, re, im, weight = arguments
+        v = Vectors(context, builder, number)
+        data, one = v.array(signature.args[0], flat).data, ir.Constant(v.number, 1.0)
+        rest = v.less(one, along_x)
+        first = v.times(v.made_of(re, im, weight, re), v.made_of(rest, rest, rest, along_x))
+        second = v.times(v.made_of(im, weight), v.all(along_x, 2))
+        beyond = v.times(share, along_y)
+        for start, part in ((offset, v.less(share, beyond)), (builder.add(offset, stride_y), beyond)):
+            after = builder.add(start, ir.Constant(offset.type, 4))
+            v.store(v.add(v.load(data, start, 4), v.times(first, v.all(part, 4))), data, start)
+            v.store(v.add(v.load(data, after, 2), v.times(second, v.all(part, 2))), data, after)
+        return context.get_dummy_value()
+
+    return signature, code
+
+
+@njit(nogil=True, cache=True)
+def _first(start, step, low, high):
+    """A number that is not above any i with low <= start + i step < high."""
+    if abs(step) < 1e-12:
+        return 0.0 if low <= start < high else FAR
+    return math.floor(min((low - start) / step, (high - start) / step))
+
+
+@njit(nogil=True, cache=True)
+def _stretch(x, step_x, sign, z, step_z, low, high, count):
+    """Range of those i < count where sign (x + i step_x) >= 0 and low <= z + i step_z < high, or a little more."""
+    begin = max(0.0, _first(sign * x, sign * step_x, -BORDER, FAR), _first(z, step_z, low - BORDER, high + BORDER))
+    # Counted from the other end, what is last comes first.
+    x, z = x + (count - 1) * step_x, z + (count - 1) * step_z
+    left_out = max(0.0, _first(sign * x, -sign * step_x, -BORDER, FAR),
+                   _first(z, -step_z, low - BORDER, high + BORDER))
+    return int(min(begin, count)), int(max(count - left_out, 0.0))
+
+
+@njit(nogil=True, cache=True)
+def _moved(triple, sign, values, weights, kx, phase_x, phase_real, phase_imag, mass):
+    """triple[3, k] = values[k, 2] times phase_x[kx, 2] times a phase, and weights[k], both ``mass`` times.
+
+    Where the Friedel mate is inserted (sign -1), the conjugate.
+    """
+    for i in range(kx.shape[0]):
+        ar, ai = phase_x[kx[i], 0], phase_x[kx[i], 1]
+        cr, ci = ar * phase_real - ai * phase_imag, ar * phase_imag + ai * phase_real
+        triple[0, i] = mass * (values[i, 0] * cr - values[i, 1] * ci)
+        triple[1, i] = sign[i] * mass * (values[i, 0] * ci + values[i, 1] * cr)
+        triple[2, i] = mass * weights[i]
+
+
+@njit(nogil=True, cache=True)
+def _add_within(sums, cell, fraction, triple, count, stride_y, stride_z, first, last):
+    """Add triples [3, k] to the cells around ``count`` positions, in the planes of sums[first:last] only."""
+    one = sums.dtype.type(1)
+    for i in range(count):
+        start, along = cell[i], fraction[2, i]
+        if first <= start < last:
+            _add_to_rows(sums, start, stride_y, fraction[0, i], fraction[1, i], one - along,
+                         triple[0, i], triple[1, i], triple[2, i])
+        start += stride_z
+        if first <= start < last:
+            _add_to_rows(sums, start, stride_y, fraction[0, i], fraction[1, i], along,
+                         triple[0, i], triple[1, i], triple[2, i])
+
+
+@njit(nogil=True, cache=True)
+def insert_slab(accumulator, band, rows, values, weights, source, image, axes, phase_x, phase_y, mass, z0, z1):
+    """Add samples j to the planes z0 <= z < z1 of accumulator[z, y, x, 3] (numerator re, im, weight).
+
+    band: poses.band_arrays, in rows of constant ky that begin at rows[r], with kx ascending; rows ends with the number
+    of coefficients. Sample j is values[source[j], k, 2] and weights[image[j], k], shifted by the phase tables
+    phase_x[j, kx, 2] and phase_y[j, ky + limit, 2], seen from axes[j], counted mass[j] times.
+    """
+    u, v, kx, row = band.u, band.v, band.kx, band.row
+    m, sums, dtype = accumulator.shape[2] - 1, accumulator.reshape(-1), accumulator.dtype
+    cell, sign, triple = np.empty(BLOCK, np.int64), np.empty(BLOCK, dtype), np.empty((3, BLOCK), dtype)
+    fraction, centre = np.empty((3, BLOCK), dtype), dtype.type(m)
+    stride_y = 3 * (m + 1)
+    stride_z = stride_y * (2 * m + 1)
+    near = max(z0 - 1 - m, m - z1, 0) - BORDER  # of |z| in the slab
+    for j in range(len(source)):
+        b, s = image[j], source[j]
+        ax, az, bx, bz = axes[j, 0, 0], axes[j, 0, 2], axes[j, 1, 0], axes[j, 1, 2]
+        for r in range(len(rows) - 1):
+            start, count = rows[r], rows[r + 1] - rows[r]
+            end, steps = start + count - 1, max(count - 1, 1)
+            x, z = float(u[start] * ax + v[start] * bx), float(u[start] * az + v[start] * bz)
+            step_x = (u[end] * ax + v[end] * bx - x) / steps
+            last_z = u[end] * az + v[end] * bz
+            if max(abs(z), abs(last_z)) < near:
+                continue
+            step_z = (last_z - z) / steps
+            own = _stretch(x, step_x, 1.0, m + z, step_z, z0 - 1.0, z1, count)
+            mates = _stretch(x, step_x, -1.0, m - z, -step_z, z0 - 1.0, z1, count)
+            if own[1] <= own[0] or (own[0] > mates[0] and mates[1] > mates[0]):
+                own, mates = mates, own
+            through = own[1]
+            pr, pi = phase_y[j, row[start], 0], phase_y[j, row[start], 1]
+            for begin, stop in (own, (max(mates[0], through), mates[1])):
+                for k in range(start + begin, start + stop, BLOCK):
+                    ends = min(k + BLOCK, start + stop)
+                    place(cell, fraction, sign, u[k:ends], v[k:ends], axes[j], centre, stride_y, stride_z, 3)
+                    _moved(triple, sign, values[s, k:ends], weights[b, k:ends], kx[k:ends], phase_x[j], pr, pi, mass[j])
+                    _add_within(sums, cell, fraction, triple, ends - k, stride_y, stride_z, z0 * stride_z,
+                                z1 * stride_z)
