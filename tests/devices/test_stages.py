@@ -23,13 +23,13 @@ from halfmap.geometry.orientation_grid import angular_step, orientation_grid
 from halfmap.geometry.shift_grid import shift_grid
 from halfmap.geometry.symmetry import symmetry_group
 from halfmap.imaging.ctf import Defocus, ctf
-from halfmap.imaging.forward import ImagingGeometry, band_images, masks_at
+from halfmap.imaging.forward import ImagingGeometry, band_images
 from halfmap.imaging.optics import OpticsGroup
 from halfmap.kernels.poses import Polished, PolishOptions, PosePrior, Samples, Starts
 from halfmap.maps import filters, levels, masks
 from halfmap.maps.rigid import moved
 from halfmap.particles.outliers import traits
-from halfmap.particles.preprocess import normalise, soft_circle
+from halfmap.particles.preprocess import normalise, soft_circles
 from halfmap.reconstruction.inverse import reconstruct
 from halfmap.reconstruction.statistics import Backprojection
 from halfmap.refinement.input_prior import InputPrior, Moves
@@ -120,6 +120,8 @@ KERNELS = {
     "distinct_peaks": lambda to: kernels.distinct_peaks(
         to(noise(2, 30).sort(descending=True).values), to(torch.arange(30).expand(2, 30)), to(rotations(30)),
         to(symmetry_group("C3")), 0.5, 4, 5.0),
+    "soft_circles": lambda to: kernels.soft_circles(20, to(torch.tensor([5.0, 7.5])), 3.0,
+                                                    to(torch.tensor([[9, 10], [4, 16]]))),
     "symmetrise_": lambda to: symmetric(to(half_sums())),
     "filtered_pair": lambda to: [
         kernels.filtered_pair(to(torch.fft.rfftn(noise(12, 12, 12))), to(torch.fft.rfftn(noise(n, n, n))), 8,
@@ -158,7 +160,7 @@ def images(to: Any, count: int = 6) -> Any:
     """A batch of them, under masks that follow the particles."""
     seen, _ = normalise(to(micrograph(count)), 7.0)
     centres = torch.tensor([[1, 0], [0, -2]]).repeat(count, 1)[:count]
-    moved_masks = masks_at(to(soft_circle(BOX, 6.0, 3.0)), to(centres))
+    moved_masks = soft_circles(BOX, to(torch.full((len(centres),), 6.0)), 3.0, to(centres))
     geometry = ImagingGeometry.build(OPTICS, BOX, PIXEL, LIMIT).to(seen.device)
     sigma2, scale = to(torch.ones(BOX // 2 + 1) * 300), to(torch.linspace(0.8, 1.2, count))
     return band_images(seen, moved_masks, geometry, defocus(count).to(seen.device), sigma2, scale)

@@ -29,7 +29,7 @@ from halfmap.fourier.transform import half_volume, image_ifft
 from halfmap.geometry.orientation_grid import angular_step, orientation_grid
 from halfmap.geometry.shift_grid import shift_grid
 from halfmap.imaging.ctf import Defocus, ctf, odd_aberration, reference_coordinates
-from halfmap.imaging.forward import BandImages, ImagingGeometry, band_images, masks_at
+from halfmap.imaging.forward import BandImages, ImagingGeometry, band_images
 from halfmap.imaging.optics import OpticsGroup
 
 BOX, PIXEL, PADDING = 32, 2.0, 2
@@ -295,7 +295,7 @@ def test_poses_are_found_through_magnification_beam_tilt_and_another_pixel_size(
     centres = shifts.round().long()
     geometry = ImagingGeometry.build(optics, BOX, PIXEL, limit)
     noise_power = torch.full((19,), (36 * sigma) ** 2)
-    batch = band_images(images.float(), masks_at(torch.ones(36, 36), 0 * centres), geometry, defocus(count),
+    batch = band_images(images.float(), torch.ones(1, 36, 36), geometry, defocus(count),
                         noise_power, torch.ones(count))  # fmt: skip
     assert torch.equal(batch.scored, batch.whole)
     reference = Reference(half_volume(specimen.map().float(), PADDING, limit), PADDING)

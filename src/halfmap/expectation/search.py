@@ -30,7 +30,7 @@ from halfmap.kernels.poses import Polished, PolishOptions, PosePrior, Starts
 
 GRID_POINTS_CONSIDERED = 256  # best grid points of an image among which distinct candidates are looked for
 GRID_LOSS = 0.1  # of its log-likelihood that a pose may lose by lying between grid points
-LEAST_GAIN = 1e-3  # nats; a step that promises less is not taken
+LEAST_GAIN = 0.02  # nats; a step that promises less, 0.2 sd long at most, is the last
 BELOW_ALL = -1e6  # nats; a start that gives way to any known mode
 LARGEST_STEP = math.radians(15.0)  # of one Levenberg-Marquardt step
 
@@ -40,9 +40,9 @@ class Sampling:
     """What to search. Shells are those of the reference, angles are in radians.
 
     search: global, local or fixed. limit: highest shell scored. drop: how many nats below the best, about, a mode is
-    given up. modes: modes kept. steps: Levenberg-Marquardt steps at the full band. merge_angle: modes nearer than this
-    are one. symmetry: operators [o, 3, 3] of the point group, modulo which poses are the same. mates [m, 3, 3], the
-    identity first: a local search also starts from R g of each best pose R, for every g of them.
+    given up. modes: modes kept. steps: Levenberg-Marquardt steps at the full band, at most. merge_angle: modes nearer
+    than this are one. symmetry: operators [o, 3, 3] of the point group, modulo which poses are the same. mates
+    [m, 3, 3], the identity first: a local search also starts from R g of each best pose R, for every g of them.
 
     For a global search: grid [r, 3, 3], with in-plane angles in [0, 180); shifts [t, 2], in pixels of the reference;
     grid_limit: highest shell of the exhaustive part; grid_step: its angular step; centred: whether shifts are searched
@@ -59,7 +59,7 @@ class Sampling:
     candidates: int = 12
     drop: float = 14.0
     modes: int = 3
-    steps: int = 6
+    steps: int = 8
     merge_angle: float = math.radians(2.0)
     symmetry: Tensor = field(default_factory=lambda: torch.eye(3, dtype=torch.float64)[None])
     mates: Tensor = field(default_factory=lambda: torch.eye(3, dtype=torch.float64)[None])
@@ -162,16 +162,17 @@ class GlobalSearch:
 
 def polish(
     reference: Reference, images: BandImages, starts: Starts, prior: ShiftPrior, limit: int, steps: int,
-    about: PosePrior | None = None,
+    drop: float = math.inf, about: PosePrior | None = None,
 ) -> Polished:  # fmt: skip
     """Levenberg-Marquardt of starts at shells up to ``limit`` of the reference, with at most ``steps`` steps.
 
-    about: a prior about given poses of the images.
+    Two steps show which starts are out of the running, ``drop`` nats below the best of their image; only the others are
+    worth more. about: a prior about given poses of the images.
     """
     geometry = images.geometry
     k = geometry.count(limit)
     y, c = images.whitened(limit)
-    options = PolishOptions(geometry.band.box, steps, prior.precision, LEAST_GAIN, LARGEST_STEP)
+    options = PolishOptions(geometry.band.box, steps, prior.precision, LEAST_GAIN, LARGEST_STEP, drop)
     fixed = (reference.volume, geometry.coords[:k] * reference.padding, geometry.band.kxy[:k], y, c)
     if about is None or len(about.mates) == 1:
         return kernels.refine_poses(*fixed, starts, options, about)
@@ -243,7 +244,7 @@ def find_poses(
     count = len(images.scored)
 
     def polished(starts: Starts, limit: int, steps: int) -> Poses:
-        return _modes_of(starts, polish(reference, images, starts, prior, limit, steps, about), count)
+        return _modes_of(starts, polish(reference, images, starts, prior, limit, steps, sampling.drop, about), count)
 
     if sampling.search == "fixed":
         assert known is not None
@@ -262,11 +263,7 @@ def find_poses(
     else:
         assert known is not None
         starts = _starts_of(_with_mates(known, sampling))
-    # Two steps show which modes are out of the running; only the others are worth more.
-    half_way = merge_modes(
-        polished(starts, sampling.limit, 2), sampling.symmetry, sampling.merge_angle, sampling.drop, sampling.modes + 1
-    )
-    poses = polished(_starts_of(half_way), sampling.limit, sampling.steps)
+    poses = polished(starts, sampling.limit, sampling.steps)
     poses = merge_modes(poses, sampling.symmetry, sampling.merge_angle, sampling.drop, sampling.modes)
     if known is None or about is not None:  # of a pose's mates, the prior means the one that it is about
         return poses

@@ -66,6 +66,21 @@ class Band:
         flat = torch.remainder(self.kxy[:, 1], self.box) * width + self.kxy[:, 0]
         return images_fft.reshape(images_fft.shape[0], -1)[:, flat.to(images_fft.device)]
 
+    def transform(self, images: Tensor, part: slice = slice(None)) -> Tensor:
+        """Coefficients [b, k], those of ``part`` of the band, of real images [b, y, x]; origin at the centre pixel.
+
+        What `gather` takes from fourier.transform.image_fft. The origin is moved there in the coefficients, which are
+        fewer than pixels.
+        """
+        box, kxy = self.box, self.kxy[part].to(images.device)
+        found = torch.fft.rfft2(images).flatten(1)
+        taken = found.index_select(1, torch.remainder(kxy[:, 1], box) * (box // 2 + 1) + kxy[:, 0])
+        turns = kxy.sum(dim=1) * (box // 2) % box
+        if box % 2 == 0:
+            return taken.mul_((1 - 4 * turns / box).to(images.dtype))  # no turn or half of one
+        angle = turns.double() * (2 * math.pi / box)
+        return taken.mul_(torch.polar(torch.ones_like(angle), angle).to(taken.dtype))
+
     def shell_sum(self, values: Tensor) -> Tensor:
         """Sum values [..., k] over each shell: [..., limit + 1], in the values' dtype. Shell 0 is zero."""
         out = values.new_zeros((*values.shape[:-1], self.limit + 1))

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from halfmap.fourier.band import Band
-from halfmap.fourier.transform import image_fft
 from halfmap.imaging.ctf import Defocus, ctf, odd_aberration, reference_coordinates
 from halfmap.imaging.optics import CtfState, OpticsGroup
 from halfmap.imaging.premultiplied import divided, power_left
@@ -195,9 +194,10 @@ def band_images(
     the finer shells.
     """
     band = geometry.band
-    whole, scored = band.gather(image_fft(images)), band.gather(image_fft(images * mask))
+    whole = band.transform(images)
+    scored = band.transform(images * mask, slice(None if fine is None else fine.first))
     if fine is not None:
-        scored[:, fine.first :] = band.gather(image_fft(images * fine.mask))[:, fine.first :]
+        scored = torch.cat([scored, band.transform(images * fine.mask, slice(fine.first, None))], dim=1)
     if geometry.odd is not None:
         unturned = geometry.odd.conj().to(whole)
         whole, scored = whole * unturned, scored * unturned
@@ -211,7 +211,7 @@ def band_images(
     found = BandImages(geometry, scored, whole, contrast, sigma2[band.shell.to(sigma2.device)], scale, counted=counted)
     if fine is None:
         return found
-    return replace(found, fine_from=fine.first, fine_power=fine.mask.double().square().mean(dim=(1, 2)))
+    return replace(found, fine_from=fine.first, fine_power=fine.mask.square().mean(dim=(1, 2)).double())
 
 
 def together(parts: Sequence[BandImages], order: Tensor) -> BandImages:
@@ -238,18 +238,3 @@ def together(parts: Sequence[BandImages], order: Tensor) -> BandImages:
     return replace(parts[0], scored=scored, whole=whole, ctf=ctfs, sigma2=torch.cat(sigma2)[back.to(device)],
                    scale=scale, counted=counted, fine_power=torch.cat(fine)[back.to(device)] if fine else None,
                    left=SignalLeft(*shares) if left else None)
-
-
-def masks_at(mask: Tensor, centres: Tensor) -> Tensor:
-    """The image mask[y, x] moved by whole pixels to centres[b, 2] (x, y off the box centre): [b, y, x], zero outside.
-
-    The mask follows the particle, the image stays where it is: shifts, their prior and back-projection need no origin.
-    """
-    if not bool(centres.any()):
-        return mask[None]
-    box = mask.shape[-1]
-    framed = torch.nn.functional.pad(mask, (1, 1, 1, 1))
-    axis = torch.arange(box, device=mask.device) + 1
-    column = (axis - centres[:, 0, None]).clamp(0, box + 1)
-    row = (axis - centres[:, 1, None]).clamp(0, box + 1)
-    return framed[row[:, :, None], column[:, None, :]]

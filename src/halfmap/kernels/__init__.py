@@ -34,6 +34,7 @@ __all__ = [
     "ratio_difference",
     "refine_poses",
     "set_threads",
+    "soft_circles",
     "symmetrise_",
     "thread_count",
     "weight_by_shell",
@@ -76,16 +77,18 @@ def refine_poses(
 
     real = volume.real.dtype
     rot = starts.rotations.double().clone().contiguous()
-    shift, image = starts.shifts.double().clone().contiguous(), starts.image
-    objective, precision = torch.zeros(len(image), dtype=torch.float64), torch.zeros((len(image), 5, 5)).double()
+    shift = starts.shifts.double().clone().contiguous()
+    objective, precision = torch.zeros(len(rot), dtype=torch.float64), torch.zeros((len(rot), 5, 5)).double()
     fixed = (
         _real_array(volume).reshape(-1), volume.shape[2] - 1, band_arrays(coords.to(real), kxy),
-        _real_array(y.to(volume.dtype)), c.to(real).contiguous().numpy(), image.numpy(),
+        _real_array(y.to(volume.dtype)), c.to(real).contiguous().numpy(),
     )  # fmt: skip
+    image = starts.image.numpy()
+    groups = np.flatnonzero(np.diff(image, prepend=-1, append=-1))
     results = (rot.numpy(), shift.numpy(), objective.numpy(), precision.numpy())
     settings = tuple(float(value) for value in astuple(options))
     informed = prior_arrays(prior)
-    for_ranges(lambda i, j: refine_range(*fixed, *results, settings, informed, i, j), len(image))
+    for_ranges(lambda i, j: refine_range(*fixed, groups, image, *results, settings, informed, i, j), len(groups) - 1)
     return Polished(rot, shift, objective, precision)
 
 
@@ -169,6 +172,19 @@ def _with_turned(out: Tensor, room: Tensor, parts: GroupParts, radius: float, pa
     if len(parts.free):
         for_ranges(lambda i, j: sharpen_along_z(r, taps, i, j), len(o))
         add(lookups_free(parts.free, padding))
+    return out
+
+
+def soft_circles(box: int, radii: Tensor, edge: float, centres: Tensor) -> Tensor:
+    """Circles float32 [b, y, x] about the pixels centres[b, 2] (x, y): 1 up to radii[b], 0 beyond radii[b] + edge, a
+    cosine between. edge > 0; all lengths are in pixels."""
+    if radii.device.type != "cpu":
+        return reference.soft_circles(box, radii, edge, centres)
+    from halfmap.kernels.numba_masks import soft_circles_range
+
+    out = torch.empty((len(radii), box, box))
+    o, r, c = out.numpy(), radii.double().numpy(), centres.double().numpy()
+    for_ranges(lambda i, j: soft_circles_range(o, r, float(edge), c, i, j), len(radii))
     return out
 
 

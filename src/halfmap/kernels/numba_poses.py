@@ -13,6 +13,7 @@ from numba import njit
 
 from halfmap.kernels.numba_objective import evaluate, room_for
 
+
 @njit(nogil=True, cache=True)
 def _solve_damped(hessian, gradient, damping, step, lower):
     """Cholesky solution of (H + damping diag H) step = gradient; False if it is not positive definite."""
@@ -126,65 +127,89 @@ def _pull_back(rotation, shift, prior, b, w):
 
 @njit(nogil=True, cache=True)
 def refine_range(
-    volume, m, band, y, c, image, rotations, shifts, objective, precision, options, pose_prior, start, stop
+    volume, m, band, y, c, groups, image, rotations, shifts, objective, precision, options, pose_prior, start, stop
 ):
-    """Levenberg-Marquardt for starts j in [start, stop): rotations[j], shifts[j] are overwritten with the optimum.
+    """Levenberg-Marquardt of the starts of the images g in [start, stop), as poses.PolishOptions say.
 
+    Those of image g are j in [groups[g], groups[g + 1]); rotations[j], shifts[j] are overwritten with the optimum.
     volume: flat half volume [z, y, x, 2] that reaches to m; band: poses.band_arrays; y[b, k, 2] and c[b, k]: whitened
-    data and CTF; image[j] -> b; objective[j]; precision[j, 5, 5]; options = (box, steps, shift prior precision,
-    tolerance, max step).
+    data and CTF; image[j] -> b; objective[j]; precision[j, 5, 5]; options: those of poses.PolishOptions, in order.
     pose_prior = (centres[b, 3, 3], places[b, 2], fulcrum[3], (precision of turn and shift, their limits)): that of
     poses.PosePrior; without centres there is none.
     """
-    box, steps, prior, tolerance, max_step = options
+    box, steps, prior, drop, look = options[0], int(options[1]), options[2], options[5], int(options[6])
     room = room_for(band.limit, volume.dtype)
-    hessian, trial_hessian = np.empty((5, 5)), np.empty((5, 5))
-    gradient, trial_gradient = np.empty(5), np.empty(5)
-    step, lower = np.empty(5), np.zeros((5, 5))
-    rotation, shift, w = np.empty((3, 3)), np.empty(2), np.empty(3)
+    work = (np.empty((5, 5)), np.empty(5), np.empty(5), np.zeros((5, 5)), np.empty((3, 3)), np.empty(2), np.empty(3))
+    turn = work[6]
+    most = 0
+    for g in range(start, stop):
+        most = max(most, groups[g + 1] - groups[g])
+    gradients, damping, live = np.empty((most, 5)), np.empty(most), np.empty(most, np.bool_)
+    for g in range(start, stop):
+        first, count = groups[g], groups[g + 1] - groups[g]
+        best = -np.inf
+        for i in range(count):
+            j = first + i
+            b = image[j]
+            if pose_prior[0].shape[0] > 0:
+                _pull_back(rotations[j], shifts[j], pose_prior, b, turn)
+            objective[j] = evaluate(volume, m, band, y[b], c[b], rotations[j], shifts[j], box, prior, room,
+                                    precision[j], gradients[i])
+            if pose_prior[0].shape[0] > 0:
+                objective[j] += _add_prior(rotations[j], shifts[j], pose_prior, b, turn, precision[j], gradients[i])
+            damping[i], live[i] = 1e-2, True
+        for taken in (min(look, steps), max(steps - look, 0)):
+            for i in range(count):
+                j = first + i
+                if live[i] and objective[j] >= best - drop:
+                    b = image[j]
+                    live[i] = _climb(volume, m, band, y[b], c[b], b, rotations[j], shifts[j], objective, precision[j],
+                                     gradients[i], damping, j, i, taken, options, pose_prior, room, work)
+            for i in range(count):
+                best = max(best, objective[first + i])
+
+
+@njit(nogil=True, cache=True)
+def _climb(
+    volume, m, band, y, c, b, rotation, shift, objective, hessian, gradient, damping, j, i, steps, options, pose_prior,
+    room, work,
+):  # fmt: skip
+    """Up to ``steps`` steps of start j, number i of its image b. Returns whether there may be more to gain.
+
+    objective[j], damping[i], and all of rotation, shift, hessian and gradient are those of the start, and change.
+    """
+    box, prior, tolerance, max_step = options[0], options[2], options[3], options[4]
+    trial_hessian, trial_gradient, step, lower, turned, moved, turn = work
     informed = pose_prior[0].shape[0] > 0
-    for j in range(start, stop):
-        b = image[j]
+    for _ in range(steps):
+        if not _solve_damped(hessian, gradient, damping[i], step, lower):
+            damping[i] = max(damping[i] * 10.0, 1e-3)
+            continue
+        angle = math.sqrt(step[0] ** 2 + step[1] ** 2 + step[2] ** 2)
+        if angle > max_step:
+            for p in range(5):
+                step[p] *= max_step / angle
+        predicted = 0.0
+        for p in range(5):
+            predicted += 0.5 * step[p] * gradient[p]
+        _rotate(rotation, step, turned)
+        moved[0], moved[1] = shift[0] + step[3], shift[1] + step[4]
         if informed:
-            _pull_back(rotations[j], shifts[j], pose_prior, b, w)
-        value = evaluate(
-            volume, m, band, y[b], c[b], rotations[j], shifts[j], box, prior, room, hessian, gradient
-        )
+            _pull_back(turned, moved, pose_prior, b, turn)
+        if predicted < tolerance:  # what is left to gain is known well enough without another look
+            rotation[:], shift[:] = turned, moved
+            objective[j] += predicted
+            return False
+        trial = evaluate(volume, m, band, y, c, turned, moved, box, prior, room, trial_hessian, trial_gradient)
         if informed:
-            value += _add_prior(rotations[j], shifts[j], pose_prior, b, w, hessian, gradient)
-        damping = 1e-2
-        for _ in range(int(steps)):
-            if not _solve_damped(hessian, gradient, damping, step, lower):
-                damping = max(damping * 10.0, 1e-3)
-                continue
-            angle = math.sqrt(step[0] ** 2 + step[1] ** 2 + step[2] ** 2)
-            if angle > max_step:
-                for i in range(5):
-                    step[i] *= max_step / angle
-            predicted = 0.0
-            for i in range(5):
-                predicted += 0.5 * step[i] * gradient[i]
-            if predicted < tolerance:
-                break
-            _rotate(rotations[j], step, rotation)
-            shift[0], shift[1] = shifts[j, 0] + step[3], shifts[j, 1] + step[4]
-            if informed:
-                _pull_back(rotation, shift, pose_prior, b, w)
-            trial = evaluate(
-                volume, m, band, y[b], c[b], rotation, shift, box, prior, room, trial_hessian, trial_gradient
-            )
-            if informed:
-                trial += _add_prior(rotation, shift, pose_prior, b, w, trial_hessian, trial_gradient)
-            if trial > value:
-                value = trial
-                rotations[j] = rotation
-                shifts[j] = shift
-                hessian[:] = trial_hessian
-                gradient[:] = trial_gradient
-                damping = max(damping * 0.2, 1e-6)
-            else:
-                damping = max(damping * 8.0, 1e-3)
-                if damping > 1e6:
-                    break
-        objective[j] = value
-        precision[j] = hessian
+            trial += _add_prior(turned, moved, pose_prior, b, turn, trial_hessian, trial_gradient)
+        if trial > objective[j]:
+            objective[j] = trial
+            rotation[:], shift[:] = turned, moved
+            hessian[:], gradient[:] = trial_hessian, trial_gradient
+            damping[i] = max(damping[i] * 0.2, 1e-6)
+        else:
+            damping[i] = max(damping[i] * 8.0, 1e-3)
+            if damping[i] > 1e6:
+                return False
+    return True

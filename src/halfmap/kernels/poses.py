@@ -53,8 +53,9 @@ class PolishOptions:
     """How starts are polished.
 
     box: side of the image in pixels; steps: most steps taken; prior: precision of the zero-centred shift prior in
-    1/pixel^2; tolerance: smallest predicted gain worth a step, in nats; max_step: largest rotation of one step, in
-    radians.
+    1/pixel^2; tolerance: nats; a step that promises less is the last, and is taken without looking at what it gains;
+    max_step: largest rotation of one step, in radians. After ``look`` steps, starts that are more than ``drop`` nats
+    below the best of their image are left as they are.
     """
 
     box: int
@@ -62,6 +63,8 @@ class PolishOptions:
     prior: float
     tolerance: float
     max_step: float
+    drop: float = math.inf
+    look: int = 2
 
 
 @dataclass(frozen=True)

@@ -103,6 +103,15 @@ def insert_gaussians_(
             accumulator.view(-1, 3).index_add_(0, index.reshape(-1), (w[..., None] * triple).reshape(-1, 3).to(q))
 
 
+def soft_circles(box: int, radii: Tensor, edge: float, centres: Tensor) -> Tensor:
+    """See kernels.soft_circles."""
+    axis = torch.arange(box, dtype=torch.float32, device=radii.device)
+    x, y = (axis - centres[:, a, None].to(axis) for a in (0, 1))
+    distance = torch.hypot(y[:, :, None], x[:, None, :])
+    ramp = ((distance - radii.to(axis)[:, None, None]) / edge).clamp(0.0, 1.0)
+    return 0.5 + 0.5 * torch.cos(torch.pi * ramp)
+
+
 def best_shift(cross_re: Tensor, cross_im: Tensor, norm: Tensor, log_prior: Tensor) -> tuple[Tensor, Tensor]:
     """Scores [b, 2, r] maximised over shifts, and the shift chosen; see numba_search.best_shift_range."""
     prior = log_prior[None, :, None]

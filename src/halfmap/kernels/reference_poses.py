@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -134,6 +135,16 @@ def _rotation_exponential(w: Tensor) -> Tensor:
     return torch.linalg.matrix_exp(torch.stack(rows, dim=1).view(-1, 3, 3))
 
 
+def _whole_images(image: Tensor, size: int) -> Iterator[slice]:
+    """Stretches of about ``size`` starts, of images [j] that are not cut apart."""
+    ends = torch.nonzero(image.diff(append=image.new_tensor([-1])))[:, 0] + 1
+    begun = 0
+    for end in ends.tolist():
+        if end - begun >= size or end == len(image):
+            yield slice(begun, end)
+            begun = end
+
+
 def refine_poses(
     volume: Tensor, coords: Tensor, kxy: Tensor, y: Tensor, c: Tensor, starts: Starts, options: PolishOptions,
     prior: PosePrior | None = None,
@@ -141,8 +152,7 @@ def refine_poses(
     """Levenberg-Marquardt of every start at once, with the steps and the acceptance rule of the compiled kernel."""
     step_size = max(1, CHUNK // (8 * max(1, coords.shape[0])))
     parts = []
-    for j in range(0, len(starts), step_size):
-        some = slice(j, j + step_size)
+    for some in _whole_images(starts.image, step_size):
         take = starts.image[some]
         yj, cj = y[take], c[take]
         about = None if prior is None else prior.of(take)
@@ -158,17 +168,26 @@ def refine_poses(
         value, gradient, hessian = first.gain, first.gradient, first.precision
         damping = torch.full_like(value, 1e-2)
         active = torch.ones_like(value, dtype=torch.bool)
-        for _ in range(options.steps):
+        for number in range(options.steps):
+            if number == options.look:
+                best = torch.full((len(y),), -torch.inf, dtype=value.dtype, device=value.device)
+                best = best.scatter_reduce(0, take, value, "amax")
+                active &= value >= best[take] - options.drop
             diagonal = torch.diagonal(hessian, dim1=1, dim2=2)
             damped = hessian + torch.diag_embed(damping[:, None] * diagonal + 1e-12)
             step = torch.linalg.solve(damped, gradient)
             angle = step[:, :3].norm(dim=1)
             step = step * torch.clamp(options.max_step / angle.clamp_min(1e-30), max=1.0)[:, None]
-            active &= 0.5 * (step * gradient).sum(1) >= options.tolerance
             if not bool(active.any()):
                 break
             tried = _pulled_back(about, _rotation_exponential(step[:, :3]) @ rot, shift + step[:, 3:])
             turned, moved = tried.rotations, tried.shifts
+            predicted = 0.5 * (step * gradient).sum(1)
+            last = active & (predicted < options.tolerance)
+            rot = torch.where(last[:, None, None], turned, rot)
+            shift = torch.where(last[:, None], moved, shift)
+            value = torch.where(last, value + predicted, value)
+            active &= ~last
             trial = objective(turned, moved)
             better = active & (trial.gain > value)
             rot = torch.where(better[:, None, None], turned, rot)

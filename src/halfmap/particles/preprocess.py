@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from halfmap import kernels
+
 # Pixels processed together, so that a pass stays in the cache.
 PIXELS_PER_PASS = 1 << 19
 # If the sd of a background is no more than this fraction of its spread before the fit, it is rounding error.
@@ -28,11 +30,7 @@ def soft_circle(box: int, radius: float, edge: float = 5.0) -> Tensor:
 
 def soft_circles(box: int, radii: Tensor, edge: float, centres: Tensor) -> Tensor:
     """A soft_circle[b,y,x] for each image: radii[b] in pixels, centres[b,2] (x, y) in pixels off the box centre."""
-    axis = torch.arange(box, dtype=torch.float32, device=radii.device) - box // 2
-    x, y = (axis - centres[:, a, None].to(axis) for a in (0, 1))
-    distance = torch.hypot(y[:, :, None], x[:, None, :])
-    ramp = ((distance - radii.to(axis)[:, None, None]) / edge).clamp(0.0, 1.0)
-    return 0.5 + 0.5 * torch.cos(torch.pi * ramp)
+    return kernels.soft_circles(box, radii, edge, centres + box // 2)
 
 
 def normalise(images: Tensor, radius: float, ramp: bool = True) -> tuple[Tensor, Tensor]:

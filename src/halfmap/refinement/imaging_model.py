@@ -17,7 +17,6 @@ from halfmap.imaging.forward import (
     ImagingGeometry,
     SignalLeft,
     band_images,
-    masks_at,
     together,
 )
 from halfmap.maps.grid import Grid
@@ -74,7 +73,11 @@ def band_batch(
     optics = source.table.optics[batch.group]  # box and pixel size are those of the whole batch
     radius = min(0.5 * source.diameter / optics.pixel_size, optics.box / 2 - 1.0)
     mask = soft_circle(optics.box, radius, MASK_EDGE).to(device)
-    moved = masks_at(mask, centres.to(device))
+    if bool(centres.any()):
+        radii = torch.full((len(batch),), radius, dtype=torch.float64, device=device)
+        moved = soft_circles(optics.box, radii, MASK_EDGE, centres.to(device))
+    else:
+        moved = mask[None]
     order = batch.groups.argsort(stable=True)  # as the groups are taken apart
     parts, begun = [], 0
     for part in batch.apart():
