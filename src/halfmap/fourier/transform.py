@@ -8,6 +8,7 @@ resamples maps without interpolation error. Every function keeps the dtype and d
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from halfmap.fourier.gridding import divide_envelope
 
 _VOLUME_AXES = (-3, -2, -1)
 _IMAGE_AXES = (-2, -1)
-_CHUNK_ELEMENTS = 1 << 24  # complex values of the last padded axis held at a time: 128 MiB in complex64
+_CHUNK_ELEMENTS = 1 << 20  # complex values of a padded axis transformed at a time: 8 MiB in complex64, in the cache
 
 
 def rfftn(v: Tensor) -> Tensor:
@@ -160,19 +161,44 @@ def half_volume(v: Tensor, padding: int, limit: int) -> Tensor:
     size = padding * box
     v = divide_envelope(v, padding)
     reach = min(m, size // 2)
-    q = torch.arange(-reach, reach + 1, device=v.device)
-    phase = _centre_phase(q, box, size, v)
-    keep = slice(m - reach, m + reach + 1)
-
-    columns = torch.fft.rfft(v, n=size, dim=2)[..., : reach + 1] * phase[reach:]
-    rows = torch.fft.fft(columns, n=size, dim=1)[:, q % size] * phase[:, None]
-    H = torch.zeros((2 * m + 1, 2 * m + 1, m + 1), dtype=rows.dtype, device=v.device)
-    inside = H[keep, keep, : reach + 1]
-    step = max(1, _CHUNK_ELEMENTS // (size * (reach + 1)))
-    for y in range(0, rows.shape[1], step):
-        padded = torch.fft.fft(rows[:, y : y + step], n=size, dim=0)
-        inside[:, y : y + step] = padded[q % size] * phase[:, None, None]
+    phase = _centre_phase(torch.arange(-reach, reach + 1, device=v.device), box, size, v)
+    rows = phase.new_empty((box, 2 * reach + 1, reach + 1))
+    for z in _chunks(box, size * (reach + 1)):
+        columns = torch.fft.rfft(v[z], n=size, dim=2)[..., : reach + 1] * phase[reach:]
+        _take_signed(torch.fft.fft(columns, n=size, dim=1).transpose(0, 1), phase, rows[z].transpose(0, 1))
+    H = phase.new_zeros((2 * m + 1, 2 * m + 1, m + 1))
+    inside = H[m - reach : m + reach + 1, m - reach : m + reach + 1, : reach + 1]
+    for y in _chunks(2 * reach + 1, size * (reach + 1)):
+        _take_signed(torch.fft.fft(rows[:, y], n=size, dim=0), phase, inside[:, y])
     return H
+
+
+def _chunks(count: int, each: int) -> Iterator[slice]:
+    """Stretches of ``count`` lines of ``each`` values, which are transformed together."""
+    step = max(1, _CHUNK_ELEMENTS // each)
+    return (slice(first, min(first + step, count)) for first in range(0, count, step))
+
+
+def _take_signed(F: Tensor, phase: Tensor, out: Tensor) -> None:
+    """out[q + reach] = F[q modulo its length] phase[q + reach], for q = -reach .. reach along the first axis."""
+    reach = (len(phase) - 1) // 2
+    factor = phase[:, None, None]
+    torch.mul(F[: reach + 1], factor[reach:], out=out[reach:])
+    torch.mul(F[len(F) - reach :], factor[:reach], out=out[:reach])
+
+
+def _put_signed(source: Tensor, share: Tensor, out: Tensor) -> None:
+    """out[q modulo its length] = source[q + reach] share[q + reach], for q = -reach .. reach along the first axis.
+
+    Where both ends meet in one place, their sum; places that no q meets are left alone.
+    """
+    reach, size = (len(share) - 1) // 2, len(out)
+    factor = share[:, None, None]
+    torch.mul(source[reach:], factor[reach:], out=out[: reach + 1])
+    first = int(2 * reach == size)
+    torch.mul(source[first:reach], factor[first:reach], out=out[size - reach + first :])
+    if first:
+        out[reach] += source[0] * share[0]
 
 
 def from_half_volume(H: Tensor, padding: int, box: int) -> Tensor:
@@ -189,22 +215,19 @@ def from_half_volume(H: Tensor, padding: int, box: int) -> Tensor:
     # An even grid has one Nyquist coefficient where H stores two: take their mean.
     share = phase * torch.where(2 * q.abs() == size, 0.5, 1.0).to(H.real.dtype)
     inside = H[m - reach : m + reach + 1, m - reach : m + reach + 1, : reach + 1]
-
-    rows = torch.empty((box, 2 * reach + 1, reach + 1), dtype=H.dtype, device=H.device)
-    step = max(1, _CHUNK_ELEMENTS // (size * (reach + 1)))
-    for y in range(0, rows.shape[1], step):
-        source = inside[:, y : y + step] * share[:, None, None]
-        padded = torch.zeros((size, *source.shape[1:]), dtype=H.dtype, device=H.device)
-        padded.index_add_(0, q % size, source)
-        rows[:, y : y + step] = torch.fft.ifft(padded, dim=0)[:box]
-    columns = torch.empty((box, box, reach + 1), dtype=H.dtype, device=H.device)
-    for z in range(0, box, step):
-        source = rows[z : z + step] * share[:, None]
-        padded = torch.zeros((len(source), size, reach + 1), dtype=H.dtype, device=H.device)
-        padded.index_add_(1, q % size, source)
-        columns[z : z + step] = torch.fft.ifft(padded, dim=1)[:, :box] * phase[reach:]
-    del rows
-    return torch.fft.irfft(columns, n=size, dim=2)[..., :box].contiguous()
+    rows = H.new_empty((box, 2 * reach + 1, reach + 1))
+    padded = H.new_zeros((size, min(2 * reach + 1, max(1, _CHUNK_ELEMENTS // (size * (reach + 1)))), reach + 1))
+    for y in _chunks(2 * reach + 1, size * (reach + 1)):
+        part = padded[:, : y.stop - y.start]
+        _put_signed(inside[:, y], share, part)
+        rows[:, y] = torch.fft.ifft(part, dim=0)[:box]
+    out = H.real.new_empty((box, box, box))
+    for z in _chunks(box, size * (reach + 1)):
+        part = padded[:, : z.stop - z.start]
+        _put_signed(rows[z].transpose(0, 1), share, part)
+        columns = torch.fft.ifft(part, dim=0)[:box] * phase[reach:]
+        out[z] = torch.fft.irfft(columns, n=size, dim=2)[..., :box].transpose(0, 1)
+    return out
 
 
 def _centre_phase(q: Tensor, box: int, size: int, like: Tensor) -> Tensor:

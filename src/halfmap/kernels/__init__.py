@@ -245,9 +245,14 @@ def weight_by_shell(sums: Tensor, padding: int, shells: int) -> tuple[Tensor, Te
     from halfmap.kernels.numba_volume import weight_by_shell_planes
 
     total, count = (torch.zeros((len(sums), shells), dtype=torch.float64) for _ in range(2))
-    t, c, s = total.numpy(), count.numpy(), sums.contiguous().numpy()
-    for_ranges(lambda i, j: weight_by_shell_planes(t, c, s, padding, i, j), len(sums))
+    t, c, s, shell_of = total.numpy(), count.numpy(), sums.contiguous().numpy(), _shell_of(sums, padding)
+    for_ranges(lambda i, j: weight_by_shell_planes(t, c, s, shell_of, i, j), len(sums))
     return total.sum(dim=0), count.sum(dim=0)
+
+
+def _shell_of(sums: Tensor, padding: int) -> np.ndarray:
+    """The shell of a point of the half volume, by its squared distance from the centre in padded units."""
+    return np.rint(np.sqrt(np.arange(3 * sums.shape[0] ** 2 // 4 + 4)) / padding).astype(np.int32)
 
 
 def inverse_weight_by_shell(sums: Tensor, floor: Tensor, padding: int) -> Tensor:
@@ -257,8 +262,8 @@ def inverse_weight_by_shell(sums: Tensor, floor: Tensor, padding: int) -> Tensor
     from halfmap.kernels.numba_volume import inverse_weight_by_shell_planes
 
     total = torch.zeros((len(sums), len(floor)), dtype=torch.float64)
-    t, s, f = total.numpy(), sums.contiguous().numpy(), floor.double().cpu().numpy()
-    for_ranges(lambda i, j: inverse_weight_by_shell_planes(t, s, f, padding, i, j), len(sums))
+    t, s, f, shell_of = total.numpy(), sums.contiguous().numpy(), floor.double().cpu().numpy(), _shell_of(sums, padding)
+    for_ranges(lambda i, j: inverse_weight_by_shell_planes(t, s, f, shell_of, i, j), len(sums))
     return total.sum(dim=0)
 
 

@@ -11,31 +11,36 @@ from numba import njit
 
 
 @njit(nogil=True, cache=True)
-def weight_by_shell_planes(total, count, sums, padding, z0, z1):
-    """Add the weights of the points of shell s in plane z to total[z, s], and their number to count[z, s]."""
+def weight_by_shell_planes(total, count, sums, shell_of, z0, z1):
+    """Add the weights of the points of shell s in plane z to total[z, s], and their number to count[z, s].
+
+    shell_of [q^2]: shell of a point by its squared distance from the centre, ascending.
+    """
     m = sums.shape[2] - 1
     shells = total.shape[1]
     for z in range(z0, z1):
         for y in range(sums.shape[1]):
-            plane = (z - m) * (z - m) + (y - m) * (y - m)
+            plane, row = (z - m) * (z - m) + (y - m) * (y - m), sums[z, y]
             for x in range(m + 1):
-                s = int(np.rint(np.sqrt(np.float64(plane + x * x)) / padding))
-                if s < shells:
-                    total[z, s] += sums[z, y, x, 2]
-                    count[z, s] += 1
+                s = shell_of[plane + x * x]
+                if s >= shells:
+                    break
+                total[z, s] += row[x, 2]
+                count[z, s] += 1
 
 
 @njit(nogil=True, cache=True, fastmath=True)
-def inverse_weight_by_shell_planes(total, sums, floor, padding, z0, z1):
-    """Add 1 / max(weight, floor[s]) of the points of shell s in plane z to total[z, s]."""
+def inverse_weight_by_shell_planes(total, sums, floor, shell_of, z0, z1):
+    """Add 1 / max(weight, floor[s]) of the points of shell s in plane z to total[z, s]; see weight_by_shell_planes."""
     m = sums.shape[2] - 1
     for z in range(z0, z1):
         for y in range(sums.shape[1]):
-            plane = (z - m) * (z - m) + (y - m) * (y - m)
+            plane, row = (z - m) * (z - m) + (y - m) * (y - m), sums[z, y]
             for x in range(m + 1):
-                s = int(np.rint(np.sqrt(np.float64(plane + x * x)) / padding))
-                if s < len(floor):
-                    total[z, s] += 1.0 / max(np.float64(sums[z, y, x, 2]), floor[s], 1e-20)
+                s = shell_of[plane + x * x]
+                if s >= len(floor):
+                    break
+                total[z, s] += 1.0 / max(np.float64(row[x, 2]), floor[s], 1e-20)
 
 
 @njit(nogil=True, cache=True, fastmath=True)
@@ -45,23 +50,24 @@ def divide_planes(out, sums, ridge, floor, share, padding, z0, z1):
     ridge, floor, share [s]: linear between shells.
     """
     m = sums.shape[2] - 1
-    last = len(floor) - 1
-    inverse = 1.0 / padding
+    last, inverse = np.float64(len(floor) - 1), 1.0 / padding
+    # Unsigned, because Numba asks of any other index whether it is negative.
+    lowest, next_one = np.uint32(max(len(floor) - 2, 0)), np.uint32(min(len(floor) - 1, 1))
     for z in range(z0, z1):
         for y in range(sums.shape[1]):
-            plane = (z - m) * (z - m) + (y - m) * (y - m)
+            plane, row, target = np.float64((z - m) * (z - m) + (y - m) * (y - m)), sums[z, y], out[z, y]
             for x in range(m + 1):
-                r = min(np.sqrt(np.float64(plane + x * x)) * inverse, np.float64(last))
-                low = min(int(r), max(last - 1, 0))
-                high = min(low + 1, last)
-                f = r - low
-                added = ridge[low] * (1.0 - f) + ridge[high] * f
-                least = floor[low] * (1.0 - f) + floor[high] * f
-                part = share[low] * (1.0 - f) + share[high] * f
-                weight = np.float64(sums[z, y, x, 2])
-                below = max(weight + added, part * weight + least, 1e-20)
-                out[z, y, x, 0] = sums[z, y, x, 0] / below
-                out[z, y, x, 1] = sums[z, y, x, 1] / below
+                r = min(np.sqrt(plane + np.float64(x) * np.float64(x)) * inverse, last)
+                low = min(np.uint32(np.int32(r)), lowest)
+                high = low + next_one
+                f = r - np.float64(np.int32(low))
+                added = ridge[low] + (ridge[high] - ridge[low]) * f
+                least = floor[low] + (floor[high] - floor[low]) * f
+                part = share[low] + (share[high] - share[low]) * f
+                weight = np.float64(row[x, 2])
+                factor = 1.0 / max(weight + added, part * weight + least, 1e-20)
+                target[x, 0] = row[x, 0] * factor
+                target[x, 1] = row[x, 1] * factor
 
 
 @njit(nogil=True, cache=True, fastmath=True)
