@@ -120,6 +120,8 @@ KERNELS = {
     "distinct_peaks": lambda to: kernels.distinct_peaks(
         to(noise(2, 30).sort(descending=True).values), to(torch.arange(30).expand(2, 30)), to(rotations(30)),
         to(symmetry_group("C3")), 0.5, 4, 5.0),
+    "shell_products": lambda to: kernels.shell_products(
+        to(torch.fft.rfftn(noise(12, 12, 12))), to(torch.fft.rfftn(noise(12, 12, 12, seed=1))), to(torch.ones(7))),
     "soft_circles": lambda to: kernels.soft_circles(20, to(torch.tensor([5.0, 7.5])), 3.0,
                                                     to(torch.tensor([[9, 10], [4, 16]]))),
     "symmetrise_": lambda to: symmetric(to(half_sums())),

@@ -34,6 +34,7 @@ __all__ = [
     "ratio_difference",
     "refine_poses",
     "set_threads",
+    "shell_products",
     "soft_circles",
     "symmetrise_",
     "thread_count",
@@ -235,6 +236,24 @@ def add_kept_bands_(out: Tensor, place: Tensor, pair: Tensor, node: int) -> None
     for_ranges(lambda i, j: keep_planes(o, t, p, node, i, j), len(out))
 
 
+def shell_products(first: Tensor, second: Tensor, columns: Tensor) -> Tensor:
+    """Sums float64 [s, 3] over shells, round(|k|) = s up to Nyquist, of Re a conj(b), |a|^2 and |b|^2.
+
+    first, second: torch.fft.rfftn of two maps, complex [z, y, x // 2 + 1]; columns [x]: how many coefficients of the
+    full transform each of a column stands for.
+    """
+    if first.device.type != "cpu":
+        return reference.shell_products(first, second, columns)
+    from halfmap.kernels.numba_volume import correlate_planes
+
+    box = len(first)
+    out = torch.zeros((box, box // 2 + 1, 3), dtype=torch.float64)
+    o, a, b, c = out.numpy(), _real_array(first), _real_array(second), columns.double().numpy()
+    shell_of = _shell_of(box)
+    for_ranges(lambda i, j: correlate_planes(o, a, b, shell_of, c, i, j), box)
+    return out.sum(dim=0)
+
+
 def weight_by_shell(sums: Tensor, padding: int, shells: int) -> tuple[Tensor, Tensor]:
     """Sum [s] of the weight over each of the first ``shells`` shells of the half volume, and number [s] of its points.
 
@@ -245,14 +264,14 @@ def weight_by_shell(sums: Tensor, padding: int, shells: int) -> tuple[Tensor, Te
     from halfmap.kernels.numba_volume import weight_by_shell_planes
 
     total, count = (torch.zeros((len(sums), shells), dtype=torch.float64) for _ in range(2))
-    t, c, s, shell_of = total.numpy(), count.numpy(), sums.contiguous().numpy(), _shell_of(sums, padding)
+    t, c, s, shell_of = total.numpy(), count.numpy(), sums.contiguous().numpy(), _shell_of(len(sums), padding)
     for_ranges(lambda i, j: weight_by_shell_planes(t, c, s, shell_of, i, j), len(sums))
     return total.sum(dim=0), count.sum(dim=0)
 
 
-def _shell_of(sums: Tensor, padding: int) -> np.ndarray:
-    """The shell of a point of the half volume, by its squared distance from the centre in padded units."""
-    return np.rint(np.sqrt(np.arange(3 * sums.shape[0] ** 2 // 4 + 4)) / padding).astype(np.int32)
+def _shell_of(side: int, padding: int = 1) -> np.ndarray:
+    """The shell of a point of a grid of this side, by its squared distance from the centre, in padded units."""
+    return np.rint(np.sqrt(np.arange(3 * side**2 // 4 + 4)) / padding).astype(np.int32)
 
 
 def inverse_weight_by_shell(sums: Tensor, floor: Tensor, padding: int) -> Tensor:
@@ -262,7 +281,8 @@ def inverse_weight_by_shell(sums: Tensor, floor: Tensor, padding: int) -> Tensor
     from halfmap.kernels.numba_volume import inverse_weight_by_shell_planes
 
     total = torch.zeros((len(sums), len(floor)), dtype=torch.float64)
-    t, s, f, shell_of = total.numpy(), sums.contiguous().numpy(), floor.double().cpu().numpy(), _shell_of(sums, padding)
+    t, s, shell_of = total.numpy(), sums.contiguous().numpy(), _shell_of(len(sums), padding)
+    f = floor.double().cpu().numpy()
     for_ranges(lambda i, j: inverse_weight_by_shell_planes(t, s, f, shell_of, i, j), len(sums))
     return total.sum(dim=0)
 

@@ -109,3 +109,25 @@ def difference_planes(out, first, second, floor, share, added, padding, fold, z0
                 gain = total / max(total, blended, 1e-20)
                 out[z, y, x, 0] = gain * real
                 out[z, y, x, 1] = gain * imaginary
+
+
+@njit(nogil=True, cache=True)
+def correlate_planes(out, first, second, shell_of, columns, z0, z1):
+    """Add to out[z, s, 3] the sums over shell s of plane z of Re a conj(b), |a|^2 and |b|^2.
+
+    first, second: transforms [z, y, x, 2] of two maps with frequencies in the order of the FFT, x halved. shell_of
+    [k^2]: shell by squared frequency, ascending. columns [x]: how many coefficients each of a column stands for.
+    """
+    box, shells = first.shape[0], out.shape[1]
+    for z in range(z0, z1):
+        kz, total = min(z, box - z), out[z]
+        for y in range(box):
+            ky, a, b = min(y, box - y), first[z, y], second[z, y]
+            for x in range(a.shape[0]):
+                s = shell_of[kz * kz + ky * ky + x * x]
+                if s >= shells:
+                    break
+                ar, ai, br, bi = np.float64(a[x, 0]), np.float64(a[x, 1]), np.float64(b[x, 0]), np.float64(b[x, 1])
+                total[s, 0] += columns[x] * (ar * br + ai * bi)
+                total[s, 1] += columns[x] * (ar * ar + ai * ai)
+                total[s, 2] += columns[x] * (br * br + bi * bi)

@@ -103,6 +103,18 @@ def insert_gaussians_(
             accumulator.view(-1, 3).index_add_(0, index.reshape(-1), (w[..., None] * triple).reshape(-1, 3).to(q))
 
 
+def shell_products(first: Tensor, second: Tensor, columns: Tensor) -> Tensor:
+    """See kernels.shell_products."""
+    box, count = len(first), len(first) // 2 + 1
+    k = torch.fft.fftfreq(box, 1 / box, device=first.device)
+    x = torch.arange(count, device=first.device)
+    shell = (k[:, None, None].square() + k[:, None].square() + x.square()).sqrt().round().long().clamp(max=count)
+    a, b = first.to(torch.complex128), second.to(torch.complex128)
+    products = ((a * b.conj()).real, a.abs().square(), b.abs().square())
+    return torch.stack([torch.bincount(shell.flatten(), (p * columns.double()).flatten(), count + 1)[:count]
+                        for p in products], dim=1)
+
+
 def soft_circles(box: int, radii: Tensor, edge: float, centres: Tensor) -> Tensor:
     """See kernels.soft_circles."""
     axis = torch.arange(box, dtype=torch.float32, device=radii.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -79,7 +80,7 @@ def _solvent_level(values: Tensor) -> tuple[float, float]:
 
     A molecule that takes up half of the voxels hardly changes it. 25 % of a normal distribution lie within 0.3186 sd.
     """
-    values = values.sort().values
+    values = torch.from_numpy(np.sort(values.cpu().numpy()))  # many times faster than torch's
     held = max(len(values) // 4, 1)
     width = values[held:] - values[:-held]
     start = int(width.argmin())

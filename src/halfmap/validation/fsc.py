@@ -14,9 +14,10 @@ from xml.sax.saxutils import quoteattr
 import torch
 from torch import Tensor
 
+from halfmap import kernels
 from halfmap.finding import Finding
-from halfmap.fourier.shells import hermitian_weights, shell_index_3d, shell_sum
-from halfmap.fourier.transform import volume_fft, volume_ifft
+from halfmap.fourier.shells import hermitian_weights, shell_index_3d
+from halfmap.fourier.transform import rfftn
 from halfmap.maps.masks import spherical_mask
 from halfmap.validation.halfmaps import null_band
 
@@ -52,16 +53,9 @@ def fsc(a: Tensor, b: Tensor) -> Tensor:
 
     Sums run in float64 over both halves of the transform. Shell 0 is 1; a shell without power is 0.
     """
-    return _fsc_of_transforms(volume_fft(a), volume_fft(b), a.shape[-1])
-
-
-def _fsc_of_transforms(A: Tensor, B: Tensor, box: int) -> Tensor:
-    count = box // 2 + 1
-    shell = shell_index_3d(box).to(A.device)
-    weights = hermitian_weights(box).to(device=A.device, dtype=A.real.dtype)
-    cross = shell_sum((A.real * B.real + A.imag * B.imag) * weights, shell, count)
-    power_a = shell_sum((A.real.square() + A.imag.square()) * weights, shell, count)
-    power_b = shell_sum((B.real.square() + B.imag.square()) * weights, shell, count)
+    columns = hermitian_weights(a.shape[-1]).to(a.device)
+    # Where the origin lies makes no difference.
+    cross, power_a, power_b = kernels.shell_products(rfftn(a), rfftn(b), columns).unbind(1)
     norm = power_a.sqrt() * power_b.sqrt()
     curve = torch.where(norm > 0, cross / norm.clamp(min=torch.finfo(torch.float64).tiny), 0.0)
     curve[0] = 1.0
@@ -98,12 +92,10 @@ def randomise_phases(v: Tensor, from_shell: int, generator: torch.Generator) -> 
     The new phases are those of white noise drawn in real space. They are uniform, independent and Hermitian, also on
     the planes where a coefficient is its own Friedel mate. Returns a new map of the same dtype and device.
     """
-    box = v.shape[-1]
     noise = torch.randn(v.shape, generator=generator, device=generator.device, dtype=v.dtype).to(v.device)
-    phase = torch.sgn(volume_fft(noise))
-    V = volume_fft(v)
-    beyond = shell_index_3d(box).to(v.device) >= from_shell
-    return volume_ifft(torch.where(beyond, V.abs() * phase, V), box)
+    phase, V = torch.sgn(rfftn(noise)), rfftn(v)
+    beyond = shell_index_3d(v.shape[-1]).to(v.device) >= from_shell
+    return torch.fft.irfftn(torch.where(beyond, V.abs() * phase, V), s=v.shape)
 
 
 def corrected_fsc(
