@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from halfmap.fourier import transform
 from halfmap.fourier.gridding import divide_envelope, trilinear_envelope
 from halfmap.fourier.shells import half_volume_radius, hermitian_weights, shell_index_3d, shell_sum
 from halfmap.fourier.transform import (
@@ -165,8 +166,11 @@ def test_the_inverse_of_a_complete_half_volume_is_the_map(box: int, padding: int
     torch.testing.assert_close(back, divide_envelope(v, padding), atol=1e-12, rtol=0)
 
 
-def test_the_inverse_of_a_partial_half_volume_is_the_direct_inverse_sum() -> None:
-    box, padding = 10, 2
+@pytest.mark.parametrize("chunk", [1, 3000, 1 << 20])  # lines that are transformed together: one, several, all
+@pytest.mark.parametrize("box", [10, 24])
+def test_the_inverse_of_a_partial_half_volume_is_the_direct_inverse_sum(box: int, chunk: int, monkeypatch) -> None:
+    monkeypatch.setattr(transform, "_CHUNK_ELEMENTS", chunk)
+    padding = 2
     m = half_volume_extent(padding, 2)
     H = half_volume(_noise(box), padding, 2)
     q, x = np.arange(-m, m + 1), np.arange(box) - box // 2

@@ -138,10 +138,10 @@ def _nearest_trace(first: Tensor, second: Tensor, operators: Tensor) -> Tensor:
 def posterior_samples(poses: Poses, kind: str, smallest: float = 0.02) -> Samples:
     """The poses that images are back-projected at. The masses of an image add up to 1.
 
-    kind ``best``: the best mode. ``modes``: every mode of at least ``smallest`` weight. ``sigma``: the six cubature
-    points mode +- sqrt(3) L e_i of the rotation of each such mode, where L L^T is its covariance (Arasaratnam & Haykin
-    2009, eq. 32), each with the shift that is expected at that rotation. Over the spread that the shift has there the
-    image is averaged exactly (`Samples.spread`).
+    kind ``best``: the best mode. ``modes``: every mode of at least ``smallest`` weight. ``sigma``: four points around
+    each such mode, the corners of a tetrahedron with the covariance of its rotation (spherical simplex points: Julier
+    2003, Proc. American Control Conf., 2430), each with the shift that is expected at that rotation. Over the spread
+    that the shift has there the image is averaged exactly (`Samples.spread`).
     """
     images = len(poses)
     if kind == "best":
@@ -156,10 +156,11 @@ def posterior_samples(poses: Poses, kind: str, smallest: float = 0.02) -> Sample
         return Samples(image, rotations, shifts, mass)
     precision = _bounded(poses.precision[image, mode])
     spread = torch.linalg.inv(precision[:, 3:, 3:])
-    root = torch.linalg.cholesky(torch.linalg.inv(precision)[:, :3, :3]) * math.sqrt(3.0)
-    turns = torch.cat([root.transpose(1, 2), -root.transpose(1, 2)], dim=1)
-    turned = rotation_vector_to_matrix(turns.reshape(-1, 3)).view(-1, 6, 3, 3) @ rotations[:, None]
+    root = torch.linalg.cholesky(torch.linalg.inv(precision)[:, :3, :3])
+    corners = root.new_tensor([[1.0, 1.0, 1.0], [1.0, -1.0, -1.0], [-1.0, 1.0, -1.0], [-1.0, -1.0, 1.0]])
+    turns, count = corners @ root.transpose(1, 2), len(corners)
+    turned = rotation_vector_to_matrix(turns.reshape(-1, 3)).view(-1, count, 3, 3) @ rotations[:, None]
     moved = shifts[:, None] - turns @ precision[:, :3, 3:] @ spread
-    repeat = torch.arange(len(image), device=image.device).repeat_interleave(6)
+    repeat = torch.arange(len(image), device=image.device).repeat_interleave(count)
     covariance = spread.flatten(1)[repeat][:, [0, 1, 3]]
-    return Samples(image[repeat], turned.reshape(-1, 3, 3), moved.reshape(-1, 2), mass[repeat] / 6, covariance)
+    return Samples(image[repeat], turned.reshape(-1, 3, 3), moved.reshape(-1, 2), mass[repeat] / count, covariance)

@@ -216,13 +216,14 @@ def from_half_volume(H: Tensor, padding: int, box: int) -> Tensor:
     share = phase * torch.where(2 * q.abs() == size, 0.5, 1.0).to(H.real.dtype)
     inside = H[m - reach : m + reach + 1, m - reach : m + reach + 1, : reach + 1]
     rows = H.new_empty((box, 2 * reach + 1, reach + 1))
-    padded = H.new_zeros((size, min(2 * reach + 1, max(1, _CHUNK_ELEMENTS // (size * (reach + 1)))), reach + 1))
-    for y in _chunks(2 * reach + 1, size * (reach + 1)):
+    lines = size * (reach + 1)
+    padded = H.new_zeros((size, min(max(box, 2 * reach + 1), max(1, _CHUNK_ELEMENTS // lines)), reach + 1))
+    for y in _chunks(2 * reach + 1, lines):
         part = padded[:, : y.stop - y.start]
         _put_signed(inside[:, y], share, part)
         rows[:, y] = torch.fft.ifft(part, dim=0)[:box]
     out = H.real.new_empty((box, box, box))
-    for z in _chunks(box, size * (reach + 1)):
+    for z in _chunks(box, lines):
         part = padded[:, : z.stop - z.start]
         _put_signed(rows[z].transpose(0, 1), share, part)
         columns = torch.fft.ifft(part, dim=0)[:box] * phase[reach:]
