@@ -18,7 +18,6 @@ from halfmap.errors import InputError
 from halfmap.options import OptionParser
 from halfmap.runtime import distributed
 from halfmap.runtime.interrupts import second_interrupt_ends
-from halfmap.runtime.large_pages import ask_for_large_pages
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,6 @@ COMMANDS: dict[str, Command] = {
 }
 
 SHARED = ("refine", "resume")  # commands that can run in several processes
-HEAVY = (*SHARED, "regularise", "subtract", "reslog", "tune-ssri", "demo")  # that compute with many maps or images
 
 
 def parser_for(command: str | None) -> argparse.ArgumentParser:
@@ -116,8 +114,6 @@ def parser_for(command: str | None) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line. Returns the exit status: the command's own or 0, 2 for a user's mistake, 130 for Ctrl-C."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if argv is None and _named(words) in HEAVY:
-        ask_for_large_pages()
     with second_interrupt_ends(), distributed.one_voice():
         status = _run(words)
     if status != 0:
@@ -125,16 +121,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-def _named(words: list[str]) -> str | None:
-    """The command among the words."""
-    return next((word for word in words if word in COMMANDS), None)
-
-
 def _run(words: list[str]) -> int:
     """Run the command, and print an error in one line."""
     arguments = argparse.Namespace()
     try:
-        parser_for(_named(words)).parse_args(words, arguments)
+        command = next((word for word in words if word in COMMANDS), None)
+        parser_for(command).parse_args(words, arguments)
         if distributed.world() > 1 and arguments.command not in SHARED:
             raise InputError(f"halfmap {arguments.command} runs in one process; start it without torchrun")
         for note in dict.fromkeys(getattr(arguments, "relion_notes", ())):

@@ -89,6 +89,7 @@ def expectation_step(
         watch = Stopwatch(tally.seconds)
         for turn in turns(source, sets, model.place is not None, so_far.batches):
             so_far = _begun(so_far, turn.quarters[-1] + 1, model, plan.insert_limit)
+            watch.lap("insert")
             for batch in source.stream(turn.particles):
                 for found in search.found(batch, watch):
                     _record(poses, found)
