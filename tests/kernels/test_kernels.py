@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-import scipy
 import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
@@ -130,27 +129,6 @@ def test_the_compiled_insertion_of_shifted_and_weighted_samples_is_the_plain_one
     insert(expected, unshifted, mass[:, None] * weights[image], coords, rotations[:, :2])
     assert relative(found[..., :2], expected[..., :2]) < tolerance
     assert relative(found[..., 2], expected[..., 2]) < tolerance
-
-
-@pytest.mark.parametrize("kernel", ["trilinear", "gaussian"])
-def test_a_spread_of_shifts_is_the_mean_over_many_of_them(random_poses, kernel):
-    """Against Gauss-Hermite quadrature over shifts, each inserted by itself."""
-    band, m = Band.to_shell(16, 7), half_volume_extent(2, 7)
-    values, weights = complex_noise(3, len(band)), torch.rand(3, len(band), dtype=torch.float64)
-    image, (rotations, shifts) = torch.tensor([0, 0, 2, 1]), random_poses(4)
-    mass = torch.linspace(0.3, 1.0, 4, dtype=torch.float64)
-    spread = torch.tensor([[0.5, 0.2, 0.3], [0.5, 0.2, 0.3], [0.1, -0.05, 0.4], [0.0, 0.0, 0.0]]).double()
-    nodes, node_weights = np.polynomial.hermite_e.hermegauss(15)
-    points = torch.from_numpy(np.stack(np.meshgrid(nodes, nodes), axis=-1).reshape(-1, 2))
-    share = torch.from_numpy(np.outer(node_weights, node_weights).ravel() / (2 * math.pi))
-    root = np.array([scipy.linalg.sqrtm(c[[0, 1, 1, 2]].view(2, 2).numpy() + 1e-30 * np.eye(2)).real for c in spread])
-    moved = shifts[:, None] + points @ torch.from_numpy(root)
-    many = Samples(image.repeat_interleave(225), rotations.repeat_interleave(225, dim=0), moved.reshape(-1, 2),
-                   (mass[:, None] * share).reshape(-1))
-    sums = torch.zeros(2, 2 * m + 1, 2 * m + 1, m + 1, 3, dtype=torch.float64)
-    for target, samples in zip(sums, (Samples(image, rotations, shifts, mass, spread), many), strict=True):
-        kernels.insert_slices_(target, values, weights, band.kxy.double() * 2, band.kxy, 16, samples, kernel)
-    torch.testing.assert_close(sums[0], sums[1], rtol=1e-7, atol=1e-7)
 
 
 def test_gaussian_insertion_gives_every_grid_point_nearby_its_share_of_every_sample(random_poses):

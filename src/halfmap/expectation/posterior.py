@@ -138,10 +138,8 @@ def _nearest_trace(first: Tensor, second: Tensor, operators: Tensor) -> Tensor:
 def posterior_samples(poses: Poses, kind: str, smallest: float = 0.02) -> Samples:
     """The poses that images are back-projected at. The masses of an image add up to 1.
 
-    kind ``best``: the best mode. ``modes``: every mode of at least ``smallest`` weight. ``sigma``: four points around
-    each such mode, the corners of a tetrahedron with the covariance of its rotation (spherical simplex points: Julier
-    2003, Proc. American Control Conf., 2430), each with the shift that is expected at that rotation. Over the spread
-    that the shift has there the image is averaged exactly (`Samples.spread`).
+    kind ``best``: the best mode. ``modes``: every mode of at least ``smallest`` weight. ``sigma``: six points with the
+    mean and covariance of each such mode (`_spread_points`).
     """
     images = len(poses)
     if kind == "best":
@@ -154,13 +152,26 @@ def posterior_samples(poses: Poses, kind: str, smallest: float = 0.02) -> Sample
     rotations, shifts, mass = poses.rotations[image, mode], poses.shifts[image, mode], weight[image, mode]
     if kind == "modes":
         return Samples(image, rotations, shifts, mass)
-    precision = _bounded(poses.precision[image, mode])
-    spread = torch.linalg.inv(precision[:, 3:, 3:])
-    root = torch.linalg.cholesky(torch.linalg.inv(precision)[:, :3, :3])
-    corners = root.new_tensor([[1.0, 1.0, 1.0], [1.0, -1.0, -1.0], [-1.0, 1.0, -1.0], [-1.0, -1.0, 1.0]])
-    turns, count = corners @ root.transpose(1, 2), len(corners)
-    turned = rotation_vector_to_matrix(turns.reshape(-1, 3)).view(-1, count, 3, 3) @ rotations[:, None]
-    moved = shifts[:, None] - turns @ precision[:, :3, 3:] @ spread
-    repeat = torch.arange(len(image), device=image.device).repeat_interleave(count)
-    covariance = spread.flatten(1)[repeat][:, [0, 1, 3]]
-    return Samples(image[repeat], turned.reshape(-1, 3, 3), moved.reshape(-1, 2), mass[repeat] / count, covariance)
+    offsets = _spread_points(_bounded(poses.precision[image, mode]))
+    turned = rotation_vector_to_matrix(offsets[..., :3].reshape(-1, 3)).view(-1, 6, 3, 3) @ rotations[:, None]
+    moved = shifts[:, None] + offsets[..., 3:]
+    repeat = torch.arange(len(image), device=image.device).repeat_interleave(6)
+    return Samples(image[repeat], turned.reshape(-1, 3, 3), moved.reshape(-1, 2), mass[repeat] / 6)
+
+
+def _spread_points(precision: Tensor) -> Tensor:
+    """Six points [m, 6, 5] about the origin with equal weights whose covariance is the inverse of precision [m, 5, 5].
+
+    Rotations are the cubature points +-sqrt(3) L e_i, where L L^T is their covariance (Arasaratnam & Haykin 2009,
+    eq. 32), each with the shift that is expected there. What the shift varies beside that is a triangle, with a corner
+    for each pair: the same points for both of a pair, so that shift and rotation do not go together. Ten points would
+    be needed if shifts were as symmetric as rotations are; their third moments cancel over images turned in plane.
+    """
+    covariance = torch.linalg.inv(precision)
+    turns = math.sqrt(3.0) * torch.linalg.cholesky(covariance[:, :3, :3]).transpose(1, 2)  # one a row
+    across = torch.linalg.inv(precision[:, 3:, 3:])
+    follow = -turns @ precision[:, :3, 3:] @ across
+    angle = torch.arange(3, dtype=precision.dtype, device=precision.device) * (2 * math.pi / 3)
+    triangle = math.sqrt(2.0) * torch.stack([angle.cos(), angle.sin()], dim=1)
+    apart = triangle @ torch.linalg.cholesky(across).transpose(1, 2)
+    return torch.cat([torch.cat([sign * turns, sign * follow + apart], dim=2) for sign in (1, -1)], dim=1)

@@ -30,7 +30,7 @@ from halfmap.kernels.poses import Polished, PolishOptions, PosePrior, Starts
 
 GRID_POINTS_CONSIDERED = 256  # best grid points of an image among which distinct candidates are looked for
 GRID_LOSS = 0.1  # of its log-likelihood that a pose may lose by lying between grid points
-LEAST_GAIN = 0.02  # nats; a step that promises less, 0.2 sd long at most, is the last
+LEAST_GAIN = 0.005  # nats; a step that promises less, 0.1 sd long at most, is the last
 BELOW_ALL = -1e6  # nats; a start that gives way to any known mode
 LARGEST_STEP = math.radians(15.0)  # of one Levenberg-Marquardt step
 

@@ -15,8 +15,6 @@ from halfmap.kernels import reference
 from halfmap.kernels.poses import Samples, band_arrays
 from halfmap.kernels.threads import run_all, thread_count
 
-AT_ONCE = 32  # images that are damped at a time
-
 
 def insert_slices_(
     accumulator: Tensor,
@@ -30,29 +28,22 @@ def insert_slices_(
 ) -> None:
     """Back-project into accumulator[z, y, x, 3] (numerator re, im, weight), in place.
 
-    values[b, k] complex and weights[b, k] are those of the images. Sample j moves its image by ``-shifts[j]``, damps it
-    as its spread of shifts does, and counts it ``mass[j]`` times. coords[k, 2] must be a linear function of kxy[k, 2].
-    box: side of the image in pixels. kernel: ``trilinear`` spreads a coefficient over the eight grid points around it,
-    ``gaussian`` over the 27 about the nearest one. The sum is bitwise the same for any number of threads.
+    values[b, k] complex and weights[b, k] are those of the images. Sample j moves its image by ``-shifts[j]`` and
+    counts it ``mass[j]`` times. coords[k, 2] must be a linear function of kxy[k, 2]. box: side of the image in pixels.
+    kernel: ``trilinear`` spreads a coefficient over the eight grid points around it, ``gaussian`` over the 27 about the
+    nearest one. The sum is bitwise the same for any number of threads.
     """
     real, turn = accumulator.dtype, 2 * math.pi / box
     axes, coords, mass = samples.rotations[:, :2].to(real).contiguous(), coords.to(real), samples.mass.to(real)
     if accumulator.device.type != "cpu":
         phase = torch.polar(torch.ones((), dtype=torch.float64, device=kxy.device),
                             samples.shifts.double() @ kxy.double().T * turn)
-        taken = values[samples.image]
-        if samples.spread is not None:
-            taken = _damped(taken, kxy, turn, samples.spread)
         insert = reference.insert_gaussians_ if kernel == "gaussian" else reference.insert_slices_
-        shifted = mass[:, None] * taken * phase.to(values.dtype)
+        shifted = mass[:, None] * values[samples.image] * phase.to(values.dtype)
         insert(accumulator, shifted, mass[:, None] * weights[samples.image], coords, axes)
         return
     order = torch.from_numpy(np.lexsort(kxy.T.numpy()))  # rows of constant ky
-    kxy, values, weights, source = kxy[order], values[:, order], weights[:, order], samples.image
-    if samples.spread is not None:  # samples of one mode share what is damped
-        key = torch.cat([samples.image[:, None].double(), samples.spread.double()], dim=1)
-        sources, source = torch.unique_consecutive(key, return_inverse=True, dim=0)
-        values = _damped(values[sources[:, 0].long()], kxy, turn, sources[:, 1:])
+    kxy, values, weights = kxy[order], values[:, order], weights[:, order]
     rows = np.flatnonzero(np.diff(kxy[:, 1].numpy(), prepend=np.inf, append=np.inf))
     band = band_arrays(coords[order], kxy)
     index = torch.arange(-band.limit, band.limit + 1, dtype=torch.float64) * turn
@@ -62,22 +53,11 @@ def insert_slices_(
               for table in (tables[0][:, band.limit :], tables[1])]
     arguments = (
         band, rows, torch.view_as_real(values.contiguous()).numpy(), weights.to(real).contiguous().numpy(),
-        source.numpy(), samples.image.numpy(), axes.numpy(), *phases, mass.contiguous().numpy(),
+        samples.image.numpy(), axes.numpy(), *phases, mass.contiguous().numpy(),
     )  # fmt: skip
     slab = _slab_kernel(kernel)
     run_all([partial(slab, accumulator.numpy(), *arguments, first, last)
              for first, last in pairwise(_slab_edges(accumulator.shape[0], accumulator.numel()))])
-
-
-def _damped(values: Tensor, kxy: Tensor, turn: float, spread: Tensor) -> Tensor:
-    """Mean of values [s, k] over shifts about their own with covariance spread [s, 3] (xx, xy, yy; pixels^2)."""
-    kx, ky = (turn * kxy.to(values.real.dtype)).unbind(1)
-    xx, xy, yy = spread.to(values.real.dtype)[:, :, None].unbind(1)
-    out = torch.empty_like(values)
-    for some in torch.arange(len(values)).split(AT_ONCE):
-        power = xx[some] * kx.square() + xy[some] * (2 * kx * ky) + yy[some] * ky.square()
-        out[some] = values[some] * power.mul_(-0.5).exp_()
-    return out
 
 
 def _slab_kernel(kernel: str) -> Callable[..., None]:

@@ -27,7 +27,7 @@ def _weigh(weight, axis, f, constant):
 
 @njit(nogil=True, cache=True, fastmath=True)
 def insert_gaussian_slab(
-    accumulator, band, rows, values, weights, source, image, axes, phase_x, phase_y, mass, z0, z1
+    accumulator, band, rows, values, weights, image, axes, phase_x, phase_y, mass, z0, z1
 ):
     """Like numba_insertion.insert_slab, but a sample is added to the nearest grid point and the 26 around it, each at
     distance d with weight exp(-|d|^2 / 2) / TOTAL^3."""
@@ -36,8 +36,8 @@ def insert_gaussian_slab(
     weight, constant = np.empty((3, 3), accumulator.dtype), np.empty(4, accumulator.dtype)
     constant[0], constant[1], constant[2], constant[3] = 1.0 / TOTAL, -0.5, _FALL, 0.5
     half = constant[3]
-    for j in range(len(source)):
-        b, s = image[j], source[j]
+    for j in range(len(image)):
+        b = image[j]
         ax, ay, az = axes[j, 0, 0], axes[j, 0, 1], axes[j, 0, 2]
         bx, by, bz = axes[j, 1, 0], axes[j, 1, 1], axes[j, 1, 2]
         for k in range(len(band.u)):
@@ -66,7 +66,7 @@ def insert_gaussian_slab(
             kx, ky = band.kx[k], band.row[k]
             cr = phase_x[j, kx, 0] * phase_y[j, ky, 0] - phase_x[j, kx, 1] * phase_y[j, ky, 1]
             ci = phase_x[j, kx, 0] * phase_y[j, ky, 1] + phase_x[j, kx, 1] * phase_y[j, ky, 0]
-            vr, vi = values[s, k, 0], values[s, k, 1]
+            vr, vi = values[b, k, 0], values[b, k, 1]
             re = mass[j] * (vr * cr - vi * ci)
             im = mass[j] * (vr * ci + vi * cr)
             if flip:

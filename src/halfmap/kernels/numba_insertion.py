@@ -96,11 +96,11 @@ def _add_within(sums, cell, fraction, triple, count, stride_y, stride_z, first, 
 
 
 @njit(nogil=True, cache=True)
-def insert_slab(accumulator, band, rows, values, weights, source, image, axes, phase_x, phase_y, mass, z0, z1):
+def insert_slab(accumulator, band, rows, values, weights, image, axes, phase_x, phase_y, mass, z0, z1):
     """Add samples j to the planes z0 <= z < z1 of accumulator[z, y, x, 3] (numerator re, im, weight).
 
     band: poses.band_arrays, in rows of constant ky that begin at rows[r], with kx ascending; rows ends with the number
-    of coefficients. Sample j is values[source[j], k, 2] and weights[image[j], k], shifted by the phase tables
+    of coefficients. Sample j is values[image[j], k, 2] and weights[image[j], k], shifted by the phase tables
     phase_x[j, kx, 2] and phase_y[j, ky + limit, 2], seen from axes[j], counted mass[j] times.
     """
     u, v, kx, row = band.u, band.v, band.kx, band.row
@@ -110,8 +110,8 @@ def insert_slab(accumulator, band, rows, values, weights, source, image, axes, p
     stride_y = 3 * (m + 1)
     stride_z = stride_y * (2 * m + 1)
     near = max(z0 - 1 - m, m - z1, 0) - BORDER  # of |z| in the slab
-    for j in range(len(source)):
-        b, s = image[j], source[j]
+    for j in range(len(image)):
+        b = image[j]
         ax, az, bx, bz = axes[j, 0, 0], axes[j, 0, 2], axes[j, 1, 0], axes[j, 1, 2]
         for r in range(len(rows) - 1):
             start, count = rows[r], rows[r + 1] - rows[r]
@@ -132,6 +132,6 @@ def insert_slab(accumulator, band, rows, values, weights, source, image, axes, p
                 for k in range(start + begin, start + stop, BLOCK):
                     ends = min(k + BLOCK, start + stop)
                     place(cell, fraction, sign, u[k:ends], v[k:ends], axes[j], centre, stride_y, stride_z, 3)
-                    _moved(triple, sign, values[s, k:ends], weights[b, k:ends], kx[k:ends], phase_x[j], pr, pi, mass[j])
+                    _moved(triple, sign, values[b, k:ends], weights[b, k:ends], kx[k:ends], phase_x[j], pr, pi, mass[j])
                     _add_within(sums, cell, fraction, triple, ends - k, stride_y, stride_z, z0 * stride_z,
                                 z1 * stride_z)

@@ -145,20 +145,16 @@ class Samples:
     """Poses at which images are back-projected.
 
     image int64 [j]; rotations [j, 3, 3]; shifts [j, 2] in pixels; mass [j]: how much of the image is inserted there.
-    spread [j, 3]: covariance (xx, xy, yy; pixels^2) of the shift about the given one, over which the image is averaged;
-    None: none. Samples of one image and spread are best given one after the other.
     """
 
     image: Tensor
     rotations: Tensor
     shifts: Tensor
     mass: Tensor
-    spread: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.image)
 
     def where(self, chosen: Tensor) -> Samples:
         """The samples that ``chosen`` [j] marks."""
-        spread = None if self.spread is None else self.spread[chosen]
-        return Samples(self.image[chosen], self.rotations[chosen], self.shifts[chosen], self.mass[chosen], spread)
+        return Samples(self.image[chosen], self.rotations[chosen], self.shifts[chosen], self.mass[chosen])
