@@ -56,5 +56,5 @@ class SignSums:
         slope = self.cross / self.norm.clamp_min(1e-30)
         text = (f"where the CTF is positive the images are {float(slope[0]):.2f} times what the map says, and where it "
                 f"is negative {float(slope[1]):.2f} times: signs are wrong in one of them. Were the phases flipped "
-                "(--phase-flipped), or are defocus, voltage or pixel size wrong?")
+                "(--phase-flipped), or are defocus, voltage or pixel size wrong")
         return [Finding("images contradict the CTF", text, "optics")]
