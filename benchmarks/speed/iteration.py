@@ -6,8 +6,9 @@ python benchmarks/speed/iteration.py --out FOLDER [--peer /other/venv/bin/python
 Images of a simulated transporter, 1 A pixels, are refined from their true poses and map for two iterations in one
 thread: a local one to 3 A and the final one; with --search global, one from the map at 10 A. Both programs take turns,
 and each stage's least wall seconds of the rounds count, after a round that compiles. Milliseconds an image of reading,
-search and insertion, and seconds of the solve; what is done once an iteration, as sums that are made empty, is in them,
-so few images cost more each. Ratios are those of the two programs in this run. Writes benchmarks/results/iteration.json.
+search and insertion, and seconds of the solve. What is done once an iteration, as sums that are made empty, is in them,
+so few images cost more each. Ratios are those of the two programs in this run. The result is benchmarks/results/
+iteration.json, or --result.
 """
 
 from __future__ import annotations
