@@ -3,8 +3,9 @@
 python benchmarks/speed/iteration.py --out FOLDER [--peer /other/venv/bin/python] [--boxes 128 192 256] [--count 300]
     [--rounds 2] [--search local global] [--result FILE.json]
 
-Images of a simulated transporter, 1 A pixels, are refined from their true poses and map for two iterations in one
-thread: a local one to 3 A and the final one; with --search global, one from the map at 10 A. Both programs take turns,
+Images of a simulated transporter in boxes of 192 A are refined from their true poses and map for two iterations in one
+thread: a local one to two thirds of the Nyquist frequency and the final one; with --search global, one from the map at
+10 A. Both programs take turns,
 and each stage's least wall seconds of the rounds count, after a round that compiles. Milliseconds an image of reading,
 search and insertion, and seconds of the solve. What is done once an iteration, as sums that are made empty, is in them,
 so few images cost more each. Ratios are those of the two programs in this run. The result is benchmarks/results/
@@ -27,7 +28,7 @@ from judge import shown
 from halfmap.errors import InputError
 
 STAGES = ("read", "search", "insert", "solve")
-PIXEL = 1.0
+EXTENT = 192.0  # A, of every box
 NAMES = {"local": ("local", "final"), "global": ("global",)}
 
 
@@ -44,12 +45,12 @@ def options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def seconds(python: Path, data: DataSet, search: str, folder: Path) -> dict[str, dict[str, float]]:
-    """Wall seconds by stage of the iterations of one run, by name."""
+def seconds(python: Path, data: DataSet, search: str, start: float, folder: Path) -> dict[str, dict[str, float]]:
+    """Wall seconds by stage of the iterations of one run, by name. start: resolution in A of the map it begins with."""
     shutil.rmtree(folder, ignore_errors=True)
     words = [data.truth, "--map", data.map.with_name("truth.mrc"), "--diameter", f"{data.diameter:g}", "--threads", 1,
              "--max-iterations", len(NAMES[search]), "--seed", 1, "--search", search,
-             *(["--ini-high", 3] if search == "local" else ["--ini-high", 10])]
+             "--ini-high", f"{start:g}"]
     run_measured([python, "-m", "halfmap", "refine", *map(str, words), "--out", folder], folder.with_suffix(".log"))
     rows = [json.loads(line) for line in (folder / "iterations.jsonl").read_text(encoding="utf-8").splitlines()]
     return {name: {stage: row["seconds"][stage] for stage in STAGES}
@@ -78,13 +79,15 @@ def main() -> None:
     record: dict[str, object] = {**circumstances(), "count": given.count, "results": {}}
     results: dict[str, object] = {}
     for box in given.boxes:
-        more = ["--box", str(box), "--apix", f"{PIXEL:g}", "--snr", "0.1", "--bfactor", "20"]
+        pixel = EXTENT / box
+        more = ["--box", str(box), "--apix", f"{pixel:g}", "--snr", "0.1", "--bfactor", "20"]
         data = simulated("transporter", 1, given.count, more, given.out / f"images_{box}")
         for search in given.search:
             rounds: dict[str, list[dict[str, dict[str, float]]]] = {who: [] for who in programs}
             for _ in range(given.rounds + 1):
                 for who, python in programs.items():
-                    rounds[who].append(seconds(python, data, search, given.out / f"{who}_{box}_{search}"))
+                    rounds[who].append(seconds(python, data, search, 3 * pixel if search == "local" else 10.0,
+                                               given.out / f"{who}_{box}_{search}"))
             found = {who: least(each) for who, each in rounds.items()}
             results[f"{box} {search}"] = found
             write_record(given.result, record | {"results": results})
