@@ -59,6 +59,8 @@ def test_gathered_coefficients_are_the_direct_fourier_sums_about_the_centre_pixe
     wave_y = np.exp(-2j * np.pi * np.outer(ky, axis) / box)
     expected = np.einsum("ky,kx,byx->bk", wave_y, wave_x, images.numpy())
     assert np.abs(band.gather(image_fft(images)).numpy() - expected).max() < 1e-11
+    assert np.abs(band.transform(images).numpy() - expected).max() < 1e-11
+    assert np.abs(band.transform(images, slice(7, None)).numpy() - expected[:, 7:]).max() < 1e-11
 
 
 @pytest.mark.parametrize("box", [15, 16])

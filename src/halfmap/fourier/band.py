@@ -62,9 +62,11 @@ class Band:
 
     def gather(self, images_fft: Tensor) -> Tensor:
         """Band coefficients [b, k] of centred image transforms [b, y, x//2+1]."""
-        width = images_fft.shape[-1]
-        flat = torch.remainder(self.kxy[:, 1], self.box) * width + self.kxy[:, 0]
-        return images_fft.reshape(images_fft.shape[0], -1)[:, flat.to(images_fft.device)]
+        return images_fft.flatten(1).index_select(1, self._places().to(images_fft.device))
+
+    def _places(self, part: slice = slice(None)) -> Tensor:
+        """Where coefficients [k] lie in a flat transform [y * (x // 2 + 1)]."""
+        return torch.remainder(self.kxy[part, 1], self.box) * (self.box // 2 + 1) + self.kxy[part, 0]
 
     def transform(self, images: Tensor, part: slice = slice(None)) -> Tensor:
         """Coefficients [b, k], those of ``part`` of the band, of real images [b, y, x]; origin at the centre pixel.
@@ -72,10 +74,9 @@ class Band:
         What `gather` takes from fourier.transform.image_fft. The origin is moved there in the coefficients, which are
         fewer than pixels.
         """
-        box, kxy = self.box, self.kxy[part].to(images.device)
-        found = torch.fft.rfft2(images).flatten(1)
-        taken = found.index_select(1, torch.remainder(kxy[:, 1], box) * (box // 2 + 1) + kxy[:, 0])
-        turns = kxy.sum(dim=1) * (box // 2) % box
+        box = self.box
+        taken = torch.fft.rfft2(images).flatten(1).index_select(1, self._places(part).to(images.device))
+        turns = (self.kxy[part].sum(dim=1) * (box // 2) % box).to(images.device)
         if box % 2 == 0:
             return taken.mul_((1 - 4 * turns / box).to(images.dtype))  # no turn or half of one
         angle = turns.double() * (2 * math.pi / box)

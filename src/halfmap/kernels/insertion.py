@@ -43,7 +43,8 @@ def insert_slices_(
         insert(accumulator, shifted, mass[:, None] * weights[samples.image], coords, axes)
         return
     order = torch.from_numpy(np.lexsort(kxy.T.numpy()))  # rows of constant ky
-    kxy, values, weights = kxy[order], values[:, order], weights[:, order]
+    used, image = samples.image.unique(return_inverse=True)  # often half of a batch, the other half's quarter set
+    kxy, values, weights = kxy[order], values[used[:, None], order], weights[used[:, None], order]
     rows = np.flatnonzero(np.diff(kxy[:, 1].numpy(), prepend=np.inf, append=np.inf))
     band = band_arrays(coords[order], kxy)
     index = torch.arange(-band.limit, band.limit + 1, dtype=torch.float64) * turn
@@ -53,7 +54,7 @@ def insert_slices_(
               for table in (tables[0][:, band.limit :], tables[1])]
     arguments = (
         band, rows, torch.view_as_real(values.contiguous()).numpy(), weights.to(real).contiguous().numpy(),
-        samples.image.numpy(), axes.numpy(), *phases, mass.contiguous().numpy(),
+        image.numpy(), axes.numpy(), *phases, mass.contiguous().numpy(),
     )  # fmt: skip
     slab = _slab_kernel(kernel)
     run_all([partial(slab, accumulator.numpy(), *arguments, first, last)

@@ -98,39 +98,20 @@ class Vectors:
         return tuple(self.load(data, place, 4) for place in offsets)
 
 
-@intrinsic
-def _read_row(typingctx, volume, offset, stride_y, stride_z, along_y, along_z, out, i):
-    """out[i, :] = the row (x, x + 1) at the position's y and z. volume: flat; out[k, 4]."""
+def _reading(volume, out, made):
+    """What an intrinsic consists of that reads the cell around a position: its signature and code.
+
+    Its arguments are (volume, offset, stride_y, stride_z, along_y, along_z, out, i), with volume flat. It writes the
+    vectors that made(v, a, b, c, d, along_y, along_z) makes of the cell's rows to out[part, i, :], one after the other.
+    """
     number = volume.dtype
     signature = types.void(volume, types.intp, types.intp, types.intp, number, number, out, types.intp)
 
     def code(context, builder, signature, arguments):
         flat, offset, stride_y, stride_z, along_y, along_z, out, i = arguments
         v = Vectors(context, builder, number)
-        along_y, along_z = v.all(along_y, 4), v.all(along_z, 4)
-        a, b, c, d = v.rows(v.array(signature.args[0], flat).data, offset, stride_y, stride_z)
-        row = v.between(v.between(a, b, along_y), v.between(c, d, along_y), along_z)
-        v.store(row, v.array(signature.args[6], out).data, builder.mul(i, ir.Constant(i.type, 4)))
-        return context.get_dummy_value()
-
-    return signature, code
-
-
-@intrinsic
-def _read_row_and_slopes(typingctx, volume, offset, stride_y, stride_z, along_y, along_z, out, i):
-    """out[:, i, :] = the row (x, x + 1) at the position's y and z, and its derivatives to y and z. out[3, k, 4]."""
-    number = volume.dtype
-    signature = types.void(volume, types.intp, types.intp, types.intp, number, number, out, types.intp)
-
-    def code(context, builder, signature, arguments):
-        flat, offset, stride_y, stride_z, along_y, along_z, out, i = arguments
-        v = Vectors(context, builder, number)
-        along_y, along_z = v.all(along_y, 4), v.all(along_z, 4)
-        a, b, c, d = v.rows(v.array(signature.args[0], flat).data, offset, stride_y, stride_z)
-        slope, slope_beyond = v.less(b, a), v.less(d, c)
-        here, beyond = v.add(a, v.times(along_y, slope)), v.add(c, v.times(along_y, slope_beyond))
-        to_z = v.less(beyond, here)
-        found = v.add(here, v.times(along_z, to_z)), v.between(slope, slope_beyond, along_z), to_z
+        rows = v.rows(v.array(signature.args[0], flat).data, offset, stride_y, stride_z)
+        found = made(v, *rows, v.all(along_y, 4), v.all(along_z, 4))
         target = v.array(signature.args[6], out)
         numbers = builder.udiv(cgutils.unpack_tuple(builder, target.strides)[0], ir.Constant(i.type, v.align))
         first = builder.mul(i, ir.Constant(i.type, 4))
@@ -141,9 +122,32 @@ def _read_row_and_slopes(typingctx, volume, offset, stride_y, stride_z, along_y,
     return signature, code
 
 
+@intrinsic
+def _read_row(typingctx, volume, offset, stride_y, stride_z, along_y, along_z, out, i):
+    """out[0, i, :] = the row (x, x + 1) at the position's y and z. out[1, k, 4]."""
+
+    def made(v, a, b, c, d, along_y, along_z):
+        return (v.between(v.between(a, b, along_y), v.between(c, d, along_y), along_z),)
+
+    return _reading(volume, out, made)
+
+
+@intrinsic
+def _read_row_and_slopes(typingctx, volume, offset, stride_y, stride_z, along_y, along_z, out, i):
+    """out[:, i, :] = the row (x, x + 1) at the position's y and z, and its derivatives to y and z. out[3, k, 4]."""
+
+    def made(v, a, b, c, d, along_y, along_z):
+        slope, slope_beyond = v.less(b, a), v.less(d, c)
+        here, beyond = v.add(a, v.times(along_y, slope)), v.add(c, v.times(along_y, slope_beyond))
+        to_z = v.less(beyond, here)
+        return v.add(here, v.times(along_z, to_z)), v.between(slope, slope_beyond, along_z), to_z
+
+    return _reading(volume, out, made)
+
+
 @njit(nogil=True, cache=True)
 def read_rows(out, volume, cell, fraction, count, stride_y, stride_z):
-    """out[k, 4] = the rows (real and imaginary part at x, then at x + 1) at the y and z of ``count`` positions."""
+    """out[0, k, 4] = the rows (real and imaginary part at x, then at x + 1) at the y and z of ``count`` positions."""
     for i in range(count):
         _read_row(volume, cell[i], stride_y, stride_z, fraction[1, i], fraction[2, i], out, i)
 

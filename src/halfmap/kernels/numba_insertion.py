@@ -2,8 +2,8 @@
 
 Threads write different slabs z0 <= z < z1 of the sums. Along a row of constant ky positions change by equal steps, so
 the part of a row that falls into a slab is computed, not looked for. Every slab visits samples, rows and coefficients
-in the same order, and nothing here is compiled with fastmath, which may round otherwise where a loop begins elsewhere:
-sums are bitwise the same for any partition.
+in the same order, and no loop here is compiled with fastmath, which may round otherwise where a loop begins elsewhere:
+sums are bitwise the same for any partition. (Vector instructions may be fused, but they are the same for every sample.)
 """
 
 from __future__ import annotations

@@ -110,8 +110,10 @@ def _dot(a, b):
 
 @njit(nogil=True, cache=True)
 def _pull_back(rotation, shift, prior, b, w):
-    """Move a pose of image b that lies beyond the limits of its prior to where the way there crosses them."""
+    """Move a pose of image b that lies beyond the limits of its prior, if any, to where the way there crosses them."""
     centres, places, fulcrum, options = prior
+    if len(centres) == 0:
+        return
     angle = _turn(rotation, centres[b], w)
     if angle > options[2]:
         for i in range(3):
@@ -126,6 +128,15 @@ def _pull_back(rotation, shift, prior, b, w):
 
 
 @njit(nogil=True, cache=True)
+def _value(volume, m, band, y, c, b, rotation, shift, options, pose_prior, room, turn, hessian, gradient):
+    """The objective of image b at a pose, all priors included; its derivatives are written to hessian and gradient."""
+    value = evaluate(volume, m, band, y, c, rotation, shift, options[0], options[2], room, hessian, gradient)
+    if len(pose_prior[0]) > 0:
+        value += _add_prior(rotation, shift, pose_prior, b, turn, hessian, gradient)
+    return value
+
+
+@njit(nogil=True, cache=True)
 def refine_range(
     volume, m, band, y, c, groups, image, rotations, shifts, objective, precision, options, pose_prior, start, stop
 ):
@@ -137,7 +148,7 @@ def refine_range(
     pose_prior = (centres[b, 3, 3], places[b, 2], fulcrum[3], (precision of turn and shift, their limits)): that of
     poses.PosePrior; without centres there is none.
     """
-    box, steps, prior, drop, look = options[0], int(options[1]), options[2], options[5], int(options[6])
+    steps, drop, look = int(options[1]), options[5], int(options[6])
     room = room_for(band.limit, volume.dtype)
     work = (np.empty((5, 5)), np.empty(5), np.empty(5), np.zeros((5, 5)), np.empty((3, 3)), np.empty(2), np.empty(3))
     turn = work[6]
@@ -151,12 +162,9 @@ def refine_range(
         for i in range(count):
             j = first + i
             b = image[j]
-            if pose_prior[0].shape[0] > 0:
-                _pull_back(rotations[j], shifts[j], pose_prior, b, turn)
-            objective[j] = evaluate(volume, m, band, y[b], c[b], rotations[j], shifts[j], box, prior, room,
-                                    precision[j], gradients[i])
-            if pose_prior[0].shape[0] > 0:
-                objective[j] += _add_prior(rotations[j], shifts[j], pose_prior, b, turn, precision[j], gradients[i])
+            _pull_back(rotations[j], shifts[j], pose_prior, b, turn)
+            objective[j] = _value(volume, m, band, y[b], c[b], b, rotations[j], shifts[j], options, pose_prior, room,
+                                  turn, precision[j], gradients[i])
             damping[i], live[i] = 1e-2, True
         for taken in (min(look, steps), max(steps - look, 0)):
             for i in range(count):
@@ -178,9 +186,8 @@ def _climb(
 
     objective[j], damping[i], and all of rotation, shift, hessian and gradient are those of the start, and change.
     """
-    box, prior, tolerance, max_step = options[0], options[2], options[3], options[4]
+    tolerance, max_step = options[3], options[4]
     trial_hessian, trial_gradient, step, lower, turned, moved, turn = work
-    informed = pose_prior[0].shape[0] > 0
     for _ in range(steps):
         if not _solve_damped(hessian, gradient, damping[i], step, lower):
             damping[i] = max(damping[i] * 10.0, 1e-3)
@@ -194,15 +201,13 @@ def _climb(
             predicted += 0.5 * step[p] * gradient[p]
         _rotate(rotation, step, turned)
         moved[0], moved[1] = shift[0] + step[3], shift[1] + step[4]
-        if informed:
-            _pull_back(turned, moved, pose_prior, b, turn)
+        _pull_back(turned, moved, pose_prior, b, turn)
         if predicted < tolerance:  # what is left to gain is known well enough without another look
             rotation[:], shift[:] = turned, moved
             objective[j] += predicted
             return False
-        trial = evaluate(volume, m, band, y, c, turned, moved, box, prior, room, trial_hessian, trial_gradient)
-        if informed:
-            trial += _add_prior(turned, moved, pose_prior, b, turn, trial_hessian, trial_gradient)
+        trial = _value(volume, m, band, y, c, b, turned, moved, options, pose_prior, room, turn, trial_hessian,
+                       trial_gradient)
         if trial > objective[j]:
             objective[j] = trial
             rotation[:], shift[:] = turned, moved

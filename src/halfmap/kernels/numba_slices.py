@@ -18,7 +18,7 @@ def project_range(out, volume, m, u, v, axes, start, stop):
 
     volume: flat half volume [z, y, x, 2] that reaches to m.
     """
-    cell, sign, rows = np.empty(BLOCK, np.int64), np.empty(BLOCK, out.dtype), np.empty((BLOCK, 4), out.dtype)
+    cell, sign, rows = np.empty(BLOCK, np.int64), np.empty(BLOCK, out.dtype), np.empty((1, BLOCK, 4), out.dtype)
     fraction, centre = np.empty((3, BLOCK), out.dtype), axes.dtype.type(m)
     stride_y = 2 * (m + 1)
     stride_z = stride_y * (2 * m + 1)
@@ -27,7 +27,7 @@ def project_range(out, volume, m, u, v, axes, start, stop):
             end = min(k + BLOCK, len(u))
             place(cell, fraction, sign, u[k:end], v[k:end], axes[r], centre, stride_y, stride_z, 2)
             read_rows(rows, volume, cell, fraction, end - k, stride_y, stride_z)
-            _across_rows(out[r, k:end], rows, fraction[0], sign)
+            _across_rows(out[r, k:end], rows[0], fraction[0], sign)
 
 
 @njit(nogil=True, cache=True, fastmath=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 from halfmap.errors import InputError
 from halfmap.finding import Finding
 from halfmap.fourier.band import Band, band_limit
-from halfmap.fourier.transform import crop_volume, image_fft, pad_volume
+from halfmap.fourier.transform import crop_volume, pad_volume
 from halfmap.imaging.ctf import ctf
 from halfmap.imaging.optics import CtfState
 from halfmap.maps.grid import Grid
@@ -205,7 +205,7 @@ def _power(bands: dict[int, Band], images: Tensor) -> Tensor:
     band = bands[images.shape[-1]]
     if not len(images):  # a whole batch may be faulty, and a transform of nothing is an error
         return band.shell_sum(torch.zeros(len(band), dtype=torch.float64))
-    values = band.gather(image_fft(images))
+    values = band.transform(images)
     return band.shell_sum((values.real**2 + values.imag**2).double().sum(dim=0))
 
 

@@ -157,7 +157,7 @@ class _Collected:
             self.groups[group] = _GroupSums(band, RingSums(band.shell), RingSums(band.shell), zeros)
         sums = self.groups[group]
         band = sums.band
-        values = band.gather(image_fft(images))
+        values = band.transform(images)
         power = (values.real.square() + values.imag.square()) / optics.box**2
         contrast = ctf(band.kxy, optics, self.table.defocus[index]) if self.with_ctf else torch.ones_like(power)
         near = torch.from_numpy(self.alike[index.numpy()])

@@ -26,7 +26,7 @@ from torch import Tensor
 from halfmap import __version__, kernels
 from halfmap.errors import InputError
 from halfmap.fourier.band import Band, band_limit
-from halfmap.fourier.transform import fft_size, image_fft
+from halfmap.fourier.transform import fft_size
 from halfmap.imaging.delocalisation import delocalisation
 from halfmap.maps.mrc import StackWriter, replaced_atomically, write_map
 from halfmap.particles.source import ImageBatch, ParticleSource
@@ -68,7 +68,7 @@ class _Removed:
         """Count images [b, y, x] and what is subtracted from them. ratio: shells of the images to one of the map."""
         box = images.shape[-1]
         band = self.bands.setdefault(box, Band.to_shell(box, min(band_limit(box), int((len(self.norm) - 1) * ratio))))
-        y, m = (band.gather(image_fft(values)) for values in (images, model))
+        y, m = (band.transform(values) for values in (images, model))
         shell = (torch.arange(band.limit + 1) / ratio).round().long()
         for total, product in ((self.power, y * y.conj()), (self.cross, y * m.conj()), (self.norm, m * m.conj())):
             total.index_add_(0, shell, band.shell_sum(product.real.double().sum(dim=0)))
