@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from halfmap.refinement.quarter_sets import drawn
-from halfmap.refinement.state import PoseTable
+from halfmap.refinement.quarter_sets import drawn, random_part
 
 
 def test_what_shares_noise_stays_in_one_quarter_set() -> None:
     half = torch.arange(600) // 4 % 2
     pieces = torch.arange(600) // 4
     for seed in range(5):
-        sets = drawn(PoseTable.empty(half, 1), 1, seed, pieces)
+        sets = drawn(torch.nonzero(half == 1)[:, 0], 1, seed, pieces)
         quarter = sets.quarter_of[sets.members].reshape(-1, 4)
         assert bool((half[sets.members] == 1).all()) and bool((quarter == quarter[:, :1]).all())
         assert abs(int(quarter.sum()) - 150) <= 4  # of 75 pieces of four
@@ -20,7 +19,19 @@ def test_what_shares_noise_stays_in_one_quarter_set() -> None:
 
 def test_quarter_sets_of_different_images_differ_by_one_at_most_and_are_drawn_anew() -> None:
     half = torch.arange(301) % 2
-    sets = [drawn(PoseTable.empty(half, 1), 0, seed, torch.arange(301)) for seed in range(3)]
+    members = torch.nonzero(half == 0)[:, 0]
+    sets = [drawn(members, 0, seed, torch.arange(301)) for seed in range(3)]
     sizes = [int(one.quarter_of[one.members].sum()) for one in sets]
     assert len(sets[0].members) == 151 and sizes == [76] * 3
     assert not torch.equal(sets[0].quarter_of, sets[1].quarter_of)
+
+
+def test_a_larger_random_part_holds_the_smaller_one_and_pieces_stay_whole_but_for_one() -> None:
+    members, pieces = torch.arange(1, 4001, 2), torch.arange(4001) // 8
+    small, large = (random_part(members, share, pieces, 3) for share in (0.05, 0.4))
+    assert [len(small), len(large)] == [100, 800]
+    assert set(small.tolist()) < set(large.tolist()) < set(members.tolist())
+    counts = torch.bincount(pieces[small])
+    assert int(((counts > 0) & (counts < 4)).sum()) <= 1  # each piece has four members in this half set
+    assert not torch.equal(small, random_part(members, 0.05, pieces, 4))
+    assert 0.35 < float((large > 2000).double().mean()) < 0.65

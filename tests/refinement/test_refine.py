@@ -169,6 +169,21 @@ def test_what_a_regulariser_chose_is_in_the_record(refine, dataset):
     assert "weight of directions (FSC)" in text and "(not used in this run)" not in text
 
 
+def test_a_subset_goes_first_and_poses_end_as_if_all_had_been_there_from_the_beginning(refined, refine, dataset):
+    done = refine(dataset, "--begin-with", 70, "--max-iterations", 20)
+    used = [row["images_used"] for row in done.records]
+    assert used[0] == 70 and used == sorted(used) and set(used) == {70, 200}
+    first = used.index(200)
+    assert done.records[first]["search"] == "global" and "local" in {row["search"] for row in done.records[first:]}
+    assert all(row["no_particle"] + sum(row["particle_probability"]) <= 2 * row["images_used"] for row in done.records)
+    errors = [one.poses_against(dataset / "particles_truth.star") for one in (refined, done)]
+    assert errors[1]["median"] < 1.15 * errors[0]["median"]
+    table = starfile.read(done.out / "particles.star", always_dict=True)["particles"]
+    assert (table["rlnMaxValueProbDistribution"] > 0).all()
+    assert done.records[-1]["gain"] == pytest.approx(refined.records[-1]["gain"], rel=0.02)
+    assert "(70 images)" in (done.out / "log.txt").read_text()
+
+
 def test_the_settings_file_repeats_the_run(brief, halfmap, tmp_path):
     again = halfmap(["refine", "--settings", brief.out / "settings.toml", "--out", tmp_path / "again"])
     assert again.status == 0 and same_bits(brief, again)

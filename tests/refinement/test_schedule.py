@@ -10,7 +10,7 @@ import torch
 from halfmap.geometry.rotations import angular_distance
 from halfmap.geometry.symmetry import symmetry_group
 from halfmap.refinement import schedule as module
-from halfmap.refinement.schedule import Plan, Progressed, Schedule
+from halfmap.refinement.schedule import Plan, Progressed, Schedule, subsets_of
 
 SCHEDULE = Schedule(128, 1.5, 150.0, symmetry_group("C1"), 30.0, 63, max_iterations=60)
 
@@ -235,3 +235,59 @@ def test_no_step_of_a_schedule_depends_on_chance():
         assert one.stage == two.stage and one.insert_limit == two.insert_limit
         if one.sampling.grid is not None:
             assert torch.equal(one.sampling.grid, two.sampling.grid)
+
+
+MANY = replace(SCHEDULE, subsets=subsets_of(1_000_000))
+
+
+def better_with_more(number: int, plan: Plan) -> Progressed:
+    """A refinement whose resolution ends where the number of its images lets it."""
+    best = {10_000: 24, 80_000: 36, None: 48}[plan.images]
+    agreed = min(plan.sampling.limit + 4, best)
+    return replace(good(number, plan), agreed=agreed, resolution=192.0 / agreed, subset=plan.subset,
+                   jumped=0.0 if number > 1 else 1.0)
+
+
+def test_subsets_grow_and_save_something_and_few_images_have_none():
+    assert subsets_of(20_000) == () and subsets_of(25_000) == (10_000,) and subsets_of(1_000_000) == (10_000, 80_000)
+    assert subsets_of(8_000, 1_000) == (1_000,) and subsets_of(8_000, 8_000) == ()
+
+
+def test_a_subset_goes_through_burn_in_global_and_local_and_every_larger_one_is_searched_globally_first():
+    plans, _ = driven(MANY, better_with_more)
+    used = list(dict.fromkeys(plan.images for plan in plans))
+    assert used == [10_000, 80_000, None]
+    for images in used:
+        own = [plan for plan in plans if plan.images == images]
+        assert own[0].sampling.search == "global"
+        assert "local" in stages(own)
+        new = [plan for plan in own if plan.sampling.search == "global" and not plan.sampling.centred]
+        assert new[0] is own[0]  # centres of the new ones are not known
+        if images != 10_000:
+            assert len(new) == 1 and own[0].stage == "global" and own[0].sampling.limit > MANY.shell(15.0)
+    assert stages(plans)[0] == "burn-in" and stages(plans)[-1] == "final"
+    all_passes = sum(plan.images is None for plan in plans)
+    assert all_passes <= 6  # global, local ones until they stand still, final
+
+
+def test_a_subset_whose_poses_do_not_settle_gives_way_to_more_images():
+    def lost(number: int, plan: Plan) -> Progressed:
+        return replace(better_with_more(number, plan), jumped=0.3 if plan.images == 10_000 else 0.0)
+
+    plans, history = driven(MANY, lost)
+    few = [plan for plan in plans if plan.images == 10_000]
+    assert {plan.stage for plan in few} == {"burn-in"}
+    assert plans[len(few)].stage == "global" and plans[len(few)].images == 80_000
+    assert history[-1].resolution == 4.0
+
+
+def test_a_refinement_that_is_cut_short_searches_everywhere_for_what_it_has_not_seen():
+    for most in (1, 3, 6):
+        plans, _ = driven(replace(MANY, max_iterations=most), better_with_more)
+        assert len(plans) == most and plans[-1].stage == "final" and plans[-1].images is None
+        assert plans[-1].sampling.search == "global" and not plans[-1].sampling.centred
+
+
+def test_given_poses_are_refined_with_all_images():
+    local = replace(SCHEDULE, search="local")
+    assert all(plan.images is None for plan in driven(local, good)[0])

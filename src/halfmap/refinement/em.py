@@ -57,13 +57,14 @@ class Following:
     """Where an expectation step begins, and who follows it.
 
     begun: a step that was stopped and goes on (its tensors are changed in place); None begins with the first image.
-    advance: told the number of images of each batch. keep: given what there is after each batch. share: chooses the
-    members of a half set that this process deals with.
+    advance: told the number of images of each batch. keep: given what there is after each batch. chosen: which of the
+    members of a half set (by its number) are used. share: which of these this process deals with.
     """
 
     begun: Expectation | None = None
     advance: Callable[[int], None] = lambda n: None
     keep: Callable[[Expectation], object] = lambda so_far: None
+    chosen: Callable[[int, Tensor], Tensor] = lambda half, members: members
     share: Callable[[Tensor], Tensor] = lambda members: members
 
 
@@ -71,7 +72,7 @@ def expectation_step(
     state: State, source: ParticleSource, model: ImagingModel, plan: Plan, seed: int,
     following: Following = Following(),
 ) -> Expectation:  # fmt: skip
-    """Find the poses of all particles against their half's reference, and back-project them.
+    """Find the poses of all particles that were chosen against their half's reference, and back-project them.
 
     Quarter sets are drawn anew from ``seed``. A step that goes on adds in the order of one that was never stopped.
     """
@@ -79,8 +80,9 @@ def expectation_step(
     meter = CostMeter(so_far.cost)
     poses, tally = so_far.poses, so_far.tally
     for half in range(max(0, len(so_far.statistics) - 1), len(state.references)):
-        sets = drawn(poses, half, seed, source.pieces)
-        sets = replace(sets, members=following.share(sets.members))
+        members = following.chosen(half, torch.nonzero(poses.half == half)[:, 0])
+        sets = drawn(members, half, seed, source.pieces)
+        sets = replace(sets, members=following.share(members))
         reference = Reference(half_volume(state.references[half], model.padding, plan.insert_limit), model.padding)
         if half == len(so_far.statistics):
             so_far = replace(so_far, statistics=(*so_far.statistics, ()), batches=0)
@@ -245,7 +247,8 @@ def _record(poses: PoseTable, found: _Found) -> None:
 def next_state(state: State, outcome: Expectation, model: ImagingModel, table: ParticleTable) -> State:
     """The state with what the expectation step learnt about the images of the table. References are the regulariser's
     part."""
-    images = np.bincount(table.optics_index, minlength=len(table.optics)).tolist()
+    known = outcome.poses.known  # those of the images that were used
+    images = np.bincount(table.optics_index[known.numpy()], minlength=len(table.optics)).tolist()
     tally, scale, spread = outcome.tally, state.scale, 0.0
     if model.update_scale:
         contrast = contrast_of(tally, state.scale)
@@ -258,6 +261,6 @@ def next_state(state: State, outcome: Expectation, model: ImagingModel, table: P
         contrast_spread=spread,
         shift_sigma=updated_shift_sigma(outcome.poses, table.pixel_size),
         poses=outcome.poses,
-        share=float(outcome.poses.present.double().mean()),
+        share=float(outcome.poses.present[known].double().mean()),
         prior=updated_prior(state.prior, outcome.tally.moves),
     )

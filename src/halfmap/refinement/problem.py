@@ -39,8 +39,9 @@ from halfmap.refinement.preflight import (
     read_particles,
     read_reference,
 )
+from halfmap.refinement.quarter_sets import random_part
 from halfmap.refinement.relaxed_symmetry import alike_at_start, mates_of
-from halfmap.refinement.schedule import Schedule
+from halfmap.refinement.schedule import Schedule, subsets_of
 from halfmap.refinement.start import Placed, Wanted, placed
 from halfmap.refinement.state import PoseTable, State
 from halfmap.regularisation.protocol import Regulariser
@@ -83,6 +84,13 @@ class Problem:
     def grid(self) -> Grid:
         """The grid of the maps."""
         return self.model.grid
+
+    def chosen(self, images: int | None, half: int, members: Tensor) -> Tensor:
+        """Those of the ``members`` [m] of a half set that are used when ``images`` of both are (None: all)."""
+        if images is None:
+            return members
+        share = images / len(self.source.table)
+        return random_part(members, share, self.source.pieces, self.seed * 2 + half)
 
     @property
     def device(self) -> torch.device:
@@ -137,7 +145,7 @@ def prepared(
         used = replace(start, map=at_start.map)
         found += alike_at_start(settings.map, used, problem.schedule.mates, settings.ini_high)
     inspected = replace(inspected, findings=found)
-    problem = _with_particles(problem, inspected.source, settings.scale)
+    problem = _with_particles(problem, inspected.source, settings)
     state = _initial_state(settings, problem, at_start.map.to(device), inspected.power)
     state, about_prior = _with_prior(settings, problem, state, at_start.map.to(device))
     notes += about_prior
@@ -265,13 +273,16 @@ def _described(
         source, model, schedule, Masking(grid, settings.diameter, given, settings.flatten_solvent), method.regulariser,
         settings.join_halves, settings.regulariser not in WITHOUT_QUARTERS, memory, limits, settings.seed, ranks,
     )  # fmt: skip
-    return _with_particles(problem, replace(source, batch=limits.batch), settings.scale)
+    return _with_particles(problem, replace(source, batch=limits.batch), settings)
 
 
-def _with_particles(problem: Problem, source: ParticleSource, scale: str) -> Problem:
-    """The problem for these particles, whose contrast is shared as ``scale`` says."""
-    groups = torch.arange(len(source.table)) if scale == "particle" else _scale_groups(source.table)
-    return replace(problem, source=source, model=replace(problem.model, scale_group=groups))
+def _with_particles(problem: Problem, source: ParticleSource, settings: RefineSettings) -> Problem:
+    """The problem for these particles: what shares their contrast, and how many of them go first."""
+    groups = torch.arange(len(source.table)) if settings.scale == "particle" else _scale_groups(source.table)
+    searched = problem.schedule.search in ("auto", "global")
+    subsets = subsets_of(len(source.table), settings.begin_with) if searched else ()
+    return replace(problem, source=source, schedule=replace(problem.schedule, subsets=subsets),
+                   model=replace(problem.model, scale_group=groups))
 
 
 def _scale_groups(table: ParticleTable) -> Tensor:

@@ -1,7 +1,8 @@
-"""The quarter sets of an expectation step: who is in them, and in which order their images are taken."""
+"""The images of an expectation step: which are used, their quarter sets, and in which order they are taken."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,7 +10,6 @@ import torch
 from torch import Tensor
 
 from halfmap.particles.source import ParticleSource
-from halfmap.refinement.state import PoseTable
 
 
 @dataclass(frozen=True)
@@ -29,15 +29,25 @@ class Turn:
     particles: Tensor
 
 
-def drawn(poses: PoseTable, half: int, seed: int, pieces: Tensor) -> QuarterSets:
-    """Divide a half set at random into two quarter sets of equal size, as far as pieces can be kept whole.
+def random_part(members: Tensor, share: float, pieces: Tensor, seed: int) -> Tensor:
+    """A random share of the particles ``members`` [m], in their order. A larger share holds a smaller one.
 
-    pieces [b]: equal numbers for particles that share noise, as copies of an image do. Quarter sets are compared with
-    one another, as half sets are.
+    pieces [b]: as in `drawn`; one of them is divided at most.
     """
-    members = torch.nonzero(poses.half == half)[:, 0]
+    _, piece, count = pieces[members].unique(return_inverse=True, return_counts=True)
+    rank = torch.randperm(len(count), generator=torch.Generator().manual_seed(seed))[piece]
+    first = torch.sort(rank, stable=True).indices[: math.ceil(share * len(members))]
+    return members[first.sort().values]
+
+
+def drawn(members: Tensor, half: int, seed: int, pieces: Tensor) -> QuarterSets:
+    """Divide particles ``members`` [m] of a half set at random into two quarter sets of equal size.
+
+    Pieces are kept whole as far as that is possible. pieces [b]: equal numbers for particles that share noise, as copies
+    of an image do. Quarter sets are compared with one another, as half sets are.
+    """
     generator = torch.Generator().manual_seed(seed * 2 + half)
-    quarter_of = torch.zeros(len(poses), dtype=torch.int64)
+    quarter_of = torch.zeros(len(pieces), dtype=torch.int64)
     _, piece, count = pieces[members].unique(return_inverse=True, return_counts=True)
     order = torch.randperm(len(count), generator=generator)
     if len(count) == len(members):

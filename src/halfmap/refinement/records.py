@@ -56,13 +56,13 @@ def progressed(step: Step) -> Progressed:
     agreed = max(int(crossing_shell(curve[: last + 1], 0.143) or last) for curve in (curves.unmasked, curves.corrected))
     change = _changes(step)
     far = max(2.0 * math.degrees(step.plan.sampling.grid_step), FAR)
-    judged = _judged(step)
+    judged, found = _judged(step), _judged(step, moved=False)
     jumped = (_from_nearest_mode(step) > far)[judged]
     sure = poses.weight[judged, 0] > 0.5
     return Progressed(
         step.plan.stage, step.plan.sampling.limit, agreed, _resolution(step, curves.unmasked),
         mean_gain(poses), float(jumped.double().mean()), float(change.angle[judged].median()),
-        float(poses.angle_sd[judged].median()), float((jumped & sure).double().mean()),
+        float(poses.angle_sd[found].median()), float((jumped & sure).double().mean()), step.plan.subset,
     )  # fmt: skip
 
 
@@ -75,7 +75,8 @@ def record(step: Step, latest: Progressed, groups: list[str], crosses: str) -> R
     box, pixel_size = step.grid.box, step.grid.pixel_size
     curves, state = step.halves.curves, step.after
     poses = state.poses
-    change, judged = _changes(step), _judged(step)
+    present = poses.present[poses.known]
+    change, judged, found = _changes(step), _judged(step), _judged(step, moved=False)
     known = bool(step.before.poses.known.any())
     return {
         "iteration": state.iteration, "search": step.plan.stage,
@@ -90,17 +91,17 @@ def record(step: Step, latest: Progressed, groups: list[str], crosses: str) -> R
         "angle_change_deg": float(change.angle[judged].median()) if known else None,
         "shift_change_A": float(change.shift[judged].median()) if known else None,
         "surprised": latest.surprised if known else None, "jumped": latest.jumped if known else None,
-        "max_posterior": float(poses.weight[judged, 0].mean()),
-        "precision_deg": float(poses.angle_sd[judged].median()),
-        "particle_share": state.share, "no_particle": int((poses.present < 0.5).sum()),
-        "particle_probability": torch.histc(poses.present, PROBABILITY_BINS, 0.0, 1.0).long().tolist(),
+        "max_posterior": float(poses.weight[found, 0].mean()),
+        "precision_deg": float(poses.angle_sd[found].median()),
+        "particle_share": state.share, "no_particle": int((present < 0.5).sum()),
+        "particle_probability": torch.histc(present, PROBABILITY_BINS, 0.0, 1.0).long().tolist(),
         "shift_sigma_A": state.shift_sigma,
         "gain": mean_gain(poses), "gain_halves": [mean_gain(poses, h) for h in (0, 1)],
         "scale": float(state.scale.std() / state.scale.mean()) if len(state.scale) > 1 else 0.0,
         "contrast_spread": state.contrast_spread,
         "sigma2": [s.tolist() for s in state.sigma2], "sigma2_name": groups,
         "seconds": step.seconds, "cpu_seconds": step.cpu,
-        "particles": len(poses), "box": box, "pixel_size": pixel_size,
+        "particles": len(poses), "images_used": len(present), "box": box, "pixel_size": pixel_size,
         "crosses": crosses,
     } | _prior(step.before)  # fmt: skip
 
@@ -138,21 +139,26 @@ def _resolution(step: Step, curve: Tensor, threshold: float = GOLD_STANDARD) -> 
 
 
 def mean_gain(poses: PoseTable, half: int | None = None) -> float:
-    """Mean gain of all images, or of a half set's, each weighed by its probability of a particle; the plain mean where
-    none of them holds one."""
-    members = slice(None) if half is None else poses.half == half
+    """Mean gain of all images with a pose, or of those of a half set, each weighed by its probability of a particle.
+
+    The plain mean where none of them holds one.
+    """
+    members = poses.known if half is None else poses.known & (poses.half == half)
     gain, weight = poses.gain[members].double(), poses.present[members].double()
     total = weight.sum()
     return float((gain * weight).sum() / total) if total > 0 else float(gain.mean())
 
 
-def _judged(step: Step) -> Tensor:
+def _judged(step: Step, moved: bool = True) -> Tensor:
     """The particles [b] that statistics of poses are about: those in images that probably hold one, or else all.
 
-    Poses of images without a particle move at random, whatever the others do.
+    Poses of images without a particle move at random, whatever the others do. moved: for how far they moved, of which
+    those that had no pose before say nothing, as long as others had one.
     """
-    judged = step.after.poses.present >= 0.5
-    return judged if bool(judged.any()) else torch.ones_like(judged)
+    before, after = step.before.poses, step.after.poses
+    used = before.known & after.known if moved and bool(before.known.any()) else after.known
+    judged = used & (after.present >= 0.5)
+    return judged if bool(judged.any()) else used
 
 
 def _from_nearest_mode(step: Step) -> Tensor:

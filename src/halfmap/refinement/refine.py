@@ -96,7 +96,7 @@ def em_step(problem: Problem, state: State, plan: Plan, following: em.Following)
     meter = CostMeter(following.begun.cost if following.begun is not None else NOTHING)
     mine = expected(problem, state, plan, following)
     own_cpu, watch = mine.cost.cpu, Stopwatch(mine.tally.seconds)
-    outcome = united(problem, mine)
+    outcome = united(problem, plan, mine)
     del mine, following  # they hold the sums of quarter sets, which are to go before the solve
     if problem.ranks.world > 1:
         watch.lap("gather")
@@ -168,7 +168,8 @@ def _write(problem: Problem, course: Course, step: Step, outputs: Outputs) -> No
     outputs.progress.finish_iteration(course.records[-1])
     before = findings_in(course.records[-2]) if len(course.records) > 1 else course.findings
     tell(before, findings_in(course.records[-1]), outputs.log)
-    outputs.log.line(f"iteration {state.iteration} {step.plan.stage}: {course.history[-1].resolution:.2f} A")
+    some = "" if step.plan.images is None else f" ({step.plan.images} images)"
+    outputs.log.line(f"iteration {state.iteration} {step.plan.stage}{some}: {course.history[-1].resolution:.2f} A")
 
 
 def _seen(course: Course, step: Step) -> dict[str, Any]:
@@ -189,7 +190,7 @@ def _following(problem: Problem, course: Course, plan: Plan, outputs: Outputs) -
     log, progress, checkpoints = outputs.log, outputs.progress, outputs.checkpoints
     iteration, identity, others = course.state.iteration, step_after(problem, course.state), problem.ranks.world
     begun, fault = checkpoints.begun(identity, problem.model.place)
-    total = len(problem.source.table)
+    total = plan.images or len(problem.source.table)
     done = min(total, begun.images * others) if begun is not None else 0  # all processes are about as far
     if fault:
         log.notice(f"iteration {iteration + 1} starts anew: {fault}")

@@ -1,7 +1,8 @@
 """How long a refinement will take on this machine: an estimate from the kernels' speed, measured in a few seconds.
 
 It assumes a usual run (USUAL): so many iterations of each stage, local ones aligned to two thirds of the Nyquist
-frequency. With N images, K coefficients up to the shell aligned to, and K' up to the shell inserted,
+frequency. Of many images a subset goes first (IN_EACH). With N images, K coefficients up to the shell aligned to, and
+K' up to the shell inserted,
 
     time of an iteration = N (f + m p K + m q K' + g)  +  solve,
 
@@ -39,6 +40,7 @@ from halfmap.refinement.memory_plan import MemoryPlan, half_disc, usual_search
 from halfmap.refinement.schedule import Schedule
 
 USUAL = {"burn-in": 5, "global": 2, "local": 6, "final": 1}
+IN_EACH = {"global": 1, "local": 4}  # where there are subsets: iterations of each of them, and of all images
 BAND = 2 / 3  # of the Nyquist frequency, aligned to in local iterations
 MODES, SAMPLES = 1.3, 6
 STEPS = 8  # Gauss-Newton steps of a start at most
@@ -159,8 +161,18 @@ def estimated_seconds(task: Task, speed: Speed) -> dict[str, float]:
             k = half_disc(search.grid_limit)
             seconds += grid_operations(search) * speed.product + search.candidates * k * 3 * speed.step
             whole += _projections(task, PER_SLICE * len(search.grid) * k) * len(search.grid) * k * speed.slice
-        found[stage] = USUAL[stage] * (task.images * seconds + whole)
+        found[stage] = sum(images * seconds + whole for images in _iterations(stage, task))
     return found
+
+
+def _iterations(stage: str, task: Task) -> list[int]:
+    """The number of images of every iteration of a stage."""
+    subsets = task.schedule.subsets
+    if not subsets:
+        return [task.images] * USUAL[stage]
+    if stage in ("burn-in", "final"):
+        return [subsets[0] if stage == "burn-in" else task.images] * USUAL[stage]
+    return [images for images in (*subsets, task.images) for _ in range(IN_EACH[stage])]
 
 
 def _projections(task: Task, slices: float) -> int:

@@ -4,13 +4,16 @@ A refinement passes four stages. *Burn-in*: global search at the resolution of t
 stops rising. An iteration there costs next to nothing, and no later stage mends the mistakes made there.
 *Global*: exhaustive search while the resolution grows, until poses stop jumping. *Local*: Gauss-Newton from the known
 modes, until resolution and poses stand still. *Final*: once more, back-projected to the Nyquist frequency.
+
+Of many images a random subset goes first, through burn-in, global and local, until it brings no finer resolution. Then
+more of them, at last all, are searched globally against what it left, and locally again: few iterations see them all.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -32,11 +35,26 @@ MARGIN = 0.2  # part of the shells that the half maps agree on, searched beyond:
 LEAST_MARGIN = 3  # shells
 RESOLUTION_GAIN = 0.005  # smaller relative improvements of the resolution do not count
 FINEST_ORDER = 5  # 1.9 degrees: finer grids cost more than Gauss-Newton steps from this one
+FIRST_IMAGES = 10_000  # of the first subset, where it is not chosen
+SUBSET_GROWTH = 8  # from one subset to the next
+SUBSET_MOST = 0.4  # of all images; a larger subset saves too little
+SUBSET_GLOBAL = 3  # global iterations of a subset at most: poses that still jump then need more images
+SUBSET_GAIN = 0.02  # a subset that betters the resolution by less is at its end
 
 
 def margin(agreed: int) -> int:
     """How many shells are searched beyond the last one, ``agreed``, at which the half maps agree."""
     return max(LEAST_MARGIN, round(MARGIN * agreed))
+
+
+def subsets_of(images: int, first: int = 0) -> tuple[int, ...]:
+    """Sizes of the random subsets of so many images that go before all of them. first: size of the smallest (0: the
+    usual one)."""
+    sizes, size = [], first or FIRST_IMAGES
+    while size <= SUBSET_MOST * images:
+        sizes.append(size)
+        size *= SUBSET_GROWTH
+    return tuple(sizes)
 
 
 @dataclass(frozen=True)
@@ -46,7 +64,8 @@ class Progressed:
     stage. limit: shell aligned to. agreed: last shell at which the half maps agree (FSC 0.143). resolution: in A. gain:
     mean log-likelihood above a model without a particle, of images as far as they hold one. jumped: share of particles
     that moved more than two grid steps. angle_change, angle_sd: medians in degrees. surprised: share of particles that
-    jumped and are sure of the new pose (weight above 1/2).
+    jumped and are sure of the new pose (weight above 1/2). subset: which was used, a place in
+    Schedule.subsets; the place after the last means all images.
     """
 
     stage: str
@@ -58,6 +77,7 @@ class Progressed:
     angle_change: float
     angle_sd: float
     surprised: float = 0.0
+    subset: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,13 +85,16 @@ class Plan:
     """The next iteration.
 
     stage. sampling: what is searched. insert_limit: highest shell back-projected, and of the noise estimate. posterior:
-    what feeds the M-step (expectation.posterior.posterior_samples).
+    what feeds the M-step (expectation.posterior.posterior_samples). images: how many of them, at random (None: all);
+    subset: the number of that subset.
     """
 
     stage: str
     sampling: Sampling
     insert_limit: int
     posterior: str
+    images: int | None = None
+    subset: int = 0
 
 
 @dataclass(frozen=True)
@@ -83,7 +106,8 @@ class Schedule:
     auto, global, local or fixed. local_from: resolution at which auto turns local whatever the poses do. offset_range,
     angular_step: in angstrom and degrees, instead of what resolution and diameter suggest. modes: pose modes kept.
     posterior: what feeds the M-step. mates [m, 3, 3], the identity first: what local searches turn the best poses by
-    for further starts.
+    for further starts. subsets: numbers of images, increasing, that go before all of them where poses are searched from
+    the map (`subsets_of`).
     """
 
     box: int
@@ -100,6 +124,7 @@ class Schedule:
     max_iterations: int = 40
     posterior: str = "sigma"
     mates: Tensor = field(default_factory=lambda: torch.eye(3, dtype=torch.float64)[None])
+    subsets: tuple[int, ...] = ()
 
     def shell(self, resolution: float) -> int:
         """The last shell not finer than ``resolution`` angstrom."""
@@ -112,15 +137,19 @@ class Schedule:
         """
         if history and history[-1].stage == "final":
             return None
-        stage, limit = self._stage(history), self._limit(history)
+        stage, limit, subset = self._stage(history), self._limit(history), self._subset(history)
         insert = self.finest_insert if stage == "final" else min(self.finest_insert, max(limit + 8, int(limit * 1.3)))
-        unknown = not history and self.search in ("auto", "global")  # a run of one iteration must find poses in it
+        subset = len(self.subsets) if stage == "final" else subset
+        plan = Plan(stage, Sampling("local", limit, modes=self.modes, symmetry=self.symmetry, mates=self.mates), insert,
+                    self.posterior, self.subsets[subset] if subset < len(self.subsets) else None, subset)
+        searched = self.search in ("auto", "global")
+        unknown = searched and (not history or history[-1].subset < subset)  # a short run must find all poses too
         if stage in ("burn-in", "global") or unknown:
-            return Plan(stage, self._global(limit, history, shift_sigma), insert, self.posterior)
+            return replace(plan, sampling=self._global(limit, history, shift_sigma, unknown))
         if self.search == "fixed":  # poses enter as points: the low-passed start cannot say how sure they are
-            return Plan(stage, Sampling("fixed", limit, modes=self.modes, symmetry=self.symmetry), insert, "best")
-        sampling = Sampling("local", limit, modes=self.modes, symmetry=self.symmetry, mates=self.mates)
-        return Plan(stage, sampling, insert, self.posterior)
+            sampling = Sampling("fixed", limit, modes=self.modes, symmetry=self.symmetry)
+            return replace(plan, sampling=sampling, posterior="best")
+        return plan
 
     @property
     def finest_insert(self) -> int:
@@ -136,6 +165,8 @@ class Schedule:
         if not history:
             return "local" if self.search == "local" else "burn-in"
         last = history[-1]
+        if self._subset(history) > last.subset:
+            return "global"  # to find the poses of the new ones
         if last.stage == "burn-in" and not self.burnt_in(history):
             return "burn-in"
         if last.stage in ("burn-in", "global") and not self._turns_local(history):
@@ -143,6 +174,23 @@ class Schedule:
         if last.stage == "global" and self.search != "global":
             return "local"  # Gauss-Newton still has to be seen to converge
         return "final" if self._converged(history) else "local"
+
+    def _subset(self, history: Sequence[Progressed]) -> int:
+        """The number of the subset that is next: the last one's, or the one after it when that is at its end."""
+        if not history:
+            return 0
+        last = history[-1]
+        return last.subset + (last.subset < len(self.subsets) and self._exhausted(history))
+
+    def _exhausted(self, history: Sequence[Progressed]) -> bool:
+        """Whether a subset is at its end: its resolution stands still, or it holds too little to settle poses."""
+        last, here = history[-1], _of_this_subset(history)
+        if last.stage == "burn-in":
+            return self.burnt_in(history) and last.jumped >= BURN_IN_JUMPING
+        if last.stage == "global":
+            searched = sum(h.stage == "global" for h in here)
+            return self.search == "global" or (searched >= SUBSET_GLOBAL and not self._turns_local(history))
+        return last.resolution > here[-2].resolution * (1 - SUBSET_GAIN)
 
     def burnt_in(self, history: Sequence[Progressed]) -> bool:
         """Whether likelihood and poses at the starting resolution have settled, or never will."""
@@ -160,7 +208,7 @@ class Schedule:
         return any(h.surprised > POOR_START for h in done[1:])
 
     def _turns_local(self, history: Sequence[Progressed]) -> bool:
-        done = [h for h in history if h.stage == "global"]
+        done = [h for h in _of_this_subset(history) if h.stage == "global"]
         if not done:
             return False
         last = done[-1]
@@ -173,7 +221,7 @@ class Schedule:
 
     def _converged(self, history: Sequence[Progressed]) -> bool:
         """Whether two iterations brought no better resolution, and poses move far less than they are uncertain."""
-        recent = [h for h in history if h.stage == history[-1].stage]
+        recent = [h for h in _of_this_subset(history) if h.stage == history[-1].stage]
         if len(recent) < 3:
             return False
         best_before = min(h.resolution for h in recent[:-2])
@@ -193,7 +241,8 @@ class Schedule:
             grown = max(grown, self.shell(GRID_RESOLUTION))
         return max(start, min(self.finest, last.agreed + margin(last.agreed), grown))
 
-    def _global(self, limit: int, history: Sequence[Progressed], shift_sigma: float) -> Sampling:
+    def _global(self, limit: int, history: Sequence[Progressed], shift_sigma: float, unknown: bool) -> Sampling:
+        """What a global search tries. unknown: whether there are images that were not searched before."""
         grid_limit = min(limit, self.shell(GRID_RESOLUTION))
         detail = self.box * self.pixel_size / grid_limit
         # A rotation by half a step moves the rim of the particle by less than a quarter of the finest detail scored.
@@ -203,7 +252,7 @@ class Schedule:
             order += 1
         step = max(1.0, detail / (4.5 * self.pixel_size))
         # Once burn-in has found the centres, only shifts about them are tried.
-        centred = bool(history) and self.burnt_in(history)
+        centred = bool(history) and self.burnt_in(history) and not unknown
         default_range = max(6.0, 3.0 * shift_sigma) if history else max(10.0, 0.08 * self.diameter)
         reach = 1.5 * step if centred else (self.offset_range or default_range) / self.pixel_size
         return Sampling(
@@ -211,3 +260,8 @@ class Schedule:
             shift_grid(reach, step), centred, candidates=4 * self.modes, modes=self.modes,
             symmetry=self.symmetry,
         )  # fmt: skip
+
+
+def _of_this_subset(history: Sequence[Progressed]) -> list[Progressed]:
+    """The iterations with the same images as the last one."""
+    return [h for h in history if h.subset == history[-1].subset]

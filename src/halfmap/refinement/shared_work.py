@@ -18,7 +18,6 @@ from torch import Tensor
 
 from halfmap import kernels
 from halfmap.kernels.threads import available_cores
-from halfmap.particles.source import ParticleSource
 from halfmap.refinement import em
 from halfmap.refinement.checkpoints import Checkpoints, StepIdentity
 from halfmap.refinement.problem import Problem
@@ -53,6 +52,7 @@ def how_to_go_on(run: Path) -> str:
 def expected(problem: Problem, state: State, plan: Plan, following: em.Following) -> em.Expectation:
     """The expectation step on this process's share of the particles."""
     ranks = problem.ranks
+    following = replace(following, chosen=partial(problem.chosen, plan.images))
     if ranks.world > 1:
         mine = partial(problem.source.share, part=ranks.rank, parts=ranks.world)
         following = replace(following, share=mine)
@@ -64,7 +64,7 @@ def seed_of(problem: Problem, state: State) -> int:
     return problem.seed * 100_003 + state.iteration
 
 
-def united(problem: Problem, mine: em.Expectation) -> em.Expectation:
+def united(problem: Problem, plan: Plan, mine: em.Expectation) -> em.Expectation:
     """In the first process: the results of all processes together. In the others: nothing of use.
 
     Sums add up in place, one quarter set after another, so that no copy of them is made. (Adding up in the first
@@ -82,16 +82,17 @@ def united(problem: Problem, mine: em.Expectation) -> em.Expectation:
     ranks.add_([q.sums for quarters in mine.statistics for q in quarters] + [together])
     for values, total in zip(small, together.split([len(values) for values in small]), strict=True):
         values.copy_(total)
-    poses = _every_pose(mine.poses, problem.source, ranks)
+    poses = _every_pose(mine.poses, problem, plan)
     if not ranks.first:
         return replace(mine, statistics=())
     _set_threads(kernels.thread_count() * ranks.on_machine)
     return replace(mine, poses=poses, cost=Cost(mine.cost.wall, float(small[-1])))
 
 
-def _every_pose(poses: PoseTable, source: ParticleSource, ranks: Ranks) -> PoseTable:
+def _every_pose(poses: PoseTable, problem: Problem, plan: Plan) -> PoseTable:
     """The table with the rows that other processes found, in the first process."""
-    members = [torch.nonzero(poses.half == half)[:, 0] for half in (0, 1)]
+    source, ranks = problem.source, problem.ranks
+    members = [problem.chosen(plan.images, half, torch.nonzero(poses.half == half)[:, 0]) for half in (0, 1)]
     shares = [torch.cat([source.share(m, part, ranks.world) for m in members]) for part in range(ranks.world)]
     mine = shares[ranks.rank]
     columns: list[Tensor] = [getattr(poses, name) for name in ROW]
@@ -140,7 +141,7 @@ def assist(problem: Problem, state: State, checkpoints: Checkpoints, history: Se
         step = step_after(problem, state)
         begun, _ = checkpoints.begun(step, problem.model.place)
         following = em.Following(begun, keep=partial(checkpoints.keep, step))
-        mine = united(problem, expected(problem, state, plan, following))
+        mine = united(problem, plan, expected(problem, state, plan, following))
         state, latest = handed_out(problem, replace(state, poses=mine.poses), None)
         checkpoints.drop_sums()
         assert latest is not None

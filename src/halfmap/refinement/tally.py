@@ -151,9 +151,9 @@ def updated_noise(state: State, tally: Tally, sources: NoiseSources) -> tuple[Te
 def updated_shift_sigma(poses: PoseTable, pixel_size: Tensor) -> float:
     """Spread of the shifts along one axis in angstrom, from best shifts and their posterior variance (an EM update).
 
-    Images count as far as they hold a particle: the shifts of others are as wide as the search. pixel_size [b]: of each
-    particle's image.
+    Images count as far as they hold a particle: the shifts of others are as wide as the search. Those without a pose do
+    not count. pixel_size [b]: of each particle's image.
     """
     square = poses.shifts[:, 0].double().square().mean(dim=1) + poses.shift_sd.double().square()
-    present = poses.present.double()
+    present = poses.present.double() * poses.known
     return float(((square * pixel_size**2 * present).sum() / present.sum().clamp_min(1e-9)).sqrt())

@@ -59,6 +59,10 @@ class RefineSettings(RegulariserOptions, ImageOptions):
     search: str = field(default="auto", metadata={
         "help": "orientation search: auto goes from global to local, fixed keeps the poses of the STAR file",
         "choices": ("auto", "global", "local", "fixed"), "advanced": True})
+    begin_with: int = field(default=0, metadata={
+        "help": "images of the random subset that goes first, until its resolution stands still; then more, at last "
+                "all, are searched against what it left. 0: 10,000 where there are 25,000 or more, else all",
+        "at_least": 0, "advanced": True})
     local_from: float | None = field(default=None, metadata={
         "help": "resolution at which auto turns from global to local search", "unit": "A", "above": 0,
         "none": "automatic", "advanced": True})
@@ -145,6 +149,9 @@ def validated(settings: RefineSettings) -> RefineSettings:
     check_declared(settings)
     check_options(settings)
     _check_prior(settings)
+    if settings.begin_with and settings.search in ("local", "fixed"):
+        raise InputError(f"--begin-with {settings.begin_with}: belongs to a search from the map, and this is --search "
+                         f"{settings.search}; leave it out")
     if settings.relax_symmetry is not None and settings.search not in ("auto", "local"):
         raise InputError(f"--relax-symmetry {settings.relax_symmetry}: belongs to local searches, and --search "
                          f"{settings.search} has none; leave it out or change the search")

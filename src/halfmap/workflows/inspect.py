@@ -35,7 +35,7 @@ from halfmap.particles.table import ParticleTable
 from halfmap.refinement.memory_plan import MemoryPlan, checked, demand_of, planned
 from halfmap.refinement.outputs import read_records
 from halfmap.refinement.run_time import Task, estimated_seconds, measured_speed
-from halfmap.refinement.schedule import Schedule
+from halfmap.refinement.schedule import Schedule, subsets_of
 from halfmap.refinement.told import spells
 from halfmap.runtime.log import read_header as read_log
 from halfmap.runtime.memory import allowance
@@ -163,7 +163,7 @@ def _cost(table: ParticleTable, diameter: float, settings: InspectSettings) -> _
                          "the particle")
     group = symmetry_group(settings.symmetry or "C1")
     start = max(START, 4 * pixel_size)
-    schedule = Schedule(box, pixel_size, diameter, group, start, (box + 1) // 2 - 1)
+    schedule = Schedule(box, pixel_size, diameter, group, start, (box + 1) // 2 - 1, subsets=subsets_of(len(table)))
     source = ParticleSource(table, diameter)
     largest = int(np.argmax([one.box for one in table.optics]))
     image_box, batch = table.optics[largest].box, min(len(table), source.batch_size(largest))
