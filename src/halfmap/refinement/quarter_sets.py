@@ -43,8 +43,8 @@ def random_part(members: Tensor, share: float, pieces: Tensor, seed: int) -> Ten
 def drawn(members: Tensor, half: int, seed: int, pieces: Tensor) -> QuarterSets:
     """Divide particles ``members`` [m] of a half set at random into two quarter sets of equal size.
 
-    Pieces are kept whole as far as that is possible. pieces [b]: equal numbers for particles that share noise, as copies
-    of an image do. Quarter sets are compared with one another, as half sets are.
+    Pieces are kept whole as far as that is possible. pieces [b]: equal numbers for particles that share noise, as
+    copies of an image do. Quarter sets are compared with one another, as half sets are.
     """
     generator = torch.Generator().manual_seed(seed * 2 + half)
     quarter_of = torch.zeros(len(pieces), dtype=torch.int64)
