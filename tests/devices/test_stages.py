@@ -106,6 +106,15 @@ def kept(to: Any) -> Tensor:
     return out
 
 
+def best_of_two_blocks(to: Any) -> list[Tensor]:
+    best = kernels.BestPoints(3, 4, to(torch.zeros(())).device)
+    for seed in (0, 1):
+        shifts = to(torch.arange(27).reshape(3, 9).short())
+        best.add_(to(noise(3, 9, seed=seed)), shifts, to(torch.arange(9) + 9 * seed))
+    best.sort_()
+    return [best.score, best.index, best.shift]
+
+
 def gains(count: int) -> Tensor:
     return torch.linspace(1, 0, count, dtype=torch.float64)
 
@@ -117,6 +126,7 @@ KERNELS = {
     "refine_poses": refined,
     "best_shift": lambda to: kernels.best_shift(to(noise(2, 5, 7)), to(noise(2, 5, 7, seed=1)), to(noise(2, 7)),
                                                 to(noise(5))),
+    "BestPoints": best_of_two_blocks,
     "distinct_peaks": lambda to: kernels.distinct_peaks(
         to(noise(2, 30).sort(descending=True).values), to(torch.arange(30).expand(2, 30)), to(rotations(30)),
         to(symmetry_group("C3")), 0.5, 4, 5.0),

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 from halfmap import kernels
+from halfmap.kernels import BestPoints
 
 REFERENCES_AT_ONCE = 1024
 SCORES_AT_ONCE = 1 << 20
 BLOCK = 4096  # rotations of a grid that are scored before the best are chosen; a multiple of REFERENCES_AT_ONCE
 PER_SLICE = 12  # bytes of a coefficient of a slice: real and imaginary part, power
 PROJECTED_AT_ONCE = 1 << 22  # coefficients that are projected before they are taken apart
-LAST = (1 << 32) - 1  # indices into a grid lie below
 
 
 @dataclass(frozen=True)
@@ -77,19 +77,6 @@ class SliceGrid:
                 yield ReferenceSlices.build(self.volume, self.coords, self.padding, self.rotations[part])
 
 
-@dataclass(frozen=True)
-class GridPoints:
-    """The best grid points of every image, best first; of equal ones the first of the grid comes first.
-
-    score [b, n]; index int64 [b, n]: of the rotation; those beyond the grid's are its rotations turned by 180 degrees
-    in plane (see `grid_rotation`); shift int16 [b, n]: index of the best shift.
-    """
-
-    score: Tensor
-    index: Tensor
-    shift: Tensor
-
-
 def grid_rotation(rotations: Tensor, index: Tensor) -> Tensor:
     """Rotation matrices [.., 3, 3] of indices [..] into scores of a grid of rotations [r, 3, 3] and, after them, their
     mates turned by 180 degrees in plane."""
@@ -123,6 +110,8 @@ def _products(y: Tensor, c: Tensor, slices: ReferenceSlices, phases: Tensor) -> 
     product of another size may be rounded otherwise."""
     shifts, count = len(phases), len(slices)
     step = max(1, SCORES_AT_ONCE // (shifts * REFERENCES_AT_ONCE))
+    size = min(step, len(y)) * shifts * min(REFERENCES_AT_ONCE, count)
+    rooms = [c.new_empty(size) for _ in range(2)]  # fresh memory for every product costs more than half of it
     for b in range(0, len(y), step):
         some = slice(b, b + step)
         shifted = (2 * c[some] * y[some])[:, None] * phases
@@ -131,9 +120,12 @@ def _products(y: Tensor, c: Tensor, slices: ReferenceSlices, phases: Tensor) -> 
         squared = c[some] ** 2
         for r in range(0, count, REFERENCES_AT_ONCE):
             part = slice(r, min(count, r + REFERENCES_AT_ONCE))
-            cross_re = (real @ slices.real[part].T).view(-1, shifts, part.stop - r)
-            cross_im = (imag @ slices.imag[part].T).view_as(cross_re)
-            yield _Products(some, part, cross_re, cross_im, squared @ slices.power[part].T)
+            width = part.stop - r
+            cross_re, cross_im = (room[: len(rows) * width].view(len(rows), width) for room in rooms)
+            torch.mm(real, slices.real[part].T, out=cross_re)
+            torch.mm(imag, slices.imag[part].T, out=cross_im)
+            yield _Products(some, part, cross_re.view(-1, shifts, width), cross_im.view(-1, shifts, width),
+                            squared @ slices.power[part].T)
 
 
 def score_grid(
@@ -152,35 +144,22 @@ def score_grid(
     return score.view(images, 2 * count), chosen.view(images, 2 * count)
 
 
-def best_points(y: Tensor, c: Tensor, grid: SliceGrid, phases: Tensor, log_prior: Tensor, most: int) -> GridPoints:
-    """The ``most`` best points of a whole grid for every image. Other arguments are those of ``score_grid``."""
-    rank = torch.empty((len(y), 0), dtype=torch.int64, device=y.device)
-    shift = torch.empty((len(y), 0), dtype=torch.int16, device=y.device)
+def best_points(y: Tensor, c: Tensor, grid: SliceGrid, phases: Tensor, log_prior: Tensor, most: int) -> BestPoints:
+    """The ``most`` best points of a whole grid for every image, best first; of equal ones the first of the grid.
+
+    Those beyond the grid's are its rotations turned by 180 degrees in plane (see `grid_rotation`). Other arguments are
+    those of ``score_grid``.
+    """
     first, count = 0, len(grid.rotations)
+    best = BestPoints(len(y), min(most, 2 * count), y.device)
     for block in grid.blocks():
         score, chosen = score_grid(y, c, block, phases, log_prior)
         index = torch.arange(first, first + len(block), device=y.device)
-        rank = torch.cat([rank, _ranks(score, torch.cat([index, index + count]))], dim=1)
-        shift = torch.cat([shift, chosen], dim=1)
-        rank, kept = rank.topk(min(most, rank.shape[1]), dim=1)
-        shift = shift.gather(1, kept)
+        best.add_(score, chosen, torch.cat([index, index + count]))
         first += len(block)
         del block, chosen, score  # before the next is made
-    return GridPoints(_score_of(rank), LAST - (rank & LAST), shift)
-
-
-def _ranks(score: Tensor, index: Tensor) -> Tensor:
-    """Whole numbers int64 [b, r] in the order of scores float32 [b, r], equal ones in that of their index [r] from the
-    last to the first. No two are equal, so the best of all are the best of the best of every part."""
-    bits = score.contiguous().view(torch.int32)
-    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # the larger a negative number's bits, the less it is
-    return (ordered.long() << 32) + (LAST - index)
-
-
-def _score_of(rank: Tensor) -> Tensor:
-    """The scores that `_ranks` put in order."""
-    ordered = (rank >> 32).int()
-    return torch.where(ordered < 0, ordered ^ 0x7FFFFFFF, ordered).view(torch.float32)
+    best.sort_()
+    return best
 
 
 def profile_scale(y: Tensor, c: Tensor, blocks: Iterable[ReferenceSlices], phases: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,6 @@ its tensors are. ``coords`` are band coordinates already multiplied by the paddi
 
 from __future__ import annotations
 
-import math
 from dataclasses import astuple
 
 import numpy as np
@@ -18,10 +17,12 @@ from halfmap.kernels import reference, reference_poses, reference_symmetry
 from halfmap.kernels.evening import Evening
 from halfmap.kernels.insertion import insert_slices_
 from halfmap.kernels.poses import Polished, PolishOptions, PosePrior, Starts, band_arrays, prior_arrays
+from halfmap.kernels.search import BestPoints, best_shift, distinct_peaks
 from halfmap.kernels.symmetry import GroupParts, Lookups, group_parts, lookups_about_z, lookups_free, sharpening
 from halfmap.kernels.threads import for_ranges, set_threads, thread_count
 
 __all__ = [
+    "BestPoints",
     "add_kept_bands_",
     "best_shift",
     "distinct_peaks",
@@ -91,43 +92,6 @@ def refine_poses(
     informed = prior_arrays(prior)
     for_ranges(lambda i, j: refine_range(*fixed, groups, image, *results, settings, informed, i, j), len(groups) - 1)
     return Polished(rot, shift, objective, precision)
-
-
-def best_shift(cross_re: Tensor, cross_im: Tensor, norm: Tensor, log_prior: Tensor) -> tuple[Tensor, Tensor]:
-    """Best score over shifts: [b, 2, r] and the shift's index, for references and their 180-degree in-plane mates.
-
-    cross_re, cross_im [b, t, r]: twice the products of real and imaginary parts; norm[b, r]; log_prior[t].
-    """
-    if norm.device.type != "cpu":
-        return reference.best_shift(cross_re, cross_im, norm, log_prior)
-    from halfmap.kernels.numba_search import best_shift_range
-
-    score = torch.empty((norm.shape[0], 2, norm.shape[1]))
-    shift = torch.empty(score.shape, dtype=torch.int16)
-    arrays = tuple(t.contiguous().numpy() for t in (cross_re, cross_im, norm, log_prior.float(), score, shift))
-    for_ranges(lambda i, j: best_shift_range(*arrays, i, j), norm.shape[0])
-    return score, shift
-
-
-def distinct_peaks(
-    score: Tensor, order: Tensor, rotations: Tensor, operators: Tensor, angle: float, most: int, drop: float
-) -> Tensor:
-    """Candidates farther apart than ``angle`` radians: positions in ``order`` [b, most], -1 where there are fewer.
-
-    score[b, n] (descending) and order[b, n] (rotation indices): the best grid points of each image. Rotations are
-    compared modulo the point group operators[g, 3, 3].
-    """
-    from halfmap.kernels.numba_search import distinct_peaks_range
-
-    chosen = torch.full((len(score), most), -1, dtype=torch.int64)
-    count = torch.zeros(len(score), dtype=torch.int64)
-    arrays = (
-        score.float().cpu().contiguous().numpy(), order.cpu().contiguous().numpy(),
-        rotations.float().cpu().contiguous().numpy(), operators.float().cpu().contiguous().numpy(),
-    )  # fmt: skip
-    results, cosine = (chosen.numpy(), count.numpy()), math.cos(angle)
-    for_ranges(lambda i, j: distinct_peaks_range(*arrays, cosine, *results, drop, i, j), len(score))
-    return chosen.to(score.device)
 
 
 def symmetrise_(accumulator: Tensor, operators: Tensor, radius: float, padding: int) -> Tensor:

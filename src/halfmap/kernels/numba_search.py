@@ -74,3 +74,49 @@ def distinct_peaks_range(score, order, rotations, operators, cosine, chosen, cou
                 if found == chosen.shape[1]:
                     break
         count[b] = found
+
+
+@njit(nogil=True, cache=True)
+def _put(score, shift, index, new_score, new_shift, new_index, size):
+    """Put a new point in place of the root of a heap [size], the worst by its score and then by its higher number."""
+    place = 0
+    while True:
+        child = 2 * place + 1
+        if child >= size:
+            break
+        other = child + 1
+        if other < size and (score[other] < score[child] or (score[other] == score[child]
+                                                             and index[other] > index[child])):
+            child = other
+        if new_score < score[child] or (new_score == score[child] and new_index > index[child]):
+            break
+        score[place], shift[place], index[place] = score[child], shift[child], index[child]
+        place = child
+    score[place], shift[place], index[place] = new_score, new_shift, new_index
+
+
+@njit(nogil=True, cache=True)
+def keep_best_range(score, shift, index, kept_score, kept_shift, kept_index, start, stop):
+    """Put the points score[b, r], shift[b, r] with numbers index[r] in place of those kept [b, n] that are worse.
+
+    What is kept of each image is a heap, the worst first; it begins with scores of -inf and numbers above all others.
+    """
+    size = kept_score.shape[1]
+    for b in range(start, stop):
+        own_score, own_shift, own_index = kept_score[b], kept_shift[b], kept_index[b]
+        least = own_score[0]
+        for r in range(score.shape[1]):
+            if score[b, r] > least or (score[b, r] == least and index[r] < own_index[0]):
+                _put(own_score, own_shift, own_index, score[b, r], shift[b, r], index[r], size)
+                least = own_score[0]
+
+
+@njit(nogil=True, cache=True)
+def sort_best_range(kept_score, kept_shift, kept_index, start, stop):
+    """Sort the heaps [b, n] of images b in [start, stop), the best first."""
+    for b in range(start, stop):
+        score, shift, index = kept_score[b], kept_shift[b], kept_index[b]
+        for last in range(score.shape[0] - 1, 0, -1):
+            worst_score, worst_shift, worst_index = score[0], shift[0], index[0]
+            _put(score, shift, index, score[last], shift[last], index[last], last)
+            score[last], shift[last], index[last] = worst_score, worst_shift, worst_index

@@ -132,6 +132,15 @@ def best_shift(cross_re: Tensor, cross_im: Tensor, norm: Tensor, log_prior: Tens
     return score - norm[:, None], shift.to(torch.int16)
 
 
+def best_points(score: Tensor, shift: Tensor, index: Tensor, most: int) -> list[Tensor]:
+    """The ``most`` best of points with scores [b, r], shifts [b, r] and numbers int64 [b, r] below 2^32, best first."""
+    bits = score.contiguous().view(torch.int32)
+    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # the larger a negative number's bits, the less it is
+    # Whole numbers in the order of the scores, equal ones in that of their numbers from the last to the first.
+    kept = ((ordered.long() << 32) + ((1 << 32) - 1 - index)).topk(most, dim=1).indices
+    return [values.gather(1, kept) for values in (score, shift, index)]
+
+
 def combined_transforms(first: Tensor, second: Tensor, size: int, gain1: Tensor, gain2: Tensor) -> Tensor:
     """Full transform [z, y, x] of the complex map that kernels.filtered_pair returns: gain1 first + i gain2 second."""
     half = (size - 1) // 2

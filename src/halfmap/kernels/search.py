@@ -1,0 +1,84 @@
+"""Reductions of the global search: from products of images and references to the few poses worth a closer look."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from halfmap.kernels import reference
+from halfmap.kernels.threads import for_ranges
+
+LAST = (1 << 32) - 1  # numbers of grid points lie below
+
+
+def best_shift(cross_re: Tensor, cross_im: Tensor, norm: Tensor, log_prior: Tensor) -> tuple[Tensor, Tensor]:
+    """Best score over shifts: [b, 2, r] and the shift's index, for references and their 180-degree in-plane mates.
+
+    cross_re, cross_im [b, t, r]: twice the products of real and imaginary parts; norm[b, r]; log_prior[t].
+    """
+    if norm.device.type != "cpu":
+        return reference.best_shift(cross_re, cross_im, norm, log_prior)
+    from halfmap.kernels.numba_search import best_shift_range
+
+    score = torch.empty((norm.shape[0], 2, norm.shape[1]))
+    shift = torch.empty(score.shape, dtype=torch.int16)
+    arrays = tuple(t.contiguous().numpy() for t in (cross_re, cross_im, norm, log_prior.float(), score, shift))
+    for_ranges(lambda i, j: best_shift_range(*arrays, i, j), norm.shape[0])
+    return score, shift
+
+
+def distinct_peaks(
+    score: Tensor, order: Tensor, rotations: Tensor, operators: Tensor, angle: float, most: int, drop: float
+) -> Tensor:
+    """Candidates farther apart than ``angle`` radians: positions in ``order`` [b, most], -1 where there are fewer.
+
+    score[b, n] (descending) and order[b, n] (rotation indices): the best grid points of each image. Rotations are
+    compared modulo the point group operators[g, 3, 3].
+    """
+    from halfmap.kernels.numba_search import distinct_peaks_range
+
+    chosen = torch.full((len(score), most), -1, dtype=torch.int64)
+    count = torch.zeros(len(score), dtype=torch.int64)
+    arrays = (
+        score.float().cpu().contiguous().numpy(), order.cpu().contiguous().numpy(),
+        rotations.float().cpu().contiguous().numpy(), operators.float().cpu().contiguous().numpy(),
+    )  # fmt: skip
+    results, cosine = (chosen.numpy(), count.numpy()), math.cos(angle)
+    for_ranges(lambda i, j: distinct_peaks_range(*arrays, cosine, *results, drop, i, j), len(score))
+    return chosen.to(score.device)
+
+
+class BestPoints:
+    """The ``most`` best points of a grid for each of ``images`` images, while its scores come block by block.
+
+    Points are numbered; of equal ones the lower number comes first. score [b, n], index int64 [b, n], shift int16
+    [b, n] on the given device; the results are those of sorting all scores.
+    """
+
+    def __init__(self, images: int, most: int, device: torch.device) -> None:
+        self.most = most
+        self.score = torch.full((images, most), -torch.inf, device=device)
+        self.index = torch.full((images, most), LAST, dtype=torch.int64, device=device)
+        self.shift = torch.zeros((images, most), dtype=torch.int16, device=device)
+
+    def add_(self, score: Tensor, shift: Tensor, index: Tensor) -> None:
+        """Look at more points: score [b, r] and shift [b, r] of those numbered index [r], each a number below LAST."""
+        if score.device.type != "cpu":
+            score, shift = torch.cat([self.score, score], dim=1), torch.cat([self.shift, shift], dim=1)
+            index = torch.cat([self.index, index.expand(len(score), -1)], dim=1)
+            self.score, self.shift, self.index = reference.best_points(score, shift, index, self.most)
+            return  # they are in order, too
+        from halfmap.kernels.numba_search import keep_best_range
+
+        arrays = [t.contiguous().numpy() for t in (score, shift, index, self.score, self.shift, self.index)]
+        for_ranges(lambda i, j: keep_best_range(*arrays, i, j), len(score))
+
+    def sort_(self) -> None:
+        """Put the points of each image in order, the best first. None can be added afterwards."""
+        if self.score.device.type == "cpu":
+            from halfmap.kernels.numba_search import sort_best_range
+
+            arrays = [t.numpy() for t in (self.score, self.shift, self.index)]
+            for_ranges(lambda i, j: sort_best_range(*arrays, i, j), len(self.score))
