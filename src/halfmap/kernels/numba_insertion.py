@@ -18,7 +18,6 @@ from numba.extending import intrinsic
 from halfmap.kernels.numba_cells import BLOCK, Vectors, place
 
 BORDER = 1e-3  # grid points by which a slab is taken to be thicker than it is: more than positions are rounded by
-FAR = 1e9  # farther than any position
 
 
 @intrinsic
@@ -48,22 +47,47 @@ def _add_to_rows(typingctx, sums, offset, stride_y, along_x, along_y, share, re,
 
 
 @njit(nogil=True, cache=True)
-def _first(start, step, low, high):
-    """A number that is not above any i with low <= start + i step < high."""
-    if abs(step) < 1e-12:
-        return 0.0 if low <= start < high else FAR
-    return math.floor(min((low - start) / step, (high - start) / step))
+def _inverse(step):
+    """1 / step; 0 where there is no step worth the name."""
+    return 1.0 / step if abs(step) > 1e-12 else 0.0
 
 
 @njit(nogil=True, cache=True)
-def _stretch(x, step_x, sign, z, step_z, low, high, count):
-    """Range of those i < count where sign (x + i step_x) >= 0 and low <= z + i step_z < high, or a little more."""
-    begin = max(0.0, _first(sign * x, sign * step_x, -BORDER, FAR), _first(z, step_z, low - BORDER, high + BORDER))
-    # Counted from the other end, what is last comes first.
-    x, z = x + (count - 1) * step_x, z + (count - 1) * step_z
-    left_out = max(0.0, _first(sign * x, -sign * step_x, -BORDER, FAR),
-                   _first(z, -step_z, low - BORDER, high + BORDER))
-    return int(min(begin, count)), int(max(count - left_out, 0.0))
+def _stretch(x, step_x, per_x, z, step_z, per_z, low, high, count):
+    """Range of those i < count where x + i step_x >= 0 and low <= z + i step_z < high, or a little more.
+
+    per_x, per_z: 1 / step.
+    """
+    first, last = 0.0, count - 1.0
+    if per_x == 0.0:
+        if x < -BORDER:
+            return 0, 0
+    elif per_x > 0.0:
+        first = max(first, (-BORDER - x) * per_x)
+    else:
+        last = min(last, (-BORDER - x) * per_x)
+    below, above = (low - BORDER - z) * per_z, (high + BORDER - z) * per_z
+    if per_z == 0.0:
+        if not low - BORDER <= z < high + BORDER:
+            return 0, 0
+    elif per_z > 0.0:
+        first, last = max(first, below), min(last, above)
+    else:
+        first, last = max(first, above), min(last, below)
+    if last < first:
+        return 0, 0
+    return int(math.ceil(first)), int(math.floor(last)) + 1
+
+
+@njit(nogil=True, cache=True)
+def _step(u, v, rows):
+    """How far one coefficient is from the next of its row: the same in all, so it is taken from the longest."""
+    start, end = 0, 0
+    for r in range(len(rows) - 1):
+        if rows[r + 1] - rows[r] > end - start:
+            start, end = rows[r], rows[r + 1]
+    steps = max(end - 1 - start, 1)
+    return float(u[end - 1] - u[start]) / steps, float(v[end - 1] - v[start]) / steps
 
 
 @njit(nogil=True, cache=True)
@@ -109,21 +133,22 @@ def insert_slab(accumulator, band, rows, values, weights, image, axes, phase_x, 
     fraction, centre = np.empty((3, BLOCK), dtype), dtype.type(m)
     stride_y = 3 * (m + 1)
     stride_z = stride_y * (2 * m + 1)
-    near = max(z0 - 1 - m, m - z1, 0) - BORDER  # of |z| in the slab
+    step_u, step_v = _step(u, v, rows)
+    bottom, top = z0 - 1 - m - BORDER, z1 - m + BORDER
     for j in range(len(image)):
         b = image[j]
         ax, az, bx, bz = axes[j, 0, 0], axes[j, 0, 2], axes[j, 1, 0], axes[j, 1, 2]
+        step_x, step_z = step_u * ax + step_v * bx, step_u * az + step_v * bz
+        per_x, per_z = _inverse(step_x), _inverse(step_z)
         for r in range(len(rows) - 1):
             start, count = rows[r], rows[r + 1] - rows[r]
-            end, steps = start + count - 1, max(count - 1, 1)
             x, z = float(u[start] * ax + v[start] * bx), float(u[start] * az + v[start] * bz)
-            step_x = (u[end] * ax + v[end] * bx - x) / steps
-            last_z = u[end] * az + v[end] * bz
-            if max(abs(z), abs(last_z)) < near:
+            last_z = z + (count - 1) * step_z
+            lowest, highest = min(z, last_z), max(z, last_z)
+            if (highest < bottom or lowest > top) and (-lowest < bottom or -highest > top):
                 continue
-            step_z = (last_z - z) / steps
-            own = _stretch(x, step_x, 1.0, m + z, step_z, z0 - 1.0, z1, count)
-            mates = _stretch(x, step_x, -1.0, m - z, -step_z, z0 - 1.0, z1, count)
+            own = _stretch(x, step_x, per_x, m + z, step_z, per_z, z0 - 1.0, z1, count)
+            mates = _stretch(-x, -step_x, -per_x, m - z, -step_z, -per_z, z0 - 1.0, z1, count)
             if own[1] <= own[0] or (own[0] > mates[0] and mates[1] > mates[0]):
                 own, mates = mates, own
             through = own[1]
