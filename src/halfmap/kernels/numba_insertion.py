@@ -76,7 +76,7 @@ def _stretch(x, step_x, per_x, z, step_z, per_z, low, high, count):
         first, last = max(first, above), min(last, below)
     if last < first:
         return 0, 0
-    return int(math.ceil(first)), int(math.floor(last)) + 1
+    return math.ceil(first), math.floor(last) + 1
 
 
 @njit(nogil=True, cache=True)
