@@ -169,19 +169,19 @@ class BandImages:
         """
         k = self.geometry.count(limit)
         weight = torch.rsqrt(self.sigma2[..., :k])
-        y, c = self.scored[:, :k] * weight, self.ctf[:, :k] * weight * self.scale[:, None]
+        y, c = self.scored[:, :k], (self.ctf[:, :k] * weight).mul_(self.scale[:, None])
         if self.left is None:
-            return y, c
-        root = self.left_by_shell().sqrt_()[:, self.geometry.band.shell[:k]]
-        return y.div_(root), c.mul_(root)
+            return y * weight, c
+        root = self.left_by_shell().sqrt_().index_select(1, self.geometry.band.shell[:k])
+        return y * (weight / root), c.mul_(root)
 
     def sums(self) -> tuple[Tensor, Tensor]:
         """What back-projection inserts: scale ctf y / sigma2 and scale^2 ctf^2 f / sigma2, both [b, k]."""
         contrast = self.ctf * self.scale[:, None]
         weighted = contrast / self.sigma2
-        values, weights = weighted * self.whole, weighted * contrast
+        values, weights = weighted * self.whole, weighted.mul_(contrast)
         if self.left is not None:
-            weights = weights.mul_(self.left.box[:, self.geometry.band.shell])
+            weights = weights.mul_(self.left.box.index_select(1, self.geometry.band.shell))
         return values, weights
 
 
