@@ -5,8 +5,9 @@ python benchmarks/speed/kernels.py [--boxes 64 128 256] [--repeats 5] [--result 
 Slices (or pose evaluations) per core-second: CPU time of one thread, the best of several rounds in which the
 candidates take turns; what else the machine does only ever adds to it. The volume is padded twice; slices are
 trilinear, in single precision, of all coefficients inside Nyquist, in uniform orientations. A pose evaluation is a
-slice with its derivatives with respect to three rotations and two shifts and the 5 x 5 normal matrix. Before anything
-is timed, what the compiled kernels compute is compared with the reference. Writes benchmarks/results/kernels.json.
+slice with its derivatives with respect to three rotations and two shifts and the 5 x 5 normal matrix; residuals are a
+slice and what it and its image have in common and leave, by shell. Before anything is timed, what the compiled kernels
+compute is compared with the reference. Writes benchmarks/results/kernels.json.
 """
 
 from __future__ import annotations
@@ -175,6 +176,26 @@ def evaluation(problem: Problem, random: torch.Generator) -> list[Candidate]:
     return [Candidate("Halfmap", many, lambda: ours(many)), Candidate("plain torch", few, lambda: plain(few))]
 
 
+def residuals(problem: Problem, random: torch.Generator) -> list[Candidate]:
+    """Sums over shells of images and their models at given poses, for noise and contrast."""
+    band, many, few = problem.band, problem.count(FAST / 8), problem.count(SLOW / 8)
+    y = torch.randn(many, len(band), dtype=torch.complex64, generator=random)
+    c, scale, weight = torch.randn(many, len(band), generator=random), torch.ones(many), torch.ones(1, len(band))
+    rotations, shifts = random_rotations(many, random), torch.randn(many, 2, generator=random, dtype=torch.float64)
+    fixed = (problem.half, problem.coords, band.kxy, band.shell, problem.box)
+
+    def ours(count: int) -> Tensor:
+        images = (part[:count] for part in (y, c, scale, rotations, shifts))
+        return kernels.residual_sums(*fixed, *images).power
+
+    def plain(count: int) -> Tensor:
+        axes = rotations[:count, :2].float()
+        return reference.residual_sums(*fixed, y[:count], c[:count], weight, scale[:count], axes, shifts[:count])
+
+    require_equal("residual_sums", ours(4), plain(4)[..., 0])
+    return [Candidate("Halfmap", many, lambda: ours(many)), Candidate("plain torch", few, lambda: plain(few))]
+
+
 def scoring(problem: Problem, random: torch.Generator) -> list[Candidate]:
     """The exhaustive search; its items are floating-point operations of the matrix products (in 10^9)."""
     band = problem.band.prefix(min(GRID["shell"], problem.band.limit))
@@ -215,6 +236,7 @@ def main() -> int:
         for task, make in (("slices out of a volume", partial(extraction, problem, others, random)),
                            ("slices into a volume", partial(insertion, problem, others, random)),
                            ("pose evaluations", partial(evaluation, problem, random)),
+                           ("residuals of images", partial(residuals, problem, random)),
                            ("exhaustive score, GFLOP", partial(scoring, problem, random))):
             candidates = make()
             take_turns(candidates, given.repeats)

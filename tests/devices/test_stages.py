@@ -100,6 +100,14 @@ def refined(to: Any) -> list[Polished]:
                                  PolishOptions(BOX, 4, 0.1, 1e-3, 0.2), prior) for prior in (None, about(to, 2))]
 
 
+def residuals(to: Any) -> list[Any]:
+    arguments = (
+        to(transform.half_volume(molecule(), 2, LIMIT)), to(BAND.kxy.double() * 2), to(BAND.kxy), to(BAND.shell), BOX,
+        to(complex_noise(3, len(BAND))), to(noise(3, len(BAND))), to(torch.ones(3)), to(rotations(3)),
+        to(noise(3, 2, dtype=torch.float64)))
+    return [kernels.residual_sums(*arguments, weight) for weight in (None, to(noise(3, len(BAND)).square()))]
+
+
 def kept(to: Any) -> Tensor:
     out = to(torch.zeros(6, 6, 6))
     kernels.add_kept_bands_(out, to(noise(6, 6, 6) * 3), to(complex_noise(6, 6, 6)), 1)
@@ -124,6 +132,7 @@ KERNELS = {
         to(complex_noise(2 * M + 1, 2 * M + 1, M + 1)), to(BAND.kxy.double() * 2), to(rotations(5))),
     "insert_slices_": lambda to: [inserted(to, kernel) for kernel in ("trilinear", "gaussian")],
     "refine_poses": refined,
+    "residual_sums": residuals,
     "best_shift": lambda to: kernels.best_shift(to(noise(2, 5, 7)), to(noise(2, 5, 7, seed=1)), to(noise(2, 7)),
                                                 to(noise(5))),
     "BestPoints": best_of_two_blocks,

@@ -58,7 +58,11 @@ class ImagingGeometry:
 
     def count(self, limit: int) -> int:
         """Number of leading coefficients up to a shell ``limit`` of the reference."""
-        return self.band.count(int(limit * self.ratio))
+        return self.band.count(self.last_shell(limit))
+
+    def last_shell(self, limit: int) -> int:
+        """The last shell of the image up to a shell ``limit`` of the reference."""
+        return min(int(limit * self.ratio), self.band.limit)
 
 
 class Geometries:
@@ -133,21 +137,30 @@ class BandImages:
     left: SignalLeft | None = None
     counted: NoiseCount | None = None
 
-    def unmasked(self, power: Tensor, rows: Tensor) -> Tensor:
-        """Power [k] of residuals, summed over the images ``rows``, as it is without a mask. power [b, k]: under it."""
-        power = power[rows]
+    def unmasked(self, power: Tensor) -> Tensor:
+        """Power of residuals by shell [b, s] as it is without a mask. power [b, s]: in ``scored``, float64."""
         if self.fine_power is None:
-            return power.sum(dim=0) / self.mask_power
-        coarse, fine = power[:, : self.fine_from], power[:, self.fine_from :] / self.fine_power[rows, None]
-        return torch.cat([coarse.sum(dim=0) / self.mask_power, fine.sum(dim=0)])
+            return power / self.mask_power
+        border = self._fine_shell()
+        return torch.cat([power[:, :border] / self.mask_power, power[:, border:] / self.fine_power[:, None]], dim=1)
 
-    def left_scored(self, count: int) -> Tensor:
-        """Share [b, k] of the model's power that is left in ``scored``, of the first ``count`` coefficients."""
+    def left_by_shell(self) -> Tensor:
+        """Share [b, s] of the model's power that is left in ``scored``."""
         if self.left is None:
-            return self.ctf.new_ones((len(self.ctf), count))
-        shell = self.geometry.band.shell[:count]
-        border = self.fine_from if self.fine_power is not None else count
-        return torch.cat([self.left.coarse[:, shell[:border]], self.left.fine[:, shell[border:]]], dim=1)
+            return self.ctf.new_ones((len(self.ctf), self.geometry.band.limit + 1))
+        border = self._fine_shell()
+        return torch.cat([self.left.coarse[:, :border], self.left.fine[:, border:]], dim=1)
+
+    def sigma2_by_shell(self) -> Tensor:
+        """The noise power sigma2 by shell, [s] or [b, s]. Shell 0, of which nothing is kept, has that of shell 1."""
+        shell = self.geometry.band.shell
+        first = torch.searchsorted(shell, torch.arange(self.geometry.band.limit + 1, device=shell.device))
+        return self.sigma2[..., first]
+
+    def _fine_shell(self) -> int:
+        """The first shell that is scored under the wider mask."""
+        band = self.geometry.band
+        return band.limit + 1 if self.fine_power is None else int(band.shell[self.fine_from])
 
     def whitened(self, limit: int) -> tuple[Tensor, Tensor]:
         """Data y / sigma [b, k] and contrast scale ctf / sigma [b, k] up to a shell of the reference.
@@ -156,19 +169,19 @@ class BandImages:
         """
         k = self.geometry.count(limit)
         weight = torch.rsqrt(self.sigma2[..., :k])
-        y, c = self.scored[:, :k] * weight, self.ctf[:, :k] * weight * self.scale[:, None]
+        y, c = self.scored[:, :k], (self.ctf[:, :k] * weight).mul_(self.scale[:, None])
         if self.left is None:
-            return y, c
-        root = self.left_scored(k).sqrt_()
-        return y.div_(root), c.mul_(root)
+            return y * weight, c
+        root = self.left_by_shell().sqrt_().index_select(1, self.geometry.band.shell[:k])
+        return y * (weight / root), c.mul_(root)
 
     def sums(self) -> tuple[Tensor, Tensor]:
         """What back-projection inserts: scale ctf y / sigma2 and scale^2 ctf^2 f / sigma2, both [b, k]."""
         contrast = self.ctf * self.scale[:, None]
         weighted = contrast / self.sigma2
-        values, weights = weighted * self.whole, weighted * contrast
+        values, weights = weighted * self.whole, weighted.mul_(contrast)
         if self.left is not None:
-            weights = weights.mul_(self.left.box[:, self.geometry.band.shell])
+            weights = weights.mul_(self.left.box.index_select(1, self.geometry.band.shell))
         return values, weights
 
 

@@ -17,6 +17,7 @@ from halfmap.kernels import reference, reference_poses, reference_symmetry
 from halfmap.kernels.evening import Evening
 from halfmap.kernels.insertion import insert_slices_
 from halfmap.kernels.poses import Polished, PolishOptions, PosePrior, Starts, band_arrays, prior_arrays
+from halfmap.kernels.residuals import residual_sums
 from halfmap.kernels.search import BestPoints, best_shift, distinct_peaks
 from halfmap.kernels.symmetry import GroupParts, Lookups, group_parts, lookups_about_z, lookups_free, sharpening
 from halfmap.kernels.threads import for_ranges, set_threads, thread_count
@@ -34,6 +35,7 @@ __all__ = [
     "project_slices",
     "ratio_difference",
     "refine_poses",
+    "residual_sums",
     "set_threads",
     "shell_products",
     "soft_circles",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from halfmap.kernels import reference
 from halfmap.kernels.poses import Samples, band_arrays
-from halfmap.kernels.threads import run_all, thread_count
+from halfmap.kernels.threads import for_ranges, run_all, thread_count
 
 
 def insert_slices_(
@@ -44,7 +44,7 @@ def insert_slices_(
         return
     order = torch.from_numpy(np.lexsort(kxy.T.numpy()))  # rows of constant ky
     used, image = samples.image.unique(return_inverse=True)  # often half of a batch, the other half's quarter set
-    kxy, values, weights = kxy[order], values[used[:, None], order], weights[used[:, None], order]
+    kxy = kxy[order]
     rows = np.flatnonzero(np.diff(kxy[:, 1].numpy(), prepend=np.inf, append=np.inf))
     band = band_arrays(coords[order], kxy)
     index = torch.arange(-band.limit, band.limit + 1, dtype=torch.float64) * turn
@@ -53,12 +53,23 @@ def insert_slices_(
     phases = [torch.view_as_real(table.to(values.dtype).contiguous()).numpy()
               for table in (tables[0][:, band.limit :], tables[1])]
     arguments = (
-        band, rows, torch.view_as_real(values.contiguous()).numpy(), weights.to(real).contiguous().numpy(),
-        image.numpy(), axes.numpy(), *phases, mass.contiguous().numpy(),
+        band, rows, *_taken(values, weights.to(real), used, order), image.numpy(), axes.numpy(), *phases,
+        mass.contiguous().numpy(),
     )  # fmt: skip
     slab = _slab_kernel(kernel)
     run_all([partial(slab, accumulator.numpy(), *arguments, first, last)
              for first, last in pairwise(_slab_edges(accumulator.shape[0], accumulator.numel()))])
+
+
+def _taken(values: Tensor, weights: Tensor, used: Tensor, order: Tensor) -> list[np.ndarray]:
+    """Values [u, k, 2] and weights [u, k] of the images ``used`` [u], with their coefficients in this order [k]."""
+    from halfmap.kernels.numba_insertion import take_range
+
+    given = [torch.view_as_real(values.resolve_conj().contiguous()).numpy(), weights.contiguous().numpy()]
+    found = [np.empty((len(used), *part.shape[1:]), part.dtype) for part in given]
+    where = used.numpy(), order.numpy().astype(np.uint32)
+    for_ranges(lambda i, j: take_range(*found, *given, *where, i, j), len(used))
+    return found
 
 
 def _slab_kernel(kernel: str) -> Callable[..., None]:

@@ -120,6 +120,18 @@ def _add_within(sums, cell, fraction, triple, count, stride_y, stride_z, first, 
 
 
 @njit(nogil=True, cache=True)
+def take_range(out_values, out_weights, values, weights, used, order, start, stop):
+    """out_values[j, k, 2], out_weights[j, k] = values and weights of the image used[j] at its coefficient order[k]
+    (uint32), for j in [start, stop)."""
+    for j in range(start, stop):
+        b = used[j]
+        for k in range(len(order)):
+            out_values[j, k, 0] = values[b, order[k], 0]
+            out_values[j, k, 1] = values[b, order[k], 1]
+            out_weights[j, k] = weights[b, order[k]]
+
+
+@njit(nogil=True, cache=True)
 def insert_slab(accumulator, band, rows, values, weights, image, axes, phase_x, phase_y, mass, z0, z1):
     """Add samples j to the planes z0 <= z < z1 of accumulator[z, y, x, 3] (numerator re, im, weight).
 

@@ -31,7 +31,7 @@ def room_for(limit, dtype):
 
 
 @njit(nogil=True, cache=True, fastmath=True)
-def _phase_table(table, shift, box, centre):
+def phase_table(table, shift, box, centre):
     """table[:, i] = exp(2 pi i (i - centre) shift / box), real and imaginary part."""
     for i in range(table.shape[1]):
         angle = 2.0 * math.pi * (i - centre) * shift / box
@@ -112,8 +112,8 @@ def evaluate(volume, m, band, y, c, rotation, shift, box, prior, room, hessian, 
     cell, fraction, sign, found, rot, phase_x, phase_y, sums = room
     u, v, kx, row, limit = band.u, band.v, band.kx, band.row, band.limit
     rot[:] = rotation
-    _phase_table(phase_x, shift[0], box, 0)
-    _phase_table(phase_y, shift[1], box, limit)
+    phase_table(phase_x, shift[0], box, 0)
+    phase_table(phase_y, shift[1], box, limit)
     sums[:] = 0.0
     freq, centre = rot.dtype.type(2.0 * math.pi / box), rot.dtype.type(m)
     stride_y = 2 * (m + 1)

@@ -62,6 +62,25 @@ def project_slices(volume: Tensor, coords: Tensor, axes: Tensor) -> Tensor:
     return out
 
 
+def residual_sums(
+    volume: Tensor, coords: Tensor, kxy: Tensor, shell: Tensor, box: int, y: Tensor, c: Tensor, weight: Tensor,
+    scale: Tensor, axes: Tensor, shifts: Tensor,
+) -> Tensor:  # fmt: skip
+    """Sums float64 [b, s, 6] over shells, as kernels.residuals.ResidualSums has them one after the other."""
+    angle = shifts @ kxy.double().T * (2 * math.pi / box)
+    data = y * torch.polar(torch.ones_like(angle), angle).to(y.dtype)
+    model = c * project_slices(volume, coords, axes)
+    left = data - scale[:, None] * model
+    product, square = data.real * model.real + data.imag * model.imag, model.real**2 + model.imag**2
+    above = c > 0
+    parts = (weight * (left.real**2 + left.imag**2), weight * square, product * above, product * ~above,
+             square * above, square * ~above)
+    out = torch.zeros(len(c), len(torch.bincount(shell)), 6, dtype=torch.float64, device=c.device)
+    for i, part in enumerate(parts):
+        out[..., i].index_add_(1, shell, part.double())
+    return out
+
+
 def insert_slices_(
     accumulator: Tensor, values: Tensor, weights: Tensor, coords: Tensor, axes: Tensor
 ) -> None:

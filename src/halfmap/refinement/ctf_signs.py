@@ -32,14 +32,6 @@ class SignSums:
         """Nothing counted yet."""
         return SignSums(*torch.zeros(2, 2, dtype=torch.float64))
 
-    @staticmethod
-    def of(ctf: Tensor, product: Tensor, square: Tensor, cross: Tensor, norm: Tensor, present: Tensor) -> SignSums:
-        """Of a batch: ctf [b, k], product and square [b, k]: whitened <image, model> and <model, model> of each
-        coefficient; cross, norm [b]: their sums; present [b]: how far each image counts."""
-        positive = ctf > 0
-        sums = [((part * positive).double().sum(dim=1), every) for part, every in ((product, cross), (square, norm))]
-        return SignSums(*(torch.stack([present @ above, present @ (every - above)]).cpu() for above, every in sums))
-
     def add_(self, other: SignSums) -> None:
         """Count more images."""
         self.cross.add_(other.cross)

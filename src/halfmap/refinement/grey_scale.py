@@ -14,7 +14,6 @@ from torch import Tensor
 
 from halfmap import kernels
 from halfmap.errors import InputError
-from halfmap.expectation.score import shift_phases
 from halfmap.expectation.search import GlobalSearch, Reference, ScaleFit
 from halfmap.fourier.transform import half_volume
 from halfmap.imaging.delocalisation import ProjectedPower
@@ -117,7 +116,8 @@ def _at_poses(reference: Reference, images: BandImages, rotations: Tensor, shift
     k = images.geometry.count(limit)
     y, c = images.whitened(limit)
     band = images.geometry.band
-    slices = kernels.project_slices(reference.volume, images.geometry.coords[:k] * reference.padding, rotations)
-    seen, expected = y * shift_phases(band.kxy[:k], shifts, band.box), c * slices
-    cross = (seen.real * expected.real + seen.imag * expected.imag).double().sum(dim=1)
-    return ScaleFit(cross, (expected.real**2 + expected.imag**2).double().sum(dim=1))
+    sums = kernels.residual_sums(
+        reference.volume, images.geometry.coords[:k] * reference.padding, band.kxy[:k], band.shell[:k], band.box, y, c,
+        c.new_ones(len(c)), rotations, shifts,
+    )  # fmt: skip
+    return ScaleFit(sums.cross.sum(dim=(1, 2)), sums.norm.sum(dim=(1, 2)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -48,32 +47,28 @@ class Residuals:
         present [b], groups [b]: probability of a particle, and optics group; limit: last shell that contrast is
         measured to.
         """
-        geometry = images.geometry
+        geometry, counted = images.geometry, images.counted
         band = geometry.band
-        slices = kernels.project_slices(reference.volume, geometry.coords * reference.padding, found.rotations[:, 0])
-        freq = band.kxy.double() * (2 * math.pi / band.box)
-        angle = (found.shifts[:, 0] @ freq.T).float()
-        model = images.ctf * slices
-        data = images.scored * torch.polar(torch.ones_like(angle), angle)
+        sums = kernels.residual_sums(
+            reference.volume, geometry.coords * reference.padding, band.kxy, band.shell, band.box, images.scored,
+            images.ctf, images.scale, found.rotations[:, 0], found.shifts[:, 0],
+            None if counted is None else counted.weight,
+        )  # fmt: skip
         # Norm and residual count what is left of the model in a masked image.
-        product = (data.conj() * model).real
-        square = images.left_scored(len(band)) * (model.real**2 + model.imag**2)
-        scale = images.scale[:, None]
-        weight = noise = present[:, None]
-        if images.counted is not None:
-            weight, noise = weight * images.counted.weight, noise * images.counted.noise
-        power = (data.real**2 + data.imag**2 - 2 * scale * product + scale**2 * square).double() * weight
+        left = images.left_by_shell().double()
+        power = sums.power - images.scale.double()[:, None] ** 2 * (1 - left) * sums.square
+        power = present.double()[:, None] * images.unmasked(power)
         every = groups.unique().tolist()
         members = [torch.nonzero(groups == group)[:, 0].to(power.device) for group in every]
-        k = geometry.count(limit)
-        sigma2 = images.sigma2[..., :k]
-        white = [part[:, :k] / sigma2 for part in (product, square)]
-        cross, norm = (part.double().sum(dim=1) for part in white)
+        noise = present[:, None] if counted is None else present[:, None] * counted.noise
+        top = geometry.last_shell(limit) + 1
+        sigma2 = images.sigma2_by_shell()[..., :top].double()
+        cross, norm = (part[:, :top] / sigma2[..., None] for part in (sums.cross, sums.norm * left[..., None]))
+        cross, norm = ((present.double()[:, None] * part.sum(dim=1)).cpu() for part in (cross, norm))
         return Residuals(
-            every, [band.shell_sum(images.unmasked(power, rows)).cpu() for rows in members],
+            every, [power[rows].sum(dim=0).cpu() for rows in members],
             [band.shell_sum(noise[rows].double().sum(dim=0).expand(len(band))).cpu() for rows in members],
-            (present * cross).cpu(), (present * norm).cpu(), present.double().cpu(),
-            SignSums.of(images.ctf[:, :k], white[0], white[1], cross, norm, present.double()),
+            cross.sum(dim=1), norm.sum(dim=1), present.double().cpu(), SignSums(cross.sum(dim=0), norm.sum(dim=0)),
         )  # fmt: skip
 
 
