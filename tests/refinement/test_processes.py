@@ -111,6 +111,19 @@ def left_of(group: int) -> list[int]:
     return found
 
 
+def test_a_run_of_many_threads_counts_its_particles_and_starts_others_with_its_own_settings(
+    dataset, refine, monkeypatch, tmp_path
+):
+    def stop(processes, words, advice):
+        raise InputError(f"{processes}: {' '.join(words)}")
+
+    monkeypatch.setattr("halfmap.refinement.refine.shared_out", stop)
+    monkeypatch.setattr("halfmap.refinement.process_layout.LEAST_IMAGES", 90)
+    done = refine(dataset, "--threads", 24, "--ini-high", 30.000000000001, out=tmp_path / "run")
+    given = f"--map {dataset}/initial.mrc --diameter 156 --out {tmp_path}/run --ini-high 30.000000000001 --threads 12"
+    assert done.status == 2 and f"error: 2: refine {dataset}/particles.star {given} --max-it" in done.error, done.error
+
+
 def test_two_processes_that_a_run_starts_give_the_result_of_one_and_resume_takes_as_many(
     dataset, brief, start, resume, monkeypatch, tmp_path
 ):

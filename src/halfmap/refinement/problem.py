@@ -101,9 +101,7 @@ def outlook(settings: RefineSettings) -> Outlook:
     schedule = _schedule_of(settings, grid, symmetry_group(settings.symmetry))
     limits = MemoryLimits(settings.max_memory, settings.sums, settings.batch)
     source, cpu = ParticleSource(table, settings.diameter, settings.batch), torch.device("cpu")
-    return Outlook(
-        len(table), lambda count: plan_memory(limits, source, schedule, _solve_of(settings), cpu, count)
-    )
+    return Outlook(len(table), lambda n: plan_memory(limits, source, schedule, _solve_of(settings), cpu, n))
 
 
 @dataclass(frozen=True)

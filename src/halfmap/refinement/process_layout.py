@@ -71,9 +71,9 @@ def automatic(threads: int, outlook: Outlook) -> Layout:
     wanted = round(threads / EACH)
     worth = min(wanted, max(1, outlook.images // LEAST_IMAGES))
     count = next((n for n in range(worth, 1, -1) if _held_in_memory(outlook.plan(n))), 1)
-    limit = " as memory has room for" if count < worth else " as have images enough" if worth < wanted else ""
+    short = "memory for their sums" if count < worth else f"{LEAST_IMAGES} images each" if worth < wanted else ""
     chosen = f"{count} process{'es' * (count > 1)} of {threads // count} threads"
-    return Layout(count, threads // count, f"{chosen}, as many{limit}" if limit else chosen)
+    return Layout(count, threads // count, f"{chosen}; more would not have {short}" if short else chosen)
 
 
 def _held_in_memory(plan: MemoryPlan) -> bool:

@@ -178,7 +178,7 @@ def _cost(table: ParticleTable, diameter: float, settings: InspectSettings) -> _
     return _Cost(plan, seconds, [
         Fact("memory", f"{plan.words()} ({regulariser}, padding {padding}"
              f"{f'; each of {layout.processes} processes' * (layout.processes > 1)})"),
-        *(Fact("processes", f"on a CPU {why} (--processes)") for why in [layout.why] if why),
+        *(Fact("processes", f"{why}, on a CPU (--processes says otherwise)") for why in [layout.why] if why),
         Fact("time", f"about {total} on {threads} threads, an estimate: {_stages(seconds)}")])
 
 
