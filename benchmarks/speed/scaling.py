@@ -2,10 +2,15 @@
 
 python benchmarks/speed/scaling.py particles.star --map initial.mrc --diameter 170 --out work
     [--particles 500] [--iterations 4] [--processes 64] [--result FILE.json]
+python benchmarks/speed/scaling.py ... --layouts 1x64 2x32 4x16 8x8 16x4
 
-Strong: the same particles refined by one and by two processes. Weak: as many for each process. One thread each, started
-by torchrun. Wall seconds are worth nothing on a machine in company, whose load is written down; the sum of CPU seconds
-tells what the division itself costs.
+With --layouts, for a machine with many cores: the same particles (--particles in all) refined by so many processes of
+so many threads each, and nothing else; wall seconds need the machine for themselves. Writes
+benchmarks/results/layouts.json.
+
+Strong: the same particles refined by one and by two processes. Weak: as many for each process. One thread each. Wall
+seconds are worth nothing on a machine in company, whose load is written down; the sum of CPU seconds tells what the
+division itself costs.
 
 The model, for N processes, boxes B and particles P, in one local iteration and the final one, which inserts all
 shells: four quarter sets of 12 (2m+1)^2 (m+1) bytes, m = 2 (L + 1) + 2 for the last shell L that is inserted, are
@@ -55,6 +60,7 @@ class Run:
     kind: str
     processes: int
     particles: int
+    threads: int
     expectation: float
     gather: float
     solve: float
@@ -62,23 +68,22 @@ class Run:
     cpu: float
 
 
-def refined(kind: str, processes: int, count: int, options: argparse.Namespace) -> Run:
-    """Refine ``count`` particles with so many processes."""
+def refined(kind: str, processes: int, count: int, options: argparse.Namespace, threads: int = 1) -> Run:
+    """Refine ``count`` particles with so many processes of so many threads."""
     star, _ = subset(options.particles_file, str(count), 0, options.out)
-    out = options.out / f"{kind}_{processes}"
+    out = options.out / f"{kind}_{processes}x{threads}"
     if out.exists():
         shutil.rmtree(out)
     words: list[str | Path] = ["-m", "halfmap", "refine", star, "--map", options.map, "--diameter",
-                               str(options.diameter), "--out", out, "--threads", "1", "--max-iterations",
-                               str(options.iterations)]
-    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    run_measured([sys.executable, *(start if processes > 1 else []), *words], options.out / f"{kind}_{processes}.log")
+                               str(options.diameter), "--out", out, "--threads", str(processes * threads),
+                               "--processes", str(processes), "--max-iterations", str(options.iterations)]
+    run_measured([sys.executable, *words], out.with_suffix(".log"))
     rows = [json.loads(line) for line in (out / "iterations.jsonl").read_text().splitlines()]
 
     def total(*stages: str) -> float:
         return sum(row["seconds"].get(stage, 0.0) for row in rows for stage in stages)
 
-    return Run(kind, processes, count, total("read", "search", "insert"), total("gather"), total("solve"),
+    return Run(kind, processes, count, threads, total("read", "search", "insert"), total("gather"), total("solve"),
                total("total"), sum(row["cpu_seconds"] for row in rows))
 
 
@@ -116,9 +121,9 @@ def modelled(box: int, particles: int, processes: int, speed: Speed) -> dict[str
 
 def show_runs(runs: list[Run]) -> None:
     """The measured runs as a table."""
-    shown([(f"{run.kind}, {run.processes} x {run.particles // run.processes}",
+    shown([(f"{run.kind}, {run.processes} x {run.particles // run.processes}, {run.threads} threads each",
             [run.expectation, run.gather, run.solve, run.wall, run.cpu], ".2f") for run in runs],
-          ["images s", "gather s", "solve s", "wall s", "CPU s"], "Measured: all iterations, one thread a process")
+          ["images s", "gather s", "solve s", "wall s", "CPU s"], "Measured: all iterations")
 
 
 def show_model(rows: list[dict[str, Any]], processes: int) -> None:
@@ -143,11 +148,19 @@ def main() -> None:
     parser.add_argument("--particles", type=int, default=500, help="of each process in the weak scaling")
     parser.add_argument("--iterations", type=int, default=4)
     parser.add_argument("--processes", type=int, default=64, help="of the model")
-    parser.add_argument("--result", type=Path, default=RESULTS / "scaling.json")
+    parser.add_argument("--layouts", nargs="+", metavar="PROCESSESxTHREADS")
+    parser.add_argument("--result", type=Path)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     record = circumstances()
     count = options.particles
+    if options.layouts:
+        layouts = [[int(part) for part in layout.split("x")] for layout in options.layouts]
+        runs = [refined("layout", processes, count, options, threads) for processes, threads in layouts]
+        show_runs(runs)
+        record |= {"load_after": os.getloadavg()[0], "runs": runs}
+        write_record(options.result or RESULTS / "layouts.json", record)
+        return
     runs = [refined("small", 1, count, options), refined("large", 1, 2 * count, options),
             refined("large", 2, 2 * count, options)]
     show_runs(runs)
@@ -158,7 +171,7 @@ def main() -> None:
     speed = measured_speed(THREADS)
     rows = [modelled(box, particles, options.processes, speed) for box in BOXES for particles in PARTICLES]
     show_model(rows, options.processes)
-    write_record(options.result, record | {
+    write_record(options.result or RESULTS / "scaling.json", record | {
         "load_after": os.getloadavg()[0], "runs": runs, "efficiency": ratios, "model": rows,
         "threads_of_a_process": THREADS, "processes_of_a_machine": ON_MACHINE})
 

@@ -182,7 +182,7 @@ def to_command(settings: object, program: str) -> str:
         elif field.metadata.get("positional"):
             words.append(str(value))
         else:
-            options += [flag(field), f"{value:.10g}" if isinstance(value, float) else str(value)]
+            options += [flag(field), repr(value).removesuffix(".0") if isinstance(value, float) else str(value)]
     return shlex.join(words + options)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from halfmap import __version__
 from halfmap.errors import InputError
 from halfmap.options import OptionParser
-from halfmap.runtime import distributed
+from halfmap.runtime import company, distributed
 from halfmap.runtime.interrupts import second_interrupt_ends
 
 
@@ -114,6 +114,7 @@ def parser_for(command: str | None) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line. Returns the exit status: the command's own or 0, 2 for a user's mistake, 130 for Ctrl-C."""
     words = list(sys.argv[1:] if argv is None else argv)
+    company.follow()
     with second_interrupt_ends(), distributed.one_voice():
         status = _run(words)
     if status != 0:

@@ -26,7 +26,8 @@ def refine_options(parser: argparse.ArgumentParser) -> None:
     parser.usage = "halfmap refine particles.star --map map.mrc --diameter A --out folder [options]"
     parser.epilog = ("RELION's spellings (--i --ref --o --sym --particle_diameter --ini_high "
                      "--solvent_mask --flatten_solvent --low_resol_join_halves --pad --j --random_seed) are "
-                     "accepted too; for its other refinement options a note says what is done instead.")
+                     "accepted too; for its other refinement options a note says what is done instead. There is no "
+                     "mpirun: --j is the number of threads of all --processes together.")
 
 
 def run_refine(arguments: argparse.Namespace) -> None:
@@ -61,7 +62,8 @@ def _reports(settings: RefineSettings, out: Path) -> Callable[..., Path]:
 
 def resume_options(parser: argparse.ArgumentParser) -> None:
     add_options(parser, ResumeSettings)
-    parser.usage = "halfmap resume RUN [--threads N] [--data-dir folder] [--max-memory GB] [--scratch folder]"
+    parser.usage = ("halfmap resume RUN [--threads N] [--processes N] [--data-dir folder] [--max-memory GB]\n"
+                    "                          [--scratch folder]")
     parser.epilog = "All other settings are those that the run was begun with, and cannot be changed."
 
 

@@ -44,7 +44,8 @@ TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # what replaced_atomically leaves whe
 @dataclass(frozen=True)
 class Origin:
     """How a run began: settings, the limits that its memory plan keeps to, time, working folder, kind of device, the
-    rows [b] of the particle file that it uses, the grid of its maps, and the files that it reads."""
+    rows [b] of the particle file that it uses, the grid of its maps, and the files that it reads. processes: the number
+    on its machine, if it started them itself (0: torchrun did)."""
 
     settings: RefineSettings
     limits: MemoryLimits
@@ -54,6 +55,7 @@ class Origin:
     rows: np.ndarray
     grid: Grid
     inputs: Inputs
+    processes: int
 
 
 @dataclass

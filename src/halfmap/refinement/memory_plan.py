@@ -205,15 +205,15 @@ def planned(demand: Demand, available: int, sums: str = "auto") -> MemoryPlan:
     return next((plan for plan in plans if plan.peak <= available), plans[-1])
 
 
-def checked(plan: MemoryPlan, begun: bool = False) -> MemoryPlan:
+def checked(plan: MemoryPlan, begun: bool = False, processes: int = 1) -> MemoryPlan:
     """The plan, if it fits. Otherwise raises InputError, which says what would fit.
 
-    begun: whether it is that of a run that goes on, whose settings stay.
+    begun: whether it is that of a run that goes on, whose settings stay. processes: how many share the machine.
     """
     if plan.peak <= plan.available:
         return plan
     demand = plan.demand
-    remedies = []
+    remedies = [f"take fewer than {processes} processes on this machine"] if processes > 1 else []
     if not begun and not plan.on_disk and planned(demand, plan.available, "disk").peak <= plan.available:
         remedies.append("--sums disk fits")
     if not begun and demand.padding > 1:

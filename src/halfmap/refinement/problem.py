@@ -39,6 +39,7 @@ from halfmap.refinement.preflight import (
     read_particles,
     read_reference,
 )
+from halfmap.refinement.process_layout import Outlook
 from halfmap.refinement.quarter_sets import random_part
 from halfmap.refinement.relaxed_symmetry import alike_at_start, mates_of
 from halfmap.refinement.schedule import Schedule, subsets_of
@@ -98,6 +99,19 @@ class Problem:
         return self.model.symmetry.device
 
 
+def outlook(settings: RefineSettings) -> Outlook:
+    """What decides how many processes a machine gives to a refinement on the CPU: its tables and headers are read.
+
+    Raises InputError as `prepared` does for these.
+    """
+    table = read_particles(particle_input(settings)).table
+    grid = read_reference(settings.map, table, settings.diameter).grid
+    schedule = _schedule_of(settings, grid, symmetry_group(settings.symmetry))
+    limits = MemoryLimits(settings.max_memory, settings.sums, settings.batch)
+    source, cpu = ParticleSource(table, settings.diameter, settings.batch), torch.device("cpu")
+    return Outlook(len(table), lambda n: plan_memory(limits, source, schedule, _solve_of(settings), cpu, n))
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A refinement that can begin: problem, first state, what was found in the images, and notes for the user."""
@@ -127,7 +141,7 @@ def prepared(
     limits = MemoryLimits(settings.max_memory, settings.sums, settings.batch)
     problem = _described(settings, source, start.grid, symmetry.to(device), method, limits, ranks)
     if device.type == "cpu":
-        checked(problem.memory)
+        checked(problem.memory, processes=ranks.on_machine)
     kept = settings.max_iterations if settings.keep_iterations else 0
     notes = [note for note in (start.note, *method.notes, *state_sentences(table)) if note]
     if settings.relax_symmetry is not None:
@@ -173,7 +187,7 @@ def prepared_again(
     source = ParticleSource(table, settings.diameter, limits.batch, files)
     problem = _described(settings, source, origin.grid, symmetry.to(device), method, limits, ranks)
     if device.type == "cpu":
-        checked(problem.memory, begun=True)
+        checked(problem.memory, begun=True, processes=ranks.on_machine)
     return problem
 
 
@@ -244,23 +258,30 @@ def _start_of(settings: RefineSettings, read: Reference, symmetry: Tensor, metho
     return replace(start, findings=found)
 
 
+def _schedule_of(settings: RefineSettings, grid: Grid, symmetry: Tensor) -> Schedule:
+    mates = mates_of(settings.relax_symmetry, settings.symmetry)
+    return Schedule(
+        grid.box, grid.pixel_size, settings.diameter, symmetry, settings.ini_high, _finest_shell(settings, grid),
+        settings.search, settings.local_from, settings.offset_range, settings.angular_step,
+        max(MODES, min(MOST_MODES, len(mates))), settings.max_iterations, settings.posterior, mates,
+    )  # fmt: skip
+
+
+def _solve_of(settings: RefineSettings) -> SolveMethod:
+    return SolveMethod(
+        needs_of(settings.regulariser, settings.ss_parameters), settings.padding, settings.join_halves is not None,
+        mask_anywhere=settings.mask is not None and settings.flatten_solvent,
+    )  # fmt: skip
+
+
 def _described(
     settings: RefineSettings, source: ParticleSource, grid: Grid, symmetry: Tensor, method: _Method,
     limits: MemoryLimits, ranks: Ranks,
 ) -> Problem:  # fmt: skip
     """The problem, with a memory plan that may not fit. symmetry: operators [o, 3, 3], where maps shall be."""
     device = symmetry.device
-    mates = mates_of(settings.relax_symmetry, settings.symmetry)
-    schedule = Schedule(
-        grid.box, grid.pixel_size, settings.diameter, symmetry.cpu(), settings.ini_high, _finest_shell(settings, grid),
-        settings.search, settings.local_from, settings.offset_range, settings.angular_step,
-        max(MODES, min(MOST_MODES, len(mates))), settings.max_iterations, settings.posterior, mates,
-    )  # fmt: skip
-    solve = SolveMethod(
-        needs_of(settings.regulariser, settings.ss_parameters), settings.padding, settings.join_halves is not None,
-        mask_anywhere=settings.mask is not None and settings.flatten_solvent,
-    )  # fmt: skip
-    memory = plan_memory(limits, source, schedule, solve, device, ranks.on_machine)
+    schedule = _schedule_of(settings, grid, symmetry.cpu())
+    memory = plan_memory(limits, source, schedule, _solve_of(settings), device, ranks.on_machine)
     limits = limits.under(memory)
     on_disk = limits.sums == "disk" and device.type == "cpu"
     model = ImagingModel(

@@ -7,6 +7,7 @@ checkpoints.py). Its expectation step is em.py, its maximisation step the regula
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -27,7 +28,8 @@ from halfmap.refinement import em
 from halfmap.refinement.checkpoints import Checkpoints, Course, Origin
 from halfmap.refinement.input_files import Inputs
 from halfmap.refinement.outputs import Record, RunFolder
-from halfmap.refinement.problem import Problem, device_named, files_read, prepared
+from halfmap.refinement.problem import Problem, device_named, files_read, outlook, prepared
+from halfmap.refinement.process_layout import laid_out
 from halfmap.refinement.records import Step, progressed, record, what_crosses
 from halfmap.refinement.schedule import Plan
 from halfmap.refinement.shared_work import (
@@ -45,7 +47,7 @@ from halfmap.refinement.state import State
 from halfmap.refinement.told import findings_in, summed_up, tell
 from halfmap.refinement.verdict import verdict
 from halfmap.regularisation.protocol import HalfSets
-from halfmap.runtime.distributed import joined
+from halfmap.runtime.distributed import joined, shared_out
 from halfmap.runtime.log import RunLog
 from halfmap.runtime.progress import Progress
 from halfmap.runtime.stopwatch import NOTHING, CostMeter, Stopwatch
@@ -216,8 +218,16 @@ def refine(settings: RefineSettings, report: Report | None = None) -> State:
     """
     started = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
     gpu = device_named(settings.device).type == "cuda"
-    with joined(gpu, partial(how_to_go_on, settings.out)) as ranks, Progress() as progress, StackFiles() as files:
-        share_cores(settings.threads, ranks)
+    layout = laid_out(settings.processes, settings.threads, gpu, partial(outlook, settings))
+    advice = partial(how_to_go_on, settings.out)
+    assistant = command_line(replace(settings, processes=0, threads=layout.threads))
+    with (
+        shared_out(layout.processes, shlex.split(assistant)[1:], advice),
+        joined(gpu, advice) as ranks,
+        Progress() as progress,
+        StackFiles() as files,
+    ):
+        share_cores(layout.threads, ranks)
         ready = prepared(settings, progress, ranks, files)
         problem, state = ready.problem, ready.state
         checkpoints = Checkpoints(settings.out, settings.checkpoint_minutes, rank=ranks.rank, world=ranks.world)
@@ -226,14 +236,15 @@ def refine(settings: RefineSettings, report: Report | None = None) -> State:
                 return assist(problem, state, checkpoints)
         table = problem.source.table
         origin = Origin(settings, problem.limits, started, Path.cwd(), problem.device.type, table.rows, problem.grid,
-                        Inputs.of(files_read(settings), table, files))
+                        Inputs.of(files_read(settings), table, files),
+                        layout.processes if ranks.world == layout.processes else 0)
         with checkpoints.held("halfmap refine"), RunLog(settings.out / "log.txt", progress) as log:
             folder = RunFolder(settings.out, problem.model.pixel_size, settings.keep_iterations)
             log.begin(__version__, command_line(settings))
             if ready.inspected.rejected is not None:
                 write_star(folder.path / "rejected.star", ready.inspected.rejected)
             tell([], ready.inspected.findings, log)
-            for note in ready.notes:
+            for note in [*ready.notes, *filter(None, [layout.why])]:
                 log.notice(note)
             course = Course(origin, state, findings=ready.inspected.findings)
             del state, ready  # their maps would lie in memory to the end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from contextlib import chdir, nullcontext, suppress
 from dataclasses import fields, replace
@@ -13,15 +14,18 @@ import torch
 
 from halfmap import __version__
 from halfmap.errors import InputError
+from halfmap.kernels.threads import available_cores
+from halfmap.options import to_command
 from halfmap.particles.stack_files import StackFiles
-from halfmap.refinement.checkpoints import Checkpoints, Course
+from halfmap.refinement.checkpoints import Checkpoints, Course, Origin
 from halfmap.refinement.outputs import RunFolder
-from halfmap.refinement.problem import Problem, device_named, prepared_again
+from halfmap.refinement.problem import Problem, device_named, outlook, prepared_again
+from halfmap.refinement.process_layout import Layout, laid_out
 from halfmap.refinement.refine import Outputs, Report, iterate
 from halfmap.refinement.shared_work import assist, how_to_go_on, share_cores
 from halfmap.refinement.state import State
 from halfmap.runtime.checkpoint import library_versions
-from halfmap.runtime.distributed import joined
+from halfmap.runtime.distributed import joined, shared_out, world
 from halfmap.runtime.log import RunLog
 from halfmap.runtime.progress import Progress
 from halfmap.settings.commands import to_toml
@@ -39,10 +43,15 @@ def resume(wanted: ResumeSettings, reports: Callable[[RefineSettings], Report] |
     checkpoints = Checkpoints(wanted.run, 1.0, device_named("auto"))
     if not checkpoints.exist:
         raise InputError(f"{wanted.run}: holds no checkpoint to go on from; refine anew with `halfmap refine`")
-    # With a GPU the checkpoint is read twice: tensors go to a GPU only once the processes have shared them out.
-    gpu = device_named("auto").type == "cuda" and Checkpoints(wanted.run, 1.0).load()[0].origin.device == "cuda"
+    # The checkpoint is read twice: tensors go to a GPU only once the processes have shared them out.
+    begun = Checkpoints(wanted.run, 1.0).load()[0].origin
+    gpu = device_named("auto").type == "cuda" and begun.device == "cuda"
+    layout = _layout(wanted, begun, gpu)
+    advice = partial(how_to_go_on, wanted.run)
+    assistant = to_command(replace(wanted, processes=None, threads=layout.threads), "halfmap resume")
     with (
-        joined(gpu, partial(how_to_go_on, wanted.run)) as ranks,
+        shared_out(layout.processes, shlex.split(assistant)[1:], advice),
+        joined(gpu, advice) as ranks,
         checkpoints.held("halfmap resume") if ranks.first else nullcontext(),
         Progress() as progress,
         StackFiles() as files,
@@ -53,7 +62,7 @@ def resume(wanted: ResumeSettings, reports: Callable[[RefineSettings], Report] |
         settings = replace(origin.settings, out=wanted.run, **_given(wanted))
         checkpoints.interval = 60 * settings.checkpoint_minutes
         checkpoints.rank, checkpoints.world = ranks.rank, ranks.world
-        share_cores(settings.threads, ranks)
+        share_cores(layout.threads, ranks)
         with _in(origin.working_folder):
             origin.inputs.check_files()
             problem = prepared_again(settings, origin, course.state, _device(origin.device), ranks, files)
@@ -69,12 +78,25 @@ def resume(wanted: ResumeSettings, reports: Callable[[RefineSettings], Report] |
                 log.begin(__version__, f"halfmap resume {wanted.run}")
                 log.notice(f"{wanted.run}: goes on after iteration {course.state.iteration}")
                 log.notice(problem.memory.sentence())
+                if layout.why:
+                    log.notice(layout.why)
                 for note in _differences(libraries) + _planned_otherwise(course, problem, checkpoints):
                     log.notice(note)
                 report = reports(origin.settings) if reports is not None else None
                 with checkpoints.resumable():
                     iterate(problem, course, Outputs(folder, checkpoints, log, progress, report))
     return course.state
+
+
+def _layout(wanted: ResumeSettings, begun: Origin, gpu: bool) -> Layout:
+    """As many processes as the run began with, if there are threads for them, unless another number is wanted."""
+    settings = replace(begun.settings, out=wanted.run, **_given(wanted))
+    processes = wanted.processes
+    if processes is None:
+        most = settings.threads or available_cores()
+        processes = 0 if gpu or world() > 1 else min(begun.processes, most)
+    with _in(begun.working_folder):
+        return laid_out(processes, settings.threads, gpu, partial(outlook, settings))
 
 
 def _given(wanted: ResumeSettings) -> dict[str, Any]:

@@ -1,9 +1,10 @@
-"""Several processes of one job, as torchrun starts them: the only place that knows torch.distributed.
+"""Several processes of one job: the only place that knows torch.distributed.
 
-A process that runs alone starts and imports nothing. In a job of several, tensors of the CPU travel by gloo, those of a
-GPU by nccl. A thread of each process (`_watch`) tells the others that it lives. Where a process is gone, the others end
-within two minutes, and one of them says so in one line. Collectives themselves may wait as long as it takes, because
-one process works alone while maps are made.
+They are started by torchrun, or on one machine by the first of them (`shared_out`), which tells the others what
+torchrun would. A process that runs alone starts and imports nothing. In a job of several, tensors of the CPU travel by
+gloo, those of a GPU by nccl. A thread of each process (`_watch`) tells the others that it lives. Where a process is
+gone, the others end within two minutes, and one of them says so in one line. Collectives themselves may wait as long as
+it takes, because one process works alone while maps are made.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +23,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from halfmap.errors import InputError
+from halfmap.runtime.company import Company
 from halfmap.runtime.interrupts import SHOW_CURSOR
 
 if TYPE_CHECKING:
@@ -31,6 +34,7 @@ LOST = 60.0  # a process that gives no sign of life for so many seconds counts a
 STORE_ANSWERS = timedelta(seconds=10)  # a store that does not answer within this time counts as gone
 JOINING = timedelta(minutes=10)  # the time that all processes have to find one another
 PATIENCE = timedelta(days=7)  # timeout of a collective: the watch notices processes that are gone much earlier
+INTERRUPTED = 130  # exit status after Ctrl-C
 SET_BY_TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 GONE = ("another process of this job ended or cannot be reached; what it said, or the system's log (out of memory?), "
         "says why")
@@ -38,9 +42,12 @@ TOLD_TO_END = "this job was told to end (SIGTERM): another process of it failed,
 
 T = TypeVar("T")
 
+_voice: bool | None = None  # whether this process speaks for its job, once it has asked
+_company = Company()  # the processes of this job that this one started
+
 
 def world() -> int:
-    """Number of processes in this job, from torchrun; 1 without it."""
+    """Number of processes in this job, from the environment; 1 outside of one."""
     return int(os.environ["WORLD_SIZE"]) if all(name in os.environ for name in SET_BY_TORCHRUN) else 1
 
 
@@ -52,8 +59,7 @@ def rank() -> int:
 @contextmanager
 def one_voice() -> Iterator[None]:
     """Within the block only the first process prints to stdout, and torch prints no traces of its own network."""
-    if world() > 1:
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch reads it when it is imported
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch reads it when it is imported
     if rank() == 0:
         yield
         return
@@ -62,9 +68,14 @@ def one_voice() -> Iterator[None]:
 
 
 def speaks() -> bool:
-    """Whether this process is the one that says why the job ends. The first process that asks is."""
-    if world() == 1:
-        return True
+    """Whether this process is the one that says why the job ends. The first process that asks is, and it stays so."""
+    global _voice
+    if _voice is None and world() > 1:
+        _voice = _asked_first()
+    return _voice is not False
+
+
+def _asked_first() -> bool:
     joined_before = _store.cache_info().currsize > 0
     if not joined_before and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return rank() == 0  # no process serves the store yet
@@ -80,7 +91,7 @@ def leave(status: int) -> None:
     torch's own threads may still hold tensors of a collective that failed. When they let go of them they ask for
     Python, and while Python takes itself down that aborts the process ("terminate called"). So it is not taken down.
     """
-    if world() == 1:
+    if world() == 1 and _voice is None:
         return
     sys.stdout.flush()
     sys.stderr.flush()
@@ -169,6 +180,44 @@ class Ranks:
 
 
 ALONE = Ranks()
+
+
+@contextmanager
+def shared_out(processes: int, words: Sequence[str], advice: Callable[[], str]) -> Iterator[None]:
+    """Within the block this process is the first of so many on its machine. It starts the others, with the command line
+    ``words`` of halfmap, and serves the store by which they find one another.
+
+    None of them is left after the block. One process needs no others, and nothing is done. advice: as in `joined`.
+    """
+    global _voice
+    if processes == 1:
+        yield
+        return
+    import torch.distributed as dist
+
+    stores: Any = dist
+    served = stores.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    job = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "RANK": 0, "LOCAL_RANK": 0,
+           "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": served.port,
+           "TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RESTART_COUNT": 0}
+    told = {name: str(value) for name, value in job.items()}
+    told |= {"GLOO_SOCKET_IFNAME": name for _, name in socket.if_nameindex() if name in ("lo", "lo0")}  # noqa: B035
+    before, _voice = {name: os.environ.get(name) for name in told}, None
+    os.environ.update(told)
+    try:
+        for number in map(str, range(1, processes)):
+            _company.start(words, os.environ | {"RANK": number, "LOCAL_RANK": number},
+                           lambda status: _end(GONE, advice, INTERRUPTED if status == INTERRUPTED else 2))
+        yield
+        _company.end(LOST)
+    except BaseException:
+        speaks()  # before the others are told to end: what they would say of that is not why
+        raise
+    finally:
+        _company.end()
+        _store.cache_clear()
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 @contextmanager
@@ -285,10 +334,11 @@ def _watch(ranks: Ranks, store: Any, advice: Callable[[], str], signals: int, st
                      "network is down", advice)
 
 
-def _end(why: str, advice: Callable[[], str]) -> NoReturn:
+def _end(why: str, advice: Callable[[], str], status: int = 2) -> NoReturn:
     """End this process, whatever it waits for, and say why unless another process does."""
     if speaks():
         print(f"halfmap: error: {why}. {advice()}".rstrip(), file=sys.stderr, flush=True)
         if sys.stdout.isatty():
             os.write(sys.stdout.fileno(), SHOW_CURSOR.encode())
-    os._exit(2)
+    _company.end()
+    os._exit(status)

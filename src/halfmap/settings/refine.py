@@ -39,7 +39,11 @@ class RefineSettings(RegulariserOptions, ImageOptions):
     ini_high: float = field(default=30.0, metadata={
         "help": "low-pass filter of the initial map", "unit": "A", "above": 0, "aliases": ("--ini_high",)})
     threads: int = field(default=0, metadata={
-        "help": "CPU threads of a process, 0 for all cores", "at_least": 0, "aliases": ("--j",)})
+        "help": "CPU threads of the run on this machine, 0 for all cores; under torchrun, of each process",
+        "at_least": 0, "aliases": ("--j",)})
+    processes: int = field(default=0, metadata={
+        "help": "processes of the run on this machine, which divide images and threads; 0: one up to 12 threads, else "
+                "one for about 8 if there are 1,000 images and memory for each", "at_least": 0})
     device: str = field(default="auto", metadata={
         "help": "where to compute; auto takes a GPU if there is one", "choices": ("auto", "cpu", "cuda")})
     data_dir: Path | None = field(default=None, metadata={

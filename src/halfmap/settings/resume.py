@@ -21,6 +21,9 @@ class ResumeSettings:
     threads: int | None = field(default=None, metadata={
         "help": "CPU threads, 0 for all cores; the result is the same", "at_least": 0, "none": "as before",
         "aliases": ("--j",)})
+    processes: int | None = field(default=None, metadata={
+        "help": "processes on this machine, 0 for automatic; another number starts the iteration under way anew",
+        "at_least": 0, "none": "as before"})
     data_dir: Path | None = field(default=None, metadata={
         "help": "folder that the image paths start from, if the images were moved", "short": "folder",
         "none": "as before"})

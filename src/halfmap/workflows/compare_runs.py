@@ -23,7 +23,7 @@ from halfmap.settings.regularisers import PREFIXES
 from halfmap.workflows.half_map_pair import require_same_grid
 
 # Settings that say where and how a run was computed, not what it computed.
-ELSEWHERE = ("out", "threads", "device", "batch", "keep_iterations", "data_dir")
+ELSEWHERE = ("out", "threads", "processes", "device", "batch", "keep_iterations", "data_dir")
 
 
 @dataclass(frozen=True)

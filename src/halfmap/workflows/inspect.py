@@ -34,6 +34,7 @@ from halfmap.particles.star import read_star
 from halfmap.particles.table import ParticleTable
 from halfmap.refinement.memory_plan import MemoryPlan, checked, demand_of, planned
 from halfmap.refinement.outputs import read_records
+from halfmap.refinement.process_layout import Outlook, automatic
 from halfmap.refinement.run_time import Task, estimated_seconds, measured_speed
 from halfmap.refinement.schedule import Schedule, subsets_of
 from halfmap.refinement.told import spells
@@ -168,12 +169,16 @@ def _cost(table: ParticleTable, diameter: float, settings: InspectSettings) -> _
     largest = int(np.argmax([one.box for one in table.optics]))
     image_box, batch = table.optics[largest].box, min(len(table), source.batch_size(largest))
     padding, regulariser = settings.padding or 2, settings.regulariser or "uniform"
-    plan = planned(demand_of(schedule, padding, image_box, batch, regulariser), allowance(settings.max_memory))
-    threads = kernels.thread_count()
+    demand, threads = demand_of(schedule, padding, image_box, batch, regulariser), kernels.thread_count()
+    outlook = Outlook(len(table), lambda count: planned(demand, allowance(settings.max_memory, count)))
+    layout = automatic(threads, outlook)
+    plan = outlook.plan(layout.processes)
     seconds = estimated_seconds(Task(len(table), image_box, padding, schedule, plan), measured_speed(threads))
     total = _duration(sum(seconds.values()))
     return _Cost(plan, seconds, [
-        Fact("memory", f"{plan.words()} ({regulariser}, padding {padding})"),
+        Fact("memory", f"{plan.words()} ({regulariser}, padding {padding}"
+             f"{f'; each of {layout.processes} processes' * (layout.processes > 1)})"),
+        *(Fact("processes", f"{why}, on a CPU (--processes says otherwise)") for why in [layout.why] if why),
         Fact("time", f"about {total} on {threads} threads, an estimate: {_stages(seconds)}")])
 
 

@@ -137,7 +137,7 @@ def subset_settings(base: RefineSettings, regulariser: str, star: Path, out: Pat
     }
     return dataclasses.replace(
         base, **usual, regulariser=regulariser, particles=star, out=out, data_dir=None, passthrough=None,
-        strip_prefix=None, resplit=False, threads=threads, keep_iterations=False, invert_contrast=False,
+        strip_prefix=None, resplit=False, threads=threads, processes=0, keep_iterations=False, invert_contrast=False,
     )  # fmt: skip
 
 
