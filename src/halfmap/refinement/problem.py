@@ -47,6 +47,7 @@ from halfmap.refinement.start import Placed, Wanted, placed
 from halfmap.refinement.state import PoseTable, State
 from halfmap.regularisation.protocol import Regulariser
 from halfmap.regularisation.registry import regulariser_named
+from halfmap.runtime.device import device_named
 from halfmap.runtime.distributed import ALONE, Ranks
 from halfmap.runtime.progress import Progress
 from halfmap.runtime.scratch import Scratch
@@ -88,9 +89,7 @@ class Problem:
 
     def chosen(self, images: int | None, half: int, members: Tensor) -> Tensor:
         """Those of the ``members`` [m] of a half set that are used when ``images`` of both are (None: all)."""
-        if images is None:
-            return members
-        share = images / len(self.source.table)
+        share = 1.0 if images is None else images / len(self.source.table)
         return random_part(members, share, self.source.pieces, self.seed * 2 + half)
 
     @property
@@ -189,15 +188,6 @@ def prepared_again(
     if device.type == "cpu":
         checked(problem.memory, begun=True, processes=ranks.on_machine)
     return problem
-
-
-def device_named(name: str) -> torch.device:
-    """The device of that name (auto: a GPU if there is one). Raises InputError where there is no such device."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: no GPU that this torch can use; take --device cpu")
-    return torch.device(name)
 
 
 def particle_input(settings: RefineSettings) -> ParticleInput:

@@ -28,7 +28,7 @@ from halfmap.refinement import em
 from halfmap.refinement.checkpoints import Checkpoints, Course, Origin
 from halfmap.refinement.input_files import Inputs
 from halfmap.refinement.outputs import Record, RunFolder
-from halfmap.refinement.problem import Problem, device_named, files_read, outlook, prepared
+from halfmap.refinement.problem import Problem, files_read, outlook, prepared
 from halfmap.refinement.process_layout import laid_out
 from halfmap.refinement.records import Step, progressed, record, what_crosses
 from halfmap.refinement.schedule import Plan
@@ -47,6 +47,7 @@ from halfmap.refinement.state import State
 from halfmap.refinement.told import findings_in, summed_up, tell
 from halfmap.refinement.verdict import verdict
 from halfmap.regularisation.protocol import HalfSets
+from halfmap.runtime.device import device_named
 from halfmap.runtime.distributed import joined, shared_out
 from halfmap.runtime.log import RunLog
 from halfmap.runtime.progress import Progress

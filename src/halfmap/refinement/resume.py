@@ -19,12 +19,13 @@ from halfmap.options import to_command
 from halfmap.particles.stack_files import StackFiles
 from halfmap.refinement.checkpoints import Checkpoints, Course, Origin
 from halfmap.refinement.outputs import RunFolder
-from halfmap.refinement.problem import Problem, device_named, outlook, prepared_again
+from halfmap.refinement.problem import Problem, outlook, prepared_again
 from halfmap.refinement.process_layout import Layout, laid_out
 from halfmap.refinement.refine import Outputs, Report, iterate
 from halfmap.refinement.shared_work import assist, how_to_go_on, share_cores
 from halfmap.refinement.state import State
 from halfmap.runtime.checkpoint import library_versions
+from halfmap.runtime.device import device_named
 from halfmap.runtime.distributed import joined, shared_out, world
 from halfmap.runtime.log import RunLog
 from halfmap.runtime.progress import Progress
