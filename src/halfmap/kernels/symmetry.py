@@ -86,6 +86,26 @@ def kept_axes(turns: Tensor) -> Tensor:
     return turns.abs().sum(2) < 1 + _KEPT
 
 
+def orbit_images(on_grid: Tensor, side: int) -> Tensor:
+    """Where the elements [h, 3, 3] that map the grid onto itself move points (x, y, z) of a half volume: int64 [h, 6].
+
+    The first three numbers times the point are the x of its image, the last three the image's place in the array
+    [z, y, x] (z and y of ``side`` points), counted from that of the origin. Where x is negative, the mate is stored,
+    at the place of the other sign.
+    """
+    width = (side + 1) // 2
+    strides = torch.tensor([1, width, width * side])
+    return torch.cat([on_grid[:, 0], strides @ on_grid], dim=1)
+
+
+def mean_by_square(mean: Tensor, reach: float) -> Tensor:
+    """The mean [r] at every squared distance [q^2] up to reach^2: linear between its entries, 0 beyond them."""
+    r = torch.arange(int(reach * reach) + 2, dtype=torch.float64).sqrt()
+    low, last = r.floor().long(), len(mean) - 1
+    value = mean[low.clamp(max=last)] * (1 - (r - low)) + mean[(low + 1).clamp(max=last)] * (r - low)
+    return torch.where(low < last, value, 0)
+
+
 def lookups_about_z(turns: Tensor) -> Lookups:
     """One value for every turn [c, 3, 3], from sums sharpened along x and y."""
     return Lookups(turns, turns.new_zeros(len(turns), 3), turns.new_ones(len(turns)))
