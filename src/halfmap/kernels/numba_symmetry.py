@@ -122,7 +122,8 @@ def spread_orbits(sums, images, radius, z0, z1):
                 y, z = yi - m, zi - m
                 stop = _last_x(y, z, radius, m) + 1
                 sums[zi, yi, max(xb, stop) : xb + ORBIT_BLOCK] = 0.0
-                for i in range(_first_points(found, images, y, z, xb, min(xb + ORBIT_BLOCK, stop), width)):
+                last = min(xb + ORBIT_BLOCK, stop) if images.shape[0] > 1 else min(1, stop)
+                for i in range(_first_points(found, images, y, z, xb, last, width)):
                     re, im, weight = sums[zi, yi, found[i]]
                     _write_orbit(flat, images, found[i], y, z, found[i] + y * width + z * width * side, centre, re, im, weight)
 
