@@ -11,6 +11,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # results must repeat. This costs no speed that could be measured, and products on other libraries do not know it.
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
-# Large pages for large arrays, where the kernel offers them: half the time until new memory is there, and volumes that are
-# read and written in places all over them are found faster. PyTorch reads this when it first allocates.
+# Large pages for large arrays, where the system offers them: new memory is there sooner, and so is what is read and
+# written all over a volume. PyTorch reads this when it first allocates.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

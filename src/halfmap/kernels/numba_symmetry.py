@@ -103,7 +103,8 @@ def sum_orbits(sums, images, radius, z0, z1):
                             im += there[1]
                         re += there[0]
                         weight += there[2]
-                    _write_orbit(flat, images, x, y, z, x + y * width + z * width * side, centre, re, im, weight)
+                    own = x + y * width + z * width * side
+                    _write_orbit(flat, images, x, y, z, own, centre, re, im, weight)
 
 
 @njit(nogil=True, cache=True)
@@ -125,7 +126,8 @@ def spread_orbits(sums, images, radius, z0, z1):
                 last = min(xb + ORBIT_BLOCK, stop) if images.shape[0] > 1 else min(1, stop)
                 for i in range(_first_points(found, images, y, z, xb, last, width)):
                     re, im, weight = sums[zi, yi, found[i]]
-                    _write_orbit(flat, images, found[i], y, z, found[i] + y * width + z * width * side, centre, re, im, weight)
+                    own = found[i] + y * width + z * width * side
+                    _write_orbit(flat, images, found[i], y, z, own, centre, re, im, weight)
 
 
 @njit(nogil=True, cache=True)

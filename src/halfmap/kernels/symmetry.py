@@ -16,6 +16,9 @@ The filter 1 + sum t_k (cos(2 pi k x) - 1), k of both signs, is 1 / sinc^2 withi
 weight where it changes little, and goes to zero with the lesser one: there the exchange stops, and nothing is ever
 divided by a weight that is next to nothing. Then linear interpolation alone is left.
 
+The whole sum is the same at every point of an orbit of H, so it is looked up at one of them, the first in memory, and
+written to all.
+
 Sums fall off from the origin as 1 / |q|, which would draw interpolated values inwards. They are divided by the mean
 weight of their distance from the origin first, and multiplied by it again where they are added. Both places are equally
 far from the origin, so that nothing else changes.
