@@ -83,6 +83,22 @@ def test_the_compiled_sum_over_a_point_group_is_the_plain_one(symmetry, dtype, t
     assert not bool(found[torch.from_numpy(distance()) > RADIUS].any())
 
 
+@pytest.mark.parametrize("symmetry", ["C3", "D3", "I1"])
+def test_a_sum_has_the_symmetry_of_the_grid_to_the_bit_whatever_the_number_of_threads(symmetry):
+    sums, operators, threads = folded_sums(torch.float32), symmetry_group(symmetry), kernels.thread_count()
+    found = kernels.symmetrise_(sums.clone(), operators, RADIUS, 2)
+    cube, q = whole(found), np.indices((2 * M + 1,) * 3)[::-1] - M
+    assert np.array_equal(cube, cube[::-1, ::-1, ::-1] * [1, -1, 1])
+    for g in group_parts(operators).on_grid.numpy():
+        x, y, z = np.tensordot(g, q, 1) + M
+        assert np.array_equal(cube[z, y, x], cube)
+    try:
+        kernels.set_threads(1 if threads > 1 else 3)
+        assert torch.equal(kernels.symmetrise_(sums.clone(), operators, RADIUS, 2), found)
+    finally:
+        kernels.set_threads(threads)
+
+
 @pytest.mark.parametrize("padding", [2, 3])
 @pytest.mark.parametrize("symmetry", ["C5", "T", "I1"])
 def test_sums_of_equal_weights_are_scipys_linear_interpolation_of_filtered_values(symmetry, padding):

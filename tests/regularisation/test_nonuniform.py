@@ -14,7 +14,7 @@ from halfmap.fourier.transform import half_volume
 from halfmap.maps.masks import spherical_mask
 from halfmap.reconstruction.statistics import Backprojection
 from halfmap.regularisation.local_cutoff import CrossValidation, MapsToCompare, local_cutoff, local_errors
-from halfmap.regularisation.local_filter import Butterworth, Lattice, locally_filtered
+from halfmap.regularisation.local_filter import Butterworth, Lattice, locally_filtered, window_weights
 from halfmap.regularisation.nonuniform import NonUniform, agreement_within, shared_noise_gain
 from halfmap.regularisation.protocol import HalfSets
 from halfmap.validation.fsc import corrected_fsc, fsc
@@ -333,3 +333,9 @@ def test_a_wish_for_finer_or_coarser_candidates_is_granted():
     assert len(automatic) == 50 and automatic[0] == pytest.approx(128 / 30) and 20 < automatic[-1] <= 31
     steps = automatic.diff()
     assert torch.allclose(steps, steps[0])
+
+
+def test_a_window_holds_no_number_that_float32_cannot_hold_in_full():
+    weight = window_weights(torch.arange(256, dtype=torch.float64), 256, 256, 12.0, "gaussian").float()
+    assert float(weight[weight > 0].min()) > torch.finfo(torch.float32).tiny
+    assert float((weight.sum(dim=1) - 1).abs().max()) < 1e-6

@@ -19,7 +19,16 @@ from halfmap.kernels.insertion import insert_slices_
 from halfmap.kernels.poses import Polished, PolishOptions, PosePrior, Starts, band_arrays, prior_arrays
 from halfmap.kernels.residuals import residual_sums
 from halfmap.kernels.search import BestPoints, best_shift, distinct_peaks
-from halfmap.kernels.symmetry import GroupParts, Lookups, group_parts, lookups_about_z, lookups_free, sharpening
+from halfmap.kernels.symmetry import (
+    GroupParts,
+    Lookups,
+    group_parts,
+    lookups_about_z,
+    lookups_free,
+    mean_by_square,
+    orbit_images,
+    sharpening,
+)
 from halfmap.kernels.threads import for_ranges, set_threads, thread_count
 
 __all__ = [
@@ -108,38 +117,48 @@ def symmetrise_(accumulator: Tensor, operators: Tensor, radius: float, padding: 
         raise ValueError(f"sums up to {accumulator.shape[2] - 1} cannot be interpolated up to {radius:g}")
     if accumulator.device.type != "cpu":
         return reference_symmetry.symmetrise(accumulator, parts, radius, padding)
-    from halfmap.kernels.numba_symmetry import permute_planes
+    from halfmap.kernels.numba_symmetry import sum_orbits
 
     own = accumulator.contiguous()
-    if len(parts.on_grid) == 1 and parts.interpolated:
-        return _with_turned(own, torch.empty_like(own), parts, radius, padding)
-    out = torch.zeros_like(own)
-    a, o, g = own.numpy(), out.numpy(), parts.on_grid.numpy()
+    images = orbit_images(parts.on_grid, len(own)).numpy()
     # What lies beyond the radius helps to interpolate within it.
     reach = float(radius) + (len(sharpening(padding)) + 2 if parts.interpolated else 0)
-    for_ranges(lambda i, j: permute_planes(o, a, g, reach, i, j), len(own))
-    return _with_turned(out, own, parts, radius, padding) if parts.interpolated else out
+    if len(images) > 1:
+        for_ranges(lambda i, j: sum_orbits(own.numpy(), images, reach, i, j), len(own))
+    if parts.interpolated:
+        _add_interpolated_(own, images, parts, radius, reach, padding)
+    return own
 
 
-def _with_turned(out: Tensor, room: Tensor, parts: GroupParts, radius: float, padding: int) -> Tensor:
-    """Add to sums [z, y, x, 3] of the elements on the grid, in place, what is interpolated. room: as large, used up."""
-    from halfmap.kernels.numba_symmetry import add_turned_planes, flatten_planes, sharpen_along_y, sharpen_along_z
+def _add_interpolated_(
+    sums: Tensor, images: np.ndarray, parts: GroupParts, radius: float, reach: float, padding: int
+) -> None:
+    """Add to sums [z, y, x, 3] of the elements on the grid what is interpolated; reach: how far sums are read."""
+    from halfmap.kernels.numba_symmetry import (
+        add_turned_planes,
+        flatten_planes,
+        sharpen_along_y,
+        sharpen_along_z,
+        spread_orbits,
+    )
 
-    total, count = weight_by_shell(out, 1, out.shape[2])
-    profile, taps = (total / count.clamp_min(1)).numpy(), sharpening(padding).to(out.dtype).numpy()
-    o, r = out.numpy(), room.numpy()
+    total, count = weight_by_shell(sums, 1, sums.shape[2])
+    mean = mean_by_square(total / count.clamp_min(1), reach)
+    means, shares = mean.numpy(), torch.where(mean > 0, 1 / mean, 0).numpy()
+    taps = sharpening(padding).to(sums.dtype).numpy()
+    o, r = sums.numpy(), torch.empty_like(sums).numpy()
 
     def add(lookups: Lookups) -> None:
-        where = (lookups.turns.numpy(), lookups.offsets.numpy(), lookups.shares.numpy(), profile, float(radius))
-        for_ranges(lambda i, j: add_turned_planes(o, r, *where, i, j), len(o))
+        where = (lookups.turns.numpy(), lookups.offsets.numpy(), lookups.shares.numpy(), means, float(radius))
+        for_ranges(lambda i, j: add_turned_planes(o, r, images, *where, i, j), len(o))
 
-    for_ranges(lambda i, j: flatten_planes(r, o, profile, taps, i, j), len(o))
-    for_ranges(lambda i, j: sharpen_along_y(r, taps, i, j), len(o))
+    for_ranges(lambda i, j: flatten_planes(r, o, shares, taps, reach, i, j), len(o))
+    for_ranges(lambda i, j: sharpen_along_y(r, taps, reach, i, j), len(o))
     add(lookups_about_z(parts.about_z))
     if len(parts.free):
-        for_ranges(lambda i, j: sharpen_along_z(r, taps, i, j), len(o))
+        for_ranges(lambda i, j: sharpen_along_z(r, taps, reach, i, j), len(o))
         add(lookups_free(parts.free, padding))
-    return out
+    for_ranges(lambda i, j: spread_orbits(o, images, float(radius), i, j), len(o))
 
 
 def soft_circles(box: int, radii: Tensor, edge: float, centres: Tensor) -> Tensor:

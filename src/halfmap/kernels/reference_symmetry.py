@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from halfmap.kernels import reference
-from halfmap.kernels.symmetry import GroupParts, Lookups, lookups_about_z, lookups_free, sharpening
+from halfmap.kernels.symmetry import GroupParts, Lookups, lookups_about_z, lookups_free, orbit_images, sharpening
 
 CHUNK = 1 << 20  # points that are worked on at once
 MATE = (1.0, -1.0, 1.0)  # what (re, im, weight) are multiplied by on the other side of the origin
@@ -29,7 +29,7 @@ def symmetrise(accumulator: Tensor, parts: GroupParts, radius: float, padding: i
     values = _sharpened(_sharpened(whole, taps, 2)[:, :, len(taps) :], taps, 1)
     _add_turned_(out, values, lookups_about_z(parts.about_z), mean, radius)
     _add_turned_(out, _sharpened(values, taps, 0), lookups_free(parts.free, padding), mean, radius)
-    return out
+    return _of_first_points(out, parts.on_grid)
 
 
 def _square_distances(sums: Tensor) -> Tensor:
@@ -51,6 +51,28 @@ def _on_grid(sums: Tensor, operators: Tensor) -> Tensor:
         value = sums[sign * tz + m, sign * ty + m, sign * tx]
         total += torch.where((tx < 0)[..., None], value * value.new_tensor(MATE), value)
     return total.to(sums)
+
+
+def _of_first_points(sums: Tensor, on_grid: Tensor) -> Tensor:
+    """The value at the first point of every orbit, at all of its points; real where a point's mate is one of them."""
+    m, out = sums.shape[2] - 1, torch.empty_like(sums)
+    side, width = 2 * m + 1, m + 1
+    centre = (m * side + m) * width
+    axis = torch.arange(-m, m + 1, device=sums.device)
+    y, x = axis[:, None], axis[m:]
+    for plane, z in zip(out, axis.tolist(), strict=True):
+        own = (z * side + y) * width + x
+        first, turned, real = own, torch.zeros_like(own, dtype=torch.bool), torch.zeros_like(own, dtype=torch.bool)
+        for a, b, c, p, q, r in orbit_images(on_grid, side).tolist():
+            along, place = a * x + b * y + c * z, p * x + q * y + r * z
+            real |= (along == -x) & (place == -own)
+            mate = (along < 0) | ((along == 0) & (place > 0))
+            place = torch.where(mate, -place, place)
+            turned = torch.where(place < first, mate, turned)
+            first = torch.minimum(place, first)
+        plane.copy_(sums.reshape(-1, 3)[first + centre])
+        plane[..., 1] *= torch.where(real, 0, torch.where(turned, -1, 1))
+    return out
 
 
 def _between(profile: Tensor, square: Tensor) -> Tensor:

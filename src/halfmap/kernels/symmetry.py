@@ -16,6 +16,9 @@ The filter 1 + sum t_k (cos(2 pi k x) - 1), k of both signs, is 1 / sinc^2 withi
 weight where it changes little, and goes to zero with the lesser one: there the exchange stops, and nothing is ever
 divided by a weight that is next to nothing. Then linear interpolation alone is left.
 
+The whole sum is the same at every point of an orbit of H, so it is looked up at one of them, the first in memory, and
+written to all.
+
 Sums fall off from the origin as 1 / |q|, which would draw interpolated values inwards. They are divided by the mean
 weight of their distance from the origin first, and multiplied by it again where they are added. Both places are equally
 far from the origin, so that nothing else changes.
@@ -84,6 +87,26 @@ def group_parts(operators: Tensor) -> GroupParts:
 def kept_axes(turns: Tensor) -> Tensor:
     """Which components of turns[c, 3, 3] times q are whole numbers for every grid point q: bool [c, 3] (x, y, z)."""
     return turns.abs().sum(2) < 1 + _KEPT
+
+
+def orbit_images(on_grid: Tensor, side: int) -> Tensor:
+    """Where the elements [h, 3, 3] that map the grid onto itself move points (x, y, z) of a half volume: int64 [h, 6].
+
+    The first three numbers times the point are the x of its image, the last three the image's place in the array
+    [z, y, x] (z and y of ``side`` points), counted from that of the origin. Where x is negative, the mate is stored,
+    at the place of the other sign.
+    """
+    width = (side + 1) // 2
+    strides = torch.tensor([1, width, width * side])
+    return torch.cat([on_grid[:, 0], strides @ on_grid], dim=1)
+
+
+def mean_by_square(mean: Tensor, reach: float) -> Tensor:
+    """The mean [r] at every squared distance [q^2] up to reach^2: linear between its entries, 0 beyond them."""
+    r = torch.arange(int(reach * reach) + 2, dtype=torch.float64).sqrt()
+    low, last = r.floor().long(), len(mean) - 1
+    value = mean[low.clamp(max=last)] * (1 - (r - low)) + mean[(low + 1).clamp(max=last)] * (r - low)
+    return torch.where(low < last, value, 0)
 
 
 def lookups_about_z(turns: Tensor) -> Lookups:

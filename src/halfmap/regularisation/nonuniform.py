@@ -178,5 +178,7 @@ def local_resolution(cutoffs: list[Lattice], box: int, pixel_size: float) -> dic
     cut-offs."""
     if not cutoffs:
         return {}
-    mean = torch.stack([c.on_grid(box) for c in cutoffs]).mean(dim=0)
-    return {"theta": box * pixel_size / mean}
+    total = cutoffs[0].on_grid(box)
+    for cutoff in cutoffs[1:]:
+        total += cutoff.on_grid(box)
+    return {"theta": total.reciprocal_().mul_(box * pixel_size * len(cutoffs))}
