@@ -10,7 +10,3 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # MKL divides a product of matrices by the number of threads in ways that change its last bits, unless it is told that
 # results must repeat. This costs no speed that could be measured, and products on other libraries do not know it.
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
-
-# Large pages for large arrays, where the system offers them: new memory is there sooner, and so is what is read and
-# written all over a volume. PyTorch reads this when it first allocates.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
