@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -51,24 +51,27 @@ from halfmap.runtime.device import device_named
 from halfmap.runtime.distributed import joined, shared_out
 from halfmap.runtime.log import RunLog
 from halfmap.runtime.progress import Progress
-from halfmap.runtime.stopwatch import NOTHING, CostMeter, Stopwatch
+from halfmap.runtime.stopwatch import NOTHING, CostMeter, NowAndThen, Stopwatch
 from halfmap.settings.commands import command_line, to_toml
 from halfmap.settings.refine import RefineSettings
 from halfmap.validation.fsc import FscCurves, corrected_fsc
 
 Report = Callable[..., Any]
+REPORTING = 0.1  # share of the time for pages before the last one
 
 
 @dataclass(frozen=True)
 class Outputs:
     """Where a run writes and what it tells: its folder, its checkpoints, the log, the progress bar, and the report,
-    which is called with the fields of a report snapshot after each iteration."""
+    which is called with the fields of a report snapshot: after the first iteration, the last one, and as many of the
+    others as take ``REPORTING`` of the time."""
 
     folder: RunFolder
     checkpoints: Checkpoints
     log: RunLog
     progress: Progress
     report: Report | None = None
+    reporting: NowAndThen = field(default_factory=lambda: NowAndThen(REPORTING))
 
 
 def iterate(problem: Problem, course: Course, outputs: Outputs) -> None:
@@ -167,7 +170,9 @@ def _write(problem: Problem, course: Course, step: Step, outputs: Outputs) -> No
     folder.write_fsc(step.halves)
     folder.write_records(course.records)
     if outputs.report is not None:
-        outputs.report(**_seen(course, step), particles=particles, memory=problem.memory.words())
+        report, memory = outputs.report, problem.memory.words()
+        outputs.reporting(lambda: report(**_seen(course, step), particles=particles, memory=memory),
+                          certainly=step.plan.stage == "final")
     outputs.progress.finish_iteration(course.records[-1])
     before = findings_in(course.records[-2]) if len(course.records) > 1 else course.findings
     tell(before, findings_in(course.records[-1]), outputs.log)
@@ -213,7 +218,7 @@ def _following(problem: Problem, course: Course, plan: Plan, outputs: Outputs) -
 
 
 def refine(settings: RefineSettings, report: Report | None = None) -> State:
-    """Run ``halfmap refine``. Results are written into settings.out after every iteration.
+    """Run ``halfmap refine``. Results are written into settings.out after every iteration, its page now and then.
 
     report: see `Outputs`. Raises InputError for what a user can mend, before anything is written.
     """

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -43,3 +45,18 @@ class CostMeter:
     def so_far(self) -> Cost:
         """The cost until now."""
         return Cost(time.perf_counter() - self.wall, time.process_time() - self.cpu)
+
+
+class NowAndThen:
+    """Does something when it is asked to, but so rarely that it takes no more than a share of the time."""
+
+    def __init__(self, share: float) -> None:
+        self.share, self._cost, self._done = share, 0.0, -math.inf
+
+    def __call__(self, work: Callable[[], object], certainly: bool = False) -> None:
+        """Do it if it is the first time, if the last one is long enough ago, or ``certainly``."""
+        begun = time.perf_counter()
+        if certainly or self._cost <= self.share * (begun - self._done):
+            work()
+            self._done = time.perf_counter()
+            self._cost = self._done - begun
