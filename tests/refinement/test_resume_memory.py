@@ -69,7 +69,7 @@ def test_a_smaller_batch_starts_the_iteration_anew_and_is_kept(stopped, resume, 
     run = stopped()
     with monkeypatch.context() as patch:
         patch.setattr(memory_limits, "planned", lambda demand, available, sums: planned(demand, 0, "memory"))
-        patch.setattr(problem, "checked", lambda plan, begun: plan)
+        patch.setattr(problem, "checked", lambda plan, **given: plan)
         done = resume(run)
     assert done.status == 0, done.error
     assert "from here on 10 images at once" in done.said and "iteration 2 starts anew" in done.said
