@@ -176,6 +176,8 @@ def test_a_subset_goes_first_and_poses_end_as_if_all_had_been_there_from_the_beg
     first = used.index(200)
     assert done.records[first]["search"] == "global" and "local" in {row["search"] for row in done.records[first:]}
     assert all(row["no_particle"] + sum(row["particle_probability"]) <= 2 * row["images_used"] for row in done.records)
+    said = {found["name"] for row in done.records for found in row["findings"]}
+    assert "preferred orientation" not in said, "particles without a pose have no view"
     errors = [one.poses_against(dataset / "particles_truth.star") for one in (refined, done)]
     assert errors[1]["median"] < 1.15 * errors[0]["median"]
     table = starfile.read(done.out / "particles.star", always_dict=True)["particles"]

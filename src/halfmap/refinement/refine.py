@@ -188,7 +188,7 @@ def _seen(course: Course, step: Step) -> dict[str, Any]:
         "half2": halves.raw[1].cpu().numpy(), "mask": state.mask.cpu().numpy(),
         "reference": solution.maps[0].cpu().numpy(),
         "theta": solution.arrays["theta"].cpu().numpy() if "theta" in solution.arrays else None,
-        "directions": view_directions(state.poses.rotations[:, 0].double()).numpy(),
+        "directions": view_directions(state.poses.rotations[state.poses.known, 0].double()).numpy(),
         "finished": step.plan.stage == "final", "started": course.origin.started,
     }  # fmt: skip
 

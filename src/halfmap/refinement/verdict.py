@@ -50,7 +50,8 @@ def _uneven_halves(poses: PoseTable) -> list[Finding]:
 
 
 def _thin_views(poses: PoseTable, group: Tensor) -> list[Finding]:
-    views = view_directions(poses.rotations[poses.present >= 0.5, 0].double()).numpy()
+    seen = poses.known & (poses.present >= 0.5)
+    views = view_directions(poses.rotations[seen, 0].double()).numpy()
     return thin_coverage(views, group.double().numpy()) if len(views) else []
 
 
