@@ -25,8 +25,8 @@ from halfmap.kernels.symmetry import (
     group_parts,
     lookups_about_z,
     lookups_free,
-    mean_by_square,
     orbit_images,
+    profile_at,
     sharpening,
 )
 from halfmap.kernels.threads import for_ranges, set_threads, thread_count
@@ -117,14 +117,14 @@ def symmetrise_(accumulator: Tensor, operators: Tensor, radius: float, padding: 
         raise ValueError(f"sums up to {accumulator.shape[2] - 1} cannot be interpolated up to {radius:g}")
     if accumulator.device.type != "cpu":
         return reference_symmetry.symmetrise(accumulator, parts, radius, padding)
-    from halfmap.kernels.numba_symmetry import sum_orbits
+    from halfmap.kernels.numba_symmetry import even_orbits
 
     own = accumulator.contiguous()
     images = orbit_images(parts.on_grid, len(own)).numpy()
     # What lies beyond the radius helps to interpolate within it.
     reach = float(radius) + (len(sharpening(padding)) + 2 if parts.interpolated else 0)
-    if len(images) > 1:
-        for_ranges(lambda i, j: sum_orbits(own.numpy(), images, reach, i, j), len(own))
+    if len(images) > 1 or not parts.interpolated:
+        for_ranges(lambda i, j: even_orbits(own.numpy(), images, reach, True, i, j), len(own))
     if parts.interpolated:
         _add_interpolated_(own, images, parts, radius, reach, padding)
     return own
@@ -136,14 +136,14 @@ def _add_interpolated_(
     """Add to sums [z, y, x, 3] of the elements on the grid what is interpolated; reach: how far sums are read."""
     from halfmap.kernels.numba_symmetry import (
         add_turned_planes,
+        even_orbits,
         flatten_planes,
         sharpen_along_y,
         sharpen_along_z,
-        spread_orbits,
     )
 
     total, count = weight_by_shell(sums, 1, sums.shape[2])
-    mean = mean_by_square(total / count.clamp_min(1), reach)
+    mean = profile_at(total / count.clamp_min(1), torch.arange(int(reach * reach) + 2))
     means, shares = mean.numpy(), torch.where(mean > 0, 1 / mean, 0).numpy()
     taps = sharpening(padding).to(sums.dtype).numpy()
     o, r = sums.numpy(), torch.empty_like(sums).numpy()
@@ -158,7 +158,7 @@ def _add_interpolated_(
     if len(parts.free):
         for_ranges(lambda i, j: sharpen_along_z(r, taps, reach, i, j), len(o))
         add(lookups_free(parts.free, padding))
-    for_ranges(lambda i, j: spread_orbits(o, images, float(radius), i, j), len(o))
+    for_ranges(lambda i, j: even_orbits(o, images, float(radius), False, i, j), len(o))
 
 
 def soft_circles(box: int, radii: Tensor, edge: float, centres: Tensor) -> Tensor:

@@ -70,16 +70,32 @@ def _write_orbit(flat, images, x, y, z, own, centre, re, im, weight):
 
 
 @njit(nogil=True, cache=True)
-def sum_orbits(sums, images, radius, z0, z1):
-    """sums(q) = sum over elements h of sums(h q), in place, 0 where |q| > radius, for orbits whose first point is in
-    the planes z0 <= z < z1.
+def _add_orbit(value, flat, images, x, y, z, centre):
+    """Add the sums [3] at the images of a point, one for each element, to value [3]."""
+    for g in range(images.shape[0]):
+        at = images[g, 3] * x + images[g, 4] * y + images[g, 5] * z
+        if images[g, 0] * x + images[g, 1] * y + images[g, 2] * z < 0:
+            there = flat[centre - at]
+            value[1] -= there[1]
+        else:
+            there = flat[centre + at]
+            value[1] += there[1]
+        value[0] += there[0]
+        value[2] += there[2]
 
-    sums [z, y, x, 3] must be folded (Hermitian on x = 0). There is nothing to interpolate.
+
+@njit(nogil=True, cache=True)
+def even_orbits(sums, images, radius, add, z0, z1):
+    """Make all points of an orbit alike, in place, and 0 where |q| > radius, for orbits whose first point is in the
+    planes z0 <= z < z1.
+
+    add: they become sums(q) = sum over elements h of sums(h q); sums [z, y, x, 3] must be folded (Hermitian on x = 0).
+    Otherwise they become what the first point is.
     """
     side, width = sums.shape[0], sums.shape[2]
     m, flat = width - 1, sums.reshape(-1, 3)
     centre = (m * side + m) * width
-    found = np.empty(ORBIT_BLOCK, np.int64)
+    found, value = np.empty(ORBIT_BLOCK, np.int64), np.empty(3)
     across, along_x = -(-side // ORBIT_BLOCK), -(-width // ORBIT_BLOCK)
     # Block by block, so that what belongs to a block's orbits stays in the cache.
     for block in range(-(-(z1 - z0) // ORBIT_BLOCK) * across * along_x):
@@ -90,44 +106,17 @@ def sum_orbits(sums, images, radius, z0, z1):
                 y, z = yi - m, zi - m
                 stop = _last_x(y, z, radius, m) + 1
                 sums[zi, yi, max(xb, stop) : xb + ORBIT_BLOCK] = 0.0
-                for i in range(_first_points(found, images, y, z, xb, min(xb + ORBIT_BLOCK, stop), width)):
-                    x = found[i]
-                    re = im = weight = 0.0
-                    for g in range(images.shape[0]):
-                        at = images[g, 3] * x + images[g, 4] * y + images[g, 5] * z
-                        if images[g, 0] * x + images[g, 1] * y + images[g, 2] * z < 0:
-                            there = flat[centre - at]
-                            im -= there[1]
-                        else:
-                            there = flat[centre + at]
-                            im += there[1]
-                        re += there[0]
-                        weight += there[2]
-                    own = x + y * width + z * width * side
-                    _write_orbit(flat, images, x, y, z, own, centre, re, im, weight)
-
-
-@njit(nogil=True, cache=True)
-def spread_orbits(sums, images, radius, z0, z1):
-    """Write the sum at the first point of every orbit to all of its points, 0 where |q| > radius."""
-    side, width = sums.shape[0], sums.shape[2]
-    m, flat = width - 1, sums.reshape(-1, 3)
-    centre = (m * side + m) * width
-    found = np.empty(ORBIT_BLOCK, np.int64)
-    across, along_x = -(-side // ORBIT_BLOCK), -(-width // ORBIT_BLOCK)
-    for block in range(-(-(z1 - z0) // ORBIT_BLOCK) * across * along_x):
-        zb = z0 + block // (across * along_x) * ORBIT_BLOCK
-        yb, xb = block // along_x % across * ORBIT_BLOCK, block % along_x * ORBIT_BLOCK
-        for zi in range(zb, min(zb + ORBIT_BLOCK, z1)):
-            for yi in range(yb, min(yb + ORBIT_BLOCK, side)):
-                y, z = yi - m, zi - m
-                stop = _last_x(y, z, radius, m) + 1
-                sums[zi, yi, max(xb, stop) : xb + ORBIT_BLOCK] = 0.0
+                # The identity alone moves nothing but the mates of the plane x = 0.
                 last = min(xb + ORBIT_BLOCK, stop) if images.shape[0] > 1 else min(1, stop)
                 for i in range(_first_points(found, images, y, z, xb, last, width)):
-                    re, im, weight = sums[zi, yi, found[i]]
-                    own = found[i] + y * width + z * width * side
-                    _write_orbit(flat, images, found[i], y, z, own, centre, re, im, weight)
+                    x = found[i]
+                    if add:
+                        value[:] = 0.0
+                        _add_orbit(value, flat, images, x, y, z, centre)
+                    else:
+                        value[:] = sums[zi, yi, x]
+                    own = x + y * width + z * width * side
+                    _write_orbit(flat, images, x, y, z, own, centre, value[0], value[1], value[2])
 
 
 @njit(nogil=True, cache=True)

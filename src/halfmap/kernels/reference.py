@@ -12,6 +12,7 @@ from torch import Tensor
 from halfmap.kernels.evening import Evening
 
 CHUNK = 1 << 22  # coefficients whose corners are held at once
+LAST = (1 << 32) - 1  # numbers of grid points lie below
 
 
 def positions(coords: Tensor, axes: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -156,7 +157,7 @@ def best_points(score: Tensor, shift: Tensor, index: Tensor, most: int) -> list[
     bits = score.contiguous().view(torch.int32)
     ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # the larger a negative number's bits, the less it is
     # Whole numbers in the order of the scores, equal ones in that of their numbers from the last to the first.
-    kept = ((ordered.long() << 32) + ((1 << 32) - 1 - index)).topk(most, dim=1).indices
+    kept = ((ordered.long() << 32) + (LAST - index)).topk(most, dim=1).indices
     return [values.gather(1, kept) for values in (score, shift, index)]
 
 

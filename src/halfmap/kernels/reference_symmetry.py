@@ -6,7 +6,15 @@ import torch
 from torch import Tensor
 
 from halfmap.kernels import reference
-from halfmap.kernels.symmetry import GroupParts, Lookups, lookups_about_z, lookups_free, orbit_images, sharpening
+from halfmap.kernels.symmetry import (
+    GroupParts,
+    Lookups,
+    lookups_about_z,
+    lookups_free,
+    orbit_images,
+    profile_at,
+    sharpening,
+)
 
 CHUNK = 1 << 20  # points that are worked on at once
 MATE = (1.0, -1.0, 1.0)  # what (re, im, weight) are multiplied by on the other side of the origin
@@ -22,7 +30,7 @@ def symmetrise(accumulator: Tensor, parts: GroupParts, radius: float, padding: i
     if not parts.interpolated:
         return out
     weight, count = reference.weight_by_shell(total, 1, total.shape[2])
-    mean = _between(weight / count.clamp_min(1), square)
+    mean = profile_at(weight / count.clamp_min(1), square)
     taps = sharpening(padding).to(out)
     flat = total * torch.where(mean > 0, 1 / mean, 0).to(out)[..., None]
     whole = torch.cat([(flat[:, :, 1 : len(taps) + 1] * flat.new_tensor(MATE)).flip(0, 1, 2), flat], dim=2)
@@ -73,15 +81,6 @@ def _of_first_points(sums: Tensor, on_grid: Tensor) -> Tensor:
         plane.copy_(sums.reshape(-1, 3)[first + centre])
         plane[..., 1] *= torch.where(real, 0, torch.where(turned, -1, 1))
     return out
-
-
-def _between(profile: Tensor, square: Tensor) -> Tensor:
-    """The profile [r] at the distance sqrt(square), linear between its entries, 0 beyond them."""
-    low = square.sqrt().floor().long()
-    f = square.sqrt() - low
-    last = len(profile) - 1
-    value = profile[low.clamp(max=last)] * (1 - f) + profile[(low + 1).clamp(max=last)] * f
-    return torch.where(low < last, value, 0)
 
 
 def _sharpened(values: Tensor, taps: Tensor, axis: int) -> Tensor:

@@ -10,8 +10,6 @@ from torch import Tensor
 from halfmap.kernels import reference
 from halfmap.kernels.threads import for_ranges
 
-LAST = (1 << 32) - 1  # numbers of grid points lie below
-
 
 def best_shift(cross_re: Tensor, cross_im: Tensor, norm: Tensor, log_prior: Tensor) -> tuple[Tensor, Tensor]:
     """Best score over shifts: [b, 2, r] and the shift's index, for references and their 180-degree in-plane mates.
@@ -60,11 +58,11 @@ class BestPoints:
     def __init__(self, images: int, most: int, device: torch.device) -> None:
         self.most = most
         self.score = torch.full((images, most), -torch.inf, device=device)
-        self.index = torch.full((images, most), LAST, dtype=torch.int64, device=device)
+        self.index = torch.full((images, most), reference.LAST, dtype=torch.int64, device=device)
         self.shift = torch.zeros((images, most), dtype=torch.int16, device=device)
 
     def add_(self, score: Tensor, shift: Tensor, index: Tensor) -> None:
-        """Look at more points: score [b, r] and shift [b, r] of those numbered index [r], each a number below LAST."""
+        """Look at more points: score [b, r] and shift [b, r] of those numbered index [r] (below reference.LAST)."""
         if score.device.type != "cpu":
             score, shift = torch.cat([self.score, score], dim=1), torch.cat([self.shift, shift], dim=1)
             index = torch.cat([self.index, index.expand(len(score), -1)], dim=1)

@@ -101,11 +101,11 @@ def orbit_images(on_grid: Tensor, side: int) -> Tensor:
     return torch.cat([on_grid[:, 0], strides @ on_grid], dim=1)
 
 
-def mean_by_square(mean: Tensor, reach: float) -> Tensor:
-    """The mean [r] at every squared distance [q^2] up to reach^2: linear between its entries, 0 beyond them."""
-    r = torch.arange(int(reach * reach) + 2, dtype=torch.float64).sqrt()
-    low, last = r.floor().long(), len(mean) - 1
-    value = mean[low.clamp(max=last)] * (1 - (r - low)) + mean[(low + 1).clamp(max=last)] * (r - low)
+def profile_at(profile: Tensor, square: Tensor) -> Tensor:
+    """A profile [r] by distance at the squared distances ``square``: linear between its entries, 0 beyond them."""
+    r, last = square.double().sqrt(), len(profile) - 1
+    low = r.floor().long()
+    value = profile[low.clamp(max=last)] * (1 - (r - low)) + profile[(low + 1).clamp(max=last)] * (r - low)
     return torch.where(low < last, value, 0)
 
 

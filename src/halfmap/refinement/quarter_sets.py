@@ -34,6 +34,8 @@ def random_part(members: Tensor, share: float, pieces: Tensor, seed: int) -> Ten
 
     pieces [b]: as in `drawn`; one of them is divided at most.
     """
+    if share == 1:
+        return members
     _, piece, count = pieces[members].unique(return_inverse=True, return_counts=True)
     rank = torch.randperm(len(count), generator=torch.Generator().manual_seed(seed))[piece]
     first = torch.sort(rank, stable=True).indices[: math.ceil(share * len(members))]
