@@ -208,6 +208,23 @@ def test_a_global_search_finds_planted_poses_from_nothing_and_knows_how_far_off_
     assert float(chi2.mean()) == pytest.approx(5.0, abs=1.0)
 
 
+def test_images_that_are_not_searched_everywhere_keep_to_their_modes_and_the_others_find_planted_poses(
+    blobs, random_poses
+):
+    count = 60
+    reference, images, rotations, shifts = planted(blobs, random_poses, count, 60.0)
+    wrong = torch.from_numpy(Rotation.random(count, rng=3).as_matrix())
+    everywhere = torch.rand(count, generator=torch.Generator().manual_seed(1)) < 0.5
+    s = replace(sampling("global"), centred=True)
+    found = find_poses(reference, images, s, ShiftPrior(), one_mode(wrong, shifts.round()), GlobalSearch(reference, s),
+                       everywhere=everywhere)
+    right = angle_between(found.rotations[:, 0], rotations) < 6
+    assert float(right[everywhere].double().mean()) > 0.95
+    kept = find_poses(reference, images, sampling("local"), ShiftPrior(), one_mode(wrong, shifts.round()))
+    assert float(right[~everywhere].double().mean()) < 0.3
+    assert torch.equal(found.rotations[~everywhere, 0], kept.rotations[~everywhere, 0])
+
+
 @pytest.mark.parametrize("centred", [False, True])
 def test_a_search_that_has_no_room_for_slices_finds_the_same_to_the_bit(blobs, random_poses, monkeypatch, centred):
     monkeypatch.setattr("halfmap.expectation.score.BLOCK", 1024)

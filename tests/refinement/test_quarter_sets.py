@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from halfmap.refinement.quarter_sets import drawn, random_part
+from halfmap.refinement.quarter_sets import drawn, random_part, searched_everywhere
 
 
 def test_what_shares_noise_stays_in_one_quarter_set() -> None:
@@ -35,3 +35,15 @@ def test_a_larger_random_part_holds_the_smaller_one_and_pieces_stay_whole_but_fo
     assert int(((counts > 0) & (counts < 4)).sum()) <= 1  # each piece has four members in this half set
     assert not torch.equal(small, random_part(members, 0.05, pieces, 4))
     assert 0.35 < float((large > 2000).double().mean()) < 0.65
+
+
+def test_of_particles_with_a_pose_a_random_share_is_searched_everywhere_whichever_others_a_process_knows() -> None:
+    known = torch.arange(4000) >= 1000
+    drawings = torch.stack([searched_everywhere(known, 0.25, seed) for seed in range(40)])
+    assert bool(drawings[:, :1000].all()), "all that have no pose"
+    share = drawings[:, 1000:].double()
+    assert share.mean(dim=1).sub(0.25).abs().max() < 5 * (0.25 * 0.75 / 3000) ** 0.5
+    assert abs(float(share.sum(dim=0).var()) - 40 * 0.25 * 0.75) < 1.2  # binomial: drawn anew every time
+    few = searched_everywhere(known & (torch.arange(4000) % 2 == 0), 0.25, 7)
+    assert torch.equal(few[1000::2], drawings[7, 1000::2])
+    assert bool(searched_everywhere(known, 1.0, 3).all())

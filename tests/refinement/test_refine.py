@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import starfile
 
+from halfmap.refinement.schedule import LOOKED_AT
 from halfmap.regularisation.registry import REGULARISERS
 from halfmap.settings.refine import from_toml
 from halfmap.validation.halfmaps import null_band
@@ -175,6 +176,8 @@ def test_a_subset_goes_first_and_poses_end_as_if_all_had_been_there_from_the_beg
     assert used[0] == 70 and used == sorted(used) and set(used) == {70, 200}
     first = used.index(200)
     assert done.records[first]["search"] == "global" and "local" in {row["search"] for row in done.records[first:]}
+    around = [row["searched_around"] for row in done.records]
+    assert around[first] == pytest.approx(70 / 200 * (1 - LOOKED_AT)) and sum(around) == around[first]
     assert all(row["no_particle"] + sum(row["particle_probability"]) <= 2 * row["images_used"] for row in done.records)
     said = {found["name"] for row in done.records for found in row["findings"]}
     assert "preferred orientation" not in said, "particles without a pose have no view"

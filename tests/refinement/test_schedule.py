@@ -278,7 +278,22 @@ def test_a_subset_whose_poses_do_not_settle_gives_way_to_more_images():
     few = [plan for plan in plans if plan.images == 10_000]
     assert {plan.stage for plan in few} == {"burn-in"}
     assert plans[len(few)].stage == "global" and plans[len(few)].images == 80_000
+    assert plans[len(few)].looked_at == 1.0
     assert history[-1].resolution == 4.0
+
+
+def test_poses_that_a_subset_settled_are_searched_around_but_for_a_random_part_and_never_in_an_exhaustive_run():
+    def first_of_all(outcome: Callable[[int, Plan], Progressed]) -> list[Plan]:
+        return [plan for plan in driven(MANY, outcome)[0] if plan.stage == "global" and plan.images is None]
+
+    assert [plan.looked_at for plan in first_of_all(better_with_more)] == [module.LOOKED_AT]
+    assert all(plan.looked_at == 1.0 for plan in driven(SCHEDULE, good)[0])
+    assert all(plan.looked_at == 1.0 for plan in driven(replace(MANY, search="global"), better_with_more)[0])
+
+    def wrong(number: int, plan: Plan) -> Progressed:  # those that are looked at leave their poses
+        return replace(better_with_more(number, plan), jumped=0.1 if plan.looked_at < 1 else 0.0)
+
+    assert [plan.looked_at for plan in first_of_all(wrong)] == [module.LOOKED_AT, 1.0]
 
 
 def test_a_refinement_that_is_cut_short_searches_everywhere_for_what_it_has_not_seen():

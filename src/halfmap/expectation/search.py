@@ -127,14 +127,18 @@ class GlobalSearch:
         self._last = _Grid(frame, k, slices, shifts, phases)
         return self._last
 
-    def candidates(self, images: BandImages, prior: ShiftPrior, centre: Tensor | None = None) -> Starts:
+    def candidates(
+        self, images: BandImages, prior: ShiftPrior, centre: Tensor | None = None, wanted: Tensor | None = None
+    ) -> Starts:
         """Distinct grid points worth polishing.
 
         centre [b, 2]: where the shifts of each image are searched, in pixels. Without it they are searched about zero
-        and weighed by the prior.
+        and weighed by the prior. wanted bool [b]: the images whose are wanted (None: all).
         """
         s, grid = self.sampling, self._grid(images.geometry)
         y, c = images.whitened(s.grid_limit)
+        rows = torch.arange(len(y), device=y.device) if wanted is None else torch.nonzero(wanted)[:, 0]
+        y, c, centre = y[rows], c[rows], None if centre is None else centre[rows]
         log_prior = prior.log_density(grid.shifts)
         if centre is not None:
             band = images.geometry.band
@@ -151,7 +155,8 @@ class GlobalSearch:
         image, column = torch.nonzero(chosen >= 0, as_tuple=True)
         point = chosen[image, column]
         shifts = grid.shifts[found.shift[image, point].long()]
-        return Starts(image, rotations[order[image, point]], shifts if centre is None else shifts + centre[image])
+        shifts = shifts if centre is None else shifts + centre[image]
+        return Starts(rows[image], rotations[order[image, point]], shifts)
 
     def grey_scale(self, images: BandImages) -> ScaleFit:
         """What tells the maximum-likelihood scale of the reference against the images."""
@@ -235,11 +240,13 @@ def find_poses(
     known: Poses | None = None,
     grid: GlobalSearch | None = None,
     about: PosePrior | None = None,
+    everywhere: Tensor | None = None,
 ) -> Poses:
     """Modes of the pose posterior of a batch, by the search that ``sampling`` names.
 
     known: modes of the last iteration. A local search starts from them, a global one adds them to its own starts.
-    grid: needed by a global search. about: a prior about given poses, for a local search.
+    grid: needed by a global search. about: a prior about given poses, for a local search. everywhere bool [b]: which
+    images a global search looks for on its grid (None: all); the others it looks for as a local one does.
     """
     count = len(images.scored)
 
@@ -253,13 +260,17 @@ def find_poses(
     if sampling.search == "global":
         assert grid is not None
         centre = known.shifts[:, 0] if known is not None and sampling.centred else None
-        starts = grid.candidates(images, prior, centre)
-        if known is not None:
-            starts = starts.joined(_starts_of(known))
+        wide = torch.ones(count, dtype=torch.bool, device=images.scored.device) if everywhere is None else everywhere
+        starts = grid.candidates(images, prior, centre, wide)
+        old = None if known is None else _starts_of(known)
+        if old is not None:
+            starts = starts.joined(old.of(wide))
         rough = polished(starts, min(sampling.limit, sampling.grid_limit), 3)
         most = max(4, sampling.candidates // 2)
         rough = merge_modes(rough, sampling.symmetry, sampling.grid_step * 0.35, sampling.drop, most)
         starts = _starts_of(rough)
+        if old is not None:
+            starts = starts.joined(old.of(~wide))
     else:
         assert known is not None
         starts = _starts_of(_with_mates(known, sampling))

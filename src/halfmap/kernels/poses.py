@@ -26,6 +26,11 @@ class Starts:
     def __len__(self) -> int:
         return len(self.image)
 
+    def of(self, wanted: Tensor) -> Starts:
+        """Those of the images that are ``wanted`` [b]."""
+        some = wanted[self.image]
+        return Starts(self.image[some], self.rotations[some], self.shifts[some])
+
     def joined(self, other: Starts) -> Starts:
         """Both lists as one, sorted by image."""
         image = torch.cat([self.image, other.image])

@@ -27,7 +27,7 @@ from halfmap.refinement.contrast import contrast_of, updated_scale
 from halfmap.refinement.imaging_model import ImagingModel, band_batch
 from halfmap.refinement.in_parts import in_parts
 from halfmap.refinement.input_prior import updated_prior
-from halfmap.refinement.quarter_sets import drawn, turns
+from halfmap.refinement.quarter_sets import drawn, searched_everywhere, turns
 from halfmap.refinement.schedule import Plan
 from halfmap.refinement.state import PoseTable, State
 from halfmap.refinement.tally import Residuals, Tally, noise_sources, updated_noise, updated_shift_sigma
@@ -87,7 +87,7 @@ def expectation_step(
         if half == len(so_far.statistics):
             so_far = replace(so_far, statistics=(*so_far.statistics, ()), batches=0)
         power = ProjectedPower.of(state.references[half], model.pixel_size)
-        search = _Search(state, source, model, plan, reference, power, poses)
+        search = _Search(state, source, model, plan, reference, power, poses, seed)
         watch = Stopwatch(tally.seconds)
         for turn in turns(source, sets, model.place is not None, so_far.batches):
             so_far = _begun(so_far, turn.quarters[-1] + 1, model, plan.insert_limit)
@@ -138,7 +138,7 @@ class _Search:
 
     def __init__(
         self, state: State, source: ParticleSource, model: ImagingModel, plan: Plan, reference: Reference,
-        power: ProjectedPower, poses: PoseTable,
+        power: ProjectedPower, poses: PoseTable, seed: int,
     ) -> None:  # fmt: skip
         self.power = power
         self.state, self.source, self.model, self.reference, self.poses = state, source, model, reference, poses
@@ -146,6 +146,7 @@ class _Search:
         self.geometries = Geometries(model.box, model.pixel_size, plan.insert_limit, self.device)
         searching = self.sampling.search == "global"
         self.grid = GlobalSearch(reference, self.sampling, model.slices_room) if searching else None
+        self.everywhere = searched_everywhere(state.poses.known, plan.looked_at, seed)
 
     def found(self, batch: ImageBatch, watch: Stopwatch) -> Iterator[_Found]:
         """The poses of a batch, in parts where memory is short."""
@@ -161,7 +162,8 @@ class _Search:
             watch.lap("read")
             known = _known(self.poses, part.index, self.device)
             about = self._about(part.index, pixel_size)
-            poses = find_poses(self.reference, images, self.sampling, prior, known, self.grid, about)
+            everywhere = self.everywhere[part.index].to(self.device)
+            poses = find_poses(self.reference, images, self.sampling, prior, known, self.grid, about, everywhere)
             return _Found(part.index, part.groups, images, poses, self._present(poses, prior, about), about)
 
         return in_parts(find, len(batch))

@@ -42,6 +42,13 @@ def random_part(members: Tensor, share: float, pieces: Tensor, seed: int) -> Ten
     return members[first.sort().values]
 
 
+def searched_everywhere(known: Tensor, share: float, seed: int) -> Tensor:
+    """Which particles [b] a global search looks for on its whole grid: all that have no pose (``known`` is False), and
+    a random ``share`` of those that have one. What is drawn for a particle depends on the seed alone."""
+    generator = torch.Generator().manual_seed(~seed)  # not the numbers that divide quarter sets
+    return ~known | (torch.rand(len(known), generator=generator) < share)
+
+
 def drawn(members: Tensor, half: int, seed: int, pieces: Tensor) -> QuarterSets:
     """Divide particles ``members`` [m] of a half set at random into two quarter sets of equal size.
 

@@ -59,10 +59,11 @@ def progressed(step: Step) -> Progressed:
     judged, found = _judged(step), _judged(step, moved=False)
     jumped = (_from_nearest_mode(step) > far)[judged]
     sure = poses.weight[judged, 0] > 0.5
+    everywhere = 1 / step.plan.looked_at  # those that were looked for everywhere stand for the others
     return Progressed(
         step.plan.stage, step.plan.sampling.limit, agreed, _resolution(step, curves.unmasked),
-        mean_gain(poses), float(jumped.double().mean()), float(change.angle[judged].median()),
-        float(poses.angle_sd[found].median()), float((jumped & sure).double().mean()), step.plan.subset,
+        mean_gain(poses), float(jumped.double().mean() * everywhere), float(change.angle[judged].median()),
+        float(poses.angle_sd[found].median()), float((jumped & sure).double().mean() * everywhere), step.plan.subset,
     )  # fmt: skip
 
 
@@ -88,6 +89,7 @@ def record(step: Step, latest: Progressed, groups: list[str], crosses: str) -> R
         "fsc": curves.unmasked.tolist(), "fsc_spherical": curves.spherical.tolist(),
         "fsc_masked": curves.masked.tolist(), "fsc_randomised": curves.randomised.tolist(),
         "fsc_corrected": curves.corrected.tolist(),
+        "searched_around": _searched_around(step),
         "angle_change_deg": float(change.angle[judged].median()) if known else None,
         "shift_change_A": float(change.shift[judged].median()) if known else None,
         "surprised": latest.surprised if known else None, "jumped": latest.jumped if known else None,
@@ -104,6 +106,11 @@ def record(step: Step, latest: Progressed, groups: list[str], crosses: str) -> R
         "particles": len(poses), "images_used": len(present), "box": box, "pixel_size": pixel_size,
         "crosses": crosses,
     } | _prior(step.before)  # fmt: skip
+
+
+def _searched_around(step: Step) -> float:
+    """Share of the images used whose poses a global search looked for around those known before."""
+    return (1 - step.plan.looked_at) * float(step.before.poses.known[step.after.poses.known].double().mean())
 
 
 def _prior(state: State) -> Record:

@@ -30,6 +30,7 @@ POOR_START = 0.1  # share of particles surprised, in the second iteration or lat
 GLOBAL_MOST = 10
 JUMPING = 0.01  # local search begins when fewer particles than this jumped farther than two grid steps
 GRID_RESOLUTION = 15.0  # angstrom; the exhaustive part scores no finer detail, and Gauss-Newton takes over from there
+LOOKED_AT = 0.1  # share of a subset with settled poses that is searched everywhere again with the new images
 GROWTH = 1.5  # the band grows by at most this factor in an iteration
 MARGIN = 0.2  # part of the shells that the half maps agree on, searched beyond: the references are filtered already
 LEAST_MARGIN = 3  # shells
@@ -86,7 +87,8 @@ class Plan:
 
     stage. sampling: what is searched. insert_limit: highest shell back-projected, and of the noise estimate. posterior:
     what feeds the M-step (expectation.posterior.posterior_samples). images: how many of them, at random (None: all);
-    subset: the number of that subset.
+    subset: the number of that subset. looked_at: share of the particles with a pose that a global search looks for on
+    its whole grid, at random; the others it looks for around their pose.
     """
 
     stage: str
@@ -95,6 +97,7 @@ class Plan:
     posterior: str
     images: int | None = None
     subset: int = 0
+    looked_at: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,9 @@ class Schedule:
         searched = self.search in ("auto", "global")
         unknown = searched and (not history or history[-1].subset < subset)  # a short run must find all poses too
         if stage in ("burn-in", "global") or unknown:
-            return replace(plan, sampling=self._global(limit, history, shift_sigma, unknown))
+            converged = unknown and bool(history) and history[-1].stage == "local"
+            looked_at = LOOKED_AT if converged and self.search == "auto" else 1.0
+            return replace(plan, sampling=self._global(limit, history, shift_sigma, unknown), looked_at=looked_at)
         if self.search == "fixed":  # poses enter as points: the low-passed start cannot say how sure they are
             sampling = Sampling("fixed", limit, modes=self.modes, symmetry=self.symmetry)
             return replace(plan, sampling=sampling, posterior="best")
