@@ -40,7 +40,7 @@ BATCH = 512  # images worked on at once
 EDGE = 0.06  # of the box: width of the means' mask's edge
 EMPTY = 0.1  # of the mean share of a class: below it a class is seeded anew
 LIKELIER, FEW_LIKELY = 3.0, 0.1  # nats of evidence, and the share of a class's images below which it holds noise
-CLOSED = 1e-12  # prior of a class that holds nothing
+CLOSED = 1e-30  # prior of a class that holds nothing
 AGREES = 0.143  # correlation of half means
 
 
@@ -244,6 +244,7 @@ class Averaging:
         transforms = divided(halves[0] + halves[1], plane, at_least_faint(seen.signal, share))
         resolution = [_resolution(one, grid) for one in seen.correlation]
         share = _closed(share, sums, plan)
+        resolution = [one if float(s) > 0 else grid.length for one, s in zip(resolution, share, strict=True)]
         seeded = 0
         if plan.seeds:
             seeded = _seed_(transforms, share, resolution, [divided(one, plane, at_least_faint(seen.signal, share))

@@ -179,9 +179,11 @@ def _class_rows(found: Classes2d) -> list[ClassRow]:
 def _findings(found: Classes2d) -> list[Finding]:
     """What a user should know of the classes."""
     said = []
-    empty = int((torch.bincount(found.poses.number, minlength=len(found.means.share)) == 0).sum())
+    empty = int((found.means.share <= 0).sum())
     if empty:
-        said.append(Finding("empty classes", f"{empty} classes hold no image: fewer would do", "classes", "note"))
+        named = "1 class holds" if empty == 1 else f"{empty} classes hold"
+        said.append(Finding("empty classes", f"{named} no image that is more than noise: fewer would do", "classes",
+                            "note"))
     share = found.records[-1].present
     if share < FEW_PRESENT:
         said.append(Finding("few particles", f"{100 * share:.0f} % of the images look like more than noise; check "

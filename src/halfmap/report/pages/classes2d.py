@@ -56,7 +56,7 @@ class Classes2dPage:
 
 @dataclass(frozen=True)
 class ClassPicture:
-    """A mean as a PNG with what is said of it; bar: its share as a percentage of the largest."""
+    """A mean that is more than noise, as a PNG, and what is said of it; bar: its share in percent of the largest."""
 
     uri: str
     number: int
@@ -64,6 +64,7 @@ class ClassPicture:
     resolution: str
     fineness: float
     images: str
+    count: int
     empty: str
     bar: float
 
@@ -91,21 +92,25 @@ def _window(shown: Classes2dPage) -> Window:
 
 def _pictures(shown: Classes2dPage, window: Window) -> list[ClassPicture]:
     inside = slice(window.low, window.low + window.width)
-    greys = grey_levels([fourier_resize(np.asarray(one)[inside, inside], TILE) for one in shown.pictures])
+    held = [row for row in shown.rows if row.share > 0]
+    if not held:
+        return []
+    greys = grey_levels([fourier_resize(np.asarray(shown.pictures[row.number - 1])[inside, inside], TILE)
+                         for row in held])
     most = max(max((row.share for row in shown.rows), default=0.0), 1e-9)
     return [
         ClassPicture(png_uri(grey), row.number, figure(100 * row.share, 1), figure(row.resolution, 1), row.resolution,
-                     grouped(row.images), grouped(row.images - row.present) if row.images > row.present else "",
-                     100 * row.share / most)
-        for row, grey in zip(shown.rows, greys, strict=True)
+                     grouped(row.images), row.images,
+                     grouped(row.images - row.present) if row.images > row.present else "", 100 * row.share / most)
+        for row, grey in zip(held, greys, strict=True)
     ]  # fmt: skip
 
 
 def _headline(shown: Classes2dPage) -> Headline:
     last = shown.records[-1]
-    used = sum(row.images > 0 for row in shown.rows)
+    used = sum(row.share > 0 for row in shown.rows)
     present = sum(row.present for row in shown.rows)
-    finest = min((row.resolution for row in shown.rows if row.images), default=float("nan"))
+    finest = min((row.resolution for row in shown.rows if row.share > 0), default=None)
     seconds, unit = findings.duration(sum(float(one["seconds"]) for one in shown.records))
     tiles = [
         Tile("Probably a particle", figure(100 * present / max(1, shown.particles), 0), "%",
@@ -113,7 +118,7 @@ def _headline(shown: Classes2dPage) -> Headline:
         Tile("Finest mean", figure(finest, 1), "Å", "two halves of the class's images, which share its mean"),
         Tile("Time", seconds, unit, f"{len(shown.records)} iterations, to {float(last['limit_A']):.1f} Å"),
     ]  # fmt: skip
-    hero = Tile("Classes", grouped(used), "", f"of {len(shown.rows)} hold {grouped(shown.particles)} images")
+    hero = Tile("Classes", grouped(used), "", f"of {len(shown.rows)}, of {grouped(shown.particles)} images")
     return Headline(hero, tiles)
 
 
