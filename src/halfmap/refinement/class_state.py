@@ -55,13 +55,17 @@ class ClassMeans:
 
 @dataclass(frozen=True)
 class ClassState:
-    """What one iteration hands to the next. sigma2 [g, s]: noise of each optics group by image shell; scale: contrast
-    of each frame; present: share of images that hold a particle."""
+    """What one iteration hands to the next.
+
+    sigma2 [g, s]: noise of each optics group by image shell; scale: contrast of each frame; present: share of images
+    that hold a particle; log_prior float64 [c]: of classes, up to a constant.
+    """
 
     means: ClassMeans
     sigma2: Tensor
     scale: tuple[float, ...]
     present: float
+    log_prior: Tensor
 
 
 @dataclass(frozen=True)
