@@ -164,3 +164,7 @@ def test_classes_that_are_not_there_and_results_of_another_run_are_refused(known
     (tmp_path / "taken" / "classes.star").write_text("")
     done = halfmap(["classes2d", known.star, "--diameter", 116, "--classes", 3, "--out", tmp_path / "taken"])
     assert done.status == 2 and "holds classes.star" in done.error
+    (tmp_path / "taken" / "settings.toml").write_text("")
+    for command in ("report", "inspect"):  # the page of a refinement would take the place of that of the classes
+        done = halfmap([command, tmp_path / "taken"])
+        assert done.status == 2 and "holds two-dimensional classes, not a refinement" in done.error
