@@ -19,6 +19,11 @@ def simulate(options: Sequence[object], folder: Path) -> Cost:
     return _run("simulate", options, folder)
 
 
+def classes2d(options: Sequence[object], folder: Path) -> Cost:
+    """Run `halfmap classes2d` with these words into a new folder."""
+    return _run("classes2d", options, folder)
+
+
 def regularise(halves: Sequence[Path], options: Sequence[object], folder: Path) -> Cost:
     """Run `halfmap regularise` on two half maps into a new folder."""
     return _run("regularise", ["--half1", halves[0], "--half2", halves[1], *options], folder)

@@ -7,6 +7,7 @@ A field's ``metadata`` may hold
 - ``group``: the heading that lists it in the help; ``advanced``: listed in a group of its own;
 - ``aliases``: further spellings on the command line, which the help leaves out; ``bare``: the value of the option
   where it is given without one; ``positional``: given without its name; ``short``: a word for the value;
+  ``several``: text of one or more words;
 - ``in_refinements``: has an effect only in refinements; a class with ``REFINES = False`` has no such option.
 
 Values are ``str``, ``int``, ``float``, ``bool`` or ``Path``, or one of these and ``None``.
@@ -91,6 +92,8 @@ def add_options(parser: argparse.ArgumentParser, cls: type) -> None:
             typed["metavar"] = word
         if "bare" in about:
             typed |= {"nargs": "?", "const": about["bare"]}
+        if about.get("several"):
+            typed |= {"nargs": "+", "action": _Joined}
         if about.get("positional"):
             typed["type"] = _unless_absent(typed["type"])
             group.add_argument(field.name, nargs="?", default=argparse.SUPPRESS, help=text, **typed)
@@ -98,6 +101,14 @@ def add_options(parser: argparse.ArgumentParser, cls: type) -> None:
             group.add_argument(*names, help=text, **typed, **shared)
         if hidden:
             parser.add_argument(*hidden, help=argparse.SUPPRESS, **typed, **shared)
+
+
+class _Joined(argparse.Action):
+    """Several words as one text."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
+                 option_string: str | None = None) -> None:  # fmt: skip
+        setattr(namespace, self.dest, " ".join(values))
 
 
 def _unless_absent(kind: type) -> Callable[[str], object]:
@@ -182,7 +193,8 @@ def to_command(settings: object, program: str) -> str:
         elif field.metadata.get("positional"):
             words.append(str(value))
         else:
-            options += [flag(field), repr(value).removesuffix(".0") if isinstance(value, float) else str(value)]
+            words_of = str(value).split() if field.metadata.get("several") else [str(value)]
+            options += [flag(field), *([repr(value).removesuffix(".0")] if isinstance(value, float) else words_of)]
     return shlex.join(words + options)
 
 

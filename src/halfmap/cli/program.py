@@ -68,6 +68,9 @@ COMMANDS: dict[str, Command] = {
     "audit": _command(
         "find particles that are twice in a STAR file or in both half sets",
         "particle_sets", "audit_options", "run_audit"),
+    "classes2d": _command(
+        "sort particle images into two-dimensional classes",
+        "classes2d", "classes2d_options", "run_classes2d"),
     "select": _command(
         "the particles of a run that pass its own measures, as a STAR file",
         "select", "select_options", "run_select"),

@@ -11,6 +11,7 @@ from halfmap import __version__
 from halfmap.cli.command import chosen, citing, given, settings_file
 from halfmap.cli.relion import RELION_ALWAYS, RELION_NOTES, Note
 from halfmap.options import add_options, build, table
+from halfmap.settings.checks import check_refinement
 from halfmap.settings.commands import command_line
 from halfmap.settings.refine import RefineSettings, validated
 from halfmap.settings.resume import ResumeSettings, finished, validated_resume
@@ -95,6 +96,7 @@ def report_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_report(arguments: argparse.Namespace) -> None:
+    check_refinement(arguments.run)
     from halfmap.report.pages.run_folder import report_from_run
 
     print(report_from_run(arguments.run, citing()))

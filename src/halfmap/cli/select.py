@@ -12,6 +12,7 @@ from halfmap.settings.select import SelectSettings, validated_select
 def select_options(parser: argparse.ArgumentParser) -> None:
     add_options(parser, SelectSettings)
     parser.usage = ("halfmap select RUN --out clean.star [options]\n"
+                    "       halfmap select RUN --classes 1 2 5 --out good.star [options]\n"
                     "       halfmap select particles.star --out clean.star [options]")
 
 

@@ -21,8 +21,14 @@ class SelectSettings:
     out: Path = field(metadata={
         "help": "write the particles that pass here, with all their columns", "short": "clean.star",
         "aliases": ("--o",)})
-    min_probability: float = field(default=0.5, metadata={
-        "help": "least probability that the image holds a particle; 0 asks for none", "short": "P", "at_least": 0})
+    classes: str | None = field(default=None, metadata={
+        "help": "numbers of the classes whose particles pass, such as 1 2 5-8", "short": "N", "several": True,
+        "none": "all"})
+    classes_not: str | None = field(default=None, metadata={
+        "help": "numbers of the classes whose particles do not pass", "short": "N", "several": True, "none": "none"})
+    min_probability: float | None = field(default=None, metadata={
+        "help": "least probability that the image holds a particle; 0 asks for none", "short": "P", "at_least": 0,
+        "none": "0.5; with classes none where the file has no such column"})
     max_angle_sd: float | None = field(default=None, metadata={
         "help": "greatest standard deviation of a particle's orientation", "unit": "deg", "above": 0, "none": "any"})
     max_shift_sd: float | None = field(default=None, metadata={
@@ -43,6 +49,8 @@ def validated_select(settings: SelectSettings) -> SelectSettings:
     """
     check_declared(settings)
     _check_criteria(settings)
+    for option, text in (("--classes", settings.classes), ("--classes-not", settings.classes_not)):
+        class_numbers(option, text or "")
     paths = absolute_paths(settings)
     paths["particles"] = particle_file(paths["particles"])
     out = paths["out"]
@@ -54,12 +62,26 @@ def validated_select(settings: SelectSettings) -> SelectSettings:
     return dataclasses.replace(settings, **paths)
 
 
+def class_numbers(option: str, text: str) -> list[int]:
+    """The numbers in a text such as "1 2 5-8", in their order. Raises InputError, naming the option, for other text."""
+    numbers: set[int] = set()
+    for word in text.replace(",", " ").split():
+        first, dash, last = word.partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()) or int(last or first) < int(first):
+            raise InputError(f"{option} {text}: '{word}' is no class; give numbers, such as 1 2 5-8")
+        numbers |= set(range(int(first), int(last or first) + 1))
+    return sorted(numbers)
+
+
 def _check_criteria(settings: SelectSettings) -> None:
     """Raise InputError where no criterion is given, or a share is more than 1."""
     for one in dataclasses.fields(settings):
         value = getattr(settings, one.name)
         if one.name in ("min_probability", "min_max_posterior") and value is not None and value > 1:
             raise InputError(f"{flag(one)} {value}: must be at most 1")
-    others = (settings.max_angle_sd, settings.max_shift_sd, settings.min_max_posterior)
-    if settings.min_probability == 0 and others == (None, None, None):
+    if settings.classes and settings.classes_not:
+        raise InputError("--classes and --classes-not: one says the other; give one of them")
+    others = (settings.max_angle_sd, settings.max_shift_sd, settings.min_max_posterior, settings.classes,
+              settings.classes_not)
+    if settings.min_probability == 0 and not any(others):
         raise InputError("--min-probability 0: leaves nothing to select by; give another criterion too")

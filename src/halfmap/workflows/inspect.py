@@ -40,6 +40,7 @@ from halfmap.refinement.schedule import Schedule, subsets_of
 from halfmap.refinement.told import spells
 from halfmap.runtime.log import read_header as read_log
 from halfmap.runtime.memory import allowance
+from halfmap.settings.checks import check_refinement
 from halfmap.settings.inspect import InspectSettings
 from halfmap.settings.refine import RefineSettings, from_toml
 from halfmap.validation.halfset_leaks import leaks
@@ -203,6 +204,7 @@ def _duration(seconds: float) -> str:
 
 def _run_folder(folder: Path, settings: InspectSettings) -> Inspection:
     """A refinement: how far it got, and its particles."""
+    check_refinement(folder)
     asked = from_toml(folder / "settings.toml")
     facts = [Fact("run", _status(folder)), Fact("settings", _asked(asked))]
     try:

@@ -1,0 +1,32 @@
+"""``halfmap classes2d``: two-dimensional class means."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from halfmap import __version__
+from halfmap.cli.command import chosen, settings_file
+from halfmap.options import add_options, table
+from halfmap.settings.classes2d import Classes2dSettings, classes2d_command, validated_classes2d
+
+
+def classes2d_options(parser: argparse.ArgumentParser) -> None:
+    settings_file(parser)
+    add_options(parser, Classes2dSettings)
+    parser.usage = "halfmap classes2d particles.star --diameter A --out folder [--classes N] [options]"
+
+
+def run_classes2d(arguments: argparse.Namespace) -> None:
+    asked = chosen(arguments, Classes2dSettings)
+    settings = validated_classes2d(asked)
+    from halfmap.report.pages.classes2d import Classes2dPage, write_classes2d_page
+    from halfmap.workflows.classes2d import classes2d
+
+    def report(**seen: Any) -> Path:
+        """Write report.html. seen: fields of a Classes2dPage, a class that no workflow may import."""
+        shown = Classes2dPage(settings=table(settings), version=__version__, command=classes2d_command(asked), **seen)
+        return write_classes2d_page(settings.out, shown)
+
+    classes2d(settings, report=report)

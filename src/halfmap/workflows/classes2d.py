@@ -1,0 +1,235 @@
+"""`halfmap classes2d`: images into two-dimensional classes, and what a user chooses from afterwards."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from halfmap import __version__, kernels
+from halfmap.errors import InputError
+from halfmap.finding import Finding
+from halfmap.maps.grid import Grid
+from halfmap.maps.mrc import replaced_atomically, write_stack
+from halfmap.particles.ctf_states import chosen_state, with_ctf_state
+from halfmap.particles.given_optics import GivenOptics
+from halfmap.particles.particle_file import read_particle_file
+from halfmap.particles.source import ParticleSource
+from halfmap.particles.stack import check_stacks
+from halfmap.particles.stack_files import StackFiles
+from halfmap.particles.star import write_star
+from halfmap.particles.star_text import write_tables
+from halfmap.particles.table import ParticleTable, with_poses
+from halfmap.reconstruction.class_means import images_of
+from halfmap.refinement.class_averaging import Averaging, mean_mask
+from halfmap.refinement.class_images import check_memory, held_images, reference_grid
+from halfmap.refinement.class_schedule import ClassPlan, ClassSchedule
+from halfmap.refinement.class_state import Classes2d, ClassRecord
+from halfmap.refinement.outputs import made_folder
+from halfmap.refinement.preflight import inspect_images
+from halfmap.runtime.device import device_named
+from halfmap.runtime.log import RunLog
+from halfmap.runtime.progress import counted
+from halfmap.settings.classes2d import Classes2dSettings, classes2d_command, classes2d_toml
+
+LEAST_IMAGES = 10  # a class
+FINEST, COARSEST = 9.0, 20.0  # A: bounds of the finest detail by default, which is
+DETAIL = 14.0  # the diameter over this
+STARTS = 5.0  # the diameter over this is the detail of the first iteration, which is
+START_FINE, START_COARSE = 25.0, 40.0  # between these, in A
+PRESENT = 0.5  # probability of a particle
+FEW_PRESENT = 0.3  # share of images with a particle, below which something is wrong
+
+Report = Callable[..., Path]
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """A class as the page shows it. number: from 1; share: of the images; resolution: in A; images: that are assigned
+    to it; present: how many of them probably hold a particle."""
+
+    number: int
+    share: float
+    resolution: float
+    images: int
+    present: int
+
+
+def classes2d(settings: Classes2dSettings, report: Report | None = None) -> Classes2d:
+    """Find the classes, and write classes.mrcs, classes.star, particles.star, iterations.jsonl, settings.toml and
+    log.txt into settings.out.
+
+    settings: as `validated_classes2d` returns them. report: writes the page, and is called with its fields. Raises
+    InputError where the particles cannot be used, or are too few.
+    """
+    kernels.set_threads(settings.threads)
+    torch.set_num_threads(kernels.thread_count())
+    device = device_named(settings.device)
+    began = time.perf_counter()
+    files = StackFiles()
+    table = _particles(settings, files)
+    source = ParticleSource(table, settings.diameter, files=files)
+    schedule = _class_schedule(settings, source)
+    check_memory(source, schedule.last)
+    made_folder(settings.out)
+    with RunLog(settings.out / "log.txt") as log:
+        log.begin(__version__, classes2d_command(settings))
+        log.notice(f"{table.source}: {len(table):,} images into {settings.classes} classes, from "
+                   f"{schedule.coarse:.0f} A to {schedule.grid.length / schedule.last:.1f} A")
+        with counted("looking at images", len(table)) as advance:
+            seen = inspect_images(source, advance)
+        for found in seen.findings:
+            (log.warning if found.level == "warning" else log.notice)(found.text)
+        if seen.rejected is not None:
+            write_star(settings.out / "rejected.star", seen.rejected)
+            source, table = seen.source, seen.source.table
+            schedule = dataclasses.replace(schedule, images=len(table))
+        with counted("reading images", len(table)) as advance:
+            frames = held_images(source, schedule.grid, schedule.last, advance)
+        order = torch.randperm(len(table), generator=torch.Generator().manual_seed(settings.seed))
+        averaging = Averaging(frames, schedule, _stacked(seen.power), order, device, settings.seed)
+        found2d = _iterated(averaging, log)
+        findings = [*seen.findings, *_findings(found2d)]
+        for one in findings[len(seen.findings) :]:
+            (log.warning if one.level == "warning" else log.notice)(one.text)
+        rows = _class_rows(found2d)
+        pictures = _write(settings, table, schedule.grid, found2d, rows)
+        log.notice(f"{sum(row.share > 0 for row in rows)} classes, {sum(row.present for row in rows):,} of "
+                   f"{len(table):,} images probably hold a particle; {time.perf_counter() - began:.0f} s")
+        if report is not None:
+            page = report(rows=rows, pictures=pictures.numpy(), pixel_size=schedule.grid.pixel_size,
+                          diameter=settings.diameter, records=[dataclasses.asdict(one) for one in found2d.records],
+                          findings=findings, particles=len(table))
+            log.notice(f"Finished: {page}; keep classes with: halfmap select {settings.out} --classes 1 2 3 --out "
+                       "good.star")
+        log.finish()
+    return found2d
+
+
+def _class_schedule(settings: Classes2dSettings, source: ParticleSource) -> ClassSchedule:
+    """How the classes are found. Raises InputError for a diameter larger than the images."""
+    grid = reference_grid(source)
+    if settings.diameter > grid.length:
+        raise InputError(f"--diameter {settings.diameter:g}: larger than the images ({grid.box} px of "
+                         f"{grid.pixel_size:g} A, {grid.length:.0f} A); give the diameter of the particle")
+    fine = settings.max_resolution or min(max(settings.diameter / DETAIL, FINEST), COARSEST)
+    fine = max(fine, 2.1 * grid.pixel_size)
+    coarse = max(fine, min(max(settings.diameter / STARTS, START_FINE), START_COARSE))
+    return ClassSchedule(grid, settings.diameter, coarse, fine, settings.iterations, settings.classes,
+                         len(source.table))
+
+
+def _particles(settings: Classes2dSettings, files: StackFiles) -> ParticleTable:
+    given = GivenOptics(settings.optics, settings.invert_contrast)
+    table = read_particle_file(
+        settings.particles, settings.data_dir, settings.passthrough, settings.strip_prefix, given
+    )
+    table = with_ctf_state(table, chosen_state(settings.phase_flipped, settings.ctf_premultiplied))
+    most = len(table) // LEAST_IMAGES
+    if most < 1:
+        raise InputError(f"{table.source}: {len(table)} images are too few for classes; give at least {LEAST_IMAGES}")
+    if settings.classes > most:
+        raise InputError(f"--classes {settings.classes}: {len(table):,} images are too few for so many ({LEAST_IMAGES} "
+                         f"a class are needed); give at most {most}")
+    check_stacks(table, files)
+    return table
+
+
+def _stacked(power: tuple[Tensor, ...]) -> Tensor:
+    """Power [g, s] of groups whose images may have different sizes; shells that a group lacks repeat its last."""
+    length = max(len(one) for one in power)
+    return torch.stack([torch.cat([one, one[-1:].repeat(length - len(one))]) for one in power])
+
+
+def _iterated(averaging: Averaging, log: RunLog) -> Classes2d:
+    with ExitStack() as bars:
+
+        def advance(plan: ClassPlan) -> Callable[[int], None]:
+            bars.close()
+            title = f"iteration {plan.iteration} of {averaging.schedule.iterations}"
+            return bars.enter_context(counted(title, plan.images))
+
+        def told(record: ClassRecord) -> None:
+            bars.close()
+            seeded = f", {record.seeded} empty ones seeded anew" if record.seeded else ""
+            log.notice(f"iteration {record.iteration:2d}: {record.images:,} images to {record.limit_A:.1f} A, "
+                       f"{record.used} classes in use{seeded}, {record.seconds:.1f} s")
+
+        return averaging.run(advance, told)
+
+
+def _class_rows(found: Classes2d) -> list[ClassRow]:
+    """The classes, largest first."""
+    number, present = found.poses.number, found.poses.present >= PRESENT
+    classes = len(found.means.share)
+    counts = torch.bincount(number, minlength=classes).tolist()
+    with_particle = torch.bincount(number[present], minlength=classes).tolist()
+    return [ClassRow(c + 1, float(found.means.share[c]), found.means.resolution[c], counts[c], with_particle[c])
+            for c in range(classes)]
+
+
+def _findings(found: Classes2d) -> list[Finding]:
+    """What a user should know of the classes."""
+    said = []
+    empty = int((found.means.share <= 0).sum())
+    if empty:
+        named = "1 class holds" if empty == 1 else f"{empty} classes hold"
+        said.append(Finding("empty classes", f"{named} no image that is more than noise: fewer would do", "classes",
+                            "note"))
+    share = found.records[-1].present
+    if share < FEW_PRESENT:
+        said.append(Finding("few particles", f"{100 * share:.0f} % of the images look like more than noise; check "
+                            "contrast (--invert-contrast), CTF and diameter", "images"))
+    return said
+
+
+def _write(settings: Classes2dSettings, table: ParticleTable, grid: Grid, found: Classes2d,
+           rows: list[ClassRow]) -> Tensor:  # fmt: skip
+    """Write the files, and return the means [c, y, x] in the box of the images."""
+    out = settings.out
+    means = images_of(found.means.transforms, found.means.plane, grid.box)
+    means = means * mean_mask(grid, settings.diameter, grid.box)
+    write_stack(out / "classes.mrcs", means, grid.pixel_size)
+    stack = out / "classes.mrcs"
+    if stack.is_relative_to(Path.cwd()):  # as RELION's projects have it
+        stack = stack.relative_to(Path.cwd())
+    write_tables(out / "classes.star", {
+        "model_general": {
+            "rlnReferenceDimensionality": np.array([2]), "rlnDataDimensionality": np.array([2]),
+            "rlnOriginalImageSize": np.array([grid.box]), "rlnPixelSize": np.array([grid.pixel_size]),
+            "rlnNrClasses": np.array([len(rows)]),
+        },
+        "model_classes": {
+            "rlnReferenceImage": [f"{row.number:06d}@{stack}" for row in rows],
+            "rlnClassDistribution": np.array([row.share for row in rows]),
+            "rlnEstimatedResolution": np.array([row.resolution for row in rows]),
+            "halfmapImages": np.array([row.images for row in rows]),
+            "halfmapParticles": np.array([row.present for row in rows]),
+        },
+    })  # fmt: skip
+    poses = found.poses
+    extra = {
+        "rlnClassNumber": (poses.number + 1).numpy(),
+        "rlnMaxValueProbDistribution": poses.weight.numpy(),
+        "rlnLogLikeliContribution": poses.score.numpy(),
+        "halfmapParticleProbability": poses.present.numpy(),
+    }
+    write_star(out / "particles.star", with_poses(table, poses.rotation, -poses.shift, extra=extra))
+    _write_text(out / "settings.toml", classes2d_toml(settings))
+    records = [dataclasses.asdict(one) for one in found.records]
+    records[-1] |= {"search": "final", "classes": [dataclasses.asdict(row) for row in rows]}
+    _write_text(out / "iterations.jsonl", "".join(json.dumps(one) + "\n" for one in records))
+    return means
+
+
+def _write_text(path: Path, text: str) -> None:
+    with replaced_atomically(path) as stream:
+        stream.write(text.encode())
