@@ -8,7 +8,7 @@ anything, what is left of the power within the particle's circle is not noise al
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -32,25 +32,34 @@ class HeldImages:
     """Images [b] of one frame.
 
     index int64 [b]: their particles. geometry: of the band, which is the same for all. y, c [b, k]: whitened data and
-    contrast (`score.score_grid`).
+    contrast (`score.score_grid`). mask_power: mean square of the circular mask, which is what noise has left in y.
     """
 
     index: Tensor
     geometry: ImagingGeometry
     y: Tensor
     c: Tensor
+    mask_power: float
 
     def __len__(self) -> int:
         return len(self.index)
 
     def where(self, chosen: Tensor) -> HeldImages:
         """Those that ``chosen`` [b] marks."""
-        return HeldImages(self.index[chosen], self.geometry, self.y[chosen], self.c[chosen])
+        return replace(self, index=self.index[chosen], y=self.y[chosen], c=self.c[chosen])
 
     def to_shell(self, limit: int) -> HeldImages:
         """The same up to a shell of the reference; no copy."""
         k = self.geometry.count(limit)
-        return HeldImages(self.index, self.geometry, self.y[:, :k], self.c[:, :k])
+        return replace(self, y=self.y[:, :k], c=self.c[:, :k])
+
+    def energy(self, limit: int) -> Tensor:
+        """Power of the signal up to a shell, in units of the noise, summed over coefficients [b].
+
+        It is what the log-likelihood of an image gains by the right model at the right pose, in expectation.
+        """
+        y = self.to_shell(limit).y
+        return (y.real.square() + y.imag.square() - self.mask_power).double().sum(dim=1)
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,7 @@ class _Group:
     ctf: Tensor
     power: Tensor
     count: Tensor
+    mask_power: float
 
 
 def held_images(
@@ -81,10 +91,10 @@ def held_images(
     for part in parts:
         band = part.geometry.band
         root = spectra[part.number].to(part.scored.device).rsqrt().float()[band.shell]
-        held = HeldImages(part.index, part.geometry, part.scored * root, part.ctf * root)
+        held = HeldImages(part.index, part.geometry, part.scored * root, part.ctf * root, part.mask_power)
         frames.setdefault(part.geometry.optics.frame, []).append(held)
-    return [HeldImages(torch.cat([p.index for p in some]), some[0].geometry, torch.cat([p.y for p in some]),
-                       torch.cat([p.c for p in some])) for some in frames.values()]  # fmt: skip
+    return [replace(some[0], index=torch.cat([p.index for p in some]), y=torch.cat([p.y for p in some]),
+                    c=torch.cat([p.c for p in some])) for some in frames.values()]
 
 
 def _transformed(part: ImageBatch, source: ParticleSource, geometries: Geometries) -> _Group:
@@ -103,7 +113,7 @@ def _transformed(part: ImageBatch, source: ParticleSource, geometries: Geometrie
         formed = ctf(band.kxy, optics, defocus).square()
     power = band.shell_sum((outside.real.square() + outside.imag.square()).double().sum(dim=0)).cpu()
     count = band.shell_sum(formed.double().sum(dim=0) * float(around.square().mean())).cpu()
-    return _Group(part.group, part.index, geometry, seen.scored, seen.ctf, power, count)
+    return _Group(part.group, part.index, geometry, seen.scored, seen.ctf, power, count, float(mask.square().mean()))
 
 
 def _noise(source: ParticleSource, parts: list[_Group]) -> list[Tensor]:

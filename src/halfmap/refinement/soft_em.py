@@ -64,6 +64,10 @@ class SoftTask:
     diameter: float
     group: Tensor
 
+    def energy(self, limit: int) -> float:
+        """Mean power of the signal of an image up to a shell, in units of the noise (`HeldImages.energy`)."""
+        return float(torch.cat([held.energy(limit) for images in self.halves for held in images]).mean())
+
     @property
     def sphere(self) -> Tensor:
         """The soft sphere [z, y, x] that maps are kept in."""

@@ -1,8 +1,9 @@
 """What the iterations of a start search: from coarse to fine, and from soft to sharp.
 
 A map of random orientations explains nothing, and a posterior that is sharp against it settles by chance. So
-log-likelihoods are tempered at first: multiplied by 0.15, and by more in every iteration, until nothing is held back in
-the last third. The band grows at the same time.
+log-likelihoods are tempered at first: multiplied by a number below 1 that grows in every iteration, until nothing is
+held back in the last third. How far they must be held back is a matter of the signal: the coarse shells of an image
+with little noise hold a thousand nats, those of a small protein in noisy images thirty. The band grows meanwhile.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ COARSE = 30.0  # A, of the first iteration
 FINE, FINE_SHELLS = 14.0, 9.0  # A, of the last: usual, and for groups of many axes, whose maps may be hollow shells
 MANY = 12  # rotations of a group that has many axes
 ITERATIONS = 20
-FIRST_TEMPERING, TEMPERED = 0.15, 0.7  # of the log-likelihood, and the part of the iterations in which it rises to 1
+FIRST_NATS = 35.0  # that the signal of an image is worth in the first iteration, tempered
+SOFTEST, SHARPEST = 0.01, 0.6  # tempering of the first iteration
+TEMPERED = 0.7  # part of the iterations in which it rises to 1
 BROADENING = 0.8  # part of the iterations in which the band grows
 AFTER_AXES = 6  # iterations when symmetry is imposed on a map whose axes were found
 AXES_TEMPERING = 0.5
@@ -38,10 +41,10 @@ def finest(operators: int) -> float:
     return FINE_SHELLS if operators >= MANY else FINE
 
 
-def order_for(resolution: float, diameter: float, turn: float = TURN) -> int:
-    """Order of the orientation grid in which no step moves the rim by more than ``turn`` times the detail (A)."""
+def order_for(resolution: float, diameter: float) -> int:
+    """Order of the orientation grid in which no step moves the rim by more than TURN times the detail (A)."""
     order = LEAST_ORDER
-    while order < MOST_ORDER and angular_step(order) > turn * math.degrees(resolution / (0.5 * diameter)):
+    while order < MOST_ORDER and angular_step(order) > TURN * math.degrees(resolution / (0.5 * diameter)):
         order += 1
     return order
 
@@ -53,12 +56,18 @@ def search_at(grid: Grid, diameter: float, limit: int, order: int, tempering: fl
     return SoftSearch(limit, order, tempering, reach, detail / SHIFTS, SPREAD * diameter, null=tempering == 1)
 
 
-def searches_from_nothing(grid: Grid, diameter: float, fine: float, iterations: int = ITERATIONS) -> list[SoftSearch]:
-    """The iterations of one start, down to a resolution ``fine`` (A)."""
-    first, last, result = shell(grid, COARSE), shell(grid, fine), list[SoftSearch]()
-    for done in range(iterations):
-        part = done / max(1, iterations - 1)
-        tempering = FIRST_TEMPERING ** max(0.0, 1 - part / TEMPERED)
+def first_tempering(energy: float) -> float:
+    """The tempering of the first iteration. energy: mean power of the signal of an image in its shells, in units of the
+    noise."""
+    return min(SHARPEST, max(SOFTEST, FIRST_NATS / max(energy, 1e-9)))
+
+
+def searches_from_nothing(grid: Grid, diameter: float, fine: float, tempering: float) -> list[SoftSearch]:
+    """The iterations of one start, down to a resolution ``fine`` (A). tempering: of the first."""
+    first, last, result, begun = shell(grid, COARSE), shell(grid, fine), list[SoftSearch](), tempering
+    for done in range(ITERATIONS):
+        part = done / (ITERATIONS - 1)
+        tempering = begun ** max(0.0, 1 - part / TEMPERED)
         limit = round(first + (last - first) * min(1.0, part / BROADENING))
         result.append(search_at(grid, diameter, limit, order_for(grid.length / limit, diameter), tempering))
     return result

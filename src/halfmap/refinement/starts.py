@@ -16,12 +16,13 @@ from torch import Tensor
 from halfmap.fourier.shells import hermitian_weights, shell_index_3d, shell_sum
 from halfmap.fourier.transform import volume_fft
 from halfmap.geometry.symmetry import symmetry_group
-from halfmap.maps.density import density_of
 from halfmap.maps.filters import apply_radial_gain
 from halfmap.maps.rigid import moved
 from halfmap.refinement.soft_em import SoftSearch, SoftStep, SoftTask, random_map, soft_step
-from halfmap.refinement.starting_agreement import Agreement, FoundMap, agreement
+from halfmap.refinement.starting_agreement import SURE, Agreement, FoundMap, agreement
 from halfmap.refinement.starting_schedule import (
+    COARSE,
+    first_tempering,
     order_for,
     search_at,
     searches_after_axes,
@@ -29,6 +30,7 @@ from halfmap.refinement.starting_schedule import (
     shell,
 )
 from halfmap.validation.fsc import GOLD_STANDARD, resolution
+from halfmap.validation.poses import common_shift
 from halfmap.validation.symmetry_axes import symmetry_axes
 
 SHARE = 0.5  # of images that hold a particle, before it is known
@@ -99,11 +101,16 @@ def _run(
     return step
 
 
-def route_of(number: int, operators: int) -> str:
+def _route_of(number: int, operators: int) -> str:
     """How start ``number`` (from 1) treats a group of so many rotations: both ways in turn."""
     if operators == 1:
         return "free"
     return "axes" if number % 2 else "imposed"
+
+
+def _searches(task: SoftTask, fine: float) -> list[SoftSearch]:
+    tempering = first_tempering(task.energy(shell(task.grid, COARSE)))
+    return searches_from_nothing(task.grid, task.diameter, fine, tempering)
 
 
 def start_from_nothing(
@@ -111,8 +118,8 @@ def start_from_nothing(
 ) -> Start:
     """Start ``number`` (from 1), down to a resolution ``fine`` (A). advance: called after every iteration."""
     generator = torch.Generator().manual_seed(seed * 100_003 + number)
-    route, gains = route_of(number, len(task.group)), list[float]()
-    searches = searches_from_nothing(task.grid, task.diameter, fine)
+    route, gains = _route_of(number, len(task.group)), list[float]()
+    searches = _searches(task, fine)
     without = task if route == "imposed" else replace(task, group=task.group[:1])
     first = random_map(without, searches[0].limit, generator)
     step = _run(without, (first, first), searches, generator, gains, advance)
@@ -135,8 +142,8 @@ def _with_axes(
 def iterations_of(number: int, task: SoftTask, fine: float) -> int:
     """How many iterations start ``number`` takes."""
     several = len(searches_after_axes(task.grid, task.diameter, fine))
-    return len(searches_from_nothing(task.grid, task.diameter, fine)) + \
-        (several if route_of(number, len(task.group)) == "axes" else 0)
+    return len(_searches(task, fine)) + \
+        (several if _route_of(number, len(task.group)) == "axes" else 0)
 
 
 def ranked(starts: Sequence[Start], task: SoftTask, alike: Tensor) -> Ranked:
@@ -154,7 +161,7 @@ def finished(task: SoftTask, best: Start, fine: float, seed: int, advance: Calla
         reached = resolution(last.curve, task.grid.box, task.grid.pixel_size, GOLD_STANDARD)
         limit = min(nyquist, round(FINER * limit), int(FINER * task.grid.length / reached))
         detail = task.grid.length / limit
-        search = search_at(task.grid, task.diameter, limit, order_for(detail, task.diameter, 1.0), 1.0)
+        search = search_at(task.grid, task.diameter, limit, order_for(detail, task.diameter), 1.0)
         step = soft_step(task, last.maps, search, last.share, generator)
         advance()
         if gains and step.gain < gains[-1]:
@@ -197,12 +204,13 @@ def operators_in_frame(found: Tensor, task: SoftTask, fine: float, scores: Seque
 
 
 def centred(start: Start, task: SoftTask) -> Start:
-    """The start with its centre of mass in the middle of the box, as far as its symmetry leaves that free."""
-    density = density_of(start.last.joined, task.grid.pixel_size)
-    if density is None:
-        return start
-    centre = (task.group.cpu() @ density.centre).mean(dim=0)
-    eye, last = torch.eye(3, dtype=torch.float64), start.last
-    poses = replace(last.poses, shifts=last.poses.shifts + (last.poses.rotations.double() @ centre)[:, :2])
+    """The start about the point that the images are centred on, as far as its symmetry leaves that free.
+
+    Shifts are then as small as they can be, and a refinement looks for small ones.
+    """
+    eye, last, poses = torch.eye(3, dtype=torch.float64), start.last, start.last.poses
+    centre = -common_shift(poses.rotations, poses.shifts, poses.present > SURE)
+    centre = (task.group.cpu().double() @ centre).mean(dim=0)
+    poses = replace(poses, shifts=poses.shifts + (poses.rotations.double() @ centre)[:, :2])
     move = [moved(v, eye, -centre, task.grid.pixel_size) for v in (*last.maps, last.joined)]
     return replace(start, last=replace(last, maps=tuple(move[:2]), joined=move[2], poses=poses))
