@@ -34,7 +34,7 @@ def files(tmp_path: Path) -> dict[str, Path]:
 
 @pytest.fixture
 def settings(files: dict[str, Path], tmp_path: Path) -> RefineSettings:
-    return RefineSettings(files["particles.star"], files["map.mrc"], 170.0, tmp_path / "run1")
+    return RefineSettings(files["particles.star"], 170.0, tmp_path / "run1", map=files["map.mrc"])
 
 
 def parsed(line: str) -> dict[str, object]:
@@ -75,7 +75,7 @@ def test_openmp_workers_do_not_spin_unless_the_user_asks() -> None:
 @pytest.mark.parametrize(("words", "expected"), [
     ([], "COMMAND"),
     (["refin"], "refin"),
-    (["refine"], "missing: particles.star, --map, --diameter, --out"),
+    (["refine"], "missing: particles.star, --diameter, --out"),
     (["refine", "--diameter", "wide"], "wide"),
     (["refine", "--symetry", "C4"], "--symetry"),
     (["refine", "--diam", "170"], "--diam"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 
 from halfmap.expectation import soft
@@ -16,8 +17,11 @@ def _complex(generator: torch.Generator, *shape: int) -> torch.Tensor:
     return torch.view_as_complex(torch.randn(*shape, 2, generator=generator, dtype=torch.float64))
 
 
-def test_soft_assignment_is_the_posterior_and_its_sums_in_float64(monkeypatch):
-    monkeypatch.setattr(soft, "WEIGHTS_AT_ONCE", 500)  # several parts
+@pytest.mark.parametrize("sharp", [False, True])
+def test_soft_assignment_is_the_posterior_and_its_sums_in_float64(monkeypatch, sharp):
+    monkeypatch.setattr(soft, "WEIGHTS_AT_ONCE", 100)  # several parts
+    monkeypatch.setattr(soft, "SPARSE_IMAGES", 2)
+    monkeypatch.setattr(soft, "MANY_ACTIVE", 2.0)
     generator = torch.Generator().manual_seed(3)
     band = Band.to_shell(16, 4)
     k, images, count = len(band), 7, 5
@@ -27,7 +31,7 @@ def test_soft_assignment_is_the_posterior_and_its_sums_in_float64(monkeypatch):
     shifts = torch.tensor([[0.0, 0.0], [1.0, -1.0], [2.0, 0.5]])
     log_prior = torch.tensor([0.0, -0.3, -2.0], dtype=torch.float64)
     log_share = torch.randn(count, generator=generator, dtype=torch.float64)
-    softness = Softness(0.4, share=0.6)
+    softness = Softness(0.4, share=0.6, sharp=sharp)
     held = ReferenceSlices(torch.eye(3).expand(count, 3, 3), *(t.float().contiguous() for t in
                            (slices.real, slices.imag, slices.abs().square())))
     sums = GridSums.zeros(count, k)

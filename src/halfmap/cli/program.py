@@ -42,6 +42,7 @@ def _command(summary: str, file: str, options: str, run: str) -> Command:
 # In the order of the help text.
 COMMANDS: dict[str, Command] = {
     "refine": _command("refine a map and the particles' poses", "refine", "refine_options", "run_refine"),
+    "start": _command("find a starting map from the images alone", "start", "start_options", "run_start"),
     "resume": _command("go on with a refinement that was stopped", "refine", "resume_options", "run_resume"),
     "inspect": _command(
         "what is in a file, whether it is sane, and what a refinement of it would take",

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from halfmap import __version__
 from halfmap.cli.command import chosen, citing, given, settings_file
 from halfmap.cli.relion import RELION_ALWAYS, RELION_NOTES, Note
+from halfmap.cli.start import found_by
+from halfmap.errors import InputError
 from halfmap.options import add_options, build, table
+from halfmap.runtime import distributed
 from halfmap.settings.checks import check_refinement
 from halfmap.settings.commands import command_line
+from halfmap.settings.given_optics import ImageOptions
 from halfmap.settings.refine import RefineSettings, validated
 from halfmap.settings.resume import ResumeSettings, finished, validated_resume
+from halfmap.settings.start import StartSettings
 
 
 def refine_options(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +30,7 @@ def refine_options(parser: argparse.ArgumentParser) -> None:
     for name, instead in RELION_NOTES.items():
         parser.add_argument(name, action=Note, nargs=instead.values, dest="relion_notes", default=argparse.SUPPRESS,
                             help=argparse.SUPPRESS)
-    parser.usage = "halfmap refine particles.star --map map.mrc --diameter A --out folder [options]"
+    parser.usage = "halfmap refine particles.star --diameter A --out folder [--map map.mrc] [options]"
     parser.epilog = ("RELION's spellings (--i --ref --o --sym --particle_diameter --ini_high "
                      "--solvent_mask --flatten_solvent --low_resol_join_halves --pad --j --random_seed) are "
                      "accepted too; for its other refinement options a note says what is done instead. There is no "
@@ -37,11 +43,32 @@ def run_refine(arguments: argparse.Namespace) -> None:
 
 def _run(wanted: RefineSettings) -> None:
     """Run one refinement, and write its report."""
-    settings = validated(wanted)
+    settings = _with_map(validated(wanted))
     from halfmap.refinement.refine import refine
 
     refine(settings, report=_reports(settings, settings.out))
     print(f"Finished: {settings.out / 'report.html'}")
+
+
+def _with_map(settings: RefineSettings) -> RefineSettings:
+    """The settings with a map: the one given, or one found from the images, in the folder start of the results.
+
+    Raises InputError where none is found.
+    """
+    if settings.map is not None:
+        return settings
+    out = settings.out / "start"
+    if distributed.world() > 1:
+        raise InputError("refine without --map: finding one takes one process; start without torchrun, or run halfmap "
+                         "start first and give its map.mrc with --map")
+    found = found_by(StartSettings(
+        settings.particles, settings.diameter, out, None if settings.symmetry == "C1" else settings.symmetry,
+        threads=settings.threads, device=settings.device, seed=settings.seed, data_dir=settings.data_dir,
+        passthrough=settings.passthrough, strip_prefix=settings.strip_prefix,
+        **{f.name: getattr(settings, f.name) for f in fields(ImageOptions)}))
+    if not found:
+        raise InputError(f"{out}: no starting map was found, and report.html there says why; give one with --map")
+    return replace(settings, map=out / "map.mrc")
 
 
 def _reports(settings: RefineSettings, out: Path) -> Callable[..., Path]:

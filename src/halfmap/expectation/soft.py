@@ -16,16 +16,19 @@ both: the real part of the data takes the sum of their weights, the imaginary pa
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from halfmap.expectation.posterior import particle_probability
-from halfmap.expectation.score import ReferenceSlices
+from halfmap.expectation.score import ReferenceSlices, score_grid
 
 WEIGHTS_AT_ONCE = 1 << 23  # posterior weights of some images on the whole grid
 BLOCK = 1024  # slices whose scores are one product
+SPARSE_IMAGES = 32  # images whose sharp posteriors are made together
+UNHEARD = 25.0  # nats
+MANY_ACTIVE = 0.5  # of the slices; with more there is nothing to gain
 
 
 @dataclass(frozen=True)
@@ -67,11 +70,14 @@ class SoftPoses:
 class Softness:
     """How a posterior is made of log-likelihoods.
 
-    tempering: they are multiplied by it. share: of the images that hold a particle; None: all do.
+    tempering: they are multiplied by it. share: of the images that hold a particle; None: all do. sharp: whether most
+    of the grid holds nothing of an image's posterior, which is then quicker; what is left out is below exp(-UNHEARD)
+    of the best.
     """
 
     tempering: float = 1.0
     share: float | None = None
+    sharp: bool = False
 
 
 def assign_(
@@ -87,27 +93,49 @@ def assign_(
     count, shifts = len(slices), len(phases)
     each = y.real.new_zeros(count) if log_share is None else log_share.to(y.real)
     prior = torch.log_softmax(log_prior.to(y.real), dim=0)[:, None] + torch.log_softmax(each, dim=0) - math.log(2)
-    step = max(1, WEIGHTS_AT_ONCE // (2 * shifts * count))
     parts = []
-    rooms = [y.real.new_empty(min(step, len(y)) * shifts * count) for _ in range(2)]
+    step = max(1, min(SPARSE_IMAGES if softness.sharp else len(y), WEIGHTS_AT_ONCE // (2 * shifts * count)))
     for b in range(0, len(y), step):
         some = slice(b, b + step)
-        parts.append(_assign_part_(y[some], c[some], slices, phases, prior, sums, softness, rooms))
+        if softness.sharp:
+            parts.append(_assign_sparsely_(y[some], c[some], slices, phases, prior, sums, softness))
+        else:
+            parts.append(_assign_part_(y[some], c[some], slices, phases, prior, sums, softness))
     return SoftPoses(*(torch.cat(columns) for columns in zip(*(vars(part).values() for part in parts), strict=True)))
 
 
+def _assign_sparsely_(
+    y: Tensor, c: Tensor, slices: ReferenceSlices, phases: Tensor, prior: Tensor, sums: GridSums, softness: Softness
+) -> SoftPoses:
+    """As `_assign_part_`, for posteriors of which most slices hold nothing: those are found by their best shift alone,
+    and only the others are given weights."""
+    count, tempering = len(slices), softness.tempering
+    score, _ = score_grid(y, c, slices, phases, (prior[:, 0] - prior[0, 0]) / tempering)
+    score = score.view(len(y), 2, count).mul_(tempering).add_(prior[0])
+    heard = score > score.amax(dim=(1, 2), keepdim=True) - UNHEARD
+    active = torch.nonzero(heard.any(dim=1).any(dim=0))[:, 0]
+    if len(active) > MANY_ACTIVE * count:
+        return _assign_part_(y, c, slices, phases, prior, sums, softness)
+    few = ReferenceSlices(slices.rotations[active], slices.real[active], slices.imag[active], slices.power[active])
+    part = GridSums.zeros(len(active), y.shape[1], y.device)
+    found = _assign_part_(y, c, few, phases, prior[:, active], part, softness)
+    for name in ("real", "imag", "weight", "mass"):
+        getattr(sums, name).index_add_(0, active, getattr(part, name))
+    turned = found.index >= len(active)
+    index = active[found.index % len(active)] + torch.where(turned, count, 0)
+    return replace(found, index=index)
+
+
 def _assign_part_(
-    y: Tensor, c: Tensor, slices: ReferenceSlices, phases: Tensor, prior: Tensor, sums: GridSums, softness: Softness,
-    rooms: list[Tensor],
-) -> SoftPoses:  # fmt: skip
-    """As `assign_`, for images whose posterior is held at once. prior: log [t, r]. rooms: memory for it."""
+    y: Tensor, c: Tensor, slices: ReferenceSlices, phases: Tensor, prior: Tensor, sums: GridSums, softness: Softness
+) -> SoftPoses:
+    """As `assign_`, for images whose posterior is held at once. prior: log [t, r], a sum of one of t and one of r."""
     images, shifts, count = len(y), len(phases), len(slices)
     data = ((c * y)[:, None] * phases).flatten(0, 1)
     real, imag = data.real.contiguous(), data.imag.contiguous()
     squared = c.square()
     tempering = softness.tempering
-    size = images * shifts * count
-    plus, minus = (room[:size].view(images * shifts, count) for room in rooms)
+    plus, minus = (y.real.new_empty((images * shifts, count)) for _ in range(2))
     for r in range(0, count, BLOCK):  # a product of this width stays in the cache until it is used
         part = slice(r, min(count, r + BLOCK))
         first, second = 2 * tempering * real @ slices.real[part].T, 2 * tempering * imag @ slices.imag[part].T

@@ -104,7 +104,7 @@ def outlook(settings: RefineSettings) -> Outlook:
     Raises InputError as `prepared` does for these.
     """
     table = read_particles(particle_input(settings)).table
-    grid = read_reference(settings.map, table, settings.diameter).grid
+    grid = read_reference(settings.starting_map, table, settings.diameter).grid
     schedule = _schedule_of(settings, grid, symmetry_group(settings.symmetry))
     limits = MemoryLimits(settings.max_memory, settings.sums, settings.batch)
     source, cpu = ParticleSource(table, settings.diameter, settings.batch), torch.device("cpu")
@@ -133,7 +133,7 @@ def prepared(
     symmetry = symmetry_group(settings.symmetry)
     read = read_particles(particle_input(settings), files)
     table = read.table
-    start = read_reference(settings.map, table, settings.diameter)
+    start = read_reference(settings.starting_map, table, settings.diameter)
     method = _method_of(settings, table)
     at_start = _start_of(settings, start, symmetry, method)
     source = ParticleSource(table, settings.diameter, settings.batch, files)
@@ -156,7 +156,7 @@ def prepared(
     found = [*read.findings, *at_start.findings, *inspected.findings]
     if settings.relax_symmetry is not None and settings.join_halves is None:
         used = replace(start, map=at_start.map)
-        found += alike_at_start(settings.map, used, problem.schedule.mates, settings.ini_high)
+        found += alike_at_start(settings.starting_map, used, problem.schedule.mates, settings.ini_high)
     inspected = replace(inspected, findings=found)
     problem = _with_particles(problem, inspected.source, settings)
     state = _initial_state(settings, problem, at_start.map.to(device), inspected.power)
@@ -164,7 +164,7 @@ def prepared(
     notes += about_prior
     plan = problem.schedule.next([], state.shift_sigma)
     assert plan is not None
-    state, factor = on_grey_scale(settings.map, state, problem.source, problem.model, plan, ranks)
+    state, factor = on_grey_scale(settings.starting_map, state, problem.source, problem.model, plan, ranks)
     notes.append(f"starting map brought to the grey scale of the images (factor {factor:.4g})")
     return Prepared(problem, state, inspected, notes)
 
@@ -239,7 +239,7 @@ def _start_of(settings: RefineSettings, read: Reference, symmetry: Tensor, metho
     wanted = Wanted(
         settings.diameter, settings.ini_high, settings.symmetry, symmetry, searched, masked, settings.align_start
     )
-    start = placed(settings.map.name, read.map, read.grid.pixel_size, wanted)
+    start = placed(settings.starting_map.name, read.map, read.grid.pixel_size, wanted)
     found = start.findings + diameter_verdict(start.density, settings.diameter, not searched)
     if method.mask is not None:
         found += share_verdict(start.density, method.mask, f"--mask {settings.mask}", not searched)

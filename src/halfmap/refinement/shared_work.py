@@ -23,14 +23,14 @@ from halfmap.refinement.checkpoints import Checkpoints, StepIdentity
 from halfmap.refinement.problem import Problem
 from halfmap.refinement.schedule import Plan, Progressed
 from halfmap.refinement.state import PoseTable, State
-from halfmap.runtime.distributed import Ranks
+from halfmap.runtime.distributed import ALONE, Ranks
 from halfmap.runtime.log import RunLog
 from halfmap.runtime.stopwatch import Cost
 
 ROW = tuple(f.name for f in fields(PoseTable) if f.name != "half")  # what is found for a particle
 
 
-def share_cores(wanted: int, ranks: Ranks) -> None:
+def share_cores(wanted: int, ranks: Ranks = ALONE) -> None:
     """Set the threads of this process: as many as wanted, or (0) an equal part of the machine's cores."""
     _set_threads(wanted or max(1, available_cores() // ranks.on_machine))
 

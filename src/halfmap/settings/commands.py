@@ -7,19 +7,23 @@ from halfmap.options import to_command
 from halfmap.options import to_toml as options_to_toml
 from halfmap.settings.refine import RefineSettings
 from halfmap.settings.regularise import RegulariseSettings
+from halfmap.settings.start import StartSettings
+
+Repeated = RefineSettings | RegulariseSettings | StartSettings
+NAMES = {RefineSettings: "refine", RegulariseSettings: "regularise", StartSettings: "start"}
 
 
-def to_toml(settings: RefineSettings | RegulariseSettings) -> str:
+def to_toml(settings: Repeated) -> str:
     """The text of ``settings.toml``. It is complete, so that the command with ``--settings`` repeats the run."""
     command = _command(settings)
     return options_to_toml(settings, f"Settings of {command}, version {__version__}. Repeat it with\n"
                                      f"    {command} --settings settings.toml --out NEW_FOLDER")
 
 
-def command_line(settings: RefineSettings | RegulariseSettings) -> str:
+def command_line(settings: Repeated) -> str:
     """The command with these settings, however they were given."""
     return to_command(settings, _command(settings))
 
 
-def _command(settings: RefineSettings | RegulariseSettings) -> str:
-    return "halfmap refine" if isinstance(settings, RefineSettings) else "halfmap regularise"
+def _command(settings: Repeated) -> str:
+    return f"halfmap {NAMES[type(settings)]}"

@@ -23,13 +23,14 @@ class RefineSettings(RegulariserOptions, ImageOptions):
         "help": "particle images: a RELION STAR file (3.0 or 3.1 layout), or a cryoSPARC .cs or .csg file",
         "short": "particles.star",
         "positional": True, "aliases": ("--i",)})
-    map: Path = field(metadata={
-        "help": "initial reference map", "short": "map.mrc", "aliases": ("--ref",)})
     diameter: float = field(metadata={
         "help": "diameter of the circle around the particle, micelle or nanodisc included", "unit": "A",
         "above": 0, "aliases": ("--particle_diameter",)})
     out: Path = field(metadata={
         "help": "folder for the results; made if absent", "short": "folder", "aliases": ("--o",)})
+    map: Path | None = field(default=None, metadata={
+        "help": "initial reference map", "short": "map.mrc", "aliases": ("--ref",),
+        "none": "found from the images first, as halfmap start does, and left in the folder start of the results"})
     symmetry: str = field(default="C1", metadata={
         "help": "point group, RELION's orientation: C1 Cn Dn T O I1 I2 I3 I4", "short": "group",
         "aliases": ("--sym",)})
@@ -144,6 +145,12 @@ class RefineSettings(RegulariserOptions, ImageOptions):
         "help": "within an iteration, save what `halfmap resume` needs this often", "unit": "minutes", "above": 0,
         "advanced": True})
 
+    @property
+    def starting_map(self) -> Path:
+        """The map that poses are first searched against, given or found."""
+        assert self.map is not None  # a refinement without one finds it before anything else
+        return self.map
+
 
 def validated(settings: RefineSettings) -> RefineSettings:
     """Check the settings as far as is possible without reading data, and make their paths absolute.
@@ -153,6 +160,8 @@ def validated(settings: RefineSettings) -> RefineSettings:
     check_declared(settings)
     check_options(settings)
     _check_prior(settings)
+    if settings.map is None and settings.search in ("local", "fixed"):
+        raise InputError(f"--search {settings.search}: its poses belong to a map; give it with --map")
     if settings.begin_with and settings.search in ("local", "fixed"):
         raise InputError(f"--begin-with {settings.begin_with}: belongs to a search from the map, and this is --search "
                          f"{settings.search}; leave it out")

@@ -242,7 +242,7 @@ def _status(folder: Path) -> str:
 
 
 def _asked(asked: RefineSettings) -> str:
-    return (f"{asked.particles.name}, map {asked.map.name}, diameter {asked.diameter:g} A, {asked.symmetry}, "
+    return (f"{asked.particles.name}, map {asked.starting_map.name}, diameter {asked.diameter:g} A, {asked.symmetry}, "
             f"{asked.regulariser}")
 
 

@@ -1,0 +1,85 @@
+"""What the iterations of a start search: from coarse to fine, and from soft to sharp.
+
+A map of random orientations explains nothing, and a posterior that is sharp against it settles by chance. So
+log-likelihoods are tempered at first: multiplied by a number below 1 that grows in every iteration, until nothing is
+held back in the last third. How far they must be held back is a matter of the signal: the coarse shells of an image
+with little noise hold a thousand nats, those of a small protein in noisy images thirty. The band grows meanwhile.
+"""
+
+from __future__ import annotations
+
+import math
+
+from halfmap.geometry.orientation_grid import angular_step
+from halfmap.maps.grid import Grid
+from halfmap.refinement.soft_em import SoftSearch
+
+COARSE = 30.0  # A, of the first iteration
+FINE, FINE_SHELLS = 14.0, 9.0  # A, of the last: usual, and for groups of many axes, whose maps may be hollow shells
+MANY = 12  # rotations of a group that has many axes
+ITERATIONS = 20
+FIRST_NATS = 35.0  # that the signal of an image is worth in the first iteration, tempered
+SOFTEST, SHARPEST = 0.01, 0.6  # tempering of the first iteration
+TEMPERED = 0.7  # part of the iterations in which it rises to 1
+BROADENING = 0.8  # part of the iterations in which the band grows
+AFTER_AXES = 6  # iterations when symmetry is imposed on a map whose axes were found
+AXES_TEMPERING = 0.5
+REACH, SPREAD = 0.08, 0.04  # of the diameter: how far particles are off centre, at most and by one sd
+LEAST_REACH = 10.0  # A
+SHIFTS = 3.0  # steps of shifts to the finest detail
+TURN = 1.6  # of the finest detail, which the rim of the particle moves by in a step of the orientation grid
+LEAST_ORDER, MOST_ORDER = 2, 3
+
+
+def shell(grid: Grid, resolution: float) -> int:
+    """The last shell not finer than a resolution in angstrom."""
+    return max(3, int(grid.length / resolution))
+
+
+def finest(operators: int) -> float:
+    """Resolution in angstrom that starts end at, for a group of so many rotations."""
+    return FINE_SHELLS if operators >= MANY else FINE
+
+
+def order_for(resolution: float, diameter: float) -> int:
+    """Order of the orientation grid in which no step moves the rim by more than TURN times the detail (A)."""
+    order = LEAST_ORDER
+    while order < MOST_ORDER and angular_step(order) > TURN * math.degrees(resolution / (0.5 * diameter)):
+        order += 1
+    return order
+
+
+def search_at(grid: Grid, diameter: float, limit: int, order: int, tempering: float) -> SoftSearch:
+    """A search to a shell ``limit``."""
+    detail = grid.length / limit
+    reach = max(LEAST_REACH, REACH * diameter)
+    return SoftSearch(limit, order, tempering, reach, detail / SHIFTS, SPREAD * diameter, null=tempering == 1)
+
+
+def first_tempering(energy: float) -> float:
+    """The tempering of the first iteration. energy: mean power of the signal of an image in its shells, in units of the
+    noise."""
+    return min(SHARPEST, max(SOFTEST, FIRST_NATS / max(energy, 1e-9)))
+
+
+def searches_from_nothing(grid: Grid, diameter: float, fine: float, tempering: float) -> list[SoftSearch]:
+    """The iterations of one start, down to a resolution ``fine`` (A). tempering: of the first."""
+    first, last, result, begun = shell(grid, COARSE), shell(grid, fine), list[SoftSearch](), tempering
+    for done in range(ITERATIONS):
+        part = done / (ITERATIONS - 1)
+        tempering = begun ** max(0.0, 1 - part / TEMPERED)
+        limit = round(first + (last - first) * min(1.0, part / BROADENING))
+        result.append(search_at(grid, diameter, limit, order_for(grid.length / limit, diameter), tempering))
+    return result
+
+
+def searches_after_axes(grid: Grid, diameter: float, fine: float) -> list[SoftSearch]:
+    """The iterations in which the symmetry of a map whose axes were found is imposed."""
+    last, result = shell(grid, fine), list[SoftSearch]()
+    first = max(shell(grid, COARSE), round(0.75 * last))
+    for done in range(AFTER_AXES):
+        part = min(1.0, done / (AFTER_AXES - 2))
+        limit = round(first + (last - first) * part)
+        result.append(search_at(grid, diameter, limit, order_for(grid.length / limit, diameter),
+                                AXES_TEMPERING ** (1 - part)))
+    return result

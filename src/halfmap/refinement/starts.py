@@ -1,0 +1,216 @@
+"""Starts: maps that are found from images alone, each from random orientations of its own.
+
+Of a point group two ways are tried. A map is found without symmetry, its axes are found (validation/symmetry_axes.py),
+and symmetry is imposed along them; or symmetry is imposed from the beginning, which for groups of many axes is the only
+one that succeeds. The evidence decides between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from halfmap.fourier.shells import hermitian_weights, shell_index_3d, shell_sum
+from halfmap.fourier.transform import volume_fft
+from halfmap.geometry.symmetry import symmetry_group
+from halfmap.maps.filters import apply_radial_gain
+from halfmap.maps.rigid import moved
+from halfmap.refinement.soft_em import SoftSearch, SoftStep, SoftTask, random_map, soft_step
+from halfmap.refinement.starting_agreement import SURE, Agreement, FoundMap, agreement
+from halfmap.refinement.starting_schedule import (
+    COARSE,
+    first_tempering,
+    order_for,
+    search_at,
+    searches_after_axes,
+    searches_from_nothing,
+    shell,
+)
+from halfmap.validation.fsc import GOLD_STANDARD, resolution
+from halfmap.validation.poses import common_shift
+from halfmap.validation.symmetry_axes import symmetry_axes
+
+SHARE = 0.5  # of images that hold a particle, before it is known
+FINISHING = 2  # iterations of the best start at most, each with finer detail
+FINER = 1.2  # times, in each of them
+POINT_GROUPS = ("C2", "C3", "C4", "C5", "C6", "C7", "D2", "D3", "D4", "D5", "D6", "D7", "T", "O", "I1")
+LIKELY = 0.95  # correlation of a map with its symmetrised self, from which on a group may be that of the particle
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start at its end.
+
+    number: from 1. route: ``free`` (no symmetry), ``axes`` (found, then imposed) or ``imposed`` (from the beginning).
+    last: its last iteration. gains: mean log evidence of an image, in nats, by iteration (tempered at first).
+    """
+
+    number: int
+    route: str
+    last: SoftStep
+    gains: list[float] = field(default_factory=list)
+
+    @property
+    def gain(self) -> float:
+        """Mean log evidence of an image against the map of the other half, in nats."""
+        return self.last.gain
+
+    @property
+    def found(self) -> FoundMap:
+        """Map and poses, as starts are compared by."""
+        return FoundMap(self.last.joined, self.last.poses)
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Starts, the best by evidence first; and what each has in common with the first [n], which agrees with itself."""
+
+    starts: list[Start]
+    agreements: list[Agreement]
+
+    @property
+    def agreeing(self) -> list[Agreement]:
+        """Of those that agree with the best one."""
+        return [one for one in self.agreements[1:] if one.agrees]
+
+
+@dataclass(frozen=True)
+class GroupScore:
+    """A point group: correlation of a map with itself symmetrised about the best axes for it."""
+
+    name: str
+    score: float
+
+
+def _run(
+    task: SoftTask, maps: Sequence[Tensor], searches: Sequence[SoftSearch], generator: torch.Generator,
+    gains: list[float], advance: Callable[[], None],
+) -> SoftStep:  # fmt: skip
+    """Iterations one after the other; their evidence is added to ``gains``."""
+    share, step = SHARE, None
+    for search in searches:
+        step = soft_step(task, maps, search, share, generator)
+        maps = step.maps
+        share = step.share if search.null else SHARE
+        gains.append(step.gain)
+        advance()
+    assert step is not None
+    return step
+
+
+def _route_of(number: int, operators: int) -> str:
+    """How start ``number`` (from 1) treats a group of so many rotations: both ways in turn."""
+    if operators == 1:
+        return "free"
+    return "axes" if number % 2 else "imposed"
+
+
+def _searches(task: SoftTask, fine: float) -> list[SoftSearch]:
+    tempering = first_tempering(task.energy(shell(task.grid, COARSE)))
+    return searches_from_nothing(task.grid, task.diameter, fine, tempering)
+
+
+def start_from_nothing(
+    task: SoftTask, number: int, fine: float, seed: int, advance: Callable[[], None] = lambda: None
+) -> Start:
+    """Start ``number`` (from 1), down to a resolution ``fine`` (A). advance: called after every iteration."""
+    generator = torch.Generator().manual_seed(seed * 100_003 + number)
+    route, gains = _route_of(number, len(task.group)), list[float]()
+    searches = _searches(task, fine)
+    without = task if route == "imposed" else replace(task, group=task.group[:1])
+    first = random_map(without, searches[0].limit, generator)
+    step = _run(without, (first, first), searches, generator, gains, advance)
+    if route == "axes":
+        step = _with_axes(task, step, fine, generator, gains, advance)
+    return Start(number, route, step, gains)
+
+
+def _with_axes(
+    task: SoftTask, step: SoftStep, fine: float, generator: torch.Generator, gains: list[float],
+    advance: Callable[[], None],
+) -> SoftStep:  # fmt: skip
+    """Find the axes of the group in a map, put them where the convention has them, and go on with symmetry imposed."""
+    pixel_size = task.grid.pixel_size
+    axes = symmetry_axes(step.joined, pixel_size, fine, task.diameter, task.group)
+    maps = [moved(half, axes.rotation, axes.shift, pixel_size) for half in step.maps]
+    return _run(task, maps, searches_after_axes(task.grid, task.diameter, fine), generator, gains, advance)
+
+
+def iterations_of(number: int, task: SoftTask, fine: float) -> int:
+    """How many iterations start ``number`` takes."""
+    several = len(searches_after_axes(task.grid, task.diameter, fine))
+    return len(_searches(task, fine)) + \
+        (several if _route_of(number, len(task.group)) == "axes" else 0)
+
+
+def ranked(starts: Sequence[Start], task: SoftTask, alike: Tensor) -> Ranked:
+    """Starts by evidence, each compared with the best one modulo ``alike`` [o, 3, 3], operators in that one's frame."""
+    order = sorted(starts, key=lambda start: -start.gain)
+    return Ranked(order, [agreement(order[0].found, one.found, task.grid, alike) for one in order])
+
+
+def finished(task: SoftTask, best: Start, fine: float, seed: int, advance: Callable[[], None]) -> Start:
+    """The best start taken further, to finer detail and smaller angles, as long as its half maps agree there and the
+    evidence of the images at that detail grows."""
+    generator, gains, last = torch.Generator().manual_seed(seed), list(best.gains), best.last
+    nyquist, limit = task.grid.box // 2 - 2, shell(task.grid, fine)
+    for _ in range(FINISHING):
+        reached = resolution(last.curve, task.grid.box, task.grid.pixel_size, GOLD_STANDARD)
+        limit = min(nyquist, round(FINER * limit), int(FINER * task.grid.length / reached))
+        detail = task.grid.length / limit
+        search = search_at(task.grid, task.diameter, limit, order_for(detail, task.diameter), 1.0)
+        step = soft_step(task, last.maps, search, last.share, generator)
+        advance()
+        if gains and step.gain < gains[-1]:
+            break
+        gains.append(step.gain)
+        last = step
+    return replace(best, last=last, gains=gains)
+
+
+def whitened(step: SoftStep) -> Tensor:
+    """The map with all shells of equal power, as far as the half maps agree: coarse shells alone are alike about any
+    axis."""
+    v = step.joined
+    box, columns = len(v), hermitian_weights(len(v)).to(v.device)
+    shell, coefficients = shell_index_3d(box).to(v.device), volume_fft(v)
+    power = shell_sum(coefficients.abs().double().square() * columns, shell, box // 2 + 1)
+    count = shell_sum(torch.ones_like(shell) * columns, shell, box // 2 + 1)
+    power = power / count.clamp_min(1)
+    gain = torch.where(power > 0, step.curve.clamp(0, 1).to(power) / power.clamp_min(1e-30), 0.0).sqrt()
+    return apply_radial_gain(v, gain)
+
+
+def scored_groups(found: Tensor, task: SoftTask, fine: float) -> list[GroupScore]:
+    """The score of every point group that proteins are usually found with, the best first."""
+    def score(name: str) -> float:
+        return symmetry_axes(found, task.grid.pixel_size, fine, task.diameter, symmetry_group(name)).best
+
+    scores = [GroupScore(name, score(name)) for name in POINT_GROUPS]
+    return sorted(scores, key=lambda one: -one.score)
+
+
+def operators_in_frame(found: Tensor, task: SoftTask, fine: float, scores: Sequence[GroupScore]) -> Tensor:
+    """Operators [o, 3, 3] of the largest group that a map has by its score, about the axes where the map has them."""
+    likely = [symmetry_group(one.name) for one in scores if one.score >= LIKELY]
+    if not likely:
+        return torch.eye(3, dtype=torch.float64)[None]
+    group = max(likely, key=len)
+    rotation = symmetry_axes(found, task.grid.pixel_size, fine, task.diameter, group).rotation
+    return rotation.T @ group @ rotation
+
+
+def centred(start: Start, task: SoftTask) -> Start:
+    """The start about the point that the images are centred on, as far as its symmetry leaves that free.
+
+    Shifts are then as small as they can be, and a refinement looks for small ones.
+    """
+    eye, last, poses = torch.eye(3, dtype=torch.float64), start.last, start.last.poses
+    centre = -common_shift(poses.rotations, poses.shifts, poses.present > SURE)
+    centre = (task.group.cpu().double() @ centre).mean(dim=0)
+    poses = replace(poses, shifts=poses.shifts + (poses.rotations.double() @ centre)[:, :2])
+    move = [moved(v, eye, -centre, task.grid.pixel_size) for v in (*last.maps, last.joined)]
+    return replace(start, last=replace(last, maps=tuple(move[:2]), joined=move[2], poses=poses))

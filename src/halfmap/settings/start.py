@@ -1,0 +1,75 @@
+"""What a user can choose for ``halfmap start``."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from halfmap.options import check_declared
+from halfmap.settings.checks import (
+    absolute_paths,
+    check_cryosparc_only,
+    check_new_folder,
+    check_one_state,
+    check_readable,
+)
+from halfmap.settings.given_optics import ImageOptions
+
+
+@dataclass(frozen=True)
+class StartSettings(ImageOptions):
+    """Settings of ``halfmap start``."""
+
+    particles: Path = field(metadata={
+        "help": "particle images: a RELION STAR file, or a cryoSPARC .cs or .csg file", "short": "particles.star",
+        "positional": True, "aliases": ("--i",)})
+    diameter: float = field(metadata={
+        "help": "diameter of the circle around the particle, micelle or nanodisc included", "unit": "A",
+        "above": 0, "aliases": ("--particle_diameter",)})
+    out: Path = field(metadata={
+        "help": "folder for the results; made if absent", "short": "folder", "aliases": ("--o",)})
+    symmetry: str | None = field(default=None, metadata={
+        "help": "point group to impose, in RELION's orientation: Cn Dn T O I1 I2 I3 I4", "short": "group",
+        "none": "none; the score of every point group is told", "aliases": ("--sym",)})
+    starts: int = field(default=8, metadata={
+        "help": "starts from random orientations, which know nothing of each other", "at_least": 1})
+    images: int = field(default=800, metadata={
+        "help": "images of the random subset that the map is found from", "at_least": 100})
+    hand: str = field(default="keep", metadata={
+        "help": "flip mirrors the map: images alone cannot tell a map from its mirror image",
+        "choices": ("keep", "flip")})
+    resolution: float | None = field(default=None, metadata={
+        "help": "finest detail that starts look at", "unit": "A", "above": 0,
+        "none": "14, and 9 for point groups of 12 rotations and more", "advanced": True})
+    threads: int = field(default=0, metadata={
+        "help": "CPU threads, 0 for all cores", "at_least": 0, "aliases": ("--j",)})
+    device: str = field(default="auto", metadata={
+        "help": "where to compute; auto takes a GPU if there is one", "choices": ("auto", "cpu", "cuda")})
+    seed: int = field(default=0, metadata={
+        "help": "seed of every random choice", "at_least": 0, "aliases": ("--random_seed",), "advanced": True})
+    data_dir: Path | None = field(default=None, metadata={
+        "help": "folder that the image paths in the particle file start from", "short": "folder",
+        "none": "found from the particle file", "advanced": True})
+    passthrough: Path | None = field(default=None, metadata={
+        "help": "passthrough file of a cryoSPARC job, with the fields that the .cs file lacks", "short": "file.cs",
+        "none": "not needed, or named by the .csg file", "advanced": True})
+    strip_prefix: str | None = field(default=None, metadata={
+        "help": "left out where an image path in a cryoSPARC file begins with it", "short": "path",
+        "none": "nothing", "advanced": True})
+
+
+def validated_start(settings: StartSettings) -> StartSettings:
+    """Check the settings as far as is possible without reading data, and make their paths absolute.
+
+    Raises InputError for the first choice that cannot work.
+    """
+    check_declared(settings)
+    paths = absolute_paths(settings)
+    check_cryosparc_only(settings.particles, settings.passthrough, settings.strip_prefix)
+    check_one_state(settings.phase_flipped, settings.ctf_premultiplied)
+    for name in ("particles", "passthrough"):
+        if name in paths:
+            check_readable(name, paths[name])
+    check_new_folder(paths["out"])
+    return dataclasses.replace(settings, **paths)

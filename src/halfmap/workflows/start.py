@@ -1,0 +1,255 @@
+"""`halfmap start`: a starting map from images alone, and how far it is to be trusted.
+
+Several starts look at one random subset of the images. The one with the most evidence is taken further, and what the
+others have in common with it says whether it was found or came about by chance.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from halfmap import __version__
+from halfmap.errors import InputError
+from halfmap.finding import Finding
+from halfmap.fourier.transform import resize_map
+from halfmap.geometry.symmetry import canonical_name, symmetry_group
+from halfmap.imaging.optics import OpticsGroup
+from halfmap.maps.grid import Grid
+from halfmap.maps.mrc import replaced_atomically, write_map
+from halfmap.particles.ctf_states import chosen_state
+from halfmap.particles.given_optics import GivenOptics
+from halfmap.particles.source import ParticleSource
+from halfmap.particles.stack_files import StackFiles
+from halfmap.particles.star import write_star
+from halfmap.particles.table import ParticleTable, with_poses
+from halfmap.refinement.held_images import HeldImages, coarse_grid, held_images
+from halfmap.refinement.outputs import made_folder
+from halfmap.refinement.preflight import ParticleInput, inspect_images, read_particles
+from halfmap.refinement.shared_work import share_cores
+from halfmap.refinement.soft_em import ImagePoses, SoftTask
+from halfmap.refinement.starting_agreement import HALF_TURN, Agreement, mirrored
+from halfmap.refinement.starting_schedule import finest, shell
+from halfmap.refinement.starting_views import View, views_of
+from halfmap.refinement.starts import (
+    FINISHING,
+    GroupScore,
+    Ranked,
+    Start,
+    centred,
+    finished,
+    iterations_of,
+    operators_in_frame,
+    ranked,
+    scored_groups,
+    start_from_nothing,
+    whitened,
+)
+from halfmap.runtime.device import device_named
+from halfmap.runtime.log import RunLog
+from halfmap.runtime.progress import counted
+from halfmap.settings.commands import command_line, to_toml
+from halfmap.settings.start import StartSettings
+from halfmap.validation.fsc import GOLD_STANDARD, resolution
+
+Report = Callable[..., Any]
+FEWEST = 100  # images that a map is looked for in
+FINER = 0.7  # of the finest detail of a start, which its grid has room for
+ALONE_ENOUGH = 1  # starts beside the best that must agree with it
+VIEWS = 8  # on the page
+
+
+@dataclass(frozen=True)
+class StartingMap:
+    """What `halfmap start` found.
+
+    ranked: the starts, and what they have in common. best: the first of them, taken further and centred. scores: of
+    point groups, where none was given. resolution: in angstrom, where the half maps stop agreeing. grid: of the maps of
+    starts.
+    """
+
+    ranked: Ranked
+    best: Start
+    scores: list[GroupScore]
+    resolution: float
+    grid: Grid
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether another start found the same map."""
+        return len(self.ranked.agreeing) >= ALONE_ENOUGH
+
+    def verdict(self) -> str:
+        """How far the map is to be trusted, in a sentence."""
+        count, agreeing = len(self.ranked.starts), self.ranked.agreeing
+        if count == 1:
+            return "one start alone tells nothing of trust: give --starts 4 or more"
+        if not agreeing:
+            closest = max(one.share for one in self.ranked.agreements[1:])
+            return (f"no other of {count} starts found the map of the best one (at most {100 * closest:.0f} % of the "
+                    "images have the same pose in both): do not trust it; give more images (--images), finer detail "
+                    "(--resolution), or the symmetry")
+        worst = max(one.resolution for one in agreeing)
+        return f"{len(agreeing) + 1} of {count} starts agree to {worst:.0f} A"
+
+
+def start(settings: StartSettings, report: Report | None = None) -> StartingMap:
+    """Find a map and write it into settings.out. settings: as `validated_start` returns them.
+
+    report: writes the page, and is called with its fields. Raises InputError for what a user can mend, before anything
+    is written.
+    """
+    share_cores(settings.threads)
+    device = device_named(settings.device)
+    name = canonical_name(settings.symmetry or "C1")
+    with StackFiles() as files:
+        source, findings = _source(settings, files)
+        fine = settings.resolution or finest(len(symmetry_group(name)))
+        task = _task(source, settings, fine, symmetry_group(name).to(device))
+        made_folder(settings.out)
+        with RunLog(settings.out / "log.txt") as log:
+            log.begin(__version__, command_line(settings))
+            for finding in findings:
+                log.notice(finding.text)
+            with replaced_atomically(settings.out / "settings.toml") as stream:
+                stream.write(to_toml(settings).encode())
+            found = _found(task, settings, fine, log)
+            _written(found, source.table, settings)
+            told = _told(found, settings, name)
+            _say(found, settings, told, log)
+            if report is not None:
+                report(**_seen(found, told))
+    return found
+
+
+def _source(settings: StartSettings, files: StackFiles) -> tuple[ParticleSource, list[Finding]]:
+    """The sound images of a random subset of the particles, and what was found odd about them."""
+    wanted = ParticleInput(
+        settings.particles, settings.data_dir, settings.passthrough, settings.strip_prefix,
+        optics=GivenOptics(settings.optics, settings.invert_contrast),
+        ctf_state=chosen_state(settings.phase_flipped, settings.ctf_premultiplied))
+    read = read_particles(wanted, files)
+    table = read.table
+    if len(table) < FEWEST:
+        raise InputError(f"{settings.particles}: {len(table)} images are too few to find a map from (at least {FEWEST}"
+                         " are needed); give more particles, or a starting map to halfmap refine")
+    largest = max(optics.box * optics.pixel_size for optics in table.optics)
+    if settings.diameter > largest:
+        raise InputError(f"--diameter {settings.diameter:g}: larger than the images ({largest:.0f} A); give the "
+                         "diameter of the particle")
+    chosen = np.sort(np.random.default_rng(settings.seed).permutation(len(table))[: settings.images])
+    with counted("reading images", len(chosen)) as advance:
+        inspected = inspect_images(ParticleSource(table.select(chosen), settings.diameter, files=files), advance)
+    return inspected.source, [*read.findings, *inspected.findings]
+
+
+def _task(source: ParticleSource, settings: StartSettings, fine: float, group: Tensor) -> SoftTask:
+    """The images in two halves, those of the file or drawn."""
+    grid = coarse_grid(source, FINER * fine)
+    held = held_images(source, torch.arange(len(source.table)), grid, grid.box // 2 - 2, group.device)
+    assert source.table.half is not None
+    half = torch.from_numpy(source.table.half)
+    halves = tuple([_of_half(images, half, h) for images in held] for h in (0, 1))
+    return SoftTask(halves, grid, settings.diameter, group)
+
+
+def _of_half(images: HeldImages, half: Tensor, h: int) -> HeldImages:
+    return images.where(half[images.index] == h)
+
+
+def _found(task: SoftTask, settings: StartSettings, fine: float, log: RunLog) -> StartingMap:
+    """All starts, and the best of them taken further."""
+    starts = []
+    for number in range(1, settings.starts + 1):
+        title = f"start {number} of {settings.starts}"
+        with counted(title, iterations_of(number, task, fine)) as advance:
+            starts.append(start_from_nothing(task, number, fine, settings.seed, lambda: advance(1)))
+        log.notice(f"{title}: evidence {starts[-1].gain:.1f} nats an image{_by(starts[-1])}")
+    best, scores, alike = max(starts, key=lambda one: one.gain), list[GroupScore](), task.group.cpu()
+    if settings.symmetry is None:
+        white = whitened(best.last)
+        scores = scored_groups(white, task, fine)
+        alike = operators_in_frame(white, task, fine, scores)
+    compared = ranked(starts, task, alike)
+    with counted("finer detail", FINISHING) as advance:
+        best = centred(finished(task, best, fine, settings.seed, lambda: advance(1)), task)
+    reached = resolution(best.last.curve, task.grid.box, task.grid.pixel_size, GOLD_STANDARD)
+    finest_shown = task.grid.length / shell(task.grid, FINER * fine)
+    return StartingMap(compared, best, scores, max(reached, finest_shown), task.grid)
+
+
+def _by(start: Start) -> str:
+    return {"free": "", "axes": ", symmetry imposed along the axes that it has",
+            "imposed": ", symmetry imposed from the beginning"}[start.route]
+
+
+def _written(found: StartingMap, table: ParticleTable, settings: StartSettings) -> None:
+    """Write the maps and the particles."""
+    largest = int(np.bincount(table.optics_index, minlength=len(table.optics)).argmax())
+    optics, flip = table.optics[largest], settings.hand == "flip"
+    named = {"map": found.best} | {f"start{one.number:02d}": one for one in found.ranked.starts}
+    for file, one in named.items():
+        v = mirrored(one.last.joined.cpu()) if flip else one.last.joined.cpu()
+        write_map(settings.out / f"{file}.mrc", _on_images(v, found.grid, optics), optics.pixel_size)
+    write_star(settings.out / "particles.star", _posed(table, found.best.last.poses, flip))
+
+
+def _on_images(v: Tensor, grid: Grid, optics: OpticsGroup) -> Tensor:
+    """A map on the grid of the images and in their grey scale, which counts voxels."""
+    scale = (optics.pixel_size / grid.pixel_size) ** 3
+    return resize_map(v, grid.pixel_size, optics.pixel_size, optics.box) * scale
+
+
+def _posed(table: ParticleTable, poses: ImagePoses, flip: bool) -> ParticleTable:
+    """The particles with the poses found."""
+    rotations = HALF_TURN @ poses.rotations.double() if flip else poses.rotations
+    extra = {
+        "rlnMaxValueProbDistribution": poses.weight.float().numpy(),
+        "rlnLogLikeliContribution": poses.evidence.float().numpy(),
+        "halfmapParticleProbability": poses.present.float().numpy(),
+    }
+    return with_poses(table, rotations, -poses.shifts, None, extra)
+
+
+def _told(found: StartingMap, settings: StartSettings, name: str) -> dict[str, Any]:
+    """Everything but maps and poses, as plain JSON values."""
+    rows = [{"start": one.number, "route": one.route, "evidence": one.gain, "gains": one.gains,
+             "particles": one.last.share, "same_pose_as_best": alike.share, "mirrored": alike.mirrored,
+             "agrees_to_A": alike.resolution, "agrees": alike.agrees, "fsc_with_best": alike.curve.tolist()}
+            for one, alike in zip(found.ranked.starts, found.ranked.agreements, strict=True)]
+    return {
+        "symmetry": name, "succeeded": found.succeeded, "verdict": found.verdict(), "starts": rows,
+        "images": len(found.best.last.poses.index), "hand": settings.hand, "evidence": found.best.gain,
+        "particles": found.best.last.share, "resolution_A": found.resolution, "box": found.grid.box,
+        "pixel_size": found.grid.pixel_size, "fsc": found.best.last.curve.tolist(),
+        "point_groups": {one.name: one.score for one in found.scores},
+    }  # fmt: skip
+
+
+def _say(found: StartingMap, settings: StartSettings, told: dict[str, Any], log: RunLog) -> None:
+    """Write starts.json, and say what was found."""
+    with replaced_atomically(settings.out / "starts.json") as stream:
+        stream.write((json.dumps(told, indent=1, allow_nan=False, default=str) + "\n").encode())
+    say = log.notice if found.succeeded else log.warning
+    say(found.verdict())
+    if found.scores:
+        some = ", ".join(f"{one.name} {one.score:.2f}" for one in found.scores[:4])
+        log.notice(f"the map against itself symmetrised: {some}; a group that the particle has scores near 1")
+    log.notice("its hand is not known: images cannot tell a map from its mirror image")
+
+
+def _seen(found: StartingMap, told: dict[str, Any]) -> dict[str, Any]:
+    """The fields of the page."""
+    views: list[View] = views_of(found.best.last, VIEWS)
+    alike: list[Agreement] = found.ranked.agreements
+    return {
+        "told": told, "map": found.best.last.joined.cpu().numpy(), "pixel_size": found.grid.pixel_size,
+        "starts": [one.last.joined.cpu().numpy() for one in found.ranked.starts],
+        "agreements": alike, "views": views,
+    }  # fmt: skip

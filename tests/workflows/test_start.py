@@ -1,0 +1,97 @@
+"""`halfmap start` on images whose poses are known, and on images that show nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import mrcfile
+import numpy as np
+import pytest
+import torch
+
+from halfmap.cli import refine as refine_command
+from halfmap.errors import InputError
+from halfmap.geometry.rotations import random_rotations
+from halfmap.maps.grid import Grid
+from halfmap.maps.rigid import moved
+from halfmap.particles.star import read_star, write_star
+from halfmap.refinement.soft_em import ImagePoses
+from halfmap.refinement.starting_agreement import HALF_TURN, FoundMap, agreement, mirrored
+from halfmap.settings.refine import RefineSettings
+from halfmap.validation.poses import common_frame
+
+FEW = ["--resolution", "22", "--threads", "1"]  # few shells, for speed
+
+
+def test_a_map_is_found_from_images_alone_and_starts_agree_on_it(simulated, halfmap, tmp_path):
+    folder = simulated(n=200, snr=0.3)
+    found = halfmap(["start", folder / "particles.star", "--diameter", 156, "--starts", 3, "--out", tmp_path / "start",
+                     "--symmetry", "C1", *FEW])
+    assert found.status == 0, found.said + found.error
+    assert "2 of 3 starts agree" in found.said  # too few images for each to succeed; the evidence knows which do
+    poses, truth = read_star(found.out / "particles.star"), read_star(folder / "particles_truth.star")
+    truth = truth.select(np.argsort(truth.image_index)[poses.image_index])
+    shares = []
+    for rotations in (poses.rotations, HALF_TURN @ poses.rotations):
+        _, angles = common_frame(rotations, truth.rotations, torch.eye(3)[None])
+        shares.append(float((angles < math.radians(20)).double().mean()))
+    assert max(shares) > 0.7  # of either hand
+    told = json.loads((found.out / "starts.json").read_text())
+    assert told["succeeded"]
+    page = (found.out / "report.html").read_text()
+    assert "2 of 3" in page and "--map" in page
+    with mrcfile.open(found.out / "map.mrc") as file, mrcfile.open(folder / "initial.mrc") as expected:
+        assert file.data.shape == expected.data.shape and math.isclose(file.voxel_size.x, 4.2, rel_tol=1e-3)
+        assert 0.5 < file.data.std() / expected.data.std() < 2  # the grey scale of the images
+
+
+def test_images_of_noise_give_no_map_that_starts_agree_on(simulated, halfmap, tmp_path):
+    folder = simulated(n=120, box=32, apix=5.2, snr=1e-6)
+    found = halfmap(["start", folder / "particles.star", "--diameter", 120, "--starts", 2, "--out", tmp_path / "start",
+                     "--symmetry", "C1", "--resolution", 30, "--threads", 1])
+    assert found.status == 1
+    assert "do not trust it" in found.said and "do not trust it" in (found.out / "report.html").read_text()
+
+
+def test_too_few_images_are_refused_before_anything_is_written(project, halfmap, tmp_path):
+    table = read_star(project / "particles.star")
+    write_star(project / "few.star", table.select(np.arange(60)))
+    found = halfmap(["start", project / "few.star", "--diameter", 156, "--out", tmp_path / "start"])
+    assert found.status == 2 and "60 images are too few" in found.error and not found.out.exists()
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_a_map_in_another_frame_and_of_the_other_hand_is_recognised(blobs, mirror):
+    grid, box = Grid(32, 4.0), 32
+    first = blobs(box, spread=0.1).map().float()
+    generator = torch.Generator().manual_seed(4)
+    rotations, frame = random_rotations(80, generator), random_rotations(1, generator)[0]
+    shift = torch.tensor([6.0, -3.0, 4.0], dtype=torch.float64)
+    # x of the first is at frame x + shift of the other; its images are those of the first.
+    other, turned = moved(first, frame, shift, 4.0), rotations @ frame.T
+    shifts = -(turned @ shift)[:, :2]
+    if mirror:
+        other, turned = mirrored(other), HALF_TURN @ turned
+
+    def poses(rotation: torch.Tensor, moves: torch.Tensor) -> ImagePoses:
+        count, ones = len(rotation), torch.ones(len(rotation))
+        return ImagePoses(torch.arange(count), rotation, moves, ones, ones, ones, ones.long())
+
+    found = agreement(FoundMap(first, poses(rotations, torch.zeros(80, 2))), FoundMap(other, poses(turned, shifts)),
+                      grid, torch.eye(3)[None])
+    assert found.share > 0.99 and found.mirrored == mirror
+    assert float(found.curve[1:9].min()) > 0.97  # blurred by spline interpolation, twice
+
+
+def test_refine_without_a_map_finds_one_first(project, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(refine_command, "found_by", lambda settings: asked.append(settings) or True)
+    settings = RefineSettings(project / "particles.star", 156.0, tmp_path / "run", symmetry="C4", voltage=200.0, seed=3)
+    with_map = refine_command._with_map(settings)
+    assert with_map.map == tmp_path / "run" / "start" / "map.mrc"
+    assert (asked[0].symmetry, asked[0].voltage, asked[0].seed) == ("C4", 200.0, 3)
+    assert asked[0].out == tmp_path / "run" / "start"
+    monkeypatch.setattr(refine_command, "found_by", lambda settings: False)
+    with pytest.raises(InputError, match="no starting map was found"):
+        refine_command._with_map(settings)
