@@ -32,9 +32,9 @@ from halfmap.reconstruction.class_means import (
     insert_,
     moved,
 )
-from halfmap.refinement.class_images import HeldImages, Whitened
 from halfmap.refinement.class_schedule import ClassPlan, ClassSchedule, earned_frequency
 from halfmap.refinement.class_state import Classes2d, ClassMeans, ClassPoses, ClassRecord, ClassState
+from halfmap.refinement.held_images import HeldImages, Whitened
 
 BATCH = 512  # images worked on at once
 EDGE = 0.06  # of the box: width of the means' mask's edge

@@ -1,8 +1,7 @@
-"""Images whose coarse coefficients are all held in memory, whitened by the noise around the particles.
+"""Images whose coarse coefficients are all held in memory: what looks at them again and again needs no stacks.
 
-A search without a starting map looks at the same few hundred images again and again, and only at detail coarser than
-some 10 A, a few hundred coefficients of each. Their noise is measured where no particle is: in images that may show
-anything, what is left of the power within the particle's circle is not noise alone.
+Of an image of 100 pixels some 300 coefficients are held: 4 kB, a tenth of its pixels. The noise is measured where no
+particle is: in images that may show anything, the power within the particle's circle is not that of noise alone.
 """
 
 from __future__ import annotations
@@ -14,8 +13,7 @@ import torch
 from torch import Tensor
 
 from halfmap.fourier.transform import fft_size
-from halfmap.imaging.ctf import ctf
-from halfmap.imaging.forward import Geometries, ImagingGeometry, band_images
+from halfmap.imaging.forward import BandImages, Geometries, ImagingGeometry, band_images
 from halfmap.imaging.optics import CtfState
 from halfmap.maps.grid import Grid
 from halfmap.particles.preprocess import soft_circle
@@ -28,110 +26,117 @@ LEVELLED = 3  # shells that a plane fitted to the background takes noise from; t
 
 
 @dataclass(frozen=True)
-class HeldImages:
-    """Images [b] of one frame.
+class Whitened:
+    """Data y [b, k] and contrast c [b, k] over the standard deviation of the noise."""
 
-    index int64 [b]: their particles. geometry: of the band, which is the same for all. y, c [b, k]: whitened data and
-    contrast (`score.score_grid`). mask_power: mean square of the circular mask, which is what noise has left in y.
-    """
-
-    index: Tensor
-    geometry: ImagingGeometry
     y: Tensor
     c: Tensor
+
+
+@dataclass(frozen=True)
+class HeldImages:
+    """Images of one frame.
+
+    geometry: of their coefficients k; index int64 [b]: their particles; groups int64 [b]: optics groups; values
+    complex64 [b, k]: under a circular mask; contrast float32 [b, k]: the CTF. mask_power: mean square of the mask.
+    """
+
+    geometry: ImagingGeometry
+    index: Tensor
+    groups: Tensor
+    values: Tensor
+    contrast: Tensor
     mask_power: float
 
     def __len__(self) -> int:
         return len(self.index)
 
-    def where(self, chosen: Tensor) -> HeldImages:
-        """Those that ``chosen`` [b] marks."""
-        return replace(self, index=self.index[chosen], y=self.y[chosen], c=self.c[chosen])
-
-    def to_shell(self, limit: int) -> HeldImages:
-        """The same up to a shell of the reference; no copy."""
-        k = self.geometry.count(limit)
-        return replace(self, y=self.y[:, :k], c=self.c[:, :k])
-
-    def energy(self, limit: int) -> Tensor:
-        """Power of the signal up to a shell, in units of the noise, summed over coefficients [b].
-
-        It is what the log-likelihood of an image gains by the right model at the right pose, in expectation.
-        """
-        y = self.to_shell(limit).y
-        return (y.real.square() + y.imag.square() - self.mask_power).double().sum(dim=1)
+    def whitened(self, some: Tensor, sigma2: Tensor, scale: float, count: int) -> Whitened:
+        """The first ``count`` coefficients of images ``some`` [b] (places in this frame), under noise sigma2 [g, s]."""
+        shell = self.geometry.band.shell[:count].cpu()
+        root = torch.rsqrt(sigma2[:, shell]).float()[self.groups[some]].to(self.values.device)
+        return Whitened(self.values[some, :count] * root, self.contrast[some, :count] * root * scale)
 
 
 @dataclass(frozen=True)
-class _Group:
-    """Images of one optics group that are not whitened yet, and the noise around them: summed power and count [s]."""
+class HeldSet:
+    """Images of all frames, and the noise sigma2 float64 [g, s] around their particles."""
 
-    number: int
-    index: Tensor
-    geometry: ImagingGeometry
-    scored: Tensor
-    ctf: Tensor
+    frames: list[HeldImages]
+    noise: Tensor
+
+
+@dataclass
+class _Around:
+    """Power around the particles and number of coefficients [s], and images, of an optics group so far."""
+
     power: Tensor
     count: Tensor
-    mask_power: float
+    images: int = 0
 
 
 def held_images(
-    source: ParticleSource, index: Tensor, grid: Grid, limit: int, device: torch.device,
+    source: ParticleSource, grid: Grid, limit: int, device: torch.device | None = None,
     advance: Callable[[int], None] = lambda n: None,
-) -> list[HeldImages]:  # fmt: skip
-    """The images of particles ``index`` [b] up to a shell ``limit`` of a reference on ``grid``, frame by frame."""
+) -> HeldSet:  # fmt: skip
+    """Stream all images once and keep their coefficients up to a shell ``limit`` of a reference on ``grid``."""
+    table, device = source.table, device or torch.device("cpu")
     geometries = Geometries(grid.box, grid.pixel_size, limit, device)
-    parts: list[_Group] = []
-    for batch in source.stream(index):
-        parts += [_transformed(part, source, geometries) for part in batch.apart()]
-        advance(len(batch))
-    spectra = _noise(source, parts)
+    top = max(optics.box // 2 + 1 for optics in table.optics)
+    around = [_Around(*torch.zeros(2, top, dtype=torch.float64)) for _ in table.optics]
     frames: dict[object, list[HeldImages]] = {}
-    for part in parts:
-        band = part.geometry.band
-        root = spectra[part.number].to(part.scored.device).rsqrt().float()[band.shell]
-        held = HeldImages(part.index, part.geometry, part.scored * root, part.ctf * root, part.mask_power)
-        frames.setdefault(part.geometry.optics.frame, []).append(held)
-    return [replace(some[0], index=torch.cat([p.index for p in some]), y=torch.cat([p.y for p in some]),
-                    c=torch.cat([p.c for p in some])) for some in frames.values()]
+    for batch in source.stream(torch.arange(len(table))):
+        for part in batch.apart():
+            held = _held(part, source, geometries, around[part.group])
+            frames.setdefault(held.geometry.optics.frame, []).append(held)
+        advance(len(batch))
+    return HeldSet([_together(parts) for parts in frames.values()], _noise(source, around))
 
 
-def _transformed(part: ImageBatch, source: ParticleSource, geometries: Geometries) -> _Group:
-    """Images of one optics group as coefficients, and the power around the particle."""
-    optics = source.table.optics[part.group]
-    geometry, device = geometries.of(optics), geometries.device
+def _held(part: ImageBatch, source: ParticleSource, geometries: Geometries, around: _Around) -> HeldImages:
+    """Images of one optics group as coefficients; what is around their particles is added to ``around``."""
+    optics, device = source.table.optics[part.group], geometries.device
+    geometry = geometries.of(optics)
     radius = min(0.5 * source.diameter / optics.pixel_size, optics.box / 2 - 1.0)
     mask = soft_circle(optics.box, radius, MASK_EDGE).to(device)
-    images, defocus = part.images.to(device), source.table.defocus[part.index].to(device)
-    band, ones = geometry.band, torch.ones(len(part), device=device)
-    seen = band_images(images, mask, geometry, defocus, torch.ones(optics.box, device=device), ones)
-    around = 1 - mask
-    outside = band.transform(images * around)
+    defocus, flat = source.table.defocus[part.index].to(device), torch.ones(optics.box // 2 + 1, device=device)
+    seen = band_images(part.images.to(device), mask, geometry, defocus, flat, torch.ones(len(part), device=device))
+    _add_around(around, seen, mask)
+    return HeldImages(geometry, part.index, part.groups, seen.scored, seen.ctf, float(mask.square().mean()))
+
+
+def _add_around(around: _Around, seen: BandImages, mask: Tensor) -> None:
+    """The power of what the mask leaves out. Images that were multiplied by their CTF were divided by it."""
+    band, outside = seen.geometry.band, seen.whole - seen.scored
     formed = torch.ones_like(seen.ctf)
-    if optics.ctf_state is CtfState.PREMULTIPLIED:
-        formed = ctf(band.kxy, optics, defocus).square()
+    if seen.geometry.optics.ctf_state is CtfState.PREMULTIPLIED:
+        outside, formed = outside * seen.ctf, seen.ctf.square()
     power = band.shell_sum((outside.real.square() + outside.imag.square()).double().sum(dim=0)).cpu()
-    count = band.shell_sum(formed.double().sum(dim=0) * float(around.square().mean())).cpu()
-    return _Group(part.group, part.index, geometry, seen.scored, seen.ctf, power, count, float(mask.square().mean()))
+    around.power[: len(power)] += power
+    count = band.shell_sum(formed.double().sum(dim=0)) * float((1 - mask).square().mean())
+    around.count[: len(power)] += count.cpu()
+    around.images += len(seen.ctf)
 
 
-def _noise(source: ParticleSource, parts: list[_Group]) -> list[Tensor]:
-    """Noise power [s] of each optics group; groups of few images share theirs."""
-    optics = source.table.optics
-    top = max(len(part.power) for part in parts)
-    power, count = ([torch.zeros(top, dtype=torch.float64) for _ in optics] for _ in range(2))
-    images = [0] * len(optics)
-    for part in parts:
-        power[part.number][: len(part.power)] += part.power
-        count[part.number][: len(part.count)] += part.count
-        images[part.number] += len(part.index)
-    sources = noise_sources(optics, images)
-    spectra = [p / n.clamp_min(1e-12) for p, n in zip(shared(power, sources), shared(count, sources), strict=True)]
-    for spectrum in spectra:
-        spectrum[:LEVELLED] = spectrum[min(LEVELLED, len(spectrum) - 1)]
-        spectrum.clamp_(min=1e-6 * float(spectrum.max().clamp_min(1e-12)))
-    return spectra
+def _noise(source: ParticleSource, around: list[_Around]) -> Tensor:
+    """Noise power [g, s] of each optics group; groups of few images share theirs."""
+    sources = noise_sources(source.table.optics, [one.images for one in around])
+    sums = (shared([getattr(one, name) for one in around], sources) for name in ("power", "count"))
+    spectra = []
+    for power, count in zip(*sums, strict=True):
+        measured = torch.nonzero(count > 0)[:, 0]
+        last = int(measured[-1]) if len(measured) else 0
+        spectrum = power / count.clamp_min(1e-12)
+        spectrum[:LEVELLED] = spectrum[min(LEVELLED, last)]
+        spectrum[last + 1 :] = spectrum[last]
+        spectra.append(spectrum.clamp(min=1e-6 * float(spectrum.max().clamp_min(1e-12))))
+    return torch.stack(spectra)
+
+
+def _together(parts: list[HeldImages]) -> HeldImages:
+    index, groups, values, contrast = (torch.cat([getattr(part, name) for part in parts])
+                                       for name in ("index", "groups", "values", "contrast"))
+    return replace(parts[0], index=index, groups=groups, values=values, contrast=contrast)
 
 
 def coarse_grid(source: ParticleSource, resolution: float) -> Grid:

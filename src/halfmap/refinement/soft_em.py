@@ -22,12 +22,13 @@ from halfmap.fourier.transform import half_volume
 from halfmap.geometry.orientation_grid import orientation_grid
 from halfmap.geometry.rotations import random_rotations
 from halfmap.geometry.shift_grid import shift_grid
+from halfmap.imaging.forward import ImagingGeometry
 from halfmap.kernels.poses import Samples
 from halfmap.maps.grid import Grid
 from halfmap.maps.masks import spherical_mask
 from halfmap.reconstruction.inverse import reconstruct
 from halfmap.reconstruction.statistics import Backprojection
-from halfmap.refinement.held_images import HeldImages
+from halfmap.refinement.held_images import HeldSet
 from halfmap.regularisation.wiener import wiener_ridge
 from halfmap.validation.fsc import fsc
 
@@ -35,6 +36,50 @@ PADDING = 2
 SHARP = 0.4  # tempering from which on posteriors hold few orientations
 EDGE = 10.0  # A, of the sphere around the particle
 LEAST_FSC, MOST_FSC = 0.05, 0.999  # a shell that does not agree yet must be able to begin
+
+
+@dataclass(frozen=True)
+class WhitenedImages:
+    """Images of one frame over the standard deviation of their noise.
+
+    index int64 [b]: their particles. geometry: of the band, which is the same for all. y, c [b, k]: data and contrast
+    (`score.score_grid`). mask_power: mean square of the circular mask, which is what noise has left in y.
+    """
+
+    index: Tensor
+    geometry: ImagingGeometry
+    y: Tensor
+    c: Tensor
+    mask_power: float
+
+    @staticmethod
+    def every(held: HeldSet) -> list[WhitenedImages]:
+        """All images of a set, under the noise around their particles, frame by frame."""
+        made = []
+        for frame in held.frames:
+            white = frame.whitened(torch.arange(len(frame)), held.noise, 1.0, frame.values.shape[1])
+            made.append(WhitenedImages(frame.index, frame.geometry, white.y, white.c, frame.mask_power))
+        return made
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def where(self, chosen: Tensor) -> WhitenedImages:
+        """Those that ``chosen`` [b] marks."""
+        return replace(self, index=self.index[chosen], y=self.y[chosen], c=self.c[chosen])
+
+    def to_shell(self, limit: int) -> WhitenedImages:
+        """The same up to a shell of the reference; no copy."""
+        k = self.geometry.count(limit)
+        return replace(self, y=self.y[:, :k], c=self.c[:, :k])
+
+    def energy(self, limit: int) -> Tensor:
+        """Power of the signal up to a shell, in units of the noise, summed over coefficients [b].
+
+        It is what the log-likelihood of an image gains by the right model at the right pose, in expectation.
+        """
+        y = self.to_shell(limit).y
+        return (y.real.square() + y.imag.square() - self.mask_power).double().sum(dim=1)
 
 
 @dataclass(frozen=True)
@@ -59,13 +104,13 @@ class SoftTask:
     """What stays the same: halves [h] of the images, each frame by frame; the grid of the maps; the particle's diameter
     in angstrom; operators [o, 3, 3] of its point group."""
 
-    halves: tuple[Sequence[HeldImages], ...]
+    halves: tuple[Sequence[WhitenedImages], ...]
     grid: Grid
     diameter: float
     group: Tensor
 
     def energy(self, limit: int) -> float:
-        """Mean power of the signal of an image up to a shell, in units of the noise (`HeldImages.energy`)."""
+        """Mean power of the signal of an image up to a shell, in units of the noise (`WhitenedImages.energy`)."""
         return float(torch.cat([held.energy(limit) for images in self.halves for held in images]).mean())
 
     @property
@@ -80,7 +125,7 @@ class SoftTask:
 class SlicesSeen:
     """What an iteration put into the slices of one frame: sums at rotations [r, 3, 3]."""
 
-    images: HeldImages
+    images: WhitenedImages
     rotations: Tensor
     sums: GridSums
 
@@ -155,14 +200,14 @@ def soft_step(
                     float(together.present.mean()), together, seen)
 
 
-def _shifts(held: HeldImages, search: SoftSearch) -> Tensor:
+def _shifts(held: WhitenedImages, search: SoftSearch) -> Tensor:
     """The shifts [t, 2] that are tried, in pixels of the images."""
     pixel_size = held.geometry.optics.pixel_size
     return shift_grid(search.reach / pixel_size, search.step / pixel_size).to(held.y.device)
 
 
 def _assigned(
-    held: HeldImages, volume: Tensor, rotations: Tensor, search: SoftSearch, softness: Softness
+    held: WhitenedImages, volume: Tensor, rotations: Tensor, search: SoftSearch, softness: Softness
 ) -> tuple[SoftPoses, SlicesSeen]:
     """Soft poses of images on the grid of rotations [r, 3, 3], and the sums on its slices. volume: half volume."""
     k, geometry = held.y.shape[1], held.geometry
@@ -175,7 +220,7 @@ def _assigned(
 
 
 def _poses_of(
-    held: HeldImages, soft: SoftPoses, rotations: Tensor, search: SoftSearch, half: int
+    held: WhitenedImages, soft: SoftPoses, rotations: Tensor, search: SoftSearch, half: int
 ) -> ImagePoses:
     shifts = _shifts(held, search)[soft.shift] * held.geometry.optics.pixel_size
     rotation = grid_rotation(rotations, soft.index)
@@ -193,7 +238,7 @@ def _insert(statistics: Backprojection, slices: SlicesSeen) -> None:
     _add(statistics, values, sums.weight, slices.images, samples)
 
 
-def _add(statistics: Backprojection, values: Tensor, weights: Tensor, held: HeldImages, samples: Samples) -> None:
+def _add(statistics: Backprojection, values: Tensor, weights: Tensor, held: WhitenedImages, samples: Samples) -> None:
     k, geometry = values.shape[1], held.geometry
     kernels.insert_slices_(statistics.sums, values, weights, geometry.coords[:k] * PADDING, geometry.band.kxy[:k],
                            geometry.band.box, samples, statistics.kernel)

@@ -30,9 +30,10 @@ from halfmap.particles.star_text import write_tables
 from halfmap.particles.table import ParticleTable, with_poses
 from halfmap.reconstruction.class_means import images_of
 from halfmap.refinement.class_averaging import Averaging, mean_mask
-from halfmap.refinement.class_images import check_memory, held_images, reference_grid
+from halfmap.refinement.class_images import check_memory, reference_grid
 from halfmap.refinement.class_schedule import ClassPlan, ClassSchedule
 from halfmap.refinement.class_state import Classes2d, ClassRecord
+from halfmap.refinement.held_images import held_images
 from halfmap.refinement.outputs import made_folder
 from halfmap.refinement.preflight import inspect_images
 from halfmap.runtime.device import device_named
@@ -93,7 +94,7 @@ def classes2d(settings: Classes2dSettings, report: Report | None = None) -> Clas
             source, table = seen.source, seen.source.table
             schedule = dataclasses.replace(schedule, images=len(table))
         with counted("reading images", len(table)) as advance:
-            frames = held_images(source, schedule.grid, schedule.last, advance)
+            frames = held_images(source, schedule.grid, schedule.last, advance=advance).frames
         order = torch.randperm(len(table), generator=torch.Generator().manual_seed(settings.seed))
         averaging = Averaging(frames, schedule, _stacked(seen.power), order, device, settings.seed)
         found2d = _iterated(averaging, log)

@@ -29,11 +29,11 @@ from halfmap.particles.source import ParticleSource
 from halfmap.particles.stack_files import StackFiles
 from halfmap.particles.star import write_star
 from halfmap.particles.table import ParticleTable, with_poses
-from halfmap.refinement.held_images import HeldImages, coarse_grid, held_images
+from halfmap.refinement.held_images import coarse_grid, held_images
 from halfmap.refinement.outputs import made_folder
 from halfmap.refinement.preflight import ParticleInput, inspect_images, read_particles
 from halfmap.refinement.shared_work import share_cores
-from halfmap.refinement.soft_em import ImagePoses, SoftTask
+from halfmap.refinement.soft_em import ImagePoses, SoftTask, WhitenedImages
 from halfmap.refinement.starting_agreement import HALF_TURN, Agreement, mirrored
 from halfmap.refinement.starting_schedule import finest, shell
 from halfmap.refinement.starting_views import View, views_of
@@ -60,6 +60,7 @@ from halfmap.validation.fsc import GOLD_STANDARD, resolution
 
 Report = Callable[..., Any]
 FEWEST = 100  # images that a map is looked for in
+SUBSET = 1  # stream of random numbers
 FINER = 0.7  # of the finest detail of a start, which its grid has room for
 ALONE_ENOUGH = 1  # starts beside the best that must agree with it
 VIEWS = 8  # on the page
@@ -143,7 +144,8 @@ def _source(settings: StartSettings, files: StackFiles) -> tuple[ParticleSource,
     if settings.diameter > largest:
         raise InputError(f"--diameter {settings.diameter:g}: larger than the images ({largest:.0f} A); give the "
                          "diameter of the particle")
-    chosen = np.sort(np.random.default_rng(settings.seed).permutation(len(table))[: settings.images])
+    draw = np.random.default_rng([settings.seed, SUBSET])  # half sets are the first draw of the seed itself
+    chosen = np.sort(draw.permutation(len(table))[: settings.images])
     with counted("reading images", len(chosen)) as advance:
         inspected = inspect_images(ParticleSource(table.select(chosen), settings.diameter, files=files), advance)
     return inspected.source, [*read.findings, *inspected.findings]
@@ -152,14 +154,14 @@ def _source(settings: StartSettings, files: StackFiles) -> tuple[ParticleSource,
 def _task(source: ParticleSource, settings: StartSettings, fine: float, group: Tensor) -> SoftTask:
     """The images in two halves, those of the file or drawn."""
     grid = coarse_grid(source, FINER * fine)
-    held = held_images(source, torch.arange(len(source.table)), grid, grid.box // 2 - 2, group.device)
+    held = WhitenedImages.every(held_images(source, grid, grid.box // 2 - 2, group.device))
     assert source.table.half is not None
     half = torch.from_numpy(source.table.half)
     halves = tuple([_of_half(images, half, h) for images in held] for h in (0, 1))
     return SoftTask(halves, grid, settings.diameter, group)
 
 
-def _of_half(images: HeldImages, half: Tensor, h: int) -> HeldImages:
+def _of_half(images: WhitenedImages, half: Tensor, h: int) -> WhitenedImages:
     return images.where(half[images.index] == h)
 
 
