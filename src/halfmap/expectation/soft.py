@@ -27,7 +27,7 @@ from halfmap.expectation.score import ReferenceSlices, score_grid
 WEIGHTS_AT_ONCE = 1 << 23  # posterior weights of some images on the whole grid
 BLOCK = 1024  # slices whose scores are one product
 SPARSE_IMAGES = 32  # images whose sharp posteriors are made together
-UNHEARD = 25.0  # nats
+UNHEARD, NOTHING = 25.0, 50.0  # nats below the best: a slice is left out, a weight is as good as 0
 MANY_ACTIVE = 0.5  # of the slices; with more there is nothing to gain
 
 
@@ -147,7 +147,7 @@ def _assign_part_(
     (best, at), (other, there) = plus.max(dim=1), minus.max(dim=1)
     top = torch.maximum(best, other)
     for weights in (plus, minus):
-        weights.sub_(top[:, None]).exp_()
+        weights.sub_(top[:, None]).clamp_(min=-NOTHING).exp_()  # no denormal numbers: they are slow to multiply
     total = plus.sum(dim=1, dtype=torch.float64) + minus.sum(dim=1, dtype=torch.float64)
     log_evidence = top.double() + total.log()
     present = torch.ones_like(log_evidence)
