@@ -65,7 +65,8 @@ class Progressed:
     mean log-likelihood above a model without a particle, of images as far as they hold one. jumped: share of particles
     that moved more than two grid steps. angle_change, angle_sd: medians in degrees. surprised: share of particles that
     jumped and are sure of the new pose (weight above 1/2). subset: which was used, a place in
-    Schedule.subsets; the place after the last means all images.
+    Schedule.subsets; the place after the last means all images. changed: share of particles that are in another class
+    than before; shares_moved: largest change of a class's share of all particles.
     """
 
     stage: str
@@ -78,6 +79,8 @@ class Progressed:
     angle_sd: float
     surprised: float = 0.0
     subset: int = 0
+    changed: float = 0.0
+    shares_moved: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,8 @@ class Plan:
 
     stage. sampling: what is searched. insert_limit: highest shell back-projected, and of the noise estimate. posterior:
     what feeds the M-step (expectation.posterior.posterior_samples). images: how many of them, at random (None: all);
-    subset: the number of that subset.
+    subset: the number of that subset. sharpness: of the comparison of classes (expectation.mixture); draws_classes:
+    whether classes are drawn at random instead, as all references are the same.
     """
 
     stage: str
@@ -95,6 +99,8 @@ class Plan:
     posterior: str
     images: int | None = None
     subset: int = 0
+    sharpness: float = 1.0
+    draws_classes: bool = False
 
 
 @dataclass(frozen=True)
