@@ -11,7 +11,7 @@ from halfmap import __version__
 from halfmap.cli.command import chosen, citing, given, settings_file
 from halfmap.cli.relion import RELION_ALWAYS, RELION_NOTES, Note
 from halfmap.options import add_options, build, table
-from halfmap.settings.commands import command_line
+from halfmap.settings.commands import RunSettings, command_line
 from halfmap.settings.refine import RefineSettings, validated
 from halfmap.settings.resume import ResumeSettings, finished, validated_resume
 
@@ -60,6 +60,11 @@ def _reports(settings: RefineSettings, out: Path) -> Callable[..., Path]:
     return report
 
 
+def _reports_of(settings: RunSettings, out: Path) -> Callable[..., Path] | None:
+    """The same for whatever kind of run."""
+    return _reports(settings, out) if isinstance(settings, RefineSettings) else None
+
+
 def resume_options(parser: argparse.ArgumentParser) -> None:
     add_options(parser, ResumeSettings)
     parser.usage = ("halfmap resume RUN [--threads N] [--processes N] [--data-dir folder] [--max-memory GB]\n"
@@ -74,7 +79,7 @@ def run_resume(arguments: argparse.Namespace) -> None:
         return
     from halfmap.refinement.resume import resume
 
-    resume(settings, reports=lambda chosen: _reports(chosen, settings.run))
+    resume(settings, reports=lambda chosen: _reports_of(chosen, settings.run))
     print(f"Finished: {settings.run / 'report.html'}")
 
 

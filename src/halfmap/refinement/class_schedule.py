@@ -1,0 +1,91 @@
+"""What a classification searches next, and when it stops.
+
+Where all classes start from one map, they are drawn at random in the first iteration, and after that the images' say in
+which class they belong grows from a part to all of it (`SHARPNESS`): classes that are noise at first must not claim
+images for good. The band grows with what the half maps of the classes agree on. The end comes when images stand still
+in their classes; once more, all shells are back-projected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+from halfmap.expectation.search import Sampling
+from halfmap.refinement.schedule import Plan, Progressed, Schedule, margin
+
+SHARPNESS = (1.0, 0.15, 0.3, 0.6)  # of the first iterations, the drawn one among them; then 1
+AT_START = 6  # iterations at the resolution of the start, where classes are drawn; 2 where each has a map
+GLOBAL_MOST = 8
+JUMPING = 0.02  # local search begins when fewer particles than this jumped
+GROWTH = 1.3  # the band grows by at most this factor in an iteration
+CHANGED = 0.01  # share of the images that an iteration may still move between classes at the end
+SHARES_MOVED = 0.005  # the same of a class's share of all images
+
+
+@dataclass(frozen=True)
+class ClassSchedule(Schedule):
+    """Stages and limits of one classification. search: global, local or fixed. given: whether each class has a map of
+    its own to start from, or is the only one. least: iterations before it may end."""
+
+    given: bool = False
+    least: int = 8
+
+    @staticmethod
+    def of(schedule: Schedule, given: bool, least: int) -> ClassSchedule:
+        """A classification within the limits of a refinement."""
+        values = {f.name: getattr(schedule, f.name) for f in fields(Schedule)}
+        return ClassSchedule(**values, given=given, least=least)
+
+    def next(self, history: Sequence[Progressed], shift_sigma: float) -> Plan | None:
+        """The plan of the next iteration, or None when the classification is over."""
+        if history and history[-1].stage == "final":
+            return None
+        count, limit = len(history), self._band(history)
+        last = count + 1 >= self.max_iterations or self._stands_still(history)
+        insert = self.finest_insert if last else min(self.finest_insert, max(limit + 8, int(limit * 1.3)))
+        search = self._search(history)
+        tempered = not self.given and count < len(SHARPNESS)
+        plan = Plan(
+            "final" if last else search,
+            Sampling("local", limit, modes=self.modes, symmetry=self.symmetry), insert, self.posterior,
+            sharpness=SHARPNESS[count] if tempered else 1.0, draws_classes=not self.given and not history,
+        )  # fmt: skip
+        if search == "global":
+            return replace(plan, sampling=self._global(limit, history, shift_sigma, not history))
+        if search == "fixed":
+            sampling = Sampling("fixed", limit, modes=1, symmetry=self.symmetry)
+            return replace(plan, sampling=sampling, posterior="best")
+        return plan
+
+    def burnt_in(self, history: Sequence[Progressed]) -> bool:
+        """Whether the centres of the particles are known, so that shifts are tried about them."""
+        return len(history) >= 2
+
+    def _search(self, history: Sequence[Progressed]) -> str:
+        if self.search != "global":
+            return self.search
+        searched = [h for h in history if h.stage == "global"]
+        if len(searched) < len(history):
+            return "local"  # it began before
+        settled = len(searched) >= self._at_start and searched[-1].jumped < JUMPING
+        return "local" if settled or len(searched) >= GLOBAL_MOST else "global"
+
+    @property
+    def _at_start(self) -> int:
+        return 2 if self.given else AT_START
+
+    def _band(self, history: Sequence[Progressed]) -> int:
+        """The last shell that is scored."""
+        start = self.shell(self.start)
+        if len(history) < self._at_start:
+            return start
+        last = history[-1]
+        agreed = last.agreed + margin(last.agreed)
+        return max(start, min(self.finest, agreed, int(last.limit * GROWTH) + 1))
+
+    def _stands_still(self, history: Sequence[Progressed]) -> bool:
+        """Whether two iterations moved hardly any image, and the band that they saw is as fine as it gets."""
+        if len(history) < self.least or self._band(history) > history[-1].limit * 1.1:
+            return False
+        return all(h.changed < CHANGED and h.shares_moved < SHARES_MOVED for h in history[-2:])
