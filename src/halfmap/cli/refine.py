@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from halfmap import __version__
+from halfmap.cli.classify import class_reports
 from halfmap.cli.command import chosen, citing, given, settings_file
 from halfmap.cli.relion import RELION_ALWAYS, RELION_NOTES, Note
 from halfmap.options import add_options, build, table
@@ -60,9 +61,9 @@ def _reports(settings: RefineSettings, out: Path) -> Callable[..., Path]:
     return report
 
 
-def _reports_of(settings: RunSettings, out: Path) -> Callable[..., Path] | None:
+def _reports_of(settings: RunSettings, out: Path) -> Callable[..., Path]:
     """The same for whatever kind of run."""
-    return _reports(settings, out) if isinstance(settings, RefineSettings) else None
+    return _reports(settings, out) if isinstance(settings, RefineSettings) else class_reports(settings, out)
 
 
 def resume_options(parser: argparse.ArgumentParser) -> None:

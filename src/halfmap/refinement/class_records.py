@@ -67,7 +67,7 @@ def class_findings(step: ClassStep, latest: Record) -> list[Finding]:
         text = (f"class {', '.join(empty)} of {count} holds hardly any image: the images ask for fewer classes, which "
                 "is a result")
         found.append(Finding("empty class", text, "classes", "note"))
-    if count > 1 and not step.plan.draws_classes and latest["sure"] < max(UNSURE, 1.2 / count):
+    if count > 1 and step.plan.stage == "final" and latest["sure"] < max(UNSURE, 1.2 / count):
         text = (f"most images fit several classes alike (mean share of the best class {latest['sure']:.2f}): classes "
                 "may differ by noise only, or by less than single images show")
         found.append(Finding("classes hardly differ", text, "classes"))

@@ -35,7 +35,7 @@ from halfmap.settings.commands import RunSettings, to_toml
 from halfmap.settings.resume import ResumeSettings
 
 
-def resume(wanted: ResumeSettings, reports: Callable[[RunSettings], Report | None] | None = None) -> State:
+def resume(wanted: ResumeSettings, reports: Callable[[RunSettings], Report] | None = None) -> State:
     """Run ``halfmap resume`` to the end of the run. On a CPU the result is that of a run never stopped.
 
     reports: gives the report of a refinement with these settings (see `Outputs`). Raises InputError, and writes
