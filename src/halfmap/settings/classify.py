@@ -58,9 +58,9 @@ class ClassifySettings(ImageOptions):
                 "set, by a Wiener filter of shells (uniform) or a local cut-off (nonuniform)",
         "choices": ("joined", "uniform", "nonuniform"), "advanced": True})
     min_iterations: int = field(default=8, metadata={
-        "help": "go on for at least this many iterations", "at_least": 1, "advanced": True})
+        "help": "go on for at least this many iterations, as --max-iterations allows", "at_least": 1, "advanced": True})
     max_iterations: int = field(default=25, metadata={
-        "help": "stop after this many iterations even if images still change class", "at_least": 2, "advanced": True})
+        "help": "stop after this many iterations even if images still change class", "at_least": 1, "advanced": True})
     data_dir: Path | None = field(default=None, metadata={
         "help": "folder that the image paths in the particle file start from", "short": "folder",
         "none": "found from the particle file", "advanced": True})
@@ -122,9 +122,6 @@ def validated_classify(settings: ClassifySettings) -> ClassifySettings:
     check_one_state(settings.phase_flipped, settings.ctf_premultiplied)
     if settings.classes > MOST_CLASSES:
         raise InputError(f"--classes {settings.classes}: at most {MOST_CLASSES}")
-    if settings.max_iterations < settings.min_iterations:
-        raise InputError(f"--max-iterations {settings.max_iterations}: fewer than --min-iterations "
-                         f"{settings.min_iterations}; change one of them")
     paths = absolute_paths(settings)
     maps = tuple(path.expanduser().absolute() for path in settings.map)
     run = paths["particles"] if paths["particles"].is_dir() else None
