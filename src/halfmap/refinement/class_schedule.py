@@ -50,6 +50,7 @@ class ClassSchedule(Schedule):
             "final" if last else search,
             Sampling("local", limit, modes=self.modes, symmetry=self.symmetry), insert, self.posterior,
             sharpness=SHARPNESS[count] if tempered else 1.0, draws_classes=not self.given and not history,
+            apart=count + 1 < self._at_start,
         )  # fmt: skip
         if search == "global":
             return replace(plan, sampling=self._global(limit, history, shift_sigma, not history))

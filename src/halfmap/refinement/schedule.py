@@ -90,7 +90,8 @@ class Plan:
     stage. sampling: what is searched. insert_limit: highest shell back-projected, and of the noise estimate. posterior:
     what feeds the M-step (expectation.posterior.posterior_samples). images: how many of them, at random (None: all);
     subset: the number of that subset. sharpness: of the comparison of classes (expectation.mixture); draws_classes:
-    whether classes are drawn at random instead, as all references are the same.
+    whether classes are drawn at random instead, as all references are the same; apart: whether each class keeps a map
+    of its own, or what it has in common with the others is taken from all.
     """
 
     stage: str
@@ -101,6 +102,7 @@ class Plan:
     subset: int = 0
     sharpness: float = 1.0
     draws_classes: bool = False
+    apart: bool = False
 
 
 @dataclass(frozen=True)
