@@ -83,7 +83,7 @@ def _refinement(settings: ClassifySettings, files: StackFiles | None) -> RefineS
     if settings.search != "auto":
         return one
     table = read_particles(particle_input(one), files).table
-    return replace(one, search="global" if table.rotations is None else "local")
+    return replace(one, search="global" if table.rotations is None else "fixed")
 
 
 def _with_classes(problem: Problem, settings: ClassifySettings, one: RefineSettings) -> ClassProblem:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -11,14 +12,16 @@ from torch import Tensor
 
 from halfmap.finding import Finding
 from halfmap.maps.grid import Grid
-from halfmap.refinement.classes import ClassStep
+from halfmap.refinement.classes import ClassMaps, ClassStep
 from halfmap.refinement.outputs import Record
 from halfmap.refinement.records import Step, progressed, record
 from halfmap.refinement.schedule import Progressed
 from halfmap.refinement.state import PoseTable
+from halfmap.validation.class_differences import SURE, class_difference
 from halfmap.validation.fsc import crossing_shell, resolution
 
 UNSURE = 0.6  # mean share of the best class below which classes are hardly told apart; K equal ones have 1 / K
+COMPARED = 8  # of the largest classes are compared with one another
 BY_CLASS = ("classes", "moved", "moved_from_first")  # entries of a record that list classes
 
 
@@ -59,15 +62,33 @@ def class_record(step: ClassStep, latest: Progressed, groups: list[str], crosses
     return record(_largest(step), latest, groups, crosses) | known
 
 
+def class_differences(step: ClassStep, pixel_size: float) -> list[Record]:
+    """For every pair of the largest classes that have maps: by how many standard deviations they differ where they
+    differ most, and in which share of the mask by more than SURE of them. Classes are numbered as they are written."""
+    order = by_share(step.after.class_shares)[:COMPARED]
+    there = [(number, step.maps[k]) for number, k in enumerate(order, start=1)]
+    known = [(number, one.halves, _reached(one, step)) for number, one in there if one is not None]
+    made = []
+    for (a, first, one), (b, second, other) in combinations(known, 2):
+        found = class_difference(first.raw, second.raw, step.after.mask, pixel_size, max(one, other))
+        made.append({"first": a, "second": b, "strongest_sd": abs(found.peak), "beyond_noise": found.share})
+    return made
+
+
 def class_findings(step: ClassStep, latest: Record) -> list[Finding]:
     """What is to be said of the classes of an iteration."""
     found, count = list[Finding](), len(step.maps)
+    alike = [f"{one['first']} and {one['second']}" for one in latest.get("differences", []) if not one["beyond_noise"]]
+    if alike:
+        text = (f"classes {', '.join(alike)} differ nowhere by more than {SURE:g} standard deviations of their noise: "
+                "one molecule divided by chance; give fewer classes")
+        found.append(Finding("classes differ by noise", text, "classes"))
     empty = [str(k + 1) for k, place in enumerate(by_share(step.after.class_shares)) if step.maps[place] is None]
     if empty:
         text = (f"class {', '.join(empty)} of {count} holds hardly any image: the images ask for fewer classes, which "
                 "is a result")
         found.append(Finding("empty class", text, "classes", "note"))
-    if count > 1 and step.plan.stage == "final" and latest["sure"] < max(UNSURE, 1.2 / count):
+    if count > 1 and step.plan.stage == "final" and not alike and latest["sure"] < max(UNSURE, 1.2 / count):
         text = (f"most images fit several classes alike (mean share of the best class {latest['sure']:.2f}): classes "
                 "may differ by noise only, or by less than single images show")
         found.append(Finding("classes hardly differ", text, "classes"))
@@ -103,16 +124,18 @@ def _of_class(step: ClassStep, k: int, images: int) -> Record:
     one = step.maps[k]
     if one is None:
         return known
-    grid, edge = Grid(one.halves.raw[0].shape[-1], one.halves.pixel_size), step.plan.insert_limit + 0.5
     curves = one.halves.curves
-
-    def reached(curve: Tensor, threshold: float) -> float:
-        return max(resolution(curve, grid.box, grid.pixel_size, threshold), grid.length / edge)
-
     return known | {
-        "resolution_A": reached(curves.unmasked, 0.143), "resolution_corrected_A": reached(curves.corrected, 0.143),
+        "resolution_A": _reached(one, step), "resolution_corrected_A": _reached(one, step, curves.corrected),
         "fsc": curves.unmasked.tolist(), "fsc_corrected": curves.corrected.tolist(),
     }  # fmt: skip
+
+
+def _reached(one: ClassMaps, step: ClassStep, curve: Tensor | None = None) -> float:
+    """Resolution in A at FSC 0.143, of the unmasked curve unless another is given, no finer than what was inserted."""
+    grid, edge = Grid(one.halves.raw[0].shape[-1], one.halves.pixel_size), step.plan.insert_limit + 0.5
+    curve = one.halves.curves.unmasked if curve is None else curve
+    return max(resolution(curve, grid.box, grid.pixel_size), grid.length / edge)
 
 
 def _moved(before: Tensor, after: Tensor, count: int) -> list[list[int]]:

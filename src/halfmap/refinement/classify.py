@@ -17,6 +17,7 @@ from halfmap.refinement.checkpoints import Course
 from halfmap.refinement.class_problem import class_outlook, prepared_classes, prepared_classes_again
 from halfmap.refinement.class_records import (
     by_share,
+    class_differences,
     class_findings,
     class_progressed,
     class_record,
@@ -77,6 +78,8 @@ def _record(problem: ClassProblem, course: Course, step: ClassStep) -> Record:
     crosses = what_crosses(f"{own}, which image was first in which class", problem.schedule.start, False, None)
     groups = [group.name for group in problem.source.table.optics]
     made = class_record(step, course.history[-1], groups, crosses)
+    if step.plan.stage == "final":
+        made["differences"] = class_differences(step, problem.model.pixel_size)
     found = course.findings + class_findings(step, made)
     return made | {"regulariser": {}, "findings": [asdict(one) for one in found]}
 

@@ -36,7 +36,7 @@ class ClassifySettings(ImageOptions):
         "aliases": ("--sym",)})
     search: str = field(default="auto", metadata={
         "help": "fixed: particles keep their poses, and only classes are sought; local: poses are polished against "
-                "every class; global: they are searched for. auto: local where the file has poses, else global",
+                "every class; global: they are searched for. auto: fixed where the file has poses, else global",
         "choices": ("auto", "global", "local", "fixed")})
     mask: Path | None = field(default=None, metadata={
         "help": "classes differ within this mask only, 1 inside and 0 outside", "short": "focus.mrc",
