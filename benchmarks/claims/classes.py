@@ -100,8 +100,9 @@ def mixture(given: argparse.Namespace) -> Path:
         path = folder / f"molecule{number}.pdb"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_pdb(path, atoms)
-        simulate([path, "--n", count, "--box", given.box, "--apix", given.apix, "--snr", given.snr,
-                  "--seed", 1000 + 10 * given.seed + number], folder / f"images{number}")
+        if not (folder / f"images{number}" / "particles_truth.star").exists():
+            simulate([path, "--n", count, "--box", given.box, "--apix", given.apix, "--snr", given.snr,
+                      "--seed", 1000 + 10 * given.seed + number], folder / f"images{number}")
         table = read_star(folder / f"images{number}" / "particles_truth.star")
         moved = atoms.xyz.mean(dim=0) - both[0].xyz.mean(dim=0)  # each was simulated about the mean of its atoms
         assert table.rotations is not None and table.origins is not None
@@ -130,7 +131,8 @@ def joined(tables: list[ParticleTable], seed: int) -> ParticleTable:
         optics_index=np.zeros(len(one) + len(other), np.int64),
         stacks=(*one.stacks, *other.stacks), stack_index=np.repeat([0, 1], [len(one), len(other)]),
         image_index=np.concatenate([one.image_index, other.image_index]),
-        micrograph=None, group=np.concatenate([one.group, other.group + one.group.max() + 1]),
+        micrograph=np.concatenate([one.micrograph, other.micrograph + one.micrograph.max() + 1]),
+        group=np.concatenate([one.group, other.group + one.group.max() + 1]),
         group_names=(), rows=np.arange(len(one) + len(other)),
     )  # fmt: skip
     return whole.select(np.random.default_rng(seed).permutation(len(whole)))

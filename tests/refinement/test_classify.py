@@ -93,13 +93,16 @@ def test_two_molecules_that_differ_by_an_arm_are_told_apart(sorted_out):
     assert last["classes"][0]["share"] >= last["classes"][1]["share"]
 
 
-def test_every_class_has_its_files_ready_for_a_refinement(sorted_out):
+def test_every_class_has_its_files_ready_for_a_refinement(sorted_out, halfmap):
     for number in (1, 2):
         members = starfile.read(sorted_out.out / f"class{number:03d}.star", always_dict=True)["particles"]
         assert len(members) == (classes_of(sorted_out.out) == number).sum()
         assert set(members["rlnRandomSubset"]) == {1, 2} and (members["rlnClassNumber"] == number).all()
         assert np.isfinite(sorted_out.map(f"class{number:03d}.mrc")).all()
-    assert "Class 1 less class 2" in (sorted_out.out / "report.html").read_text()
+    page = (sorted_out.out / "report.html").read_text()
+    assert "Class 1 less class 2" in page and "Beyond 5 standard deviations" in page
+    assert halfmap(["report", sorted_out.out]).status == 0
+    assert len((sorted_out.out / "report.html").read_text()) == pytest.approx(len(page), rel=0.01)
 
 
 def test_one_class_is_a_refinement_to_the_bit(classify, halfmap, mixture, tmp_path):

@@ -100,7 +100,7 @@ def _every_pose(poses: PoseTable, problem: Problem, plan: Plan) -> PoseTable:
     packed = torch.cat([c[mine].reshape(len(mine), width) for c, width in zip(columns, widths, strict=True)], dim=1)
     for rows, found in zip(shares, ranks.rows(packed, [len(rows) for rows in shares]), strict=ranks.first):
         for column, values in zip(columns, found.split(widths, dim=1), strict=True):
-            column[rows] = values.reshape(len(rows), *column.shape[1:])
+            column[rows] = values.reshape(len(rows), *column.shape[1:]).to(column.dtype)
     return poses
 
 
