@@ -37,7 +37,6 @@ from halfmap.particles.model import Atoms, read_model, write_pdb
 from halfmap.particles.star import read_star, write_star
 from halfmap.particles.table import ParticleTable, with_poses
 from halfmap.validation.fsc import fsc, resolution
-from halfmap.validation.poses import matching_rows
 
 ROWS = [
     ("right", "right", ".3f"), ("molecule 1 by class", "first", ""), ("molecule 2 by class", "second", ""),
@@ -138,9 +137,16 @@ def joined(tables: list[ParticleTable], seed: int) -> ParticleTable:
     return whole.select(np.random.default_rng(seed).permutation(len(whole)))
 
 
+def images_of(table: ParticleTable) -> list[tuple[str, int]]:
+    """Folder of the stack and number of every image: both molecules' stacks have one name."""
+    folders = [path.parent.name for path in table.stacks]
+    return [(folders[s], int(i)) for s, i in zip(table.stack_index, table.image_index, strict=True)]
+
+
 def confusion(found: ParticleTable, truth: ParticleTable, classes: int) -> np.ndarray:
     """Images of each molecule [2] in each class [k]."""
-    kinds = truth.numbers("rlnClassNumber")[matching_rows(found, truth).numpy()].astype(int)
+    known = dict(zip(images_of(truth), truth.numbers("rlnClassNumber").astype(int).tolist(), strict=True))
+    kinds = np.array([known[image] for image in images_of(found)])
     classed = found.numbers("rlnClassNumber").astype(int)
     return np.array([[int(((kinds == m) & (classed == k + 1)).sum()) for k in range(classes)] for m in (1, 2)])
 

@@ -100,7 +100,7 @@ def test_every_class_has_its_files_ready_for_a_refinement(sorted_out, halfmap):
         assert set(members["rlnRandomSubset"]) == {1, 2} and (members["rlnClassNumber"] == number).all()
         assert np.isfinite(sorted_out.map(f"class{number:03d}.mrc")).all()
     page = (sorted_out.out / "report.html").read_text()
-    assert "Class 1 less class 2" in page and "Beyond 5 standard deviations" in page
+    assert "Class 1 less class 2" in page and "Beyond 7 standard deviations" in page
     assert halfmap(["report", sorted_out.out]).status == 0
     assert len((sorted_out.out / "report.html").read_text()) == pytest.approx(len(page), rel=0.01)
 

@@ -16,7 +16,7 @@ def half_maps(seed: int, molecule: torch.Tensor, noise: float) -> tuple[torch.Te
     return first, second
 
 
-def test_only_a_real_difference_is_beyond_five_standard_deviations_and_it_is_found_where_it_is():
+def test_only_a_real_difference_stands_out_of_noise_and_it_is_found_where_it_is():
     axis = torch.arange(BOX) - BOX // 2
     z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
     whole = 3.0 * torch.exp(-(x**2 + y**2 + z**2) / 50.0)

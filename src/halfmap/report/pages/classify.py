@@ -31,6 +31,7 @@ from halfmap.report.pictures.slices import (
 )
 from halfmap.report.pictures.viewer import Viewer, viewer
 from halfmap.report.record_values import Array, Record, number
+from halfmap.validation.class_differences import SURE
 
 MOST_PAIRS = 10  # of classes whose difference is shown: all of up to five classes
 MIXTURE = Citation(
@@ -87,6 +88,7 @@ def write_classes_page(folder: Path, shown: ClassesPage) -> Path:
         "tables": _tables(last), "settings": findings.setting_rows(shown.settings),
         "methods": _methods(shown), "citations": [MIXTURE, THRESHOLD, RANDOMISED],
         "surface_view": any(one.surface for one in classes), "crosses": str(last.get("crosses", "")),
+        "sure": f"{SURE:g}",
     }  # fmt: skip
     return write_page(folder, "classify.html", contents)
 
