@@ -17,6 +17,10 @@ from halfmap.expectation.mixture import Mixture, starts_of_class
 from halfmap.expectation.posterior import Poses
 from halfmap.particles.model import Atoms, read_model, write_pdb
 from halfmap.particles.star import read_star, write_star
+from halfmap.refinement.classify import classify as run
+from halfmap.refinement.resume import resume
+from halfmap.settings.classify import ClassifySettings, validated_classify
+from halfmap.settings.resume import ResumeSettings
 
 EYE = torch.eye(3, dtype=torch.float64)
 
@@ -58,13 +62,13 @@ def mixture(simulated: Callable[..., Path], molecule: Path, tmp_path_factory: py
 def classify(halfmap: Callable[..., Outcome], mixture: Path, tmp_path_factory: pytest.TempPathFactory):
     """Classify the mixture at its poses, in two classes unless the options say otherwise."""
 
-    def run(*options: object, out: Path | None = None) -> Outcome:
+    def words_of(*options: object, out: Path | None = None) -> Outcome:
         usual = {"--classes": 2, "--search": "fixed", "--threads": 1, "--diameter": DIAMETER}
         words = [word for name, value in usual.items() if name not in options for word in (name, value)]
         return halfmap(["classify", mixture / "posed.star", "--map", mixture / "initial.mrc", *words, *options,
                         "--out", out or tmp_path_factory.mktemp("classes") / "run"])
 
-    return run
+    return words_of
 
 
 @pytest.fixture(scope="session")
@@ -114,14 +118,19 @@ def test_one_class_is_a_refinement_to_the_bit(classify, halfmap, mixture, tmp_pa
     assert np.array_equal(one.map("class001.mrc"), refined.map("map.mrc"))
 
 
-def test_threads_change_nothing_and_a_run_that_died_goes_on_to_the_same_bits(classify, resume, dying, tmp_path):
-    few = ("--search", "local", "--max-iterations", 2, "--padding", 1)
-    whole = classify(*few, "--batch", 40, "--checkpoint-minutes", 1e-6, "--threads", 2)
-    out = tmp_path / "run"
-    assert dying.after(17, lambda: classify(*few, "--batch", 40, "--checkpoint-minutes", 1e-6, out=out))
-    done = resume(out)
-    assert done.status == 0 and "goes on after" in done.said
-    assert same_run(whole.out, out)
+def test_threads_change_nothing_and_a_run_that_died_goes_on_to_the_same_bits(mixture, dying, tmp_path):
+    table = read_star(mixture / "posed.star")
+    write_star(tmp_path / "few.star", table.select(np.arange(60, 140)))
+    settings = ClassifySettings(
+        tmp_path / "few.star", 2, tmp_path / "whole", (mixture / "initial.mrc",), DIAMETER, search="local", padding=1,
+        max_iterations=2, batch=20, checkpoint_minutes=1e-6, threads=2,
+    )  # fmt: skip
+    run(validated_classify(settings))
+    stopped = replace(settings, out=tmp_path / "run", threads=1)
+    assert dying.after(14, lambda: run(validated_classify(stopped)))
+    assert "sums" in {path.name for path in (tmp_path / "run" / "checkpoint").iterdir()}
+    resume(ResumeSettings(tmp_path / "run"))
+    assert same_run(tmp_path / "whole", tmp_path / "run")
 
 
 @pytest.mark.parametrize(("options", "said"), [

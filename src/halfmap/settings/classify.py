@@ -128,6 +128,9 @@ def validated_classify(settings: ClassifySettings) -> ClassifySettings:
     diameter, symmetry = settings.diameter, settings.symmetry
     paths["particles"] = particle_file(paths["particles"])
     if run is not None:
+        if not (run / "map.mrc").is_file() or not (run / "settings.toml").is_file():
+            raise InputError(f"{run}: is no folder of a refinement (no map.mrc and settings.toml); give one, or a "
+                             "particle file with --map and --diameter")
         own = from_toml(run / "settings.toml")
         maps, diameter, symmetry = maps or (run / "map.mrc",), diameter or own.diameter, symmetry or own.symmetry
         if settings.data_dir is None and own.data_dir is not None:
