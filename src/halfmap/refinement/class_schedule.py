@@ -1,9 +1,10 @@
 """What a classification searches next, and when it stops.
 
-Where all classes start from one map, they are drawn at random in the first iteration, and after that the images' say in
-which class they belong grows from a part to all of it (`SHARPNESS`): classes that are noise at first must not claim
-images for good. The band grows with what the half maps of the classes agree on. The end comes when images stand still
-in their classes; once more, all shells are back-projected.
+Where all classes start from one map, they are drawn at random in the first iteration. In a global search the images'
+say in which class they belong then grows from a part to all of it (`SHARPNESS`): poses are not known yet, and classes
+that are noise must not claim images for good. At known poses that only takes longer (15 iterations against 18 to the
+same classes, `benchmarks/README.md`). The band grows with what the half maps of the classes agree on. The end comes
+when images stand still in their classes; once more, all shells are back-projected.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from dataclasses import dataclass, fields, replace
 from halfmap.expectation.search import Sampling
 from halfmap.refinement.schedule import Plan, Progressed, Schedule, margin
 
-SHARPNESS = (1.0, 0.15, 0.3, 0.6)  # of the first iterations, the drawn one among them; then 1
-AT_START = 6  # iterations at the resolution of the start, where classes are drawn; 2 where each has a map
+SHARPNESS = (1.0, 0.15, 0.3, 0.6)  # of the first iterations of a global search, the drawn one among them; then 1
+AT_START_GLOBAL, AT_START, AT_START_GIVEN = 6, 4, 2  # iterations at the resolution of the start
 GLOBAL_MOST = 8
 JUMPING = 0.02  # local search begins when fewer particles than this jumped
 GROWTH = 1.3  # the band grows by at most this factor in an iteration
@@ -45,7 +46,7 @@ class ClassSchedule(Schedule):
         last = count + 1 >= self.max_iterations or self._stands_still(history)
         insert = self.finest_insert if last else min(self.finest_insert, max(limit + 8, int(limit * 1.3)))
         search = self._search(history)
-        tempered = not self.given and count < len(SHARPNESS)
+        tempered = search == "global" and not self.given and count < len(SHARPNESS)
         plan = Plan(
             "final" if last else search,
             Sampling("local", limit, modes=self.modes, symmetry=self.symmetry), insert, self.posterior,
@@ -74,7 +75,7 @@ class ClassSchedule(Schedule):
 
     @property
     def _at_start(self) -> int:
-        return 2 if self.given else AT_START
+        return AT_START_GIVEN if self.given else AT_START_GLOBAL if self.search == "global" else AT_START
 
     def _band(self, history: Sequence[Progressed]) -> int:
         """The last shell that is scored."""
