@@ -94,9 +94,9 @@ def _with_classes(problem: Problem, settings: ClassifySettings, one: RefineSetti
         read = read_reference(settings.mask, problem.source.table, one.diameter, "mask")
         focus = read.map.clamp(0, 1).to(problem.device)
     given = settings.given or settings.classes == 1
-    schedule = ClassSchedule.of(problem.schedule, given, settings.min_iterations)
-    return ClassProblem(**values | {"schedule": schedule}, classes=settings.classes,
-                        one_reference=settings.regulariser == "joined", focus=focus)
+    joined = settings.regulariser == "joined"
+    schedule = ClassSchedule.of(problem.schedule, given, settings.min_iterations, joined)
+    return ClassProblem(**values | {"schedule": schedule}, classes=settings.classes, focus=focus)
 
 
 def _started(

@@ -20,6 +20,7 @@ AT_START_GLOBAL, AT_START, AT_START_GIVEN = 6, 4, 2  # iterations at the resolut
 GLOBAL_MOST = 8
 JUMPING = 0.02  # local search begins when fewer particles than this jumped
 GROWTH = 1.3  # the band grows by at most this factor in an iteration
+CALM, DIVIDED = 0.02, 3  # such a share that moved, twice, and half sets get references of their own, for so long
 CHANGED = 0.01  # share of the images that an iteration may still move between classes at the end
 SHARES_MOVED = 0.005  # the same of a class's share of all images
 
@@ -27,16 +28,20 @@ SHARES_MOVED = 0.005  # the same of a class's share of all images
 @dataclass(frozen=True)
 class ClassSchedule(Schedule):
     """Stages and limits of one classification. search: global, local or fixed. given: whether each class has a map of
-    its own to start from, or is the only one. least: iterations before it may end."""
+    its own to start from, or is the only one. least: iterations before it may end. one_reference: whether both half
+    sets of a class have one reference to the end, or each its own once images hardly move: before that the classes of
+    one half set need not be those of the other.
+    """
 
     given: bool = False
     least: int = 8
+    one_reference: bool = True
 
     @staticmethod
-    def of(schedule: Schedule, given: bool, least: int) -> ClassSchedule:
+    def of(schedule: Schedule, given: bool, least: int, one_reference: bool) -> ClassSchedule:
         """A classification within the limits of a refinement."""
         values = {f.name: getattr(schedule, f.name) for f in fields(Schedule)}
-        return ClassSchedule(**values, given=given, least=least)
+        return ClassSchedule(**values, given=given, least=least, one_reference=one_reference)
 
     def next(self, history: Sequence[Progressed], shift_sigma: float) -> Plan | None:
         """The plan of the next iteration, or None when the classification is over."""
@@ -52,6 +57,7 @@ class ClassSchedule(Schedule):
             Sampling("local", limit, modes=self.modes, symmetry=self.symmetry), insert, self.posterior,
             sharpness=SHARPNESS[count] if tempered else 1.0, draws_classes=not self.given and not history,
             apart=count + 1 < self._at_start,
+            joined=self.one_reference or (not self.given and not self._divided(history)),
         )  # fmt: skip
         if search == "global":
             return replace(plan, sampling=self._global(limit, history, shift_sigma, not history))
@@ -86,8 +92,15 @@ class ClassSchedule(Schedule):
         agreed = last.agreed + margin(last.agreed)
         return max(start, min(self.finest, agreed, int(last.limit * GROWTH) + 1))
 
+    def _divided(self, history: Sequence[Progressed]) -> int:
+        """How many iterations ago images began to move so little that half sets can have references of their own."""
+        calm = [h.changed < CALM for h in history]
+        first = (n for n in range(max(2, self.least), len(history) + 1) if all(calm[n - 2 : n]))
+        return len(history) + 1 - next(first, len(history) + 1)
+
     def _stands_still(self, history: Sequence[Progressed]) -> bool:
         """Whether two iterations moved hardly any image, and the band that they saw is as fine as it gets."""
-        if len(history) < self.least or self._band(history) > history[-1].limit * 1.1:
+        divided = self.one_reference or self.given or self._divided(history) >= DIVIDED
+        if not divided or len(history) < self.least or self._band(history) > history[-1].limit * 1.1:
             return False
         return all(h.changed < CHANGED and h.shares_moved < SHARES_MOVED for h in history[-2:])

@@ -1,8 +1,8 @@
 """One iteration of a classification: the half maps of every class, and the references that are made of them.
 
 A class has two sets, one for each half set of the particles, so that its FSC is between maps that share no image. Its
-references are regularised as those of a refinement: each half set keeps its own, or one map of both serves the class
-(`ClassProblem.one_reference`), and then half maps agree on what is noise in it, too. Outside a focus mask all classes
+references are regularised as those of a refinement: each half set has its own, or one map of both serves the class
+(`Plan.joined`), and then half maps agree on what is noise in it, too. Outside a focus mask all classes
 have the same references, the mean of all classes, so that only what lies within tells them apart.
 """
 
@@ -38,12 +38,10 @@ FEWEST = 4.0  # images of a class in a half set, each as far as it belongs there
 class ClassProblem(Problem):
     """What stays the same during a classification.
 
-    classes: how many there are. one_reference: whether both half sets of a class are compared with one map of both.
-    focus [z, y, x]: within which classes differ; None: everywhere.
+    classes: how many there are. focus [z, y, x]: within which they differ; None: everywhere.
     """
 
     classes: int = 2
-    one_reference: bool = True
     focus: Tensor | None = None
 
 
@@ -104,9 +102,9 @@ def class_step(problem: ClassProblem, state: State, plan: Plan, following: em.Fo
         mean = None if common is None else _solved(problem, common, window, "all classes", memory)
     after = em.next_state(state, outcome, problem.model, problem.source.table)
     if mean is None:
-        references = _own_references(problem, state, maps, after.class_shares, window)
+        references = _own_references(problem, plan, state, maps, after.class_shares, window)
     else:
-        references = _references_by_difference(problem, state, maps, mean, mask)
+        references = _references_by_difference(problem, plan, state, maps, mean, mask)
     if not plan.draws_classes:
         memory.setdefault("first classes", after.poses.class_of[:, 0].clone())
     after = replace(after, references=references, mask=mask, memory=memory)
@@ -168,15 +166,16 @@ def _images_held(poses: PoseTable, classes: int) -> Tensor:
 
 
 def _own_references(
-    problem: ClassProblem, state: State, maps: Sequence[ClassMaps | None], shares: Tensor, window: Tensor
-) -> tuple[Tensor, ...]:
+    problem: ClassProblem, plan: Plan, state: State, maps: Sequence[ClassMaps | None], shares: Tensor,
+    window: Tensor,
+) -> tuple[Tensor, ...]:  # fmt: skip
     """The next references [h K + k]: each class's own maps. An empty class keeps the one it has."""
     made = list(state.references)
     for h in range(HALVES):
         first = h * problem.classes
         for k, one in enumerate(maps):
             if one is not None:
-                made[first + k] = (one.solution.joined if problem.one_reference else one.solution.maps[h]) * window
+                made[first + k] = (one.solution.joined if plan.joined else one.solution.maps[h]) * window
         if problem.focus is not None:
             own = made[first : first + problem.classes]
             consensus = torch.einsum("k,kzyx->zyx", shares.to(own[0]), torch.stack(own))
@@ -185,7 +184,7 @@ def _own_references(
 
 
 def _references_by_difference(
-    problem: ClassProblem, state: State, maps: Sequence[ClassMaps | None], mean: ClassMaps, mask: Tensor
+    problem: ClassProblem, plan: Plan, state: State, maps: Sequence[ClassMaps | None], mean: ClassMaps, mask: Tensor
 ) -> tuple[Tensor, ...]:
     """The next references [h K + k]: the map of all classes, and what is known of each class's difference from it.
 
@@ -200,11 +199,11 @@ def _references_by_difference(
         if one is None:
             continue
         own = [raw - whole for raw, whole in zip(one.halves.raw, mean.halves.raw, strict=True)]
-        ratio = shell_ratio(_smooth(fsc(own[0] * within, own[1] * within)), problem.one_reference)
+        ratio = shell_ratio(_smooth(fsc(own[0] * within, own[1] * within)), plan.joined)
         gain = (ratio / (1 + ratio)).to(own[0])
         for h in range(HALVES):
-            common = mean.solution.joined if problem.one_reference else mean.solution.maps[h]
-            apart = apply_radial_gain((own[0] + own[1]) / 2 if problem.one_reference else own[h], gain)
+            common = mean.solution.joined if plan.joined else mean.solution.maps[h]
+            apart = apply_radial_gain((own[0] + own[1]) / 2 if plan.joined else own[h], gain)
             apart = apart * (window if problem.focus is None else problem.focus)
             made[h * problem.classes + k] = common * window + apart
     return tuple(made)

@@ -72,7 +72,7 @@ CLASSIFICATION = Kind("halfmap classify", class_outlook, prepared_classes, prepa
 
 def _record(problem: ClassProblem, course: Course, step: ClassStep) -> Record:
     """The iteration in full, with all that is found by then."""
-    own = JOINED if problem.one_reference else problem.regulariser.crosses
+    own = JOINED if step.plan.joined else problem.regulariser.crosses
     if problem.focus is not None:
         own += ", the focus mask"
     crosses = what_crosses(f"{own}, which image was first in which class", problem.schedule.start, False, None)

@@ -91,7 +91,8 @@ class Plan:
     what feeds the M-step (expectation.posterior.posterior_samples). images: how many of them, at random (None: all);
     subset: the number of that subset. sharpness: of the comparison of classes (expectation.mixture); draws_classes:
     whether classes are drawn at random instead, as all references are the same; apart: whether each class keeps a map
-    of its own, or what it has in common with the others is taken from all.
+    of its own, or what it has in common with the others is taken from all; joined: whether both half sets of a class
+    get one reference.
     """
 
     stage: str
@@ -103,6 +104,7 @@ class Plan:
     sharpness: float = 1.0
     draws_classes: bool = False
     apart: bool = False
+    joined: bool = False
 
 
 @dataclass(frozen=True)
