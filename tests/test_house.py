@@ -89,7 +89,7 @@ def test_a_function_that_no_other_file_uses_has_an_underscore_and_no_other_file_
 
 def test_a_refinement_reads_settings_at_its_door_only() -> None:
     # A checkpoint holds them as a record of how the run began.
-    door = {"problem.py", "refine.py", "resume.py", "checkpoints.py"}
+    door = {"problem.py", "class_problem.py", "refine.py", "classify.py", "resume.py", "checkpoints.py"}
     room = [path for path in TREES if path.parent.name == "refinement"]
     readers = {path.name for path in room if "halfmap.settings" in path.read_text()}
     assert readers == door

@@ -14,6 +14,11 @@ def refine(options: Sequence[object], folder: Path) -> Cost:
     return _run("refine", options, folder)
 
 
+def classify(options: Sequence[object], folder: Path) -> Cost:
+    """Run `halfmap classify` with these words into a new folder."""
+    return _run("classify", options, folder)
+
+
 def simulate(options: Sequence[object], folder: Path) -> Cost:
     """Run `halfmap simulate` with these words into a folder."""
     return _run("simulate", options, folder)

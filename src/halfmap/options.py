@@ -10,7 +10,7 @@ A field's ``metadata`` may hold
   ``several``: text of one or more words;
 - ``in_refinements``: has an effect only in refinements; a class with ``REFINES = False`` has no such option.
 
-Values are ``str``, ``int``, ``float``, ``bool`` or ``Path``, or one of these and ``None``.
+Values are ``str``, ``int``, ``float``, ``bool``, ``Path`` or ``tuple[Path, ...]``, or one of these and ``None``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import shlex
 import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, TypeVar, get_args, get_type_hints
+from typing import Any, NamedTuple, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from halfmap.errors import InputError
 
@@ -32,7 +32,7 @@ Settings = TypeVar("Settings")
 Field = dataclasses.Field[Any]
 
 # The word for a value in the help, where its field gives neither a word nor a unit.
-_WORDS: dict[type, str] = {int: "N", float: "X", str: "text", Path: "path"}
+_WORDS: dict[type, str] = {int: "N", float: "X", str: "text", Path: "path", tuple: "path"}
 
 
 _ONLY_REFINEMENTS = "has an effect only in refinements"
@@ -64,7 +64,7 @@ def _value_types(cls: type) -> dict[str, type]:
     plain = {}
     for name, hint in get_type_hints(cls).items():
         arguments = [a for a in get_args(hint) if a is not types.NoneType]
-        plain[name] = arguments[0] if arguments else hint
+        plain[name] = tuple if get_origin(hint) is tuple else arguments[0] if arguments else hint
     return plain
 
 
@@ -90,6 +90,8 @@ def add_options(parser: argparse.ArgumentParser, cls: type) -> None:
         word = about.get("short") or about.get("unit") or _WORDS[kinds[field.name]]
         if not about.get("choices"):
             typed["metavar"] = word
+        if kinds[field.name] is tuple:
+            typed |= {"type": Path, "nargs": "+"}
         if "bare" in about:
             typed |= {"nargs": "?", "const": about["bare"]}
         if about.get("several"):
@@ -131,6 +133,8 @@ def _shown(field: Field, value: object) -> str:
         return str(field.metadata.get("none", "none"))
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return " ".join(map(str, value)) or str(field.metadata.get("none", "none"))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -144,7 +148,9 @@ def build(cls: type[Settings], values: Mapping[str, Any]) -> Settings:
                if f.name not in values and f.default is dataclasses.MISSING]
     if missing:
         raise InputError(f"missing: {', '.join(missing)}; see --help")
-    return cls(**{f.name: values[f.name] for f in fields if f.name in values})
+    kinds = _value_types(cls)
+    chosen = {f.name: values[f.name] for f in fields if f.name in values}
+    return cls(**{name: tuple(value) if kinds[name] is tuple else value for name, value in chosen.items()})
 
 
 def check_declared(settings: object) -> None:
@@ -154,7 +160,7 @@ def check_declared(settings: object) -> None:
             raise InputError(f"{flag(field)} {getattr(settings, field.name)}: {_ONLY_REFINEMENTS}; leave it out")
     for field in _fields(settings):
         value, about = getattr(settings, field.name), field.metadata
-        if value is None:
+        if value is None or isinstance(value, tuple):
             continue
         wrong = f"{flag(field)} {value}: "
         if about.get("choices") and value not in about["choices"]:
@@ -192,6 +198,8 @@ def to_command(settings: object, program: str) -> str:
             options.append(flag(field) if value else flag(field).replace("--", "--no-", 1))
         elif field.metadata.get("positional"):
             words.append(str(value))
+        elif isinstance(value, tuple):
+            options += [flag(field), *map(str, value)]
         else:
             words_of = str(value).split() if field.metadata.get("several") else [str(value)]
             options += [flag(field), *([repr(value).removesuffix(".0")] if isinstance(value, float) else words_of)]
@@ -203,6 +211,8 @@ def _toml(value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, int | float):
         return repr(value)
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
     return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
@@ -238,9 +248,11 @@ def _typed(value: object, kind: type, where: str) -> object:
         return float(value)
     if kind is Path and isinstance(value, str):
         return Path(value)
+    if kind is tuple and isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return tuple(map(Path, value))
     if type(value) is not kind:
-        names = {Path: "a path in quotes", str: "text in quotes", bool: "true or false",
-                 int: "a whole number", float: "a number"}
+        names = {Path: "a path in quotes", tuple: "a list of paths in quotes", str: "text in quotes",
+                 bool: "true or false", int: "a whole number", float: "a number"}
         raise InputError(f"{where} = {value!r}: expected {names[kind]}")
     return value
 

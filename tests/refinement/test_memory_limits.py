@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from halfmap.refinement import em
+from halfmap.refinement import half_search
 from halfmap.refinement import refine as refine_workflow
 
 
@@ -51,7 +51,7 @@ def test_no_map_of_an_iteration_is_left_in_the_next(refine, dataset, monkeypatch
 
 def test_batches_that_memory_refuses_are_halved_and_nothing_is_counted_twice(brief, refine, dataset, monkeypatch):
     """The same poses come out, up to the rounding of products of another size."""
-    sizes, find = [], em.find_poses
+    sizes, find = [], half_search.find_poses
 
     def stingy(reference, images, *others):
         sizes.append(len(images.scored))
@@ -59,7 +59,7 @@ def test_batches_that_memory_refuses_are_halved_and_nothing_is_counted_twice(bri
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
         return find(reference, images, *others)
 
-    monkeypatch.setattr(em, "find_poses", stingy)
+    monkeypatch.setattr(half_search, "find_poses", stingy)
     done = refine(dataset)
     assert done.status == 0, done.error
     assert max(sizes) == 100 and 25 in sizes

@@ -43,6 +43,8 @@ def _command(summary: str, file: str, options: str, run: str) -> Command:
 COMMANDS: dict[str, Command] = {
     "refine": _command("refine a map and the particles' poses", "refine", "refine_options", "run_refine"),
     "start": _command("find a starting map from the images alone", "start", "start_options", "run_start"),
+    "classify": _command(
+        "sort particles into classes, each with a map of its own", "classify", "classify_options", "run_classify"),
     "resume": _command("go on with a refinement that was stopped", "refine", "resume_options", "run_resume"),
     "inspect": _command(
         "what is in a file, whether it is sane, and what a refinement of it would take",
@@ -98,7 +100,7 @@ COMMANDS: dict[str, Command] = {
     "report": _command("write a run's report.html anew", "refine", "report_options", "run_report"),
 }
 
-SHARED = ("refine", "resume")  # commands that can run in several processes
+SHARED = ("refine", "classify", "resume")  # commands that can run in several processes
 
 
 def parser_for(command: str | None) -> argparse.ArgumentParser:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from halfmap import __version__
+from halfmap.cli.classify import class_reports
 from halfmap.cli.command import chosen, citing, given, settings_file
 from halfmap.cli.relion import RELION_ALWAYS, RELION_NOTES, Note
 from halfmap.cli.start import found_by
@@ -16,7 +17,7 @@ from halfmap.errors import InputError
 from halfmap.options import add_options, build, table
 from halfmap.runtime import distributed
 from halfmap.settings.checks import check_refinement
-from halfmap.settings.commands import command_line
+from halfmap.settings.commands import RunSettings, command_line
 from halfmap.settings.given_optics import ImageOptions
 from halfmap.settings.refine import RefineSettings, validated
 from halfmap.settings.resume import ResumeSettings, finished, validated_resume
@@ -88,6 +89,11 @@ def _reports(settings: RefineSettings, out: Path) -> Callable[..., Path]:
     return report
 
 
+def _reports_of(settings: RunSettings, out: Path) -> Callable[..., Path]:
+    """The same for whatever kind of run."""
+    return _reports(settings, out) if isinstance(settings, RefineSettings) else class_reports(settings, out)
+
+
 def resume_options(parser: argparse.ArgumentParser) -> None:
     add_options(parser, ResumeSettings)
     parser.usage = ("halfmap resume RUN [--threads N] [--processes N] [--data-dir folder] [--max-memory GB]\n"
@@ -102,7 +108,7 @@ def run_resume(arguments: argparse.Namespace) -> None:
         return
     from halfmap.refinement.resume import resume
 
-    resume(settings, reports=lambda chosen: _reports(chosen, settings.run))
+    resume(settings, reports=lambda chosen: _reports_of(chosen, settings.run))
     print(f"Finished: {settings.run / 'report.html'}")
 
 

@@ -137,6 +137,19 @@ class BandImages:
     left: SignalLeft | None = None
     counted: NoiseCount | None = None
 
+    def some(self, rows: Tensor) -> BandImages:
+        """Those of the images that ``rows`` int64 [j] names."""
+        def of(values: Tensor) -> Tensor:
+            return values[rows]
+
+        left = self.left and SignalLeft(of(self.left.coarse), of(self.left.fine), of(self.left.box))
+        counted = self.counted and NoiseCount(of(self.counted.weight), of(self.counted.noise))
+        return replace(
+            self, scored=of(self.scored), whole=of(self.whole), ctf=of(self.ctf), scale=of(self.scale), left=left,
+            sigma2=of(self.sigma2) if self.sigma2.ndim == 2 else self.sigma2, counted=counted,
+            fine_power=None if self.fine_power is None else of(self.fine_power),
+        )  # fmt: skip
+
     def unmasked(self, power: Tensor) -> Tensor:
         """Power of residuals by shell [b, s] as it is without a mask. power [b, s]: in ``scored``, float64."""
         if self.fine_power is None:

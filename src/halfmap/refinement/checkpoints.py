@@ -35,6 +35,8 @@ from halfmap.refinement.tally import Tally
 from halfmap.runtime import checkpoint
 from halfmap.runtime.lock import only_process
 from halfmap.runtime.stopwatch import Cost
+from halfmap.settings.classify import ClassifySettings
+from halfmap.settings.commands import RunSettings
 from halfmap.settings.refine import RefineSettings
 
 OF_PROCESSES = re.compile(r"sums(?:_\d+_of_(\d+))?")
@@ -47,7 +49,7 @@ class Origin:
     rows [b] of the particle file that it uses, the grid of its maps, and the files that it reads. processes: the number
     on its machine, if it started them itself (0: torchrun did)."""
 
-    settings: RefineSettings
+    settings: RunSettings
     limits: MemoryLimits
     started: str
     working_folder: Path
@@ -95,8 +97,8 @@ class _Sums:
 
 
 RECORDS = (
-    Origin, Course, Finding, StepIdentity, _Sums, Inputs, InputFile, RefineSettings, MemoryLimits, Grid, State,
-    PoseTable, Progressed, Expectation, Tally, Cost, Backprojection, InputPrior, Moves, SignSums,
+    Origin, Course, Finding, StepIdentity, _Sums, Inputs, InputFile, RefineSettings, ClassifySettings, MemoryLimits,
+    Grid, State, PoseTable, Progressed, Expectation, Tally, Cost, Backprojection, InputPrior, Moves, SignSums,
 )  # fmt: skip
 
 

@@ -32,8 +32,8 @@ from halfmap.reconstruction.class_means import (
     insert_,
     moved,
 )
-from halfmap.refinement.class_schedule import ClassPlan, ClassSchedule, earned_frequency
-from halfmap.refinement.class_state import Classes2d, ClassMeans, ClassPoses, ClassRecord, ClassState
+from halfmap.refinement.averaging_schedule import ClassPlan, ClassSchedule, earned_frequency
+from halfmap.refinement.averaging_state import Classes2d, ClassMeans, ClassPoses, ClassRecord, ClassState
 from halfmap.refinement.held_images import HeldImages, Whitened
 
 BATCH = 512  # images worked on at once

@@ -1,117 +1,106 @@
-"""What each iteration of two-dimensional classification does: detail, tempering, shifts, angles, how many images."""
+"""What a classification searches next, and when it stops.
+
+Where all classes start from one map, they are drawn at random in the first iteration. In a global search the images'
+say in which class they belong then grows from a part to all of it (`SHARPNESS`): poses are not known yet, and classes
+that are noise must not claim images for good. At known poses that only takes longer (15 iterations against 18 to the
+same classes, `benchmarks/README.md`). The band grows with what the half maps of the classes agree on. The end comes
+when images stand still in their classes; once more, all shells are back-projected.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
-from torch import Tensor
+from halfmap.expectation.search import Sampling
+from halfmap.refinement.schedule import Plan, Progressed, Schedule, margin
 
-from halfmap.geometry.shift_grid import shift_grid
-from halfmap.maps.grid import Grid
-
-TEMPERED = 0.6  # of the iterations: until then log-likelihoods are multiplied by less than 1
-COOLEST = 0.15  # by which they are multiplied at first: assignments stay soft until means differ
-RAMP = 0.7  # of the iterations: until then the limit grows
-NULL_FROM = 0.6  # of tempering: from there on images of nothing belong to no class
-SEEDED = 0.75  # of the iterations: until then empty classes are seeded anew
-WHOLE = 3  # last iterations, which use all images
-A_CLASS = 40  # images of the first subset
-FEWEST = 1000
-SHIFT_RANGE = 0.1  # of the diameter
-PLACED_AT = 9.0  # a search over all shifts is done at detail of the diameter over this, at finest
-BOLD = 1.3  # the next limit, over the resolution that the better half of the images' classes have
+SHARPNESS = (1.0, 0.15, 0.3, 0.6)  # of the first iterations of a global search, the drawn one among them; then 1
+AT_START_GLOBAL, AT_START, AT_START_GIVEN = 6, 4, 2  # iterations at the resolution of the start
+GLOBAL_MOST = 8
+JUMPING = 0.02  # local search begins when fewer particles than this jumped
+GROWTH = 1.3  # the band grows by at most this factor in an iteration
+CALM, DIVIDED = 0.02, 3  # such a share that moved, twice, and half sets get references of their own, for so long
+CHANGED = 0.01  # share of the images that an iteration may still move between classes at the end
+SHARES_MOVED = 0.005  # the same of a class's share of all images
 
 
 @dataclass(frozen=True)
-class ClassPlan:
-    """One iteration.
-
-    limit: last shell of the reference; tempering: of log-likelihoods; images: of the subset; angles: in [0, 180);
-    shifts [t, 2] (A): about each image's last place, or about zero where ``everywhere``. null: whether images may hold
-    no particle; seeds: whether empty classes are seeded anew. area: of the shifts that are visited, as a share of
-    those allowed.
+class ClassSchedule(Schedule):
+    """Stages and limits of one classification. search: global, local or fixed. given: whether each class has a map of
+    its own to start from, or is the only one. least: iterations before it may end. one_reference: whether both half
+    sets of a class have one reference to the end, or each its own once images hardly move: before that the classes of
+    one half set need not be those of the other.
     """
 
-    iteration: int
-    limit: int
-    tempering: float
-    images: int
-    angles: int
-    shifts: Tensor
-    everywhere: bool
-    null: bool
-    seeds: bool
-    area: float
+    given: bool = False
+    least: int = 8
+    one_reference: bool = True
 
+    @staticmethod
+    def of(schedule: Schedule, given: bool, least: int, one_reference: bool) -> ClassSchedule:
+        """A classification within the limits of a refinement."""
+        values = {f.name: getattr(schedule, f.name) for f in fields(Schedule)}
+        return ClassSchedule(**values, given=given, least=least, one_reference=one_reference)
 
-@dataclass(frozen=True)
-class ClassSchedule:
-    """How two-dimensional classification goes on. diameter, coarse, fine: in A; images: of the whole set."""
+    def next(self, history: Sequence[Progressed], shift_sigma: float) -> Plan | None:
+        """The plan of the next iteration, or None when the classification is over."""
+        if history and history[-1].stage == "final":
+            return None
+        count, limit = len(history), self._band(history)
+        last = count + 1 >= self.max_iterations or self._stands_still(history)
+        insert = self.finest_insert if last else min(self.finest_insert, max(limit + 8, int(limit * 1.3)))
+        search = self._search(history)
+        tempered = search == "global" and not self.given and count < len(SHARPNESS)
+        plan = Plan(
+            "final" if last else search,
+            Sampling("local", limit, modes=self.modes, symmetry=self.symmetry), insert, self.posterior,
+            sharpness=SHARPNESS[count] if tempered else 1.0, draws_classes=not self.given and not history,
+            apart=count + 1 < self._at_start,
+            joined=self.one_reference or (not self.given and not self._divided(history)),
+        )  # fmt: skip
+        if search == "global":
+            return replace(plan, sampling=self._global(limit, history, shift_sigma, not history))
+        if search == "fixed":
+            sampling = Sampling("fixed", limit, modes=1, symmetry=self.symmetry)
+            return replace(plan, sampling=sampling, posterior="best")
+        return plan
 
-    grid: Grid
-    diameter: float
-    coarse: float
-    fine: float
-    iterations: int
-    classes: int
-    images: int
+    def burnt_in(self, history: Sequence[Progressed]) -> bool:
+        """Whether the centres of the particles are known, so that shifts are tried about them."""
+        return len(history) >= 2
+
+    def _search(self, history: Sequence[Progressed]) -> str:
+        if self.search != "global":
+            return self.search
+        searched = [h for h in history if h.stage == "global"]
+        if len(searched) < len(history):
+            return "local"  # it began before
+        settled = len(searched) >= self._at_start and searched[-1].jumped < JUMPING
+        return "local" if settled or len(searched) >= GLOBAL_MOST else "global"
 
     @property
-    def range(self) -> float:
-        """How far a particle may lie off the centre, in A."""
-        return SHIFT_RANGE * self.diameter
+    def _at_start(self) -> int:
+        return AT_START_GIVEN if self.given else AT_START_GLOBAL if self.search == "global" else AT_START
 
-    @property
-    def last(self) -> int:
-        """The last shell ever used."""
-        return max(3, int(self.grid.length / self.fine))
+    def _band(self, history: Sequence[Progressed]) -> int:
+        """The last shell that is scored."""
+        start = self.shell(self.start)
+        if len(history) < self._at_start:
+            return start
+        last = history[-1]
+        agreed = last.agreed + margin(last.agreed)
+        return max(start, min(self.finest, agreed, int(last.limit * GROWTH) + 1))
 
-    @property
-    def placing(self) -> int:
-        """The shell up to which all shifts are searched."""
-        return min(self.last, max(3, int(self.grid.length * PLACED_AT / self.diameter)))
+    def _divided(self, history: Sequence[Progressed]) -> int:
+        """How many iterations ago images began to move so little that half sets can have references of their own."""
+        calm = [h.changed < CALM for h in history]
+        first = (n for n in range(max(2, self.least), len(history) + 1) if all(calm[n - 2 : n]))
+        return len(history) + 1 - next(first, len(history) + 1)
 
-    def plan(self, iteration: int, earned: float | None) -> ClassPlan:
-        """The plan of an iteration, from 1. earned: frequency (1/A) that means have reached; None: not known yet."""
-        done = (iteration - 1) / max(1, self.iterations - 1)
-        frequency = 1 / self.coarse + (1 / self.fine - 1 / self.coarse) * min(1.0, done / RAMP)
-        if earned is not None:
-            frequency = min(frequency, max(1 / self.coarse, BOLD * earned))
-        limit = min(self.last, max(3, int(self.grid.length * frequency + 1e-6)))
-        detail = self.grid.length / limit
-        tempering = min(1.0, COOLEST + (1 - COOLEST) * done / TEMPERED)
-        everywhere = limit <= self.placing
-        step = 0.25 * detail
-        shifts = self.all_shifts(step) if everywhere else shift_grid(1.5 * step, step)
-        area = 1.0 if everywhere else min(1.0, len(shifts) * step**2 / (math.pi * self.range**2))
-        return ClassPlan(iteration, limit, tempering, self._subset(iteration), self.angles(detail), shifts, everywhere,
-                         tempering >= NULL_FROM, done <= SEEDED, area)
-
-    def all_shifts(self, step: float) -> Tensor:
-        """All shifts that are allowed, in A."""
-        return shift_grid(self.range, min(step, self.range / 1.5))
-
-    def angles(self, detail: float) -> int:
-        """Angles in [0, 180) whose steps at the particle's rim are as long as the detail."""
-        return max(6, math.ceil(0.5 * math.pi * self.diameter / detail))
-
-    def _subset(self, iteration: int) -> int:
-        """Images used: a random subset that grows to four times its size, and all in the last iterations."""
-        first = max(FEWEST, A_CLASS * self.classes)
-        if iteration > self.iterations - WHOLE or first >= self.images:
-            return self.images
-        return min(self.images, round(first * 4 ** ((iteration - 1) / max(1, self.iterations - WHOLE))))
-
-
-def earned_frequency(resolution: Sequence[float], share: Tensor) -> float:
-    """The frequency (1/A) that classes reach which hold the better half of the images. resolution: in A, of each class;
-    share [c]: of the images."""
-    order = sorted(range(len(resolution)), key=lambda c: resolution[c])
-    held = 0.0
-    for c in order:
-        held += float(share[c])
-        if held >= 0.5 * float(share.sum()):
-            return 1 / resolution[c]
-    return 1 / resolution[order[-1]]
+    def _stands_still(self, history: Sequence[Progressed]) -> bool:
+        """Whether two iterations moved hardly any image, and the band that they saw is as fine as it gets."""
+        divided = self.one_reference or self.given or self._divided(history) >= DIVIDED
+        if not divided or len(history) < self.least or self._band(history) > history[-1].limit * 1.1:
+            return False
+        return all(h.changed < CHANGED and h.shares_moved < SHARES_MOVED for h in history[-2:])

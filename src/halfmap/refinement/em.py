@@ -1,31 +1,26 @@
 """The expectation step: find the pose of every image, and add the image to its quarter set's sums.
 
-It runs half set by half set against that half's own reference. It leaves one Backprojection per quarter set, the poses,
-and sums that give noise and contrast. The maximisation step sees nothing else.
+It runs half set by half set against that half's own references: one in a refinement, one for each class in a
+classification, where an image has a share in each of these sets. It leaves one Backprojection per quarter of a set, the
+poses, and sums that give noise and contrast. The maximisation step sees nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from halfmap.expectation.posterior import Poses, log_evidence, particle_probability, posterior_samples
-from halfmap.expectation.priors import ShiftPrior
-from halfmap.expectation.search import GlobalSearch, Reference, find_poses
-from halfmap.fourier.transform import half_volume
-from halfmap.imaging.delocalisation import ProjectedPower
-from halfmap.imaging.forward import BandImages, Geometries
-from halfmap.kernels.poses import PosePrior, Samples
-from halfmap.particles.source import ImageBatch, ParticleSource
+from halfmap.expectation.posterior import Poses, posterior_samples
+from halfmap.particles.source import ParticleSource
 from halfmap.particles.table import ParticleTable
 from halfmap.reconstruction.statistics import Backprojection
 from halfmap.refinement.contrast import contrast_of, updated_scale
-from halfmap.refinement.imaging_model import ImagingModel, band_batch
-from halfmap.refinement.in_parts import in_parts
+from halfmap.refinement.half_search import HALVES, Found, HalfSearch
+from halfmap.refinement.imaging_model import ImagingModel
 from halfmap.refinement.input_prior import updated_prior
 from halfmap.refinement.quarter_sets import drawn, searched_everywhere, turns
 from halfmap.refinement.schedule import Plan
@@ -33,15 +28,15 @@ from halfmap.refinement.state import PoseTable, State
 from halfmap.refinement.tally import Residuals, Tally, noise_sources, updated_noise, updated_shift_sigma
 from halfmap.runtime.stopwatch import NOTHING, Cost, CostMeter, Stopwatch
 
-PRIOR_WIDTH = 3.0  # of the shift prior, in spreads of the shifts: real ones have tails that a tighter normal pulls in
+SHARE_USED = 1e-3  # smaller shares of an image in a class do not enter its map
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """What the expectation step leaves: statistics [h][q] that are not yet finished, new poses, and the tally.
+    """What the expectation step leaves: statistics [set][q] that are not yet finished, new poses, and the tally.
 
-    While the step runs it holds the same for the images so far: the half sets that were begun, how many batches of the
-    last of them are done, how many images of all, and what they cost.
+    While the step runs it holds the same for the images so far: the sets of half sets that were begun, how many batches
+    of the last half set are done, how many images of all, and what they cost.
     """
 
     statistics: tuple[tuple[Backprojection, ...], ...]
@@ -72,172 +67,125 @@ def expectation_step(
     state: State, source: ParticleSource, model: ImagingModel, plan: Plan, seed: int,
     following: Following = Following(),
 ) -> Expectation:  # fmt: skip
-    """Find the poses of all particles that were chosen against their half's reference, and back-project them.
+    """Find the poses of all particles that were chosen against their half's references, and back-project them.
 
     Quarter sets are drawn anew from ``seed``. A step that goes on adds in the order of one that was never stopped.
     """
     so_far = following.begun or Expectation((), state.poses.clone(), Tally.zeros(state))
     meter = CostMeter(so_far.cost)
     poses, tally = so_far.poses, so_far.tally
-    for half in range(max(0, len(so_far.statistics) - 1), len(state.references)):
+    classes = len(state.references) // HALVES
+    drawn_classes = None
+    if plan.draws_classes:
+        drawn_classes = torch.randint(classes, (len(poses),), generator=torch.Generator().manual_seed(seed))
+    everywhere = searched_everywhere(state.poses.known, plan.looked_at, seed)
+    for half in range(max(0, len(so_far.statistics) - 1) // classes, HALVES):
         members = following.chosen(half, torch.nonzero(poses.half == half)[:, 0])
         sets = drawn(members, half, seed, source.pieces)
         sets = replace(sets, members=following.share(members))
-        reference = Reference(half_volume(state.references[half], model.padding, plan.insert_limit), model.padding)
-        if half == len(so_far.statistics):
-            so_far = replace(so_far, statistics=(*so_far.statistics, ()), batches=0)
-        power = ProjectedPower.of(state.references[half], model.pixel_size)
-        search = _Search(state, source, model, plan, reference, power, poses, seed)
+        if half * classes == len(so_far.statistics):
+            so_far = replace(so_far, statistics=so_far.statistics + ((),) * classes, batches=0)
+        search = HalfSearch(state, half, source, model, plan, poses, everywhere, drawn_classes)
         watch = Stopwatch(tally.seconds)
         for turn in turns(source, sets, model.place is not None, so_far.batches):
-            so_far = _begun(so_far, turn.quarters[-1] + 1, model, plan.insert_limit)
+            so_far = _begun(so_far, classes, turn.quarters[-1] + 1, model, plan.insert_limit)
             watch.lap("insert")
             for batch in source.stream(turn.particles):
                 for found in search.found(batch, watch):
                     _record(poses, found)
                     watch.lap("search")
-                    samples = posterior_samples(found.poses, plan.posterior)
-                    samples = replace(samples, mass=samples.mass * found.present[samples.image])
-                    _insert(so_far.statistics[half], found.images, samples, sets.quarter_of[found.index])
+                    _insert(so_far.statistics[-classes:], found, plan.posterior, sets.quarter_of[found.index])
                     watch.lap("insert")
-                    residuals = Residuals.of(found.images, found.poses, found.present, found.groups, reference,
-                                             plan.sampling.limit)
-                    tally.add_(residuals, model.scale_group[found.index])
+                    _count(tally, found, search, model.scale_group[found.index])
                     if state.prior is not None and state.prior.estimated and found.about is not None:
                         pixel_size = found.images.geometry.optics.pixel_size
-                        tally.moves.add_(found.poses, found.about, found.present, pixel_size)
+                        tally.moves.add_(found.mixture.poses[0], found.about, found.present, pixel_size)
                     watch.lap("search")
                 so_far = replace(so_far, batches=so_far.batches + 1, images=so_far.images + len(batch),
                                  cost=meter.so_far())
                 following.advance(len(batch))
                 following.keep(so_far)
                 watch.skip()
-            so_far = _completed(so_far, turn.quarters, model)
-        del reference, search  # before the next half set's are made
+            so_far = _completed(so_far, classes, turn.quarters, model)
+        del search  # and its references, before the next half set's are made
     return so_far
 
 
-@dataclass(frozen=True)
-class _Found:
-    """Images of one frame with their poses.
-
-    index, groups int64 [b]: their particles and optics groups; present [b]: probability that there is a particle.
-    about: the prior about the poses of the file.
-    """
-
-    index: Tensor
-    groups: Tensor
-    images: BandImages
-    poses: Poses
-    present: Tensor
-    about: PosePrior | None
-
-
-class _Search:
-    """Images of a half set against its reference."""
-
-    def __init__(
-        self, state: State, source: ParticleSource, model: ImagingModel, plan: Plan, reference: Reference,
-        power: ProjectedPower, poses: PoseTable, seed: int,
-    ) -> None:  # fmt: skip
-        self.power = power
-        self.state, self.source, self.model, self.reference, self.poses = state, source, model, reference, poses
-        self.sampling, self.device = plan.sampling, reference.volume.device
-        self.geometries = Geometries(model.box, model.pixel_size, plan.insert_limit, self.device)
-        searching = self.sampling.search == "global"
-        self.grid = GlobalSearch(reference, self.sampling, model.slices_room) if searching else None
-        self.everywhere = searched_everywhere(state.poses.known, plan.looked_at, seed)
-
-    def found(self, batch: ImageBatch, watch: Stopwatch) -> Iterator[_Found]:
-        """The poses of a batch, in parts where memory is short."""
-        pixel_size = self.source.table.optics[batch.group].pixel_size
-        held = self.state.prior is not None and self.state.prior.shift is not None
-        prior = ShiftPrior() if held else ShiftPrior.from_spread(PRIOR_WIDTH * self.state.shift_sigma / pixel_size)
-
-        def find(some: slice) -> _Found:
-            part = batch.part(some)
-            centres = self.poses.shifts[part.index, 0].round().long()
-            images = band_batch(self.state, self.source, self.model, self.geometries, part, centres,
-                                self.sampling.limit, self.power)
-            watch.lap("read")
-            known = _known(self.poses, part.index, self.device)
-            about = self._about(part.index, pixel_size)
-            everywhere = self.everywhere[part.index].to(self.device)
-            poses = find_poses(self.reference, images, self.sampling, prior, known, self.grid, about, everywhere)
-            return _Found(part.index, part.groups, images, poses, self._present(poses, prior, about), about)
-
-        return in_parts(find, len(batch))
-
-    def _about(self, index: Tensor, pixel_size: float) -> PosePrior | None:
-        """The prior of these particles about their poses in the file."""
-        prior, table = self.state.prior, self.source.table
-        if prior is None or table.rotations is None:
-            return None
-        rotations, shifts = table.rotations[index], -table.origins[index] / pixel_size
-        about = prior.about(rotations.to(self.device), shifts.to(self.device), pixel_size)
-        return replace(about, mates=self.sampling.mates.to(self.device))
-
-    def _present(self, poses: Poses, prior: ShiftPrior, about: PosePrior | None) -> Tensor:
-        """Probability [b] that an image holds a particle; 1 where it is not asked."""
-        if not self.model.null_hypothesis or self.sampling.search == "fixed":
-            return torch.ones_like(poses.gain[:, 0])
-        evidence = log_evidence(poses, prior, len(self.sampling.symmetry), about)
-        return particle_probability(evidence, self.state.share)
-
-
-def _begun(so_far: Expectation, count: int, model: ImagingModel, insert_limit: int) -> Expectation:
-    """With empty statistics for those of the first ``count`` quarter sets of the last half set that have none."""
-    *before, last = so_far.statistics
+def _begun(so_far: Expectation, classes: int, count: int, model: ImagingModel, insert_limit: int) -> Expectation:
+    """With empty statistics for those of the first ``count`` quarters of the last half set's sets that have none."""
     like = torch.zeros((), device=model.symmetry.device)
-    new = [Backprojection.zeros(model.box, model.padding, insert_limit, like, model.kernel).with_core()
-           for _ in range(count - len(last))]
-    return replace(so_far, statistics=(*before, (*last, *new)))
+
+    def filled(quarters: tuple[Backprojection, ...]) -> tuple[Backprojection, ...]:
+        new = [Backprojection.zeros(model.box, model.padding, insert_limit, like, model.kernel).with_core()
+               for _ in range(count - len(quarters))]
+        return (*quarters, *new)
+
+    return _with_last(so_far, [filled(quarters) for quarters in so_far.statistics[-classes:]])
 
 
-def _completed(so_far: Expectation, quarters: tuple[int, ...], model: ImagingModel) -> Expectation:
-    """With the statistics of these quarter sets of the last half set complete, and where the model wants them."""
-    *before, last = so_far.statistics
-    made = list(last)
-    for q in quarters:
-        made[q] = last[q].completed_()
-        if model.place is not None:
-            made[q] = replace(made[q], sums=model.place(made[q].sums))
-    return replace(so_far, statistics=(*before, tuple(made)))
+def _completed(so_far: Expectation, classes: int, quarters: tuple[int, ...], model: ImagingModel) -> Expectation:
+    """With the statistics of these quarters of the last half set's sets complete, and where the model wants them."""
+    sets = [list(made) for made in so_far.statistics[-classes:]]
+    for made in sets:
+        for q in quarters:
+            made[q] = made[q].completed_()
+            if model.place is not None:
+                made[q] = replace(made[q], sums=model.place(made[q].sums))
+    return _with_last(so_far, [tuple(made) for made in sets])
 
 
-def _insert(quarters: tuple[Backprojection, ...], images: BandImages, samples: Samples, quarter_of: Tensor) -> None:
-    """Back-project the samples of a batch, whose images lie in the quarter sets ``quarter_of`` [b]."""
-    values, weights = images.sums()
-    geometry = images.geometry
-    for q, quarter in enumerate(quarters):
-        chosen = quarter_of.to(samples.image.device)[samples.image] == q
-        if not bool(chosen.any()):
+def _with_last(so_far: Expectation, sets: list[tuple[Backprojection, ...]]) -> Expectation:
+    """With other statistics of the last half set's sets."""
+    return replace(so_far, statistics=(*so_far.statistics[: -len(sets)], *sets))
+
+
+def _insert(
+    sets: tuple[tuple[Backprojection, ...], ...], found: Found, posterior: str, quarter_of: Tensor
+) -> None:
+    """Back-project samples of a batch's posterior, whose images lie in the quarter sets ``quarter_of`` [b], into the
+    sets [k][q] of its half set."""
+    values, weights = found.images.sums()
+    geometry = found.images.geometry
+    for quarters, poses, share in zip(sets, found.mixture.poses, found.mixture.share.unbind(1), strict=True):
+        samples = posterior_samples(poses, posterior)
+        own = share[samples.image]
+        samples = replace(samples, mass=samples.mass * own * found.present[samples.image])
+        if len(sets) > 1:
+            samples = samples.where(own > SHARE_USED)
+        for q, quarter in enumerate(quarters):
+            chosen = quarter_of.to(samples.image.device)[samples.image] == q
+            if not bool(chosen.any()):
+                continue
+            taken = samples.where(chosen)
+            quarter.insert_(values, weights, geometry.coords, geometry.band, replace(taken, mass=taken.mass.float()))
+
+
+def _count(tally: Tally, found: Found, search: HalfSearch, scale_group: Tensor) -> None:
+    """Count a batch, whose images are in these scale groups [b], each at the best pose of its most likely class."""
+    best, limit = found.mixture.best, search.sampling.limit
+    for number, (reference, poses) in enumerate(zip(search.references, found.mixture.poses, strict=True)):
+        if len(search.references) == 1:
+            tally.add_(Residuals.of(found.images, poses, found.present, found.groups, reference, limit), scale_group)
+            return
+        rows = torch.nonzero(best == number)[:, 0]
+        if not len(rows):
             continue
-        taken = samples.where(chosen)
-        quarter.insert_(values, weights, geometry.coords, geometry.band, replace(taken, mass=taken.mass.float()))
+        few = Poses(poses.rotations[rows], poses.shifts[rows], poses.gain[rows], poses.precision[rows])
+        here = rows.cpu()
+        tally.add_(Residuals.of(found.images.some(rows), few, found.present[rows], found.groups[here], reference,
+                                limit), scale_group[here])
 
 
-def _known(poses: PoseTable, index: Tensor, device: torch.device) -> Poses | None:
-    """Modes of the last iteration; None if there are none."""
-    weight = poses.weight[index].double()
-    if not bool((weight[:, 0] > 0).any()):
-        return None
-    gain = torch.where(weight > 0, weight.clamp_min(1e-30).log(), -torch.inf)
-    shifts = poses.shifts[index].double()
-    count, modes = weight.shape
-    precision = torch.zeros(count, modes, 5, 5, dtype=torch.float64)
-    return Poses(poses.rotations[index].double(), shifts, gain, precision).to(device)
-
-
-def _record(poses: PoseTable, found: _Found) -> None:
+def _record(poses: PoseTable, found: Found) -> None:
     """Write the modes that were found into the table."""
-    index, new = found.index, found.poses
-    modes = min(new.gain.shape[1], poses.weight.shape[1])
-    weight = new.weight[:, :modes].float().cpu()
+    index, modes = found.index, found.mixture.modes()
+    new = modes.poses
+    count = min(new.gain.shape[1], poses.weight.shape[1])
     poses.weight[index] = 0.0
-    poses.weight[index, :modes] = weight
-    poses.rotations[index, :modes] = new.rotations[:, :modes].float().cpu()
-    poses.shifts[index, :modes] = new.shifts[:, :modes].float().cpu()
+    poses.weight[index, :count] = modes.weight[:, :count].float().cpu()
+    poses.class_of[index, :count] = modes.class_of[:, :count].cpu()
+    poses.rotations[index, :count] = new.rotations[:, :count].float().cpu()
+    poses.shifts[index, :count] = new.shifts[:, :count].float().cpu()
     poses.gain[index] = new.gain[:, 0].float().cpu()
     covariance = new.covariance().cpu()
     variance = torch.diagonal(covariance, dim1=1, dim2=2)
@@ -265,4 +213,14 @@ def next_state(state: State, outcome: Expectation, model: ImagingModel, table: P
         poses=outcome.poses,
         share=float(outcome.poses.present[known].double().mean()),
         prior=updated_prior(state.prior, outcome.tally.moves),
+        class_shares=_class_shares(outcome.poses, len(state.class_shares)),
     )
+
+
+def _class_shares(poses: PoseTable, classes: int) -> Tensor:
+    """Share [k] of each of so many classes among the particles that have a pose, each as far as it is one."""
+    if classes == 1:
+        return torch.ones(1, dtype=torch.float64)
+    present = poses.present.double() * poses.known
+    shares = (poses.class_shares(classes) * present[:, None]).sum(dim=0)
+    return shares / shares.sum().clamp_min(1e-30)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from halfmap.maps.grid import Grid
@@ -20,6 +21,10 @@ class Masking:
     diameter: float
     given: Tensor | None = None
     flatten: bool = True
+
+    def to(self, device: torch.device) -> Masking:
+        """The same, with the mask on another device."""
+        return self if self.given is None else replace(self, given=self.given.to(device))
 
     def mask(self, half1: Tensor, half2: Tensor) -> Tensor:
         """The solvent mask [z, y, x] of two half maps. It is the same for both."""

@@ -33,13 +33,15 @@ class SolveMethod:
     """What decides the memory of a solve beside its grid.
 
     regulariser: as memory_plan.REGULARISER names it; padding: of the reference; joined: whether half maps share their
-    low resolution; mask_anywhere: whether references are kept within a mask that may lie anywhere in the box.
+    low resolution; mask_anywhere: whether references are kept within a mask that may lie anywhere in the box; classes:
+    how many there are.
     """
 
     regulariser: str
     padding: int
     joined: bool = False
     mask_anywhere: bool = False
+    classes: int = 1
 
 
 def plan_memory(
@@ -63,7 +65,7 @@ def _demand(source: ParticleSource, schedule: Schedule, method: SolveMethod) -> 
     longer = max(optics.box_length for optics in table.optics) / (schedule.box * schedule.pixel_size)
     return replace(
         demand, joined=method.joined, kept=0 if method.mask_anywhere else demand.kept, batch_given=source.batch > 0,
-        grid_coefficients=math.ceil(demand.grid_coefficients * max(1.0, longer) ** 2),
+        grid_coefficients=math.ceil(demand.grid_coefficients * max(1.0, longer) ** 2), classes=method.classes,
     )  # fmt: skip
 
 

@@ -35,6 +35,7 @@ from halfmap.runtime.memory import GIGABYTE
 
 PROGRAM = 450_000_000  # libraries and compiled kernels
 STATE_MAPS = 3  # references and mask
+CLASS_MAPS = 6  # of every further class, while others are made: half maps, what was made of them, mask
 RESULT_MAPS = 17  # of an iteration while its report is drawn, the isosurface among it
 CURVE_MAPS = 12  # half maps, mask, and transforms of half maps, masked and with random phases
 WITHOUT_QUARTERS = ("uniform", "cutoff", "local-fsc", "sidesplitter")
@@ -81,7 +82,7 @@ class Demand:
     many would be worked on at once; batch_given: whether there may be no more. rotations, grid_coefficients: of the
     finest orientation grid, and scored on it. symmetric: whether there is a point group. regulariser: a key of
     REGULARISER. joined: whether half maps share their low resolution. kept: side of the cube that references are kept
-    within, in voxels (0: the whole box).
+    within, in voxels (0: the whole box). classes: maps that every image is compared with.
     """
 
     box: int
@@ -96,6 +97,7 @@ class Demand:
     joined: bool = False
     kept: int = 0
     batch_given: bool = False
+    classes: int = 1
 
 
 @dataclass(frozen=True)
@@ -124,8 +126,8 @@ class MemoryPlan:
 
     @property
     def scratch(self) -> int:
-        """Bytes of sums in files: four quarter sets, two half sets and both together."""
-        return 7 * self.sums if self.on_disk else 0
+        """Bytes of sums in files: four quarter sets of every class, two half sets and both together."""
+        return (4 * self.demand.classes + 3) * self.sums if self.on_disk else 0
 
     def sentence(self) -> str:
         """The plan as a line of the log."""
@@ -255,12 +257,15 @@ def solve_stages(demand: Demand, on_disk: bool) -> dict[str, int]:
         held = max(inverting * volume, BESIDE * volume + need.within_inverting * cube if need.within else 0)
         solving = max(solving, held + transforming)
     if on_disk:  # one set of sums is made at a time, and in a file before the next
-        added, kept, used = 2 if demand.joined else 1, 0, 0
+        added, kept, used, quarters = 2 if demand.joined else 1, 0, 0, 0
     else:
         added = kept = 7 if demand.symmetric else 6
         quarters = 0 if demand.regulariser in WITHOUT_QUARTERS else 6 if demand.symmetric else 4
         used = quarters + 3
-    state = STATE_MAPS * volume
+    further = demand.classes - 1
+    state = (STATE_MAPS + (2 + CLASS_MAPS) * further) * volume
+    if not on_disk:  # what other classes hold meanwhile: quarter sets, or the half sets made of them
+        added, kept, used = added + 4 * further, kept + 4 * further, used + (2 + (4 if quarters else 0)) * further
     return {"sums added up": state + added * sums, "half maps": state + kept * sums + half_maps,
             "regulariser": state + used * sums + solving, "results": state + RESULT_MAPS * volume}
 
@@ -282,7 +287,7 @@ def _transforming(demand: Demand) -> int:
 def _slices(demand: Demand, rotations: int | None = None) -> int:
     """Bytes of the slices of the finest grid: of all or of so many rotations."""
     count = demand.rotations if rotations is None else min(rotations, demand.rotations)
-    return PER_SLICE * count * demand.grid_coefficients
+    return PER_SLICE * count * demand.grid_coefficients * demand.classes
 
 
 def _plan(demand: Demand, available: int, on_disk: bool, slices: int, batch: int) -> MemoryPlan:
@@ -292,9 +297,10 @@ def _plan(demand: Demand, available: int, on_disk: bool, slices: int, batch: int
     grid = PER_ROTATION * demand.rotations + slices + PER_SHIFTED * REFERENCES_AT_ONCE * demand.grid_coefficients
     grid += PROJECTING * min(PROJECTED_AT_ONCE, demand.rotations * demand.grid_coefficients)
     # The second reference is made when the sums of the first half set are there.
-    making = (0 if on_disk else 2) * sums + _transforming(demand)
-    working = 2 * sums // 3 + (1 if on_disk else 4) * sums + batch * image + grid
-    expectation = PROGRAM + STATE_MAPS * 4 * demand.box**3 + max(making, working)
+    classes = demand.classes
+    making = (0 if on_disk else 2) * classes * sums + 2 * (classes - 1) * sums // 3 + _transforming(demand)
+    working = classes * (2 * sums // 3 + (1 if on_disk else 4) * sums) + batch * image + grid
+    expectation = PROGRAM + (STATE_MAPS + 2 * (classes - 1)) * 4 * demand.box**3 + max(making, working)
     solve = PROGRAM + max(solve_stages(demand, on_disk).values())
     room = None if slices == _slices(demand) else slices
     return MemoryPlan(

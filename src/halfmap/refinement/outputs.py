@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import ArrayLike
 
 from halfmap.errors import InputError
 from halfmap.maps.mrc import replaced_atomically, write_map
@@ -44,10 +46,13 @@ class RunFolder:
             for name in ("half1_unfil.mrc", "half2_unfil.mrc", "map.mrc"):
                 write_map(self._iterations() / f"it{state.iteration:03d}_{name}", named[name].cpu(), self.pixel_size)
 
-    def write_particles(self, table: ParticleTable, state: State, scale_group: torch.Tensor) -> ParticleTable:
+    def write_particles(
+        self, table: ParticleTable, state: State, scale_group: torch.Tensor,
+        columns: Mapping[str, ArrayLike] | None = None,
+    ) -> ParticleTable:  # fmt: skip
         """particles.star: poses of the best mode, half sets, how sure each pose is, and the contrast of the image.
 
-        scale_group [b]: the entry of State.scale that each particle uses.
+        scale_group [b]: the entry of State.scale that each particle uses. columns: more of them, or others, by name.
 
         The file is written while the program goes on, and a fault is raised by the next call, or where ``behind`` is
         joined. The checkpoint does not wait for it: of a run that is killed meanwhile the next iteration writes it.
@@ -55,14 +60,14 @@ class RunFolder:
         """
         poses = state.poses
         pixel = table.pixel_size
-        extra = {
+        extra: dict[str, ArrayLike] = {
             "rlnMaxValueProbDistribution": poses.weight[:, 0].numpy(),
             "rlnLogLikeliContribution": poses.gain.numpy(),
             "halfmapAngleSd": poses.angle_sd.numpy(),
             "halfmapShiftSd": (poses.shift_sd.double() * pixel).numpy(),
             "halfmapParticleProbability": poses.present.numpy(),
             CONTRAST: state.scale[scale_group].numpy(),
-        }
+        } | dict(columns or {})
         origins = -poses.shifts[:, 0].double() * pixel[:, None]
         refined = with_poses(table, poses.rotations[:, 0].double(), origins, poses.half.numpy(), extra)
         paths = [self.path / "particles.star"]

@@ -51,6 +51,7 @@ from halfmap.runtime.device import device_named
 from halfmap.runtime.distributed import ALONE, Ranks
 from halfmap.runtime.progress import Progress
 from halfmap.runtime.scratch import Scratch
+from halfmap.settings.commands import RunSettings
 from halfmap.settings.refine import RefineSettings
 from halfmap.settings.regularisers import regulariser_options
 from halfmap.validation.mask_share import diameter_verdict, share_verdict
@@ -63,11 +64,11 @@ MOST_MODES = 12  # of them where symmetry is relaxed, so that mates which cannot
 class Problem:
     """What stays the same during a refinement.
 
-    source: the particles. model: how their images become coefficients. schedule: what is searched, and when to stop.
-    masking: where references are kept. regulariser, joined: how half maps become references, and the resolution
-    (angstrom) up to which they are joined before that, if at all. keeps_quarters: whether the regulariser needs the
-    sums of quarter sets. memory, limits: the plan, and the limits from which it is made again. seed: of everything
-    random. ranks: the processes that share the work.
+    source: the particles. model: how their images become coefficients. schedule: what is searched, when to stop.
+    masking: where references are kept. regulariser, joined: how half maps become references, and the resolution in A up
+    to which they are joined before, if at all. keeps_quarters: whether the regulariser needs the sums of quarter sets.
+    memory, limits: the plan, and the limits from which it is made again. seed: of everything random. ranks: the
+    processes that share the work.
     """
 
     source: ParticleSource
@@ -98,7 +99,7 @@ class Problem:
         return self.model.symmetry.device
 
 
-def outlook(settings: RefineSettings) -> Outlook:
+def outlook(settings: RefineSettings, classes: int = 1) -> Outlook:
     """What decides how many processes a machine gives to a refinement on the CPU: its tables and headers are read.
 
     Raises InputError as `prepared` does for these.
@@ -108,7 +109,7 @@ def outlook(settings: RefineSettings) -> Outlook:
     schedule = _schedule_of(settings, grid, symmetry_group(settings.symmetry))
     limits = MemoryLimits(settings.max_memory, settings.sums, settings.batch)
     source, cpu = ParticleSource(table, settings.diameter, settings.batch), torch.device("cpu")
-    return Outlook(len(table), lambda n: plan_memory(limits, source, schedule, _solve_of(settings), cpu, n))
+    return Outlook(len(table), lambda n: plan_memory(limits, source, schedule, _solve_of(settings, classes), cpu, n))
 
 
 @dataclass(frozen=True)
@@ -122,12 +123,11 @@ class Prepared:
 
 
 def prepared(
-    settings: RefineSettings, progress: Progress, ranks: Ranks = ALONE, files: StackFiles | None = None
-) -> Prepared:
-    """Read and check everything. Whatever can go wrong because of input goes wrong here, with an InputError.
-
-    files: holds the image stacks that are open.
-    """
+    settings: RefineSettings, progress: Progress, ranks: Ranks = ALONE, files: StackFiles | None = None,
+    classes: int = 1,
+) -> Prepared:  # fmt: skip
+    """Read and check everything. Whatever can go wrong because of input goes wrong here, with an InputError. files:
+    holds the image stacks that are open. classes: for which there is to be memory."""
     files = files or StackFiles()
     device = device_named(settings.device)
     symmetry = symmetry_group(settings.symmetry)
@@ -138,15 +138,14 @@ def prepared(
     at_start = _start_of(settings, start, symmetry, method)
     source = ParticleSource(table, settings.diameter, settings.batch, files)
     limits = MemoryLimits(settings.max_memory, settings.sums, settings.batch)
-    problem = _described(settings, source, start.grid, symmetry.to(device), method, limits, ranks)
+    problem = _described(settings, source, start.grid, symmetry.to(device), method, limits, ranks, classes)
     if device.type == "cpu":
         checked(problem.memory, processes=ranks.on_machine)
     kept = settings.max_iterations if settings.keep_iterations else 0
     notes = [note for note in (start.note, *method.notes, *state_sentences(table)) if note]
     if settings.relax_symmetry is not None:
-        mates = problem.schedule.mates
-        notes.append(f"local searches try the {len(mates)} poses that {settings.relax_symmetry} makes of each "
-                     "particle's best one, and the images decide")
+        notes.append(f"local searches try the {len(problem.schedule.mates)} poses that {settings.relax_symmetry} makes "
+                     "of each particle's best one, and the images decide")
     notes += [problem.memory.sentence(), *check_disk(problem.memory, table, settings.out, settings.scratch, kept)]
     if settings.search in ("local", "fixed") and table.rotations is None:
         raise InputError(f"{settings.particles}: no angles (rlnAngleRot, rlnAngleTilt, rlnAnglePsi), which --search "
@@ -155,8 +154,8 @@ def prepared(
     inspected = inspect_images(problem.source, lambda n: progress.advance(n * ranks.world), ranks, read.drawn)
     found = [*read.findings, *at_start.findings, *inspected.findings]
     if settings.relax_symmetry is not None and settings.join_halves is None:
-        used = replace(start, map=at_start.map)
-        found += alike_at_start(settings.starting_map, used, problem.schedule.mates, settings.ini_high)
+        used, mates = replace(start, map=at_start.map), problem.schedule.mates
+        found += alike_at_start(settings.starting_map, used, mates, settings.ini_high)
     inspected = replace(inspected, findings=found)
     problem = _with_particles(problem, inspected.source, settings)
     state = _initial_state(settings, problem, at_start.map.to(device), inspected.power)
@@ -170,8 +169,9 @@ def prepared(
 
 
 def prepared_again(
-    settings: RefineSettings, origin: Origin, state: State, device: torch.device, ranks: Ranks, files: StackFiles
-) -> Problem:
+    settings: RefineSettings, origin: Origin, state: State, device: torch.device, ranks: Ranks, files: StackFiles,
+    classes: int = 1,
+) -> Problem:  # fmt: skip
     """The same problem for a run that goes on from ``state``. No image is looked at.
 
     Particles are those that the run was begun with, in the half sets that they were in. Memory is planned anew for
@@ -184,7 +184,7 @@ def prepared_again(
     sums = "auto" if origin.limits.sums == "memory" else origin.limits.sums
     limits = replace(origin.limits, gigabytes=settings.max_memory, sums=sums)
     source = ParticleSource(table, settings.diameter, limits.batch, files)
-    problem = _described(settings, source, origin.grid, symmetry.to(device), method, limits, ranks)
+    problem = _described(settings, source, origin.grid, symmetry.to(device), method, limits, ranks, classes)
     if device.type == "cpu":
         checked(problem.memory, begun=True, processes=ranks.on_machine)
     return problem
@@ -200,7 +200,7 @@ def particle_input(settings: RefineSettings) -> ParticleInput:
     )  # fmt: skip
 
 
-def files_read(settings: RefineSettings) -> list[Path]:
+def files_read(settings: RunSettings) -> list[Path]:
     """The files that the settings name and a run that goes on reads again: not the map, whose place the state takes."""
     named = [getattr(settings, f.name) for f in fields(settings) if f.name != "map"]
     return [path for path in named if isinstance(path, Path) and path.is_file()]
@@ -257,21 +257,21 @@ def _schedule_of(settings: RefineSettings, grid: Grid, symmetry: Tensor) -> Sche
     )  # fmt: skip
 
 
-def _solve_of(settings: RefineSettings) -> SolveMethod:
+def _solve_of(settings: RefineSettings, classes: int) -> SolveMethod:
     return SolveMethod(
         needs_of(settings.regulariser, settings.ss_parameters), settings.padding, settings.join_halves is not None,
-        mask_anywhere=settings.mask is not None and settings.flatten_solvent,
+        mask_anywhere=settings.mask is not None and settings.flatten_solvent, classes=classes,
     )  # fmt: skip
 
 
 def _described(
     settings: RefineSettings, source: ParticleSource, grid: Grid, symmetry: Tensor, method: _Method,
-    limits: MemoryLimits, ranks: Ranks,
+    limits: MemoryLimits, ranks: Ranks, classes: int,
 ) -> Problem:  # fmt: skip
     """The problem, with a memory plan that may not fit. symmetry: operators [o, 3, 3], where maps shall be."""
     device = symmetry.device
     schedule = _schedule_of(settings, grid, symmetry.cpu())
-    memory = plan_memory(limits, source, schedule, _solve_of(settings), device, ranks.on_machine)
+    memory = plan_memory(limits, source, schedule, _solve_of(settings, classes), device, ranks.on_machine)
     limits = limits.under(memory)
     on_disk = limits.sums == "disk" and device.type == "cpu"
     model = ImagingModel(
@@ -279,10 +279,10 @@ def _described(
         settings.insertion, Scratch(settings.scratch or settings.out / "checkpoint").keep if on_disk else None,
         settings.null_hypothesis, memory.slices_room,
     )  # fmt: skip
-    given = None if method.mask is None else method.mask.to(device)
+    masking = Masking(grid, settings.diameter, method.mask, settings.flatten_solvent).to(device)
     problem = Problem(
-        source, model, schedule, Masking(grid, settings.diameter, given, settings.flatten_solvent), method.regulariser,
-        settings.join_halves, settings.regulariser not in WITHOUT_QUARTERS, memory, limits, settings.seed, ranks,
+        source, model, schedule, masking, method.regulariser, settings.join_halves,
+        settings.regulariser not in WITHOUT_QUARTERS, memory, limits, settings.seed, ranks,
     )  # fmt: skip
     return _with_particles(problem, replace(source, batch=limits.batch), settings)
 

@@ -28,8 +28,8 @@ from halfmap.refinement import em
 from halfmap.refinement.checkpoints import Checkpoints, Course, Origin
 from halfmap.refinement.input_files import Inputs
 from halfmap.refinement.outputs import Record, RunFolder
-from halfmap.refinement.problem import Problem, files_read, outlook, prepared
-from halfmap.refinement.process_layout import laid_out
+from halfmap.refinement.problem import Prepared, Problem, files_read, outlook, prepared, prepared_again
+from halfmap.refinement.process_layout import Outlook, laid_out
 from halfmap.refinement.records import Step, progressed, record, what_crosses
 from halfmap.refinement.schedule import Plan
 from halfmap.refinement.shared_work import (
@@ -52,7 +52,7 @@ from halfmap.runtime.distributed import joined, shared_out
 from halfmap.runtime.log import RunLog
 from halfmap.runtime.progress import Progress
 from halfmap.runtime.stopwatch import NOTHING, CostMeter, NowAndThen, Stopwatch
-from halfmap.settings.commands import command_line, to_toml
+from halfmap.settings.commands import RunSettings, command_line, to_toml
 from halfmap.settings.refine import RefineSettings
 from halfmap.validation.fsc import FscCurves, corrected_fsc
 
@@ -74,13 +74,27 @@ class Outputs:
     reporting: NowAndThen = field(default_factory=lambda: NowAndThen(REPORTING))
 
 
+@dataclass(frozen=True)
+class Kind:
+    """A kind of run: the command that begins it, and what differs from kind to kind.
+
+    outlook, prepared, prepared_again: as in problem.py, from the settings of this kind; iterate: runs it to its end.
+    """
+
+    command: str
+    outlook: Callable[[Any], Outlook]
+    prepared: Callable[..., Prepared]
+    prepared_again: Callable[..., Problem]
+    iterate: Callable[[Any, Course, Outputs], None]
+
+
 def iterate(problem: Problem, course: Course, outputs: Outputs) -> None:
     """Refine to the end: plan, step, record, keep. ``course`` is moved on from where it stands."""
     log = outputs.log
     tell_processes(problem, log)
     with outputs.folder.behind.ended():
         while (plan := problem.schedule.next(course.history, course.state.shift_sigma)) is not None:
-            step = em_step(problem, course.state, plan, _following(problem, course, plan, outputs))
+            step = em_step(problem, course.state, plan, following(problem, course, plan, outputs))
             course.state = step.after
             course.history.append(progressed(step))
             poor = problem.schedule.poor_start(course.history)
@@ -193,7 +207,7 @@ def _seen(course: Course, step: Step) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _following(problem: Problem, course: Course, plan: Plan, outputs: Outputs) -> em.Following:
+def following(problem: Problem, course: Course, plan: Plan, outputs: Outputs) -> em.Following:
     """What follows the next expectation step: the progress bar, and a checkpoint that may hold its first part."""
     log, progress, checkpoints = outputs.log, outputs.progress, outputs.checkpoints
     iteration, identity, others = course.state.iteration, step_after(problem, course.state), problem.ranks.world
@@ -222,9 +236,14 @@ def refine(settings: RefineSettings, report: Report | None = None) -> State:
 
     report: see `Outputs`. Raises InputError for what a user can mend, before anything is written.
     """
+    return run_of(REFINEMENT, settings, report)
+
+
+def run_of(kind: Kind, settings: RunSettings, report: Report | None = None) -> State:
+    """Run what a command asks for, alone or in several processes, as `refine` does."""
     started = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
     gpu = device_named(settings.device).type == "cuda"
-    layout = laid_out(settings.processes, settings.threads, gpu, partial(outlook, settings))
+    layout = laid_out(settings.processes, settings.threads, gpu, partial(kind.outlook, settings))
     advice = partial(how_to_go_on, settings.out)
     assistant = command_line(replace(settings, processes=0, threads=layout.threads))
     with (
@@ -234,7 +253,7 @@ def refine(settings: RefineSettings, report: Report | None = None) -> State:
         StackFiles() as files,
     ):
         share_cores(layout.threads, ranks)
-        ready = prepared(settings, progress, ranks, files)
+        ready = kind.prepared(settings, progress, ranks, files)
         problem, state = ready.problem, ready.state
         checkpoints = Checkpoints(settings.out, settings.checkpoint_minutes, rank=ranks.rank, world=ranks.world)
         if not ranks.first:
@@ -244,7 +263,7 @@ def refine(settings: RefineSettings, report: Report | None = None) -> State:
         origin = Origin(settings, problem.limits, started, Path.cwd(), problem.device.type, table.rows, problem.grid,
                         Inputs.of(files_read(settings), table, files),
                         layout.processes if ranks.world == layout.processes else 0)
-        with checkpoints.held("halfmap refine"), RunLog(settings.out / "log.txt", progress) as log:
+        with checkpoints.held(kind.command), RunLog(settings.out / "log.txt", progress) as log:
             folder = RunFolder(settings.out, problem.model.pixel_size, settings.keep_iterations)
             log.begin(__version__, command_line(settings))
             if ready.inspected.rejected is not None:
@@ -257,5 +276,8 @@ def refine(settings: RefineSettings, report: Report | None = None) -> State:
             checkpoints.save(course)
             folder.write_text("settings.toml", to_toml(settings))
             with checkpoints.resumable():
-                iterate(problem, course, Outputs(folder, checkpoints, log, progress, report))
+                kind.iterate(problem, course, Outputs(folder, checkpoints, log, progress, report))
     return course.state
+
+
+REFINEMENT = Kind("halfmap refine", outlook, prepared, prepared_again, iterate)

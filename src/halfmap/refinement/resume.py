@@ -18,10 +18,11 @@ from halfmap.kernels.threads import available_cores
 from halfmap.options import to_command
 from halfmap.particles.stack_files import StackFiles
 from halfmap.refinement.checkpoints import Checkpoints, Course, Origin
+from halfmap.refinement.classify import CLASSIFICATION
 from halfmap.refinement.outputs import RunFolder
-from halfmap.refinement.problem import Problem, outlook, prepared_again
+from halfmap.refinement.problem import Problem
 from halfmap.refinement.process_layout import Layout, laid_out
-from halfmap.refinement.refine import Outputs, Report, iterate
+from halfmap.refinement.refine import REFINEMENT, Kind, Outputs, Report
 from halfmap.refinement.shared_work import assist, how_to_go_on, share_cores
 from halfmap.refinement.state import State
 from halfmap.runtime.checkpoint import library_versions
@@ -29,13 +30,13 @@ from halfmap.runtime.device import device_named
 from halfmap.runtime.distributed import joined, shared_out, world
 from halfmap.runtime.log import RunLog
 from halfmap.runtime.progress import Progress
-from halfmap.settings.commands import to_toml
-from halfmap.settings.refine import RefineSettings
+from halfmap.settings.classify import ClassifySettings
+from halfmap.settings.commands import RunSettings, to_toml
 from halfmap.settings.resume import ResumeSettings
 
 
-def resume(wanted: ResumeSettings, reports: Callable[[RefineSettings], Report] | None = None) -> State:
-    """Run ``halfmap resume`` to the end of the refinement. On a CPU the result is that of a run never stopped.
+def resume(wanted: ResumeSettings, reports: Callable[[RunSettings], Report] | None = None) -> State:
+    """Run ``halfmap resume`` to the end of the run. On a CPU the result is that of a run never stopped.
 
     reports: gives the report of a refinement with these settings (see `Outputs`). Raises InputError, and writes
     nothing but its name into the lock, for a folder without a checkpoint, for a checkpoint that is damaged or of
@@ -60,13 +61,13 @@ def resume(wanted: ResumeSettings, reports: Callable[[RefineSettings], Report] |
         course, libraries = checkpoints.load()
         ranks.wait()  # all begin with the same
         origin = course.origin
-        settings = replace(origin.settings, out=wanted.run, **_given(wanted))
+        kind, settings = _kind(origin), replace(origin.settings, out=wanted.run, **_given(wanted))
         checkpoints.interval = 60 * settings.checkpoint_minutes
         checkpoints.rank, checkpoints.world = ranks.rank, ranks.world
         share_cores(layout.threads, ranks)
         with _in(origin.working_folder):
             origin.inputs.check_files()
-            problem = prepared_again(settings, origin, course.state, _device(origin.device), ranks, files)
+            problem = kind.prepared_again(settings, origin, course.state, _device(origin.device), ranks, files)
             origin.inputs.check_particles(problem.source.table)
             if not ranks.first:
                 with checkpoints.resumable():
@@ -85,8 +86,13 @@ def resume(wanted: ResumeSettings, reports: Callable[[RefineSettings], Report] |
                     log.notice(note)
                 report = reports(origin.settings) if reports is not None else None
                 with checkpoints.resumable():
-                    iterate(problem, course, Outputs(folder, checkpoints, log, progress, report))
+                    kind.iterate(problem, course, Outputs(folder, checkpoints, log, progress, report))
     return course.state
+
+
+def _kind(begun: Origin) -> Kind:
+    """What kind of run was begun."""
+    return CLASSIFICATION if isinstance(begun.settings, ClassifySettings) else REFINEMENT
 
 
 def _layout(wanted: ResumeSettings, begun: Origin, gpu: bool) -> Layout:
@@ -97,7 +103,7 @@ def _layout(wanted: ResumeSettings, begun: Origin, gpu: bool) -> Layout:
         most = settings.threads or available_cores()
         processes = 0 if gpu or world() > 1 else min(begun.processes, most)
     with _in(begun.working_folder):
-        return laid_out(processes, settings.threads, gpu, partial(outlook, settings))
+        return laid_out(processes, settings.threads, gpu, partial(_kind(begun).outlook, settings))
 
 
 def _given(wanted: ResumeSettings) -> dict[str, Any]:

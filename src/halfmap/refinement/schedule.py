@@ -66,7 +66,8 @@ class Progressed:
     mean log-likelihood above a model without a particle, of images as far as they hold one. jumped: share of particles
     that moved more than two grid steps. angle_change, angle_sd: medians in degrees. surprised: share of particles that
     jumped and are sure of the new pose (weight above 1/2). subset: which was used, a place in
-    Schedule.subsets; the place after the last means all images.
+    Schedule.subsets; the place after the last means all images. changed: share of particles that are in another class
+    than before; shares_moved: largest change of a class's share of all particles.
     """
 
     stage: str
@@ -79,6 +80,8 @@ class Progressed:
     angle_sd: float
     surprised: float = 0.0
     subset: int = 0
+    changed: float = 0.0
+    shares_moved: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,10 @@ class Plan:
     stage. sampling: what is searched. insert_limit: highest shell back-projected, and of the noise estimate. posterior:
     what feeds the M-step (expectation.posterior.posterior_samples). images: how many of them, at random (None: all);
     subset: the number of that subset. looked_at: share of the particles with a pose that a global search looks for on
-    its whole grid, at random; the others it looks for around their pose.
+    its whole grid, at random; the others it looks for around their pose. sharpness: of the comparison of classes
+    (expectation.mixture); draws_classes: whether classes are drawn at random instead, as all references are the same;
+    apart: whether each class keeps a map of its own, or what it has in common with the others is taken from all;
+    joined: whether both half sets of a class get one reference.
     """
 
     stage: str
@@ -98,6 +104,10 @@ class Plan:
     images: int | None = None
     subset: int = 0
     looked_at: float = 1.0
+    sharpness: float = 1.0
+    draws_classes: bool = False
+    apart: bool = False
+    joined: bool = False
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ def _every_pose(poses: PoseTable, problem: Problem, plan: Plan) -> PoseTable:
     packed = torch.cat([c[mine].reshape(len(mine), width) for c, width in zip(columns, widths, strict=True)], dim=1)
     for rows, found in zip(shares, ranks.rows(packed, [len(rows) for rows in shares]), strict=ranks.first):
         for column, values in zip(columns, found.split(widths, dim=1), strict=True):
-            column[rows] = values.reshape(len(rows), *column.shape[1:])
+            column[rows] = values.reshape(len(rows), *column.shape[1:]).to(column.dtype)
     return poses
 
 
@@ -115,15 +115,15 @@ def handed_out(problem: Problem, state: State, latest: Progressed | None) -> tup
         return state, latest
     if ranks.first:
         _set_threads(max(1, kernels.thread_count() // ranks.on_machine))
-    told = ranks.told((state.iteration, state.shift_sigma, state.share, state.prior, latest))
-    iteration, shift_sigma, share, prior, latest = told
+    told = ranks.told((state.iteration, state.shift_sigma, state.share, state.prior, state.class_shares, latest))
+    iteration, shift_sigma, share, prior, class_shares, latest = told
     given = [torch.clone(values, memory_format=torch.contiguous_format)
              for values in (*state.references, *state.sigma2, state.scale)]
     ranks.hand_out_(given)
-    halves = len(state.references)
+    sets = len(state.references)
     state = replace(
-        state, iteration=iteration, shift_sigma=shift_sigma, share=share, prior=prior,
-        references=tuple(given[:halves]), sigma2=tuple(given[halves:-1]), scale=given[-1],
+        state, iteration=iteration, shift_sigma=shift_sigma, share=share, prior=prior, class_shares=class_shares,
+        references=tuple(given[:sets]), sigma2=tuple(given[sets:-1]), scale=given[-1],
     )  # fmt: skip
     return state, latest
 

@@ -19,7 +19,8 @@ class PoseTable:
     image. weight float32 [b, c]: posterior weight (0: there is no such mode). gain float32 [b]: log-likelihood of the
     best mode above a model without a particle, in nats. angle_sd float32 [b]: posterior sd of the best mode's rotation,
     in degrees, root mean square over the axes. shift_sd float32 [b]: the same of its shift, in pixels. present
-    float32 [b]: probability that the image holds a particle. half int64 [b]: half set, 0 or 1.
+    float32 [b]: probability that the image holds a particle. half int64 [b]: half set, 0 or 1. class_of int8 [b, c]:
+    the class of each mode. All modes of the most likely class come first, then those of the next one.
     """
 
     rotations: Tensor
@@ -30,6 +31,7 @@ class PoseTable:
     shift_sd: Tensor
     present: Tensor
     half: Tensor
+    class_of: Tensor
 
     @staticmethod
     def empty(half: Tensor, modes: int) -> PoseTable:
@@ -39,7 +41,7 @@ class PoseTable:
         zero = torch.zeros(count)
         return PoseTable(
             eye, torch.zeros(count, modes, 2), torch.zeros(count, modes), zero, zero.clone(), zero.clone(),
-            torch.ones(count), half,
+            torch.ones(count), half, torch.zeros(count, modes, dtype=torch.int8),
         )  # fmt: skip
 
     @property
@@ -51,8 +53,13 @@ class PoseTable:
         """A copy that shares nothing."""
         return PoseTable(
             self.rotations.clone(), self.shifts.clone(), self.weight.clone(), self.gain.clone(),
-            self.angle_sd.clone(), self.shift_sd.clone(), self.present.clone(), self.half,
+            self.angle_sd.clone(), self.shift_sd.clone(), self.present.clone(), self.half, self.class_of.clone(),
         )  # fmt: skip
+
+    def class_shares(self, classes: int) -> Tensor:
+        """Posterior share [b, k] of each of so many classes in each particle, float64."""
+        shares = torch.zeros(len(self), classes, dtype=torch.float64)
+        return shares.scatter_add_(1, self.class_of.long(), self.weight.double())
 
     def __len__(self) -> int:
         return len(self.half)
@@ -62,12 +69,13 @@ class PoseTable:
 class State:
     """One refinement between two iterations.
 
-    references[h]: maps [z, y, x] that the next expectation step aligns to, regularised and solvent-flattened.
+    references: one map [z, y, x] for each set, that the next expectation step aligns to, regularised and
+    solvent-flattened. The set of half set h and class k has number h K + k, with K classes (1 in a refinement).
     sigma2[g]: noise power [s] of each optics group by image shell, 0..box//2. scale [n]: contrast of each scale group
     (or particle) relative to the reference. shift_sigma: spread of the shifts, in angstrom. poses. mask [z, y, x]: the
     solvent mask. memory: the regulariser's own. share: of the images that hold a particle. contrast_spread: standard
     deviation of log contrast, of the prior that ``scale`` was found with. prior: about the poses of the particle file,
-    if there is one.
+    if there is one. class_shares float64 [k]: of the particles, in each class.
     """
 
     iteration: int
@@ -81,3 +89,4 @@ class State:
     share: float = 0.5
     contrast_spread: float = 0.0
     prior: InputPrior | None = None
+    class_shares: Tensor = field(default_factory=lambda: torch.ones(1, dtype=torch.float64))

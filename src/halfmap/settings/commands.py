@@ -5,12 +5,15 @@ from __future__ import annotations
 from halfmap import __version__
 from halfmap.options import to_command
 from halfmap.options import to_toml as options_to_toml
+from halfmap.settings.classify import ClassifySettings
 from halfmap.settings.refine import RefineSettings
 from halfmap.settings.regularise import RegulariseSettings
 from halfmap.settings.start import StartSettings
 
-Repeated = RefineSettings | RegulariseSettings | StartSettings
-NAMES = {RefineSettings: "refine", RegulariseSettings: "regularise", StartSettings: "start"}
+RunSettings = RefineSettings | ClassifySettings  # of runs that can be resumed
+Repeated = RunSettings | RegulariseSettings | StartSettings
+NAMES = {RefineSettings: "refine", ClassifySettings: "classify", RegulariseSettings: "regularise",
+         StartSettings: "start"}
 
 
 def to_toml(settings: Repeated) -> str:

@@ -29,10 +29,10 @@ from halfmap.particles.star import write_star
 from halfmap.particles.star_text import write_tables
 from halfmap.particles.table import ParticleTable, with_poses
 from halfmap.reconstruction.class_means import images_of
+from halfmap.refinement.averaging_images import check_memory, reference_grid
+from halfmap.refinement.averaging_schedule import ClassPlan, ClassSchedule
+from halfmap.refinement.averaging_state import Classes2d, ClassRecord
 from halfmap.refinement.class_averaging import Averaging, mean_mask
-from halfmap.refinement.class_images import check_memory, reference_grid
-from halfmap.refinement.class_schedule import ClassPlan, ClassSchedule
-from halfmap.refinement.class_state import Classes2d, ClassRecord
 from halfmap.refinement.held_images import held_images
 from halfmap.refinement.outputs import made_folder
 from halfmap.refinement.preflight import inspect_images

@@ -14,10 +14,11 @@ from halfmap.maps.mrc import read_map
 from halfmap.particles.star import read_star
 from halfmap.particles.table import ParticleTable
 from halfmap.refinement import outputs
+from halfmap.report.pages.classify import ClassesPage, write_classes_page
 from halfmap.report.pages.refine import write_report
 from halfmap.report.pages.snapshot import Snapshot
 from halfmap.report.record_values import Array, number, plain_value
-from halfmap.runtime.log import read_header
+from halfmap.runtime.log import LogHeader, read_header
 
 Read = TypeVar("Read")
 GIVEN = re.compile(r"(\w+) = ")
@@ -43,6 +44,8 @@ def report_from_run(run: Path, citing: str = "") -> Path:
         raise InputError(f"{run}: holds what `halfmap regularise` wrote, and its report needs the half maps it came "
                          "from; run that command again, with --settings and a new --out")
     header = read_header(run / "log.txt")
+    if "classes" in settings:
+        return _classes_from_run(run, records, settings, header)
     particles = _optional(read_star, run / "particles.star")
     finished = header.finished or bool(records and records[-1].get("search") == "final")
     snapshot = Snapshot(
@@ -64,6 +67,21 @@ def report_from_run(run: Path, citing: str = "") -> Path:
         citing=citing,
     )
     return write_report(run, snapshot)
+
+
+def _classes_from_run(run: Path, records: list[outputs.Record], settings: dict[str, Any], header: LogHeader) -> Path:
+    """The page of a classification. Raises InputError where it has done no iteration, or its mask is missing."""
+    mask = _map(run / "mask.mrc")
+    if not records or mask is None:
+        raise InputError(f"{run}: has no mask.mrc and no records of iterations; give a run that has done an iteration")
+    names = [f"class{number:03d}" for number in range(1, len(records[-1]["classes"]) + 1)]
+    halves = [[_map(run / f"{name}_half{half}.mrc") for half in (1, 2)] for name in names]
+    return write_classes_page(run, ClassesPage(
+        records=records, maps=[_map(run / f"{name}.mrc") for name in names],
+        halves=[[v for v in pair if v is not None] if all(v is not None for v in pair) else None for pair in halves],
+        mask=mask, finished=header.finished or records[-1].get("search") == "final", started=header.started,
+        settings=settings, version=header.version, command=header.command,
+    ))  # fmt: skip
 
 
 def read_records(path: Path) -> list[outputs.Record]:

@@ -94,7 +94,7 @@ def _measured(record: Record, key: str) -> list[float | None]:
     return values[: round(box * pixel / limit) + 1] if limit and box and pixel else values
 
 
-def _iteration_abscissa(records: Sequence[Record]) -> Abscissa:
+def iteration_abscissa(records: Sequence[Record]) -> Abscissa:
     numbers = [_iteration(record, i) for i, record in enumerate(records)]
     lo, hi = numbers[0] - 0.5, numbers[-1] + 0.5
     step = max(1, math.ceil((hi - lo) / 10))
@@ -141,7 +141,7 @@ def resolution_chart(records: Sequence[Record]) -> Drawing | None:
     coarse, fine = 1 / max(values), 1 / min(values)
     margin = 0.12 * (fine - coarse) or 0.2 * fine
     lo, hi = 1 / max(coarse - margin, 0.6 * coarse), 1 / (fine + margin)
-    x = _iteration_abscissa(records)
+    x = iteration_abscissa(records)
     y = Axis(lo, hi, "resolution (Å)", "inverse", resolution_ticks(lo, hi, 0.13))
     chart = Chart(
         "Resolution", x.axis, y, x.positions, x.titles, series, stages=_stages(records), dots=True, size="tall"
@@ -155,7 +155,7 @@ def _progress_chart(
     values = [number(record, key) for record in records]
     if all(value is None for value in values):
         return None
-    x = _iteration_abscissa(records)
+    x = iteration_abscissa(records)
     # A logarithmic axis cannot hold 0. An iteration in which nothing moved leaves a gap in the line.
     shown = [None if log and value is not None and value <= 0 else value for value in values]
     y = value_axis([shown], {"°": "degrees", "": title}.get(unit, unit), log=log)
@@ -270,7 +270,7 @@ def time_chart(records: Sequence[Record]) -> Drawing | None:
     names += sorted({name for times in stages for name in times} - set(names))
     if not names:
         return None
-    x = _iteration_abscissa(records)
+    x = iteration_abscissa(records)
     spare = iter(("c4", "c6", "c7") * len(names))
     styles = {name: STAGE_STYLES.get(name) or next(spare) for name in names}
     series = [Series(name, [times.get(name) for times in stages], styles[name], "s") for name in names]
