@@ -216,20 +216,25 @@ def _toml(value: object) -> str:
     return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
+def toml_values(path: Path) -> dict[str, Any]:
+    """All values in a TOML file, as they stand. Raises InputError where the file cannot be read."""
+    import tomllib
+
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a TOML file ({error})") from None
+
+
 def read_toml(cls: type, path: Path) -> dict[str, Any]:
     """The values in a TOML file, with the types of the fields of ``cls``.
 
     Raises InputError where the file cannot be read, a key is not a setting or has no effect, or a value has the wrong
     type.
     """
-    import tomllib
-
-    try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a TOML file ({error})") from None
+    found = toml_values(path)
     kinds, here = _value_types(cls), {f.name for f in _fields(cls)}
     values = {}
     for key, value in found.items():

@@ -112,7 +112,7 @@ def test_the_expanded_set_reconstructs_a_symmetrical_particle_without_symmetry(s
 
 
 def test_the_group_of_a_run_is_taken_from_it(star, halfmap, tmp_path) -> None:
-    (tmp_path / "settings.toml").write_text('symmetry = "C5"\n')
+    (tmp_path / "settings.toml").write_text('symmetry = "C5"\nclasses = 2\n')
     done = halfmap(["expand", tmp_path, "--out", tmp_path / "expanded.star"])
     assert done.status == 0 and "C5: 5 equivalent poses" in done.said
     assert len(starfile.read(tmp_path / "expanded.star")["particles"]) == 150

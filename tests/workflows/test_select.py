@@ -95,7 +95,7 @@ def test_every_criterion_leaves_out_its_own_and_the_reasons_add_up(star, halfmap
 
 
 def test_a_run_is_named_by_its_folder_and_what_it_did_not_ask_is_said(star, halfmap, tmp_path) -> None:
-    (tmp_path / "settings.toml").write_text("null_hypothesis = false\n")
+    (tmp_path / "settings.toml").write_text("null_hypothesis = false\nclasses = 2\n")
     done = halfmap(["select", tmp_path, "--out", tmp_path / "clean.star", "--max-angle-sd", 8])
     assert done.status == 0, done.error
     assert "has not finished" in done.said and "did not ask whether images hold a particle" in done.said

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from halfmap.errors import InputError
-from halfmap.options import check_declared, to_command
+from halfmap.options import check_declared, to_command, toml_values
 from halfmap.settings.checks import absolute_paths, check_new_folder, check_readable, check_two_maps, other_half
 from halfmap.settings.given_optics import OpticsOptions
 
@@ -123,8 +123,16 @@ def validated_audit(settings: AuditSettings) -> AuditSettings:
     return dataclasses.replace(settings, **paths)
 
 
+def run_setting(run: Path, name: str) -> Any:
+    """A setting that a run was begun with, whichever command it was; None where its settings.toml has no such line.
+
+    Raises InputError where that file cannot be read.
+    """
+    return toml_values(run / "settings.toml").get(name)
+
+
 def run_folder(particles: Path | None) -> Path | None:
-    """The folder of the refinement that wrote this STAR file; None where the file is not a run's particles.star."""
+    """The folder of the run that wrote this STAR file; None where the file is not a run's particles.star."""
     if particles is None or particles.name != "particles.star":
         return None
     return particles.parent if (particles.parent / "settings.toml").exists() else None

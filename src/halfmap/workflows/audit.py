@@ -14,7 +14,6 @@ from rich.markup import escape
 from torch import Tensor
 
 from halfmap.errors import InputError
-from halfmap.options import read_toml
 from halfmap.particles.given_optics import GivenOptics
 from halfmap.particles.half_sets import Division, assign_halves
 from halfmap.particles.particle_file import read_particle_file
@@ -24,8 +23,7 @@ from halfmap.particles.stack import looked_at
 from halfmap.particles.stack_files import StackFiles
 from halfmap.particles.star import write_star
 from halfmap.particles.table import Integers, ParticleTable
-from halfmap.settings.particle_sets import AuditSettings, run_folder
-from halfmap.settings.refine import RefineSettings
+from halfmap.settings.particle_sets import AuditSettings, run_folder, run_setting
 from halfmap.validation.halfset_audit import Audit, audit
 from halfmap.validation.halfset_leaks import DIAMETER_PART, described, images_of
 
@@ -92,7 +90,7 @@ def _usual_distance(particles: Path, table: ParticleTable) -> float:
     """The distance (A) where --distance is not given: a share of the run's particle diameter, else of the box."""
     folder = run_folder(particles)
     if folder is not None:
-        diameter = read_toml(RefineSettings, folder / "settings.toml").get("diameter")
+        diameter = run_setting(folder, "diameter")
         if diameter:
             return DIAMETER_PART * float(diameter)
     return BOX_PART * min(group.box * group.pixel_size for group in table.optics)

@@ -18,13 +18,12 @@ from torch import Tensor
 from halfmap.errors import InputError
 from halfmap.geometry.rotations import angular_distance, euler_to_matrix, matrix_to_euler
 from halfmap.geometry.symmetry import canonical_name, symmetry_group
-from halfmap.options import read_toml
 from halfmap.particles.same_images import image_numbers
 from halfmap.particles.star import read_star, write_star
 from halfmap.particles.star_text import numbers_of
 from halfmap.particles.table import ParticleTable
 from halfmap.settings.expand import ExpandSettings
-from halfmap.settings.particle_sets import run_folder
+from halfmap.settings.particle_sets import run_folder, run_setting
 from halfmap.settings.refine import RefineSettings
 from halfmap.validation.halfset_audit import SAME_POSE
 from halfmap.workflows.select import half_sizes
@@ -109,7 +108,7 @@ def _group_of(settings: ExpandSettings) -> str:
         if run is None:
             raise InputError(f"{settings.particles}: is not the particles.star of a run whose symmetry is known; give "
                              "--symmetry")
-        name = str(read_toml(RefineSettings, run / "settings.toml").get("symmetry", RefineSettings.symmetry))
+        name = str(run_setting(run, "symmetry") or RefineSettings.symmetry)
     name = canonical_name(name)
     if name == "C1":
         raise InputError("--symmetry C1: has one element, which leaves every pose as it is; give the group of the "

@@ -20,11 +20,9 @@ from halfmap.errors import InputError
 from halfmap.geometry.rotations import view_directions
 from halfmap.geometry.symmetry import canonical_name, symmetry_group
 from halfmap.maps.mrc import replaced_atomically
-from halfmap.options import read_toml
 from halfmap.particles.given_optics import GivenOptics
 from halfmap.particles.star import read_star
-from halfmap.settings.particle_sets import OrientationsSettings, run_folder
-from halfmap.settings.refine import RefineSettings
+from halfmap.settings.particle_sets import OrientationsSettings, run_folder, run_setting
 from halfmap.validation.fsc import GOLD_STANDARD, resolution
 from halfmap.validation.orientations import (
     LEAST_CFAR,
@@ -135,7 +133,7 @@ def _symmetry(settings: OrientationsSettings) -> str:
     """The point group: the chosen one, else that of the run that the particles come from, else C1."""
     folder = run_folder(settings.particles)
     if settings.symmetry is None and folder is not None:
-        return canonical_name(str(read_toml(RefineSettings, folder / "settings.toml").get("symmetry", "C1")))
+        return canonical_name(str(run_setting(folder, "symmetry") or "C1"))
     return canonical_name(settings.symmetry or "C1")
 
 

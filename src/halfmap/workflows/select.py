@@ -11,12 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from halfmap.errors import InputError
-from halfmap.options import read_toml
 from halfmap.particles.star import read_star, write_star
 from halfmap.particles.star_text import numbers_of, read_tables
 from halfmap.particles.table import ParticleTable
-from halfmap.settings.particle_sets import run_folder
-from halfmap.settings.refine import RefineSettings
+from halfmap.settings.particle_sets import run_folder, run_setting
 from halfmap.settings.resume import finished
 from halfmap.settings.select import SelectSettings, class_numbers
 
@@ -172,8 +170,7 @@ def _notes(settings: SelectSettings, table: ParticleTable) -> list[str]:
     if run is not None and not finished(run):
         notes.append("the run has not finished; its particles will change")
     if run is not None and settings.min_probability != 0 and not (run / "classes.star").exists():
-        chosen = read_toml(RefineSettings, run / "settings.toml")
-        if not chosen.get("null_hypothesis", True) or chosen.get("search") == "fixed":
+        if run_setting(run, "null_hypothesis") is False or run_setting(run, "search") == "fixed":
             notes.append("the run did not ask whether images hold a particle, so every probability is 1")
     absent = [stack for stack in table.stacks if not stack.is_file()]
     if absent:
