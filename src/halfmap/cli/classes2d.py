@@ -9,7 +9,8 @@ from typing import Any
 from halfmap import __version__
 from halfmap.cli.command import chosen, settings_file
 from halfmap.options import add_options, table
-from halfmap.settings.classes2d import Classes2dSettings, classes2d_command, validated_classes2d
+from halfmap.settings.classes2d import Classes2dSettings, validated_classes2d
+from halfmap.settings.commands import command_line
 
 
 def classes2d_options(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +27,7 @@ def run_classes2d(arguments: argparse.Namespace) -> None:
 
     def report(**seen: Any) -> Path:
         """Write report.html. seen: fields of a Classes2dPage, a class that no workflow may import."""
-        shown = Classes2dPage(settings=table(settings), version=__version__, command=classes2d_command(asked), **seen)
+        shown = Classes2dPage(settings=table(settings), version=__version__, command=command_line(asked), **seen)
         return write_classes2d_page(settings.out, shown)
 
     classes2d(settings, report=report)

@@ -18,7 +18,7 @@ from halfmap.options import add_options, build, table
 from halfmap.runtime import distributed
 from halfmap.settings.checks import check_refinement
 from halfmap.settings.commands import RunSettings, command_line
-from halfmap.settings.given_optics import ImageOptions
+from halfmap.settings.particle_files import ParticleFileOptions
 from halfmap.settings.refine import RefineSettings, validated
 from halfmap.settings.resume import ResumeSettings, finished, validated_resume
 from halfmap.settings.start import StartSettings
@@ -64,9 +64,8 @@ def _with_map(settings: RefineSettings) -> RefineSettings:
                          "start first and give its map.mrc with --map")
     found = found_by(StartSettings(
         settings.particles, settings.diameter, out, None if settings.symmetry == "C1" else settings.symmetry,
-        threads=settings.threads, device=settings.device, seed=settings.seed, data_dir=settings.data_dir,
-        passthrough=settings.passthrough, strip_prefix=settings.strip_prefix,
-        **{f.name: getattr(settings, f.name) for f in fields(ImageOptions)}))
+        threads=settings.threads, device=settings.device, seed=settings.seed,
+        **{f.name: getattr(settings, f.name) for f in fields(ParticleFileOptions)}))
     if not found:
         raise InputError(f"{out}: no starting map was found, and report.html there says why; give one with --map")
     return replace(settings, map=out / "map.mrc")

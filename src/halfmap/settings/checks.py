@@ -9,6 +9,8 @@ from typing import Any
 
 from halfmap.errors import InputError
 
+LEAST_DIAMETER = 20.0  # A
+
 
 def other_half(half1: Path) -> Path:
     """The half map of half set 2 beside that of half set 1, by the same naming rule as relion_postprocess."""
@@ -100,6 +102,13 @@ def check_refinement(run: Path) -> None:
     if (run / "classes.star").exists():
         raise InputError(f"{run}: holds two-dimensional classes, not a refinement; look at {run / 'report.html'}, or "
                          f"give {run / 'particles.star'}")
+
+
+def check_diameter(diameter: float) -> None:
+    """Raise InputError for a diameter (A) that no particle has."""
+    if diameter < LEAST_DIAMETER:
+        raise InputError(f"--diameter {diameter:g}: below {LEAST_DIAMETER:g} A, which no particle is; give it in "
+                         "angstrom")
 
 
 def check_one_state(phase_flipped: bool, ctf_premultiplied: bool) -> None:

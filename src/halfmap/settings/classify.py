@@ -8,9 +8,16 @@ from pathlib import Path
 
 from halfmap.errors import InputError
 from halfmap.options import check_declared
-from halfmap.settings.checks import absolute_paths, check_new_run, check_one_state, check_readable, particle_file
+from halfmap.settings.checks import (
+    absolute_paths,
+    check_diameter,
+    check_new_run,
+    check_one_state,
+    check_readable,
+    particle_file,
+)
 from halfmap.settings.given_optics import ImageOptions
-from halfmap.settings.refine import LEAST_DIAMETER, RefineSettings, from_toml
+from halfmap.settings.refine import RefineSettings, from_toml
 
 MOST_CLASSES = 100  # class numbers are kept in eight bits
 
@@ -143,9 +150,7 @@ def validated_classify(settings: ClassifySettings) -> ClassifySettings:
                          "single one")
     if diameter is None:
         raise InputError("missing: --diameter; see --help")
-    if diameter < LEAST_DIAMETER:
-        raise InputError(f"--diameter {diameter:g}: below {LEAST_DIAMETER:g} A, which no particle is; give it in "
-                         "angstrom")
+    check_diameter(diameter)
     if settings.max_resolution and settings.max_resolution >= settings.ini_high:
         raise InputError(f"--max-resolution {settings.max_resolution:g}: must be finer than --ini-high "
                          f"{settings.ini_high:g} A, the resolution of the start")

@@ -5,15 +5,16 @@ from __future__ import annotations
 from halfmap import __version__
 from halfmap.options import to_command
 from halfmap.options import to_toml as options_to_toml
+from halfmap.settings.classes2d import Classes2dSettings
 from halfmap.settings.classify import ClassifySettings
 from halfmap.settings.refine import RefineSettings
 from halfmap.settings.regularise import RegulariseSettings
 from halfmap.settings.start import StartSettings
 
 RunSettings = RefineSettings | ClassifySettings  # of runs that can be resumed
-Repeated = RunSettings | RegulariseSettings | StartSettings
+Repeated = RunSettings | RegulariseSettings | StartSettings | Classes2dSettings
 NAMES = {RefineSettings: "refine", ClassifySettings: "classify", RegulariseSettings: "regularise",
-         StartSettings: "start"}
+         StartSettings: "start", Classes2dSettings: "classes2d"}
 
 
 def to_toml(settings: Repeated) -> str:

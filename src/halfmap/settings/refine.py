@@ -8,15 +8,13 @@ from pathlib import Path
 
 from halfmap.errors import InputError
 from halfmap.options import build, check_declared, read_toml
-from halfmap.settings.checks import absolute_paths, check_cryosparc_only, check_new_run, check_one_state, check_readable
-from halfmap.settings.given_optics import ImageOptions
+from halfmap.settings.checks import absolute_paths, check_diameter, check_new_run, check_readable
+from halfmap.settings.particle_files import ParticleFileOptions, check_particle_files
 from halfmap.settings.regularisers import RegulariserOptions, check_options
-
-LEAST_DIAMETER = 20.0  # A
 
 
 @dataclass(frozen=True)
-class RefineSettings(RegulariserOptions, ImageOptions):
+class RefineSettings(RegulariserOptions, ParticleFileOptions):
     """Settings of ``halfmap refine``."""
 
     particles: Path = field(metadata={
@@ -47,15 +45,6 @@ class RefineSettings(RegulariserOptions, ImageOptions):
                 "one for about 8 if there are 1,000 images and memory for each", "at_least": 0})
     device: str = field(default="auto", metadata={
         "help": "where to compute; auto takes a GPU if there is one", "choices": ("auto", "cpu", "cuda")})
-    data_dir: Path | None = field(default=None, metadata={
-        "help": "folder that the image paths in the particle file start from", "short": "folder",
-        "none": "found from the particle file", "advanced": True})
-    passthrough: Path | None = field(default=None, metadata={
-        "help": "passthrough file of a cryoSPARC job, with the fields that the .cs file lacks", "short": "file.cs",
-        "none": "not needed, or named by the .csg file", "advanced": True})
-    strip_prefix: str | None = field(default=None, metadata={
-        "help": "left out where an image path in a cryoSPARC file begins with it", "short": "path",
-        "none": "nothing", "advanced": True})
     max_resolution: float | None = field(default=None, metadata={
         "help": "never align on detail finer than this", "unit": "A", "above": 0, "none": "no limit",
         "advanced": True})
@@ -173,23 +162,19 @@ def validated(settings: RefineSettings) -> RefineSettings:
         raise InputError(f"--max-resolution {settings.max_resolution:g}: must be finer than --ini-high "
                          f"{settings.ini_high:g} A, the resolution of the start")
     paths = absolute_paths(settings)
-    check_cryosparc_only(settings.particles, settings.passthrough, settings.strip_prefix)
-    check_one_state(settings.phase_flipped, settings.ctf_premultiplied)
-    for name in ("particles", "map", "mask", "cutoff_mask", "passthrough"):
+    check_particle_files(settings, paths)
+    for name in ("map", "mask", "cutoff_mask"):
         if name in paths:
             check_readable(name.replace("_", "-"), paths[name])
-    for name in ("data_dir", "scratch"):
-        if name in paths and not paths[name].is_dir():
-            raise InputError(f"--{name.replace('_', '-')} {paths[name]}: no such folder")
+    if "scratch" in paths and not paths["scratch"].is_dir():
+        raise InputError(f"--scratch {paths['scratch']}: no such folder")
     check_new_run(paths["out"])
     return dataclasses.replace(settings, **paths)
 
 
 def _check_start(settings: RefineSettings) -> None:
     """Raise InputError for a diameter that no particle has, and where turning the start contradicts other choices."""
-    if settings.diameter < LEAST_DIAMETER:
-        raise InputError(f"--diameter {settings.diameter:g}: below {LEAST_DIAMETER:g} A, which no particle is; give it "
-                         "in angstrom")
+    check_diameter(settings.diameter)
     if not settings.align_start:
         return
     if settings.symmetry.strip().upper() == "C1":

@@ -7,18 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from halfmap.options import check_declared
-from halfmap.settings.checks import (
-    absolute_paths,
-    check_cryosparc_only,
-    check_new_folder,
-    check_one_state,
-    check_readable,
-)
-from halfmap.settings.given_optics import ImageOptions
+from halfmap.settings.checks import absolute_paths, check_diameter, check_new_folder
+from halfmap.settings.particle_files import ParticleFileOptions, check_particle_files
 
 
 @dataclass(frozen=True)
-class StartSettings(ImageOptions):
+class StartSettings(ParticleFileOptions):
     """Settings of ``halfmap start``."""
 
     particles: Path = field(metadata={
@@ -48,15 +42,6 @@ class StartSettings(ImageOptions):
         "help": "where to compute; auto takes a GPU if there is one", "choices": ("auto", "cpu", "cuda")})
     seed: int = field(default=0, metadata={
         "help": "seed of every random choice", "at_least": 0, "aliases": ("--random_seed",), "advanced": True})
-    data_dir: Path | None = field(default=None, metadata={
-        "help": "folder that the image paths in the particle file start from", "short": "folder",
-        "none": "found from the particle file", "advanced": True})
-    passthrough: Path | None = field(default=None, metadata={
-        "help": "passthrough file of a cryoSPARC job, with the fields that the .cs file lacks", "short": "file.cs",
-        "none": "not needed, or named by the .csg file", "advanced": True})
-    strip_prefix: str | None = field(default=None, metadata={
-        "help": "left out where an image path in a cryoSPARC file begins with it", "short": "path",
-        "none": "nothing", "advanced": True})
 
 
 def validated_start(settings: StartSettings) -> StartSettings:
@@ -65,11 +50,8 @@ def validated_start(settings: StartSettings) -> StartSettings:
     Raises InputError for the first choice that cannot work.
     """
     check_declared(settings)
+    check_diameter(settings.diameter)
     paths = absolute_paths(settings)
-    check_cryosparc_only(settings.particles, settings.passthrough, settings.strip_prefix)
-    check_one_state(settings.phase_flipped, settings.ctf_premultiplied)
-    for name in ("particles", "passthrough"):
-        if name in paths:
-            check_readable(name, paths[name])
+    check_particle_files(settings, paths)
     check_new_folder(paths["out"])
     return dataclasses.replace(settings, **paths)

@@ -39,7 +39,8 @@ from halfmap.refinement.preflight import inspect_images
 from halfmap.runtime.device import device_named
 from halfmap.runtime.log import RunLog
 from halfmap.runtime.progress import counted
-from halfmap.settings.classes2d import Classes2dSettings, classes2d_command, classes2d_toml
+from halfmap.settings.classes2d import Classes2dSettings
+from halfmap.settings.commands import command_line, to_toml
 
 LEAST_IMAGES = 10  # a class
 FINEST, COARSEST = 9.0, 20.0  # A: bounds of the finest detail by default, which is
@@ -82,7 +83,7 @@ def classes2d(settings: Classes2dSettings, report: Report | None = None) -> Clas
     check_memory(source, schedule.last)
     made_folder(settings.out)
     with RunLog(settings.out / "log.txt") as log:
-        log.begin(__version__, classes2d_command(settings))
+        log.begin(__version__, command_line(settings))
         log.notice(f"{table.source}: {len(table):,} images into {settings.classes} classes, from "
                    f"{schedule.coarse:.0f} A to {schedule.grid.length / schedule.last:.1f} A")
         with counted("looking at images", len(table)) as advance:
@@ -224,7 +225,7 @@ def _write(settings: Classes2dSettings, table: ParticleTable, grid: Grid, found:
         "halfmapParticleProbability": poses.present.numpy(),
     }
     write_star(out / "particles.star", with_poses(table, poses.rotation, -poses.shift, extra=extra))
-    _write_text(out / "settings.toml", classes2d_toml(settings))
+    _write_text(out / "settings.toml", to_toml(settings))
     records = [dataclasses.asdict(one) for one in found.records]
     records[-1] |= {"search": "final", "classes": [dataclasses.asdict(row) for row in rows]}
     _write_text(out / "iterations.jsonl", "".join(json.dumps(one) + "\n" for one in records))
