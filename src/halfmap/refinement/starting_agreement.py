@@ -22,7 +22,7 @@ from halfmap.validation.fsc import fsc, resolution
 from halfmap.validation.poses import GOOD, common_frame, common_shift
 
 NEAR = math.radians(20.0)  # poses that differ by less are the same: a grid of 15 degrees finds no better ones
-AGREEING = 0.35  # share of the images with the same pose from which on two starts agree; by chance it is a few per cent
+AGREEING = 0.45  # share of the images with the same pose from which on two starts agree; by chance it is a few per cent
 SURE = 0.5  # probability of a particle from which on an image is asked
 HALF_TURN = torch.diag(torch.tensor([-1.0, -1.0, 1.0], dtype=torch.float64))
 
