@@ -27,7 +27,7 @@ from halfmap.particles.star import read_star
 from halfmap.refinement.soft_em import ImagePoses, SoftTask, WhitenedImages
 from halfmap.refinement.starting_agreement import HALF_TURN, NEAR
 from halfmap.refinement.starting_schedule import finest
-from halfmap.refinement.starts import finished, operators_in_frame, ranked, scored_groups, start_from_nothing, whitened
+from halfmap.refinement.starts import finished, operators_in_frame, ranked, scored_groups, start_from_nothing
 from halfmap.settings.start import StartSettings
 from halfmap.validation.poses import common_frame
 from halfmap.workflows import start as workflow
@@ -96,9 +96,8 @@ def main() -> None:
               f"{seconds[-1]:.0f} CPU s", flush=True)
     best, alike, groups = max(starts, key=lambda one: one.gain), group, {}
     if given.symmetry is None:
-        white = whitened(best.last)
-        scores = scored_groups(white, task, fine)
-        alike, groups = operators_in_frame(white, task, fine, scores), {one.name: one.score for one in scores}
+        scores = scored_groups(best.last, task, fine)
+        alike, groups = operators_in_frame(best.last, task, fine, scores), {one.name: one.score for one in scores}
     compared = ranked(starts, task, alike)
     begun = time.process_time()
     further = finished(task, best, fine, given.seed, lambda: None)

@@ -37,7 +37,7 @@ SHARE = 0.5  # of images that hold a particle, before it is known
 FINISHING = 2  # iterations of the best start at most, each with finer detail
 FINER = 1.2  # times, in each of them
 POINT_GROUPS = ("C2", "C3", "C4", "C5", "C6", "C7", "D2", "D3", "D4", "D5", "D6", "D7", "T", "O", "I1")
-LIKELY = 0.95  # correlation of a map with its symmetrised self, from which on a group may be that of the particle
+LIKELY = 0.8  # score from which on a group may be that of the particle
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,11 @@ class Ranked:
 
 @dataclass(frozen=True)
 class GroupScore:
-    """A point group: correlation of a map with itself symmetrised about the best axes for it."""
+    """A point group, and how well a map has it.
+
+    score: correlation of the map with itself turned, mean over the turns of the group about the best axes, as a part of
+    what the noise of the map allows: 1 for a group that the particle has.
+    """
 
     name: str
     score: float
@@ -171,7 +175,7 @@ def finished(task: SoftTask, best: Start, fine: float, seed: int, advance: Calla
     return replace(best, last=last, gains=gains)
 
 
-def whitened(step: SoftStep) -> Tensor:
+def _whitened(step: SoftStep) -> Tensor:
     """The map with all shells of equal power, as far as the half maps agree: coarse shells alone are alike about any
     axis."""
     v = step.joined
@@ -184,22 +188,36 @@ def whitened(step: SoftStep) -> Tensor:
     return apply_radial_gain(v, gain)
 
 
-def scored_groups(found: Tensor, task: SoftTask, fine: float) -> list[GroupScore]:
+def scored_groups(step: SoftStep, task: SoftTask, fine: float) -> list[GroupScore]:
     """The score of every point group that proteins are usually found with, the best first."""
+    white, expected = _whitened(step), _agreement_with_itself(step, shell(task.grid, fine))
+
     def score(name: str) -> float:
-        return symmetry_axes(found, task.grid.pixel_size, fine, task.diameter, symmetry_group(name)).best
+        group = symmetry_group(name)
+        best = symmetry_axes(white, task.grid.pixel_size, fine, task.diameter, group).best
+        others = (best**2 * len(group) - 1) / (len(group) - 1)  # the mean over all turns but the identity
+        return min(1.0, max(0.0, others / expected))
 
-    scores = [GroupScore(name, score(name)) for name in POINT_GROUPS]
-    return sorted(scores, key=lambda one: -one.score)
+    return sorted((GroupScore(name, score(name)) for name in POINT_GROUPS), key=lambda one: -one.score)
 
 
-def operators_in_frame(found: Tensor, task: SoftTask, fine: float, scores: Sequence[GroupScore]) -> Tensor:
+def _agreement_with_itself(step: SoftStep, limit: int) -> float:
+    """Correlation of the whitened map with another one of the same particle and as noisy, up to a shell ``limit``.
+
+    By the FSC F of its half maps the map of all images has a part 2 F / (1 + F) of signal in its power.
+    """
+    fsc = step.curve[1 : limit + 1].clamp(0, 1).cpu()
+    weight = fsc * torch.arange(1, len(fsc) + 1, dtype=fsc.dtype).square()
+    return max(0.05, float((weight * 2 * fsc / (1 + fsc)).sum() / weight.sum().clamp_min(1e-9)))
+
+
+def operators_in_frame(step: SoftStep, task: SoftTask, fine: float, scores: Sequence[GroupScore]) -> Tensor:
     """Operators [o, 3, 3] of the largest group that a map has by its score, about the axes where the map has them."""
     likely = [symmetry_group(one.name) for one in scores if one.score >= LIKELY]
     if not likely:
         return torch.eye(3, dtype=torch.float64)[None]
     group = max(likely, key=len)
-    rotation = symmetry_axes(found, task.grid.pixel_size, fine, task.diameter, group).rotation
+    rotation = symmetry_axes(_whitened(step), task.grid.pixel_size, fine, task.diameter, group).rotation
     return rotation.T @ group @ rotation
 
 

@@ -49,7 +49,6 @@ from halfmap.refinement.starts import (
     ranked,
     scored_groups,
     start_from_nothing,
-    whitened,
 )
 from halfmap.runtime.device import device_named
 from halfmap.runtime.log import RunLog
@@ -175,9 +174,8 @@ def _found(task: SoftTask, settings: StartSettings, fine: float, log: RunLog) ->
         log.notice(f"{title}: evidence {starts[-1].gain:.1f} nats an image{_by(starts[-1])}")
     best, scores, alike = max(starts, key=lambda one: one.gain), list[GroupScore](), task.group.cpu()
     if settings.symmetry is None:
-        white = whitened(best.last)
-        scores = scored_groups(white, task, fine)
-        alike = operators_in_frame(white, task, fine, scores)
+        scores = scored_groups(best.last, task, fine)
+        alike = operators_in_frame(best.last, task, fine, scores)
     compared = ranked(starts, task, alike)
     with counted("finer detail", FINISHING) as advance:
         best = centred(finished(task, best, fine, settings.seed, lambda: advance(1)), task)
@@ -242,7 +240,7 @@ def _say(found: StartingMap, settings: StartSettings, told: dict[str, Any], log:
     say(found.verdict())
     if found.scores:
         some = ", ".join(f"{one.name} {one.score:.2f}" for one in found.scores[:4])
-        log.notice(f"the map against itself symmetrised: {some}; a group that the particle has scores near 1")
+        log.notice(f"the map against itself turned: {some}; a group that the particle has scores near 1")
     log.notice("its hand is not known: images cannot tell a map from its mirror image")
 
 
