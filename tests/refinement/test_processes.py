@@ -120,7 +120,7 @@ def test_a_run_of_many_threads_counts_its_particles_and_starts_others_with_its_o
     monkeypatch.setattr("halfmap.refinement.refine.shared_out", stop)
     monkeypatch.setattr("halfmap.refinement.process_layout.LEAST_IMAGES", 90)
     done = refine(dataset, "--threads", 24, "--ini-high", 30.000000000001, out=tmp_path / "run")
-    given = f"--map {dataset}/initial.mrc --diameter 156 --out {tmp_path}/run --ini-high 30.000000000001 --threads 12"
+    given = f"--diameter 156 --out {tmp_path}/run --map {dataset}/initial.mrc --ini-high 30.000000000001 --threads 12"
     assert done.status == 2 and f"error: 2: refine {dataset}/particles.star {given} --max-it" in done.error, done.error
 
 
