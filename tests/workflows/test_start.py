@@ -95,3 +95,12 @@ def test_refine_without_a_map_finds_one_first(project, tmp_path, monkeypatch):
     monkeypatch.setattr(refine_command, "found_by", lambda settings: False)
     with pytest.raises(InputError, match="no starting map was found"):
         refine_command._with_map(settings)
+
+
+def test_images_that_hold_nothing_have_no_pose_in_common(blobs):
+    grid, nothing = Grid(32, 4.0), torch.zeros(20)
+    poses = ImagePoses(torch.arange(20), random_rotations(20), torch.zeros(20, 2), nothing, nothing, nothing,
+                       nothing.long())
+    one = FoundMap(blobs(32).map().float(), poses)
+    found = agreement(one, one, grid, torch.eye(3)[None])
+    assert not found.agrees and found.resolution == 128.0

@@ -32,7 +32,8 @@ class Agreement:
     """What two starts have in common.
 
     share: of the images that hold a particle, with the same pose in both. mirrored: whether the other is of the other
-    hand. resolution: in angstrom, FSC 0.5 of the maps in one frame. curve [s]: that FSC.
+    hand. resolution: in angstrom, FSC 0.5 of the maps in one frame, the length of the box where they have nothing in
+    common. curve [s]: that FSC.
     """
 
     share: float
@@ -64,7 +65,7 @@ def agreement(first: FoundMap, other: FoundMap, grid: Grid, group: Tensor) -> Ag
     """Compare two maps on ``grid`` and poses of the same images, modulo operators [o, 3, 3] in the first's frame."""
     sure = (first.poses.present > SURE) & (other.poses.present > SURE)
     if int(sure.sum()) < 2:
-        return Agreement(0.0, False, math.inf, torch.zeros(grid.box // 2 + 1))
+        return Agreement(0.0, False, grid.length, torch.zeros(grid.box // 2 + 1))
     wanted = first.poses.rotations[sure].double()
     best: Agreement | None = None
     for mirror in (False, True):

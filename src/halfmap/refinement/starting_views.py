@@ -28,6 +28,8 @@ def views_of(step: SoftStep, count: int) -> list[View]:
     """The views with the most images, of the first frame and half, at most ``count`` of them and not alike."""
     seen = step.seen[0]
     chosen = _apart(seen, count)
+    if not chosen:
+        return []
     band = seen.images.geometry.band
     k = seen.sums.real.shape[1]
     weight = seen.sums.weight[chosen]

@@ -61,7 +61,7 @@ Report = Callable[..., Any]
 FEWEST = 100  # images that a map is looked for in
 SUBSET = 1  # stream of random numbers
 FINER = 0.7  # of the finest detail of a start, which its grid has room for
-ALONE_ENOUGH = 1  # starts beside the best that must agree with it
+OTHERS_NEEDED = 1  # starts beside the best that must agree with it
 VIEWS = 8  # on the page
 
 
@@ -83,7 +83,7 @@ class StartingMap:
     @property
     def succeeded(self) -> bool:
         """Whether another start found the same map."""
-        return len(self.ranked.agreeing) >= ALONE_ENOUGH
+        return len(self.ranked.agreeing) >= OTHERS_NEEDED
 
     def verdict(self) -> str:
         """How far the map is to be trusted, in a sentence."""
@@ -235,7 +235,7 @@ def _told(found: StartingMap, settings: StartSettings, name: str) -> dict[str, A
 def _say(found: StartingMap, settings: StartSettings, told: dict[str, Any], log: RunLog) -> None:
     """Write starts.json, and say what was found."""
     with replaced_atomically(settings.out / "starts.json") as stream:
-        stream.write((json.dumps(told, indent=1, allow_nan=False, default=str) + "\n").encode())
+        stream.write((json.dumps(told, indent=1, allow_nan=False) + "\n").encode())
     say = log.notice if found.succeeded else log.warning
     say(found.verdict())
     if found.scores:
