@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import mrcfile
 import numpy as np
@@ -17,7 +18,7 @@ from halfmap.maps.grid import Grid
 from halfmap.maps.rigid import moved
 from halfmap.particles.star import read_star, write_star
 from halfmap.refinement.soft_em import ImagePoses
-from halfmap.refinement.starting_agreement import HALF_TURN, FoundMap, agreement, mirrored
+from halfmap.refinement.starting_agreement import HALF_TURN, FoundMaps, agreement, mirrored
 from halfmap.settings.refine import RefineSettings
 from halfmap.validation.poses import common_frame
 
@@ -59,6 +60,28 @@ def test_too_few_images_are_refused_before_anything_is_written(project, halfmap,
     write_star(project / "few.star", table.select(np.arange(60)))
     found = halfmap(["start", project / "few.star", "--diameter", 156, "--out", tmp_path / "start"])
     assert found.status == 2 and "60 images are too few" in found.error and not found.out.exists()
+    found = halfmap(["start", project / "particles.star", "--diameter", 156, "--classes", 5, "--out",
+                     tmp_path / "start"])
+    assert found.status == 2 and "--classes 5: 200 images" in found.error and not found.out.exists()
+
+
+def test_classes_that_two_starts_number_otherwise_are_told_to_be_the_same(blobs):
+    grid, count = Grid(32, 4.0), 60
+    maps = tuple(blobs(32, seed=seed).map().float() for seed in (1, 2))
+    rotations, ones = random_rotations(count, torch.Generator().manual_seed(2)), torch.ones(count)
+    class_of = (torch.arange(count) < 40).long()  # 40 images are of the second map
+
+    def start(order: list[int]) -> FoundMaps:
+        number = torch.tensor(order).argsort()[class_of]
+        poses = ImagePoses(torch.arange(count), rotations, torch.zeros(count, 2), number, ones, ones, ones, ones.long())
+        return FoundMaps(tuple(maps[place] for place in order), poses)
+
+    found = agreement(start([0, 1]), start([1, 0]), grid, torch.eye(3)[None])
+    assert found.share == 1.0 and found.resolution < 10
+    mixed = start([1, 0])
+    halves = replace(mixed, poses=replace(mixed.poses, class_of=torch.arange(count) % 2))
+    share = agreement(start([0, 1]), halves, grid, torch.eye(3)[None]).share
+    assert 0.4 < share < 0.6  # half of each class is elsewhere
 
 
 @pytest.mark.parametrize("mirror", [False, True])
@@ -76,10 +99,10 @@ def test_a_map_in_another_frame_and_of_the_other_hand_is_recognised(blobs, mirro
 
     def poses(rotation: torch.Tensor, moves: torch.Tensor) -> ImagePoses:
         count, ones = len(rotation), torch.ones(len(rotation))
-        return ImagePoses(torch.arange(count), rotation, moves, ones, ones, ones, ones.long())
+        return ImagePoses(torch.arange(count), rotation, moves, 0 * ones.long(), ones, ones, ones, ones.long())
 
-    found = agreement(FoundMap(first, poses(rotations, torch.zeros(80, 2))), FoundMap(other, poses(turned, shifts)),
-                      grid, torch.eye(3)[None])
+    mine, its = poses(rotations, torch.zeros(80, 2)), poses(turned, shifts)
+    found = agreement(FoundMaps((first,), mine), FoundMaps((other,), its), grid, torch.eye(3)[None])
     assert found.share > 0.99 and found.mirrored == mirror
     assert float(found.curve[1:9].min()) > 0.97  # blurred by spline interpolation, twice
 
@@ -99,8 +122,8 @@ def test_refine_without_a_map_finds_one_first(project, tmp_path, monkeypatch):
 
 def test_images_that_hold_nothing_have_no_pose_in_common(blobs):
     grid, nothing = Grid(32, 4.0), torch.zeros(20)
-    poses = ImagePoses(torch.arange(20), random_rotations(20), torch.zeros(20, 2), nothing, nothing, nothing,
-                       nothing.long())
-    one = FoundMap(blobs(32).map().float(), poses)
+    poses = ImagePoses(torch.arange(20), random_rotations(20), torch.zeros(20, 2), nothing.long(), nothing, nothing,
+                       nothing, nothing.long())
+    one = FoundMaps((blobs(32).map().float(),), poses)
     found = agreement(one, one, grid, torch.eye(3)[None])
     assert not found.agrees and found.resolution == 128.0

@@ -33,6 +33,7 @@ from halfmap.regularisation.wiener import wiener_ridge
 from halfmap.validation.fsc import fsc
 
 PADDING = 2
+LEAST_SHARE = 0.01  # of a class, so that it may come back
 SHARP = 0.4  # tempering from which on posteriors hold few orientations
 EDGE = 10.0  # A, of the sphere around the particle
 LEAST_FSC, MOST_FSC = 0.05, 0.999  # a shell that does not agree yet must be able to begin
@@ -123,24 +124,36 @@ class SoftTask:
 
 @dataclass(frozen=True)
 class SlicesSeen:
-    """What an iteration put into the slices of one frame: sums at rotations [r, 3, 3]."""
+    """What an iteration put into the slices of one frame: sums at rotations [r, 3, 3], class after class [k r]."""
 
     images: WhitenedImages
     rotations: Tensor
     sums: GridSums
+
+    def of_class(self, number: int) -> GridSums:
+        """The sums of one class; no copy."""
+        own = slice(number * len(self.rotations), (number + 1) * len(self.rotations))
+        return GridSums(*(getattr(self.sums, f.name)[own] for f in fields(GridSums)))
+
+    def in_order(self, order: Sequence[int]) -> SlicesSeen:
+        """The same with the classes in another order."""
+        parts = [self.of_class(number) for number in order]
+        sums = GridSums(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(GridSums)))
+        return replace(self, sums=sums)
 
 
 @dataclass(frozen=True)
 class ImagePoses:
     """Best poses of images [b], sorted by the number of their particle (index).
 
-    rotations [b, 3, 3]; shifts [b, 2] in angstrom; weight, present: of the best grid point, and of a particle at all;
-    evidence: log, in nats, against the map of the other half; half: their half.
+    rotations [b, 3, 3]; shifts [b, 2] in angstrom; class_of int64: the class of that pose; weight, present: of the best
+    grid point, and of a particle at all; evidence: log, in nats, against the maps of the other half; half: their half.
     """
 
     index: Tensor
     rotations: Tensor
     shifts: Tensor
+    class_of: Tensor
     weight: Tensor
     present: Tensor
     evidence: Tensor
@@ -155,49 +168,67 @@ class ImagePoses:
 
 
 @dataclass(frozen=True)
-class SoftStep:
-    """What an iteration leaves.
-
-    maps [h]: regularised, within the sphere, what the other half is compared with next; joined: the map of all images.
-    curve [s]: FSC of the raw maps within the sphere. gain: mean log evidence of an image, in nats. share: of the images
-    that hold a particle. seen: the slices of the first half, frame by frame.
-    """
+class ClassMaps:
+    """The maps of a class: of both halves [h], which the other half is compared with next, and of all images (joined);
+    regularised, within the sphere. curve [s]: FSC of the raw half maps. share: of the particles."""
 
     maps: tuple[Tensor, ...]
     joined: Tensor
     curve: Tensor
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
+class SoftStep:
+    """What an iteration leaves.
+
+    classes [k]: their maps. gain: mean log evidence of an image, in nats. share: of the images that hold a particle.
+    seen: the slices of the first half, frame by frame.
+    """
+
+    classes: tuple[ClassMaps, ...]
     gain: float
     share: float
     poses: ImagePoses
     seen: list[SlicesSeen]
 
+    @property
+    def largest(self) -> ClassMaps:
+        """The class with most images."""
+        return max(self.classes, key=lambda one: one.share)
+
 
 def soft_step(
-    task: SoftTask, maps: Sequence[Tensor], search: SoftSearch, share: float, generator: torch.Generator
+    task: SoftTask, classes: Sequence[ClassMaps], search: SoftSearch, share: float, generator: torch.Generator
 ) -> SoftStep:
-    """Compare each half of the images with the map [z, y, x] of the other, and make both maps anew.
+    """Compare each half of the images with the maps of the other, and make all maps anew.
 
     share: of the images that hold a particle, so far. generator: turns the grid, where the group leaves it free.
     """
     turn = random_rotations(1, generator)[0] if len(task.group) == 1 else None
     rotations = orientation_grid(search.order, task.group.cpu(), perturbation=turn).to(task.group.device)
     softness = Softness(search.tempering, share if search.null else None, search.tempering > SHARP)
-    statistics, poses, seen = list[Backprojection](), list[ImagePoses](), list[SlicesSeen]()
+    log_share = torch.tensor([max(one.share, LEAST_SHARE) for one in classes]).log().to(task.group.device)
+    statistics: list[list[Backprojection]] = [[] for _ in classes]
+    poses, seen, mass = list[ImagePoses](), list[SlicesSeen](), torch.zeros(len(classes), dtype=torch.float64)
     for half, images in enumerate(task.halves):
-        sums = Backprojection.zeros(task.grid.box, PADDING, search.limit, maps[half].new_zeros(()))
-        volume = half_volume(maps[1 - half], PADDING, search.limit)
+        volumes = [half_volume(one.maps[1 - half], PADDING, search.limit) for one in classes]
+        for made in statistics:
+            made.append(Backprojection.zeros(task.grid.box, PADDING, search.limit, classes[0].joined.new_zeros(())))
         for held in images:
             few = held.to_shell(search.limit)
-            soft, slices = _assigned(few, volume, rotations, search, softness)
-            _insert(sums, slices)
-            poses.append(_poses_of(few, soft, rotations, search, half))
+            soft, slices = _assigned(few, volumes, rotations, search, softness, log_share)
+            for number, made in enumerate(statistics):
+                _insert(made[half], slices, number)
+                mass[number] += float(slices.of_class(number).mass.sum())
+            poses.append(_poses_of(few, soft, rotations, search, half, len(classes)))
             if half == 0:
                 seen.append(slices)
-        statistics.append(sums.finished_(task.group))
-    made = solved(task, statistics)
+    finished = [[one.finished_(task.group) for one in made] for made in statistics]
+    shares = (mass / mass.sum().clamp_min(1e-12)).tolist()
     together = ImagePoses.sorted(poses)
-    return SoftStep(made.maps, made.joined, made.curve, float(together.evidence.mean()),
-                    float(together.present.mean()), together, seen)
+    return SoftStep(tuple(_solved(task, made, part) for made, part in zip(finished, shares, strict=True)),
+                    float(together.evidence.mean()), float(together.present.mean()), together, seen)
 
 
 def _shifts(held: WhitenedImages, search: SoftSearch) -> Tensor:
@@ -207,30 +238,38 @@ def _shifts(held: WhitenedImages, search: SoftSearch) -> Tensor:
 
 
 def _assigned(
-    held: WhitenedImages, volume: Tensor, rotations: Tensor, search: SoftSearch, softness: Softness
-) -> tuple[SoftPoses, SlicesSeen]:
-    """Soft poses of images on the grid of rotations [r, 3, 3], and the sums on its slices. volume: half volume."""
+    held: WhitenedImages, volumes: Sequence[Tensor], rotations: Tensor, search: SoftSearch, softness: Softness,
+    log_share: Tensor,
+) -> tuple[SoftPoses, SlicesSeen]:  # fmt: skip
+    """Soft poses of images on the grid of rotations [r, 3, 3] of every class, and the sums on its slices. volumes [k]:
+    half volumes."""
     k, geometry = held.y.shape[1], held.geometry
-    slices = ReferenceSlices.build(volume, geometry.coords[:k], PADDING, rotations)
+    parts = [ReferenceSlices.build(volume, geometry.coords[:k], PADDING, rotations) for volume in volumes]
+    slices = parts[0] if len(parts) == 1 else ReferenceSlices(
+        *(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(ReferenceSlices)))
     shifts = _shifts(held, search)
     phases = shift_phases(geometry.band.kxy[:k], shifts, geometry.band.box)
     log_prior = -0.5 * (shifts * geometry.optics.pixel_size / search.spread).square().sum(dim=1)
-    sums = GridSums.zeros(len(rotations), k, volume.device)
-    return assign_(held.y, held.c, slices, phases, log_prior, sums, softness), SlicesSeen(held, rotations, sums)
+    sums = GridSums.zeros(len(slices), k, volumes[0].device)
+    found = assign_(held.y, held.c, slices, phases, log_prior, sums, softness,
+                    log_share.repeat_interleave(len(rotations)))
+    return found, SlicesSeen(held, rotations, sums)
 
 
 def _poses_of(
-    held: WhitenedImages, soft: SoftPoses, rotations: Tensor, search: SoftSearch, half: int
+    held: WhitenedImages, soft: SoftPoses, rotations: Tensor, search: SoftSearch, half: int, classes: int
 ) -> ImagePoses:
+    count = len(rotations)
+    place, turned = soft.index % (classes * count), soft.index >= classes * count
+    rotation = grid_rotation(rotations, place % count + turned * count)
     shifts = _shifts(held, search)[soft.shift] * held.geometry.optics.pixel_size
-    rotation = grid_rotation(rotations, soft.index)
-    return ImagePoses(held.index, rotation.cpu(), shifts.cpu(), soft.weight.cpu(), soft.present.cpu(),
-                      soft.log_evidence.cpu(), torch.full_like(held.index, half))
+    return ImagePoses(held.index, rotation.cpu(), shifts.cpu(), (place // count).cpu(), soft.weight.cpu(),
+                      soft.present.cpu(), soft.log_evidence.cpu(), torch.full_like(held.index, half))
 
 
-def _insert(statistics: Backprojection, slices: SlicesSeen) -> None:
-    """Add the sums on slices to those of a map."""
-    sums, count = slices.sums, len(slices.rotations)
+def _insert(statistics: Backprojection, slices: SlicesSeen, number: int) -> None:
+    """Add the sums on the slices of a class to those of its map."""
+    sums, count = slices.of_class(number), len(slices.rotations)
     values = torch.complex(sums.real, sums.imag)
     everything = torch.arange(count, device=values.device)
     nowhere, whole = slices.rotations.new_zeros(count, 2), torch.ones_like(sums.real[:, 0])
@@ -244,35 +283,31 @@ def _add(statistics: Backprojection, values: Tensor, weights: Tensor, held: Whit
                            geometry.band.box, samples, statistics.kernel)
 
 
-@dataclass(frozen=True)
-class SolvedMaps:
-    """Maps [h] of both halves and of all images, regularised, within the sphere; FSC [s] of the raw half maps."""
-
-    maps: tuple[Tensor, ...]
-    joined: Tensor
-    curve: Tensor
-
-
-def solved(task: SoftTask, statistics: Sequence[Backprojection]) -> SolvedMaps:
+def _solved(task: SoftTask, statistics: Sequence[Backprojection], share: float) -> ClassMaps:
     """Wiener-filtered maps from the finished statistics [h] of both halves."""
     sphere = task.sphere
     curve = fsc(*(reconstruct(one) * sphere for one in statistics))
     trusted = curve[: statistics[0].limit + 1].clamp(LEAST_FSC, MOST_FSC)
     maps = tuple(reconstruct(one, wiener_ridge(one, trusted, joined=False)) * sphere for one in statistics)
     both = replace(statistics[0], sums=statistics[0].sums + statistics[1].sums)
-    return SolvedMaps(maps, reconstruct(both, wiener_ridge(both, trusted, joined=True)) * sphere, curve)
+    return ClassMaps(maps, reconstruct(both, wiener_ridge(both, trusted, joined=True)) * sphere, curve, share)
 
 
-def random_map(task: SoftTask, limit: int, generator: torch.Generator) -> Tensor:
-    """The map [z, y, x] of all images at random orientations, up to a shell."""
+def random_maps(task: SoftTask, classes: int, limit: int, generator: torch.Generator) -> list[ClassMaps]:
+    """Maps of random parts of the images at random orientations, up to a shell; the same for both halves."""
+    return [_random_map(task, number, classes, limit, generator) for number in range(classes)]
+
+
+def _random_map(task: SoftTask, number: int, classes: int, limit: int, generator: torch.Generator) -> ClassMaps:
     device = task.group.device
     statistics = Backprojection.zeros(task.grid.box, PADDING, limit, torch.zeros((), device=device))
     for images in task.halves:
         for held in images:
-            few, count = held.to_shell(limit), len(held)
-            rotations = random_rotations(count, generator).to(device)
+            few = held.to_shell(limit).where(torch.arange(len(held)) % classes == number)
+            rotations, count = random_rotations(len(few), generator).to(device), len(few)
             samples = Samples(torch.arange(count, device=device), rotations, rotations.new_zeros(count, 2),
                               torch.ones(count, device=device))
             _add(statistics, few.c * few.y, few.c.square(), few, samples)
     finished = statistics.finished_(task.group)
-    return reconstruct(finished, finished.shell_weight()) * task.sphere
+    made = reconstruct(finished, finished.shell_weight()) * task.sphere
+    return ClassMaps((made, made), made, torch.ones(task.grid.box // 2 + 1), 1 / classes)

@@ -24,6 +24,7 @@ from halfmap.validation.poses import GOOD, common_frame, common_shift
 NEAR = math.radians(20.0)  # poses that differ by less are the same: a grid of 15 degrees finds no better ones
 AGREEING = 0.45  # share of the images with the same pose from which on two starts agree; by chance it is a few per cent
 SURE = 0.5  # probability of a particle from which on an image is asked
+FEWEST = 8  # images by which two classes are compared
 HALF_TURN = torch.diag(torch.tensor([-1.0, -1.0, 1.0], dtype=torch.float64))
 
 
@@ -48,10 +49,10 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class FoundMap:
-    """A map [z, y, x] with the poses of its images."""
+class FoundMaps:
+    """Maps [k] of classes [z, y, x], with the poses of all images."""
 
-    map: Tensor
+    maps: tuple[Tensor, ...]
     poses: ImagePoses
 
 
@@ -61,24 +62,51 @@ def mirrored(v: Tensor) -> Tensor:
     return flipped if v.shape[0] % 2 else torch.roll(flipped, (1, 1, 1), (0, 1, 2))
 
 
-def agreement(first: FoundMap, other: FoundMap, grid: Grid, group: Tensor) -> Agreement:
-    """Compare two maps on ``grid`` and poses of the same images, modulo operators [o, 3, 3] in the first's frame."""
+def agreement(first: FoundMaps, other: FoundMaps, grid: Grid, group: Tensor) -> Agreement:
+    """Compare maps on ``grid`` and poses of the same images, modulo operators [o, 3, 3] in the first's frame.
+
+    Of several classes each of the first is compared with that of the other in which most of its images have the same
+    pose; the map and the hand are those of the largest one.
+    """
     sure = (first.poses.present > SURE) & (other.poses.present > SURE)
-    if int(sure.sum()) < 2:
-        return Agreement(0.0, False, grid.length, torch.zeros(grid.box // 2 + 1))
-    wanted = first.poses.rotations[sure].double()
-    best: Agreement | None = None
+    nothing = _Pair(0, False, grid.length, torch.zeros(grid.box // 2 + 1))
+    pairs = []
+    for a in first.poses.class_of[sure].bincount().argsort(descending=True).tolist():
+        found = [_compared(first, other, a, b, sure, grid, group) for b in range(len(other.maps))]
+        pairs.append(max((one for one in found if one is not None), key=lambda one: one.same, default=nothing))
+    same = sum(pair.same for pair in pairs)
+    best = pairs[0] if pairs else nothing
+    return Agreement(same / max(1, int(sure.sum())), best.mirrored, best.resolution, best.curve)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A class of each of two starts: how many images have the same pose in both, and the rest as in `Agreement`."""
+
+    same: int
+    mirrored: bool
+    resolution: float
+    curve: Tensor
+
+
+def _compared(
+    first: FoundMaps, other: FoundMaps, a: int, b: int, sure: Tensor, grid: Grid, group: Tensor
+) -> _Pair | None:
+    """Compare class a of the first with class b of the other, by the images that are in both."""
+    both = sure & (first.poses.class_of == a) & (other.poses.class_of == b)
+    if int(both.sum()) < FEWEST:
+        return None
+    wanted, best = first.poses.rotations[both].double(), None
     for mirror in (False, True):
-        rotations = other.poses.rotations[sure].double()
+        rotations = other.poses.rotations[both].double()
         rotations = HALF_TURN @ rotations if mirror else rotations
         frame, angle = common_frame(rotations, wanted, group)  # a point x of the first is at frame x of the other
-        share = float((angle < NEAR).double().mean())
-        if best is not None and share <= best.share:
+        same = int((angle < NEAR).sum())
+        if best is not None and same <= best.same:
             continue
-        difference = (first.poses.shifts[sure] - other.poses.shifts[sure]).double()
+        difference = (first.poses.shifts[both] - other.poses.shifts[both]).double()
         back = -frame.T @ common_shift(rotations, difference, angle < GOOD)
-        volume = mirrored(other.map.cpu()) if mirror else other.map.cpu()
-        curve = fsc(first.map.cpu(), moved(volume, frame.T, back, grid.pixel_size))
-        best = Agreement(share, mirror, resolution(curve, grid.box, grid.pixel_size, 0.5), curve)
-    assert best is not None
+        volume = mirrored(other.maps[b].cpu()) if mirror else other.maps[b].cpu()
+        curve = fsc(first.maps[a].cpu(), moved(volume, frame.T, back, grid.pixel_size))
+        best = _Pair(same, mirror, resolution(curve, grid.box, grid.pixel_size, 0.5), curve)
     return best

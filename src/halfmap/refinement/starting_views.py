@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,9 +24,10 @@ class View:
     images: float
 
 
-def views_of(step: SoftStep, count: int) -> list[View]:
-    """The views with the most images, of the first frame and half, at most ``count`` of them and not alike."""
-    seen = step.seen[0]
+def views_of(step: SoftStep, number: int, count: int) -> list[View]:
+    """The views of a class with the most images, of the first frame and half, at most ``count`` of them and not
+    alike."""
+    seen = replace(step.seen[0], sums=step.seen[0].of_class(number))
     chosen = _apart(seen, count)
     if not chosen:
         return []
@@ -37,7 +38,7 @@ def views_of(step: SoftStep, count: int) -> list[View]:
     mean_weight = torch.stack([_shell_mean(row, shell) for row in weight])[:, shell]
     means = torch.complex(seen.sums.real[chosen], seen.sums.imag[chosen]) / (weight + mean_weight).clamp_min(1e-12)
     limit = int(seen.images.geometry.coords[:k].norm(dim=1).max()) + 1
-    volume = half_volume(step.joined, PADDING, limit)
+    volume = half_volume(step.classes[number].joined, PADDING, limit)
     slices = kernels.project_slices(volume, seen.images.geometry.coords[:k] * PADDING, seen.rotations[chosen])
     return [View(_image(mean, band.kxy[:k], band.box), _image(one, band.kxy[:k], band.box), float(mass))
             for mean, one, mass in zip(means, slices, seen.sums.mass[chosen], strict=True)]

@@ -18,8 +18,8 @@ from halfmap.fourier.transform import volume_fft
 from halfmap.geometry.symmetry import symmetry_group
 from halfmap.maps.filters import apply_radial_gain
 from halfmap.maps.rigid import moved
-from halfmap.refinement.soft_em import SoftSearch, SoftStep, SoftTask, random_map, soft_step
-from halfmap.refinement.starting_agreement import SURE, Agreement, FoundMap, agreement
+from halfmap.refinement.soft_em import ClassMaps, SoftSearch, SoftStep, SoftTask, random_maps, soft_step
+from halfmap.refinement.starting_agreement import SURE, Agreement, FoundMaps, agreement
 from halfmap.refinement.starting_schedule import (
     COARSE,
     first_tempering,
@@ -59,9 +59,9 @@ class Start:
         return self.last.gain
 
     @property
-    def found(self) -> FoundMap:
-        """Map and poses, as starts are compared by."""
-        return FoundMap(self.last.joined, self.last.poses)
+    def found(self) -> FoundMaps:
+        """Maps and poses, as starts are compared by."""
+        return FoundMaps(tuple(one.joined for one in self.last.classes), self.last.poses)
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,14 @@ class GroupScore:
 
 
 def _run(
-    task: SoftTask, maps: Sequence[Tensor], searches: Sequence[SoftSearch], generator: torch.Generator,
+    task: SoftTask, classes: Sequence[ClassMaps], searches: Sequence[SoftSearch], generator: torch.Generator,
     gains: list[float], advance: Callable[[], None],
 ) -> SoftStep:  # fmt: skip
     """Iterations one after the other; their evidence is added to ``gains``."""
     share, step = SHARE, None
     for search in searches:
-        step = soft_step(task, maps, search, share, generator)
-        maps = step.maps
+        step = soft_step(task, classes, search, share, generator)
+        classes = step.classes
         share = step.share if search.null else SHARE
         gains.append(step.gain)
         advance()
@@ -118,15 +118,18 @@ def _searches(task: SoftTask, fine: float) -> list[SoftSearch]:
 
 
 def start_from_nothing(
-    task: SoftTask, number: int, fine: float, seed: int, advance: Callable[[], None] = lambda: None
+    task: SoftTask, number: int, fine: float, seed: int, advance: Callable[[], None] = lambda: None, classes: int = 1
 ) -> Start:
-    """Start ``number`` (from 1), down to a resolution ``fine`` (A). advance: called after every iteration."""
+    """Start ``number`` (from 1), down to a resolution ``fine`` (A).
+
+    advance: called after every iteration. classes: maps that are sought.
+    """
     generator = torch.Generator().manual_seed(seed * 100_003 + number)
     route, gains = _route_of(number, len(task.group)), list[float]()
     searches = _searches(task, fine)
     without = task if route == "imposed" else replace(task, group=task.group[:1])
-    first = random_map(without, searches[0].limit, generator)
-    step = _run(without, (first, first), searches, generator, gains, advance)
+    first = random_maps(without, classes, searches[0].limit, generator)
+    step = _run(without, first, searches, generator, gains, advance)
     if route == "axes":
         step = _with_axes(task, step, fine, generator, gains, advance)
     return Start(number, route, step, gains)
@@ -136,11 +139,14 @@ def _with_axes(
     task: SoftTask, step: SoftStep, fine: float, generator: torch.Generator, gains: list[float],
     advance: Callable[[], None],
 ) -> SoftStep:  # fmt: skip
-    """Find the axes of the group in a map, put them where the convention has them, and go on with symmetry imposed."""
-    pixel_size = task.grid.pixel_size
-    axes = symmetry_axes(step.joined, pixel_size, fine, task.diameter, task.group)
-    maps = [moved(half, axes.rotation, axes.shift, pixel_size) for half in step.maps]
-    return _run(task, maps, searches_after_axes(task.grid, task.diameter, fine), generator, gains, advance)
+    """Find the axes of the group in every map, put them where the convention has them, and go on with symmetry
+    imposed."""
+    pixel_size, classes = task.grid.pixel_size, []
+    for one in step.classes:
+        axes = symmetry_axes(one.joined, pixel_size, fine, task.diameter, task.group)
+        maps = tuple(moved(half, axes.rotation, axes.shift, pixel_size) for half in one.maps)
+        classes.append(replace(one, maps=maps))
+    return _run(task, classes, searches_after_axes(task.grid, task.diameter, fine), generator, gains, advance)
 
 
 def iterations_of(number: int, task: SoftTask, fine: float) -> int:
@@ -162,11 +168,11 @@ def finished(task: SoftTask, best: Start, fine: float, seed: int, advance: Calla
     generator, gains, last = torch.Generator().manual_seed(seed), list(best.gains), best.last
     nyquist, limit = task.grid.box // 2 - 2, shell(task.grid, fine)
     for _ in range(FINISHING):
-        reached = resolution(last.curve, task.grid.box, task.grid.pixel_size, GOLD_STANDARD)
+        reached = resolution(last.largest.curve, task.grid.box, task.grid.pixel_size, GOLD_STANDARD)
         limit = min(nyquist, round(FINER * limit), int(FINER * task.grid.length / reached))
         detail = task.grid.length / limit
         search = search_at(task.grid, task.diameter, limit, order_for(detail, task.diameter), 1.0)
-        step = soft_step(task, last.maps, search, last.share, generator)
+        step = soft_step(task, last.classes, search, last.share, generator)
         advance()
         if gains and step.gain < gains[-1]:
             break
@@ -178,13 +184,13 @@ def finished(task: SoftTask, best: Start, fine: float, seed: int, advance: Calla
 def _whitened(step: SoftStep) -> Tensor:
     """The map with all shells of equal power, as far as the half maps agree: coarse shells alone are alike about any
     axis."""
-    v = step.joined
+    v = step.largest.joined
     box, columns = len(v), hermitian_weights(len(v)).to(v.device)
     shell, coefficients = shell_index_3d(box).to(v.device), volume_fft(v)
     power = shell_sum(coefficients.abs().double().square() * columns, shell, box // 2 + 1)
     count = shell_sum(torch.ones_like(shell) * columns, shell, box // 2 + 1)
     power = power / count.clamp_min(1)
-    gain = torch.where(power > 0, step.curve.clamp(0, 1).to(power) / power.clamp_min(1e-30), 0.0).sqrt()
+    gain = torch.where(power > 0, step.largest.curve.clamp(0, 1).to(power) / power.clamp_min(1e-30), 0.0).sqrt()
     return apply_radial_gain(v, gain)
 
 
@@ -206,7 +212,7 @@ def _agreement_with_itself(step: SoftStep, limit: int) -> float:
 
     By the FSC F of its half maps the map of all images has a part 2 F / (1 + F) of signal in its power.
     """
-    fsc = step.curve[1 : limit + 1].clamp(0, 1).cpu()
+    fsc = step.largest.curve[1 : limit + 1].clamp(0, 1).cpu()
     weight = fsc * torch.arange(1, len(fsc) + 1, dtype=fsc.dtype).square()
     return max(0.05, float((weight * 2 * fsc / (1 + fsc)).sum() / weight.sum().clamp_min(1e-9)))
 
@@ -222,13 +228,27 @@ def operators_in_frame(step: SoftStep, task: SoftTask, fine: float, scores: Sequ
 
 
 def centred(start: Start, task: SoftTask) -> Start:
-    """The start about the point that the images are centred on, as far as its symmetry leaves that free.
+    """The start with every class about the point that its images are centred on, as far as symmetry leaves that free.
 
     Shifts are then as small as they can be, and a refinement looks for small ones.
     """
-    eye, last, poses = torch.eye(3, dtype=torch.float64), start.last, start.last.poses
-    centre = -common_shift(poses.rotations, poses.shifts, poses.present > SURE)
-    centre = (task.group.cpu().double() @ centre).mean(dim=0)
-    poses = replace(poses, shifts=poses.shifts + (poses.rotations.double() @ centre)[:, :2])
-    move = [moved(v, eye, -centre, task.grid.pixel_size) for v in (*last.maps, last.joined)]
-    return replace(start, last=replace(last, maps=tuple(move[:2]), joined=move[2], poses=poses))
+    eye, last, classes = torch.eye(3, dtype=torch.float64), start.last, []
+    poses, shifts = last.poses, last.poses.shifts.double()
+    for number, one in enumerate(last.classes):
+        own = poses.class_of == number
+        centre = -common_shift(poses.rotations, poses.shifts, own & (poses.present > SURE))
+        centre = (task.group.cpu().double() @ centre).mean(dim=0)
+        shifts = shifts + own[:, None] * (poses.rotations.double() @ centre)[:, :2]
+        made = [moved(v, eye, -centre, task.grid.pixel_size) for v in (*one.maps, one.joined)]
+        classes.append(replace(one, maps=tuple(made[:2]), joined=made[2]))
+    return replace(start, last=replace(last, classes=tuple(classes), poses=replace(poses, shifts=shifts)))
+
+
+def by_share(start: Start) -> Start:
+    """The start with its classes sorted by their share, the largest first."""
+    last = start.last
+    order = sorted(range(len(last.classes)), key=lambda number: -last.classes[number].share)
+    rank = torch.tensor(order).argsort()
+    return replace(start, last=replace(last, classes=tuple(last.classes[number] for number in order),
+                                       poses=replace(last.poses, class_of=rank[last.poses.class_of]),
+                                       seen=[one.in_order(order) for one in last.seen]))

@@ -28,6 +28,9 @@ class StartSettings(ParticleFileOptions):
         "none": "none; the score of every point group is told", "aliases": ("--sym",)})
     starts: int = field(default=8, metadata={
         "help": "starts from random orientations, which know nothing of each other", "at_least": 1})
+    classes: int = field(default=1, metadata={
+        "help": "maps that are sought in the images, for a mixture of particles that are not alike", "at_least": 1,
+        "aliases": ("--K",)})
     images: int = field(default=800, metadata={
         "help": "images of the random subset that the map is found from", "at_least": 100})
     hand: str = field(default="keep", metadata={

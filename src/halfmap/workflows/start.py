@@ -42,6 +42,7 @@ from halfmap.refinement.starts import (
     GroupScore,
     Ranked,
     Start,
+    by_share,
     centred,
     finished,
     iterations_of,
@@ -69,15 +70,16 @@ VIEWS = 8  # on the page
 class StartingMap:
     """What `halfmap start` found.
 
-    ranked: the starts, and what they have in common. best: the first of them, taken further and centred. scores: of
-    point groups, where none was given. resolution: in angstrom, where the half maps stop agreeing. grid: of the maps of
-    starts.
+    ranked: the starts, and what they have in common. best: the first of them, taken further and centred, its classes
+    sorted by share. scores: of point groups, where none was given. resolutions [k]: in angstrom, where the half maps of
+    a class stop agreeing. views [k]: of each class. grid: of the maps of starts.
     """
 
     ranked: Ranked
     best: Start
     scores: list[GroupScore]
-    resolution: float
+    resolutions: list[float]
+    views: list[list[View]]
     grid: Grid
 
     @property
@@ -139,6 +141,10 @@ def _source(settings: StartSettings, files: StackFiles) -> tuple[ParticleSource,
     if len(table) < FEWEST:
         raise InputError(f"{settings.particles}: {len(table)} images are too few to find a map from (at least {FEWEST}"
                          " are needed); give more particles, or a starting map to halfmap refine")
+    used = min(len(table), settings.images)
+    if used < FEWEST * settings.classes // 2:
+        raise InputError(f"--classes {settings.classes}: {used} images are too few for so many maps (at least "
+                         f"{FEWEST // 2} for each); ask for fewer, or look at more (--images)")
     largest = max(optics.box * optics.pixel_size for optics in table.optics)
     if settings.diameter > largest:
         raise InputError(f"--diameter {settings.diameter:g}: larger than the images ({largest:.0f} A); give the "
@@ -170,7 +176,7 @@ def _found(task: SoftTask, settings: StartSettings, fine: float, log: RunLog) ->
     for number in range(1, settings.starts + 1):
         title = f"start {number} of {settings.starts}"
         with counted(title, iterations_of(number, task, fine)) as advance:
-            starts.append(start_from_nothing(task, number, fine, settings.seed, lambda: advance(1)))
+            starts.append(start_from_nothing(task, number, fine, settings.seed, lambda: advance(1), settings.classes))
         log.notice(f"{title}: evidence {starts[-1].gain:.1f} nats an image{_by(starts[-1])}")
     best, scores, alike = max(starts, key=lambda one: one.gain), list[GroupScore](), task.group.cpu()
     if settings.symmetry is None:
@@ -178,10 +184,12 @@ def _found(task: SoftTask, settings: StartSettings, fine: float, log: RunLog) ->
         alike = operators_in_frame(best.last, task, fine, scores)
     compared = ranked(starts, task, alike)
     with counted("finer detail", FINISHING) as advance:
-        best = centred(finished(task, best, fine, settings.seed, lambda: advance(1)), task)
-    reached = resolution(best.last.curve, task.grid.box, task.grid.pixel_size, GOLD_STANDARD)
+        best = by_share(finished(task, best, fine, settings.seed, lambda: advance(1)))
+    views = [views_of(best.last, number, max(4, VIEWS // settings.classes)) for number in range(settings.classes)]
     finest_shown = task.grid.length / shell(task.grid, FINER * fine)
-    return StartingMap(compared, best, scores, max(reached, finest_shown), task.grid)
+    reached = [resolution(one.curve, task.grid.box, task.grid.pixel_size, GOLD_STANDARD) for one in best.last.classes]
+    return StartingMap(compared, centred(best, task), scores, [max(one, finest_shown) for one in reached], views,
+                       task.grid)
 
 
 def _by(start: Start) -> str:
@@ -193,10 +201,13 @@ def _written(found: StartingMap, table: ParticleTable, settings: StartSettings) 
     """Write the maps and the particles."""
     largest = int(np.bincount(table.optics_index, minlength=len(table.optics)).argmax())
     optics, flip = table.optics[largest], settings.hand == "flip"
-    named = {"map": found.best} | {f"start{one.number:02d}": one for one in found.ranked.starts}
+    several = len(found.best.last.classes) > 1
+    named = {"" if several else "map": found.best} | {f"start{one.number:02d}": one for one in found.ranked.starts}
     for file, one in named.items():
-        v = mirrored(one.last.joined.cpu()) if flip else one.last.joined.cpu()
-        write_map(settings.out / f"{file}.mrc", _on_images(v, found.grid, optics), optics.pixel_size)
+        for number, made in enumerate(one.last.classes, start=1):
+            name = f"{file}{'_' if file else ''}class{number:03d}" if several else file
+            v = mirrored(made.joined.cpu()) if flip else made.joined.cpu()
+            write_map(settings.out / f"{name}.mrc", _on_images(v, found.grid, optics), optics.pixel_size)
     write_star(settings.out / "particles.star", _posed(table, found.best.last.poses, flip))
 
 
@@ -213,6 +224,7 @@ def _posed(table: ParticleTable, poses: ImagePoses, flip: bool) -> ParticleTable
         "rlnMaxValueProbDistribution": poses.weight.float().numpy(),
         "rlnLogLikeliContribution": poses.evidence.float().numpy(),
         "halfmapParticleProbability": poses.present.float().numpy(),
+        "rlnClassNumber": poses.class_of.numpy() + 1,
     }
     return with_poses(table, rotations, -poses.shifts, None, extra)
 
@@ -220,14 +232,16 @@ def _posed(table: ParticleTable, poses: ImagePoses, flip: bool) -> ParticleTable
 def _told(found: StartingMap, settings: StartSettings, name: str) -> dict[str, Any]:
     """Everything but maps and poses, as plain JSON values."""
     rows = [{"start": one.number, "route": one.route, "evidence": one.gain, "gains": one.gains,
+             "shares": [each.share for each in one.last.classes],
              "particles": one.last.share, "same_pose_as_best": alike.share, "mirrored": alike.mirrored,
              "agrees_to_A": alike.resolution, "agrees": alike.agrees, "fsc_with_best": alike.curve.tolist()}
             for one, alike in zip(found.ranked.starts, found.ranked.agreements, strict=True)]
     return {
         "symmetry": name, "succeeded": found.succeeded, "verdict": found.verdict(), "starts": rows,
         "images": len(found.best.last.poses.index), "hand": settings.hand, "evidence": found.best.gain,
-        "particles": found.best.last.share, "resolution_A": found.resolution, "box": found.grid.box,
-        "pixel_size": found.grid.pixel_size, "fsc": found.best.last.curve.tolist(),
+        "particles": found.best.last.share, "box": found.grid.box, "pixel_size": found.grid.pixel_size,
+        "classes": [{"share": one.share, "resolution_A": reached, "fsc": one.curve.tolist()}
+                    for one, reached in zip(found.best.last.classes, found.resolutions, strict=True)],
         "point_groups": {one.name: one.score for one in found.scores},
     }  # fmt: skip
 
@@ -246,10 +260,9 @@ def _say(found: StartingMap, settings: StartSettings, told: dict[str, Any], log:
 
 def _seen(found: StartingMap, told: dict[str, Any]) -> dict[str, Any]:
     """The fields of the page."""
-    views: list[View] = views_of(found.best.last, VIEWS)
     alike: list[Agreement] = found.ranked.agreements
     return {
-        "told": told, "map": found.best.last.joined.cpu().numpy(), "pixel_size": found.grid.pixel_size,
-        "starts": [one.last.joined.cpu().numpy() for one in found.ranked.starts],
-        "agreements": alike, "views": views,
+        "told": told, "maps": [one.joined.cpu().numpy() for one in found.best.last.classes],
+        "pixel_size": found.grid.pixel_size, "agreements": alike, "views": found.views,
+        "starts": [one.last.largest.joined.cpu().numpy() for one in found.ranked.starts],
     }  # fmt: skip

@@ -48,17 +48,17 @@ GRID = Citation(
 class StartPage:
     """The contents of the page.
 
-    told: the content of starts.json. map: that of the best start, taken further [z,y,x]; starts: maps of all starts
-    [z,y,x], the best first, and agreements, what each has in common with the best; pixel_size in A; views: of the best.
-    settings, version and command as in `Snapshot`.
+    told: the content of starts.json. maps: those of the classes of the best start, taken further [z,y,x], and views of
+    them; starts: maps of the largest class of all starts [z,y,x], the best first, and agreements, what each has in
+    common with the best; pixel_size in A. settings, version and command as in `Snapshot`.
     """
 
     told: Mapping[str, Any]
-    map: Array
+    maps: Sequence[Array]
     pixel_size: float
     starts: Sequence[Array]
     agreements: Sequence[Agreement]
-    views: Sequence[View]
+    views: Sequence[Sequence[View]]
     settings: Mapping[str, Any] = field(default_factory=dict)
     version: str = ""
     command: str = ""
@@ -67,13 +67,13 @@ class StartPage:
 def write_start_page(folder: Path, shown: StartPage) -> Path:
     """Write FOLDER/report.html, complete in itself, and return its path."""
     told = shown.told
-    window = window_around(None, len(shown.map))
+    window = window_around(None, len(shown.maps[0]))
     trouble = [] if told["succeeded"] else [Finding("starts do not agree", str(told["verdict"]), "map")]
     contents = {
         "name": folder.resolve().name, "shown": shown, "written": now(), "headline": _headline(told),
         "checks": findings.verdict_checks(trouble), "verdict": told["verdict"], "told": told,
-        "surface_view": viewer(shown.map, None, shown.pixel_size), "bar": scale_bar(window, shown.pixel_size),
-        "slices": _slices(shown.map), "maps": _maps(shown), "rows": _rows(shown), "views": _views(shown.views),
+        "classes": [_class(shown, number) for number in range(len(shown.maps))],
+        "bar": scale_bar(window, shown.pixel_size), "starts": _starts(shown), "rows": _rows(shown),
         "gains": _gain_chart(told["starts"]), "curves": _agreement_chart(shown),
         "groups": list(told["point_groups"].items()), "next": _next(folder, shown),
         "settings": findings.setting_rows(shown.settings), "methods": _methods(shown), "citations": [EM, GRID],
@@ -88,7 +88,8 @@ def _headline(told: Mapping[str, Any]) -> Headline:
     hero = Tile("Starts that agree", f"{len(agreeing)} of {len(starts)}", "",
                 f"with the best one, to {max(others):.0f} Å" if others else "none finds what the best one found")
     tiles = [
-        Tile("Half maps", figure(told["resolution_A"], 1), "Å", "FSC 0.143; each half is aligned to the other's map"),
+        Tile("Half maps", figure(told["classes"][0]["resolution_A"], 1), "Å",
+             "FSC 0.143; each half is aligned to the other's map"),
         Tile("Evidence", figure(told["evidence"], 1), "nats", "of an image for the map that it is not in, mean"),
         Tile("Images", findings.grouped(told["images"]), "", f"{told['symmetry']} symmetry"),
         Tile("Hold a particle", f"{100 * told['particles']:.0f}", "%", "of the images, as far as this map tells"),
@@ -97,14 +98,21 @@ def _headline(told: Mapping[str, Any]) -> Headline:
     return Headline(hero, tiles)
 
 
-def _slices(volume: Array) -> list[Picture]:
+def _class(shown: StartPage, number: int) -> dict[str, Any]:
+    """The map of a class to turn, its slices and views, and what is said of it; of one class nothing."""
+    volume, told = shown.maps[number], shown.told["classes"][number]
     greys = central_greys(volume, window_around(None, len(volume)))
-    return [slice_picture("map", plane, pixels, "") for plane, pixels in zip(PLANES, greys, strict=True)]
+    said = f"Class {number + 1} · {100 * told['share']:.0f} % · {told['resolution_A']:.1f} Å"
+    return {
+        "said": said if len(shown.maps) > 1 else "", "surface_view": viewer(volume, None, shown.pixel_size),
+        "slices": [slice_picture("map", plane, pixels, "") for plane, pixels in zip(PLANES, greys, strict=True)],
+        "views": _views(shown.views[number]),
+    }  # fmt: skip
 
 
-def _maps(shown: StartPage) -> list[Picture]:
+def _starts(shown: StartPage) -> list[Picture]:
     """The projection of every start along z, as it lies, the best first."""
-    window = window_around(None, len(shown.map))
+    window = window_around(None, len(shown.maps[0]))
     sums = [np.asarray(volume).sum(axis=0, dtype=np.float32) for volume in shown.starts]
     greys = grey_levels([crop(one, window) for one in sums])
     return [Picture(f"start {row['start']}", f"{row['evidence']:.1f} nats", png_uri(grey), "", "x", "y")
@@ -169,6 +177,10 @@ def _next(folder: Path, shown: StartPage) -> str:
         return str(entry[0] if isinstance(entry, tuple) else entry)
 
     symmetry = "" if shown.told["symmetry"] == "C1" else f" --symmetry {shown.told['symmetry']}"
+    if len(shown.maps) > 1:
+        maps = " ".join(str(folder / f"class{number:03d}.mrc") for number in range(1, len(shown.maps) + 1))
+        return (f"halfmap classify {value('particles')} --classes {len(shown.maps)} --map {maps} --search global "
+                f"--diameter {value('diameter')}{symmetry} --out {folder.with_name(folder.name + '_classes')}")
     return (f"halfmap refine {value('particles')} --map {folder / 'map.mrc'} --diameter {value('diameter')}{symmetry} "
             f"--out {folder.with_name(folder.name + '_refined')}")
 
