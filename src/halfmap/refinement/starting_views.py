@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -13,6 +14,7 @@ from halfmap.fourier.transform import half_volume, image_ifft
 from halfmap.refinement.soft_em import PADDING, SlicesSeen, SoftStep
 
 APART = 30.0  # degrees between the views that are shown, at least
+ALIKE = 10.0  # degrees up to which images are seen alike
 
 
 @dataclass(frozen=True)
@@ -33,15 +35,17 @@ def views_of(step: SoftStep, number: int, count: int) -> list[View]:
         return []
     band = seen.images.geometry.band
     k = seen.sums.real.shape[1]
-    weight = seen.sums.weight[chosen]
-    shell = band.shell[:k]
+    trace = seen.rotations.flatten(1) @ seen.rotations[chosen].flatten(1).T
+    near = (trace > 1 + 2 * math.cos(math.radians(ALIKE))).T.to(seen.sums.real)  # [v, r]
+    shell, weight = band.shell[:k], near @ seen.sums.weight
     mean_weight = torch.stack([_shell_mean(row, shell) for row in weight])[:, shell]
-    means = torch.complex(seen.sums.real[chosen], seen.sums.imag[chosen]) / (weight + mean_weight).clamp_min(1e-12)
+    means = torch.complex(near @ seen.sums.real, near @ seen.sums.imag) / (weight + mean_weight).clamp_min(1e-12)
+    images = (near.double() @ seen.sums.mass).tolist()
     limit = int(seen.images.geometry.coords[:k].norm(dim=1).max()) + 1
     volume = half_volume(step.classes[number].joined, PADDING, limit)
     slices = kernels.project_slices(volume, seen.images.geometry.coords[:k] * PADDING, seen.rotations[chosen])
-    return [View(_image(mean, band.kxy[:k], band.box), _image(one, band.kxy[:k], band.box), float(mass))
-            for mean, one, mass in zip(means, slices, seen.sums.mass[chosen], strict=True)]
+    return [View(_image(mean, band.kxy[:k], band.box), _image(one, band.kxy[:k], band.box), mass)
+            for mean, one, mass in zip(means, slices, images, strict=True)]
 
 
 def _shell_mean(values: Tensor, shell: Tensor) -> Tensor:
