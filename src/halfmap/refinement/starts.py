@@ -22,6 +22,8 @@ from halfmap.refinement.soft_em import ClassMaps, SoftSearch, SoftStep, SoftTask
 from halfmap.refinement.starting_agreement import SURE, Agreement, FoundMaps, agreement
 from halfmap.refinement.starting_schedule import (
     COARSE,
+    FINE,
+    MANY,
     first_tempering,
     order_for,
     search_at,
@@ -106,10 +108,17 @@ def _run(
 
 
 def _route_of(number: int, operators: int) -> str:
-    """How start ``number`` (from 1) treats a group of so many rotations: both ways in turn."""
+    """How start ``number`` (from 1) treats a group of so many rotations: both ways in turn, the one without symmetry
+    less often where there are many."""
     if operators == 1:
         return "free"
-    return "axes" if number % 2 else "imposed"
+    return "axes" if number % (4 if operators >= MANY else 2) == 1 else "imposed"
+
+
+def _free_to(task: SoftTask, fine: float) -> float:
+    """The resolution in angstrom that a start for a group ends at before symmetry is imposed: that of a group of many
+    axes is finer than what a search of all orientations has time for."""
+    return max(fine, FINE) if len(task.group) >= MANY else fine
 
 
 def _searches(task: SoftTask, fine: float) -> list[SoftSearch]:
@@ -126,7 +135,7 @@ def start_from_nothing(
     """
     generator = torch.Generator().manual_seed(seed * 100_003 + number)
     route, gains = _route_of(number, len(task.group)), list[float]()
-    searches = _searches(task, fine)
+    searches = _searches(task, fine if route == "imposed" else _free_to(task, fine))
     without = task if route == "imposed" else replace(task, group=task.group[:1])
     first = random_maps(without, classes, searches[0].limit, generator)
     step = _run(without, first, searches, generator, gains, advance)
@@ -143,7 +152,7 @@ def _with_axes(
     imposed."""
     pixel_size, classes = task.grid.pixel_size, []
     for one in step.classes:
-        axes = symmetry_axes(one.joined, pixel_size, fine, task.diameter, task.group)
+        axes = symmetry_axes(one.joined, pixel_size, _free_to(task, fine), task.diameter, task.group)
         maps = tuple(moved(half, axes.rotation, axes.shift, pixel_size) for half in one.maps)
         classes.append(replace(one, maps=maps))
     return _run(task, classes, searches_after_axes(task.grid, task.diameter, fine), generator, gains, advance)
