@@ -76,8 +76,8 @@ def main() -> None:
     given = options()
     torch.set_num_threads(1)
     group, true = symmetry_group(given.symmetry or "C1"), symmetry_group(given.truth_symmetry)
-    settings = StartSettings(given.particles, given.diameter, Path("none"), given.symmetry, given.starts, given.images,
-                             resolution=given.resolution, seed=given.seed)
+    settings = StartSettings(given.particles, given.diameter, Path("none"), given.symmetry, given.starts,
+                             images=given.images, resolution=given.resolution, seed=given.seed)
     fine = given.resolution or finest(len(group))
     truth = read_star(given.truth)
     with workflow.StackFiles() as files:
