@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 BEAT = 5.0  # seconds between two signs of life
 LOST = 60.0  # a process that gives no sign of life for so many seconds counts as gone
 STORE_ANSWERS = timedelta(seconds=10)  # a store that does not answer within this time counts as gone
+ASKED = 5.0  # seconds that others have to ask whether a mistake was told, before the store goes with its process
 JOINING = timedelta(minutes=10)  # the time that all processes have to find one another
 PATIENCE = timedelta(days=7)  # timeout of a collective: the watch notices processes that are gone much earlier
 INTERRUPTED = 130  # exit status after Ctrl-C
@@ -93,6 +95,10 @@ def leave(status: int) -> None:
     """
     if world() == 1 and _voice is None:
         return
+    told_first = status == 2 and bool(_voice) and rank() == 0 and _store.cache_info().currsize > 0
+    until = time.monotonic() + ASKED * told_first
+    while time.monotonic() < until and _store().add("spoken", 0) < world():
+        time.sleep(0.02)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
