@@ -27,7 +27,7 @@ def turned_slices(means: Tensor, box: int, coords: Tensor, rotations: Tensor) ->
     c a .. c a + a - 1. box: pixels of the box, in which the transform is unscaled."""
     classes, side = len(means), means.shape[-1]
     k, angles = len(coords), len(rotations)
-    real, imag, power = (means.new_empty((classes, angles, k)) for _ in range(3))
+    real, imag = (means.new_empty((classes, angles, k)) for _ in range(2))
     rows = (means * (box / side) ** 2).reshape(classes * side, side)
     step = max(1, AT_ONCE // (classes * side))
     for a, rotation in enumerate(rotations.to(coords.device).double()):

@@ -137,8 +137,9 @@ class GlobalSearch:
         """
         s, grid = self.sampling, self._grid(images.geometry)
         y, c = images.whitened(s.grid_limit)
-        rows = torch.arange(len(y), device=y.device) if wanted is None else torch.nonzero(wanted)[:, 0]
-        y, c, centre = y[rows], c[rows], None if centre is None else centre[rows]
+        rows = None if wanted is None else torch.nonzero(wanted)[:, 0]
+        if rows is not None:
+            y, c, centre = y[rows], c[rows], None if centre is None else centre[rows]
         log_prior = prior.log_density(grid.shifts)
         if centre is not None:
             band = images.geometry.band
@@ -156,7 +157,7 @@ class GlobalSearch:
         point = chosen[image, column]
         shifts = grid.shifts[found.shift[image, point].long()]
         shifts = shifts if centre is None else shifts + centre[image]
-        return Starts(rows[image], rotations[order[image, point]], shifts)
+        return Starts(image if rows is None else rows[image], rotations[order[image, point]], shifts)
 
     def grey_scale(self, images: BandImages) -> ScaleFit:
         """What tells the maximum-likelihood scale of the reference against the images."""
@@ -260,17 +261,16 @@ def find_poses(
     if sampling.search == "global":
         assert grid is not None
         centre = known.shifts[:, 0] if known is not None and sampling.centred else None
-        wide = torch.ones(count, dtype=torch.bool, device=images.scored.device) if everywhere is None else everywhere
-        starts = grid.candidates(images, prior, centre, wide)
+        starts = grid.candidates(images, prior, centre, everywhere)
         old = None if known is None else _starts_of(known)
         if old is not None:
-            starts = starts.joined(old.of(wide))
+            starts = starts.joined(old if everywhere is None else old.of(everywhere))
         rough = polished(starts, min(sampling.limit, sampling.grid_limit), 3)
         most = max(4, sampling.candidates // 2)
         rough = merge_modes(rough, sampling.symmetry, sampling.grid_step * 0.35, sampling.drop, most)
         starts = _starts_of(rough)
-        if old is not None:
-            starts = starts.joined(old.of(~wide))
+        if old is not None and everywhere is not None:
+            starts = starts.joined(old.of(~everywhere))
     else:
         assert known is not None
         starts = _starts_of(_with_mates(known, sampling))

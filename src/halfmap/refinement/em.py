@@ -78,7 +78,7 @@ def expectation_step(
     drawn_classes = None
     if plan.draws_classes:
         drawn_classes = torch.randint(classes, (len(poses),), generator=torch.Generator().manual_seed(seed))
-    everywhere = searched_everywhere(state.poses.known, plan.looked_at, seed)
+    everywhere = searched_everywhere(state.poses.known, plan.looked_at, seed) if plan.looked_at < 1 else None
     for half in range(max(0, len(so_far.statistics) - 1) // classes, HALVES):
         members = following.chosen(half, torch.nonzero(poses.half == half)[:, 0])
         sets = drawn(members, half, seed, source.pieces)

@@ -46,13 +46,13 @@ class Found:
 class HalfSearch:
     """Images of a half set against its references [k].
 
-    everywhere [b]: which particles a global search looks for on its whole grid. drawn_classes [b]: of every particle,
-    where classes are drawn.
+    everywhere [b]: which particles a global search looks for on its whole grid; None: all. drawn_classes [b]: of every
+    particle, where classes are drawn.
     """
 
     def __init__(
         self, state: State, half: int, source: ParticleSource, model: ImagingModel, plan: Plan, poses: PoseTable,
-        everywhere: Tensor, drawn_classes: Tensor | None,
+        everywhere: Tensor | None, drawn_classes: Tensor | None,
     ) -> None:  # fmt: skip
         classes = len(state.references) // HALVES
         maps = state.references[half * classes : (half + 1) * classes]
@@ -80,7 +80,7 @@ class HalfSearch:
                                 self.sampling.limit, self.power)
             watch.lap("read")
             about = self._about(part.index, pixel_size)
-            everywhere = self.everywhere[part.index].to(self.device)
+            everywhere = None if self.everywhere is None else self.everywhere[part.index].to(self.device)
             poses = tuple(
                 find_poses(reference, images, self.sampling, prior, self._known(part.index, number), grid, about,
                            everywhere)
