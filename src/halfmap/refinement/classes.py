@@ -22,6 +22,7 @@ from halfmap.maps.filters import apply_radial_gain
 from halfmap.reconstruction.statistics import Backprojection, in_memory, sums_put
 from halfmap.refinement import em
 from halfmap.refinement.ctf_signs import SignSums
+from halfmap.refinement.half_maps import Built, built
 from halfmap.refinement.half_search import HALVES
 from halfmap.refinement.problem import Problem
 from halfmap.refinement.schedule import Plan
@@ -29,7 +30,7 @@ from halfmap.refinement.shared_work import expected, seed_of, united
 from halfmap.refinement.state import PoseTable, State
 from halfmap.regularisation.protocol import HalfSets, Solution, shell_ratio
 from halfmap.runtime.stopwatch import NOTHING, CostMeter, Stopwatch
-from halfmap.validation.fsc import FscCurves, corrected_fsc, fsc
+from halfmap.validation.fsc import fsc
 
 FEWEST = 4.0  # images of a class in a half set, each as far as it belongs there; a class of fewer keeps its reference
 
@@ -88,17 +89,17 @@ def class_step(problem: ClassProblem, state: State, plan: Plan, following: em.Fo
     seed, memory = seed_of(problem, state), dict(state.memory)
     with sums_put(problem.model.place or in_memory):
         common = None if plan.apart or problem.classes == 1 else _common(problem, sets, seed)
-        built: list[_Built | None] = []
+        found: list[Built | None] = []
         for k in range(problem.classes):
             quarters = tuple(sets[h * problem.classes + k] for h in range(HALVES))
             for h in range(HALVES):
                 sets[h * problem.classes + k] = ()
-            built.append(None if float(held[k].min()) < FEWEST else _built(problem, quarters, seed))
-        masks = [one.mask for one in [*built, common] if one is not None]
+            found.append(None if float(held[k].min()) < FEWEST else built(problem, quarters, seed, problem.focus))
+        masks = [one.mask for one in [*found, common] if one is not None]
         mask = torch.stack(masks).amax(dim=0)
         window = problem.masking.window(mask)
-        maps = tuple(_solved(problem, one, window, f"class {k}", memory) for k, one in enumerate(built))
-        del built
+        maps = tuple(_solved(problem, one, window, f"class {k}", memory) for k, one in enumerate(found))
+        del found
         mean = None if common is None else _solved(problem, common, window, "all classes", memory)
     after = em.next_state(state, outcome, problem.model, problem.source.table)
     if mean is None:
@@ -115,48 +116,25 @@ def class_step(problem: ClassProblem, state: State, plan: Plan, following: em.Fo
                      seconds, cost.cpu + outcome.cost.cpu - own_cpu)
 
 
-@dataclass(frozen=True)
-class _Built:
-    """Half sets, and the mask [z, y, x] drawn around their maps."""
-
-    halves: HalfSets
-    mask: Tensor
-
-
-def _built(problem: ClassProblem, quarters: tuple[tuple[Backprojection, ...], ...], seed: int) -> _Built:
-    """The plain half maps of statistics [h][q] with their FSC, within the focus or the mask drawn around them."""
-    model, masks = problem.model, list[Tensor]()
-
-    def curves(half1: Tensor, half2: Tensor) -> FscCurves:
-        masks.append(problem.masking.mask(half1, half2))
-        generator = torch.Generator(device=half1.device).manual_seed(seed)
-        radius = min(0.5 * problem.masking.diameter / model.pixel_size, model.box / 2 - 1)
-        within = masks[0] if problem.focus is None else problem.focus
-        return corrected_fsc(half1, half2, within, generator, sphere_radius=radius)
-
-    halves = HalfSets.build(quarters, model.symmetry, model.pixel_size, curves)
-    return _Built(halves if problem.keeps_quarters else replace(halves, sums=()), masks[0])
-
-
-def _common(problem: ClassProblem, sets: list[tuple[Backprojection, ...]], seed: int) -> _Built:
+def _common(problem: ClassProblem, sets: list[tuple[Backprojection, ...]], seed: int) -> Built:
     """The half sets of all classes together, from the statistics [h K + k][q] of each."""
     def together(h: int) -> tuple[Backprojection, ...]:
         own = sets[h * problem.classes : (h + 1) * problem.classes]
         return tuple(reduce(add, quarter) for quarter in zip(*own, strict=True))
 
-    return _built(problem, tuple(together(h) for h in range(HALVES)), seed)
+    return built(problem, tuple(together(h) for h in range(HALVES)), seed, problem.focus)
 
 
 def _solved(
-    problem: ClassProblem, built: _Built | None, window: Tensor, name: str, memory: dict[str, Any]
+    problem: ClassProblem, made: Built | None, window: Tensor, name: str, memory: dict[str, Any]
 ) -> ClassMaps | None:
     """What the regulariser makes of half sets. Its own memory is kept in ``memory`` under this name."""
-    if built is None:
+    if made is None:
         return None
-    mask = built.mask if problem.focus is None else problem.focus
-    solution = problem.regulariser.solve(replace(built.halves, window=window), mask, memory.get(name, {}))
+    mask = made.mask if problem.focus is None else problem.focus
+    solution = problem.regulariser.solve(replace(made.halves, window=window), mask, memory.get(name, {}))
     memory[name] = solution.memory
-    return ClassMaps(replace(built.halves, halves=(), sums=()), solution, mask)
+    return ClassMaps(replace(made.halves, halves=(), sums=()), solution, mask)
 
 
 def _images_held(poses: PoseTable, classes: int) -> Tensor:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from halfmap.maps.mrc import write_map
 from halfmap.particles.star import write_star
 from halfmap.particles.table import ParticleTable
@@ -128,10 +130,10 @@ def _write_maps(problem: ClassProblem, step: ClassStep, order: list[int], output
 
 def _write_members(particles: ParticleTable, classes: int, outputs: Outputs) -> None:
     """class001.star and so on: the particles of each class that has any."""
-    numbers = particles.columns["rlnClassNumber"]
+    numbers = np.asarray(particles.columns["rlnClassNumber"])
     for number in range(1, classes + 1):
-        rows = [row for row, own in enumerate(numbers) if int(own) == number]
-        if rows:
+        rows = np.flatnonzero(numbers == number)
+        if len(rows):
             write_star(outputs.folder.path / f"class{number:03d}.star", particles.select(rows))
 
 

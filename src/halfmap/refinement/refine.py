@@ -15,17 +15,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from halfmap import __version__
 from halfmap.geometry.rotations import view_directions
 from halfmap.maps.filters import lowpass
 from halfmap.particles.stack_files import StackFiles
 from halfmap.particles.star import write_star
-from halfmap.reconstruction.statistics import Backprojection, in_memory, sums_put
+from halfmap.reconstruction.statistics import in_memory, sums_put
 from halfmap.refinement import em
 from halfmap.refinement.checkpoints import Checkpoints, Course, Origin
+from halfmap.refinement.half_maps import built
 from halfmap.refinement.input_files import Inputs
 from halfmap.refinement.outputs import Record, RunFolder
 from halfmap.refinement.problem import Prepared, Problem, files_read, outlook, prepared, prepared_again
@@ -46,7 +44,6 @@ from halfmap.refinement.shared_work import (
 from halfmap.refinement.state import State
 from halfmap.refinement.told import findings_in, summed_up, tell
 from halfmap.refinement.verdict import verdict
-from halfmap.regularisation.protocol import HalfSets
 from halfmap.runtime.device import device_named
 from halfmap.runtime.distributed import joined, shared_out
 from halfmap.runtime.log import RunLog
@@ -54,7 +51,6 @@ from halfmap.runtime.progress import Progress
 from halfmap.runtime.stopwatch import NOTHING, CostMeter, NowAndThen, Stopwatch
 from halfmap.settings.commands import RunSettings, command_line, to_toml
 from halfmap.settings.refine import RefineSettings
-from halfmap.validation.fsc import FscCurves, corrected_fsc
 
 Report = Callable[..., Any]
 REPORTING = 0.1  # share of the time for pages before the last one
@@ -121,9 +117,11 @@ def em_step(problem: Problem, state: State, plan: Plan, following: em.Following)
     if problem.ranks.world > 1:
         watch.lap("gather")
     with sums_put(problem.model.place or in_memory):
-        halves, mask = _half_maps(problem, outcome.statistics, seed_of(problem, state))
+        made = built(problem, outcome.statistics, seed_of(problem, state))
+        halves, mask = made.halves, made.mask
         if not problem.keeps_quarters:
-            halves, outcome = replace(halves, sums=()), replace(outcome, statistics=())
+            outcome = replace(outcome, statistics=())
+        del made  # it holds the sums
         window = problem.masking.window(mask)
         shared = replace(halves, window=window)
         if problem.joined is not None:
@@ -140,22 +138,6 @@ def em_step(problem: Problem, state: State, plan: Plan, following: em.Following)
     signs = outcome.tally.signs
     return Step(plan, state, after, halves, solution, pixel_size, signs, seconds,
                 cost.cpu + outcome.cost.cpu - own_cpu)
-
-
-def _half_maps(
-    problem: Problem, statistics: tuple[tuple[Backprojection, ...], ...], seed: int
-) -> tuple[HalfSets, Tensor]:
-    """The plain half maps with their FSC curves, and the solvent mask that is drawn around them."""
-    box, masks = problem.model.box, list[Tensor]()
-
-    def curves(half1: Tensor, half2: Tensor) -> FscCurves:
-        masks.append(problem.masking.mask(half1, half2))
-        generator = torch.Generator(device=half1.device).manual_seed(seed)
-        radius = 0.5 * problem.masking.diameter / problem.model.pixel_size
-        return corrected_fsc(half1, half2, masks[0], generator, sphere_radius=min(radius, box / 2 - 1))
-
-    halves = HalfSets.build(statistics, problem.model.symmetry, problem.model.pixel_size, curves)
-    return halves, masks[0]
 
 
 def _shared_start(problem: Problem, step: Step) -> State:
