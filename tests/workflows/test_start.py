@@ -19,7 +19,9 @@ from halfmap.maps.rigid import moved
 from halfmap.particles.star import read_star, write_star
 from halfmap.refinement.soft_em import ImagePoses
 from halfmap.refinement.starting_agreement import HALF_TURN, FoundMaps, agreement, mirrored
+from halfmap.settings.commands import to_toml
 from halfmap.settings.refine import RefineSettings
+from halfmap.settings.start import StartSettings
 from halfmap.validation.poses import common_frame
 
 FEW = ["--resolution", "22", "--threads", "1"]  # few shells, for speed
@@ -73,7 +75,7 @@ def test_classes_that_two_starts_number_otherwise_are_told_to_be_the_same(blobs)
 
     def start(order: list[int]) -> FoundMaps:
         number = torch.tensor(order).argsort()[class_of]
-        poses = ImagePoses(torch.arange(count), rotations, torch.zeros(count, 2), number, ones, ones, ones, ones.long())
+        poses = ImagePoses(torch.arange(count), rotations, torch.zeros(count, 2), number, ones, ones, ones)
         return FoundMaps(tuple(maps[place] for place in order), poses)
 
     found = agreement(start([0, 1]), start([1, 0]), grid, torch.eye(3)[None])
@@ -99,7 +101,7 @@ def test_a_map_in_another_frame_and_of_the_other_hand_is_recognised(blobs, mirro
 
     def poses(rotation: torch.Tensor, moves: torch.Tensor) -> ImagePoses:
         count, ones = len(rotation), torch.ones(len(rotation))
-        return ImagePoses(torch.arange(count), rotation, moves, 0 * ones.long(), ones, ones, ones, ones.long())
+        return ImagePoses(torch.arange(count), rotation, moves, 0 * ones.long(), ones, ones, ones)
 
     mine, its = poses(rotations, torch.zeros(80, 2)), poses(turned, shifts)
     found = agreement(FoundMaps((first,), mine), FoundMaps((other,), its), grid, torch.eye(3)[None])
@@ -123,7 +125,18 @@ def test_refine_without_a_map_finds_one_first(project, tmp_path, monkeypatch):
 def test_images_that_hold_nothing_have_no_pose_in_common(blobs):
     grid, nothing = Grid(32, 4.0), torch.zeros(20)
     poses = ImagePoses(torch.arange(20), random_rotations(20), torch.zeros(20, 2), nothing.long(), nothing, nothing,
-                       nothing, nothing.long())
+                       nothing)
     one = FoundMaps((blobs(32).map().float(),), poses)
     found = agreement(one, one, grid, torch.eye(3)[None])
     assert not found.agrees and found.resolution == 128.0
+
+
+def test_the_folder_of_a_start_is_not_taken_for_a_refinement(tmp_path, halfmap):
+    settings = StartSettings(tmp_path / "particles.star", 156.0, tmp_path)
+    (tmp_path / "settings.toml").write_text(to_toml(settings))
+    (tmp_path / "particles.star").write_text("")
+    (tmp_path / "map.mrc").write_text("")
+    for words in (["report", tmp_path], ["inspect", tmp_path], ["classify", tmp_path, "--classes", 2, "--out", "none"]):
+        done = halfmap(words)
+        assert done.status == 2 and done.error.count("\n") == 1
+        assert "holds starting maps, not a refinement" in done.error

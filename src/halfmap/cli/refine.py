@@ -16,9 +16,9 @@ from halfmap.cli.start import found_by
 from halfmap.errors import InputError
 from halfmap.options import add_options, build, table
 from halfmap.runtime import distributed
-from halfmap.settings.checks import check_refinement
 from halfmap.settings.commands import RunSettings, command_line
 from halfmap.settings.particle_files import ParticleFileOptions
+from halfmap.settings.particle_sets import check_refinement
 from halfmap.settings.refine import RefineSettings, validated
 from halfmap.settings.resume import ResumeSettings, finished, validated_resume
 from halfmap.settings.start import StartSettings
@@ -128,7 +128,7 @@ def report_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_report(arguments: argparse.Namespace) -> None:
-    check_refinement(arguments.run)
+    check_refinement(arguments.run, classes_too=True)
     from halfmap.report.pages.run_folder import report_from_run
 
     print(report_from_run(arguments.run, citing()))

@@ -97,13 +97,6 @@ def check_new_run(out: Path) -> None:
         raise InputError(f"--out {out}: no permission to write in {there}")
 
 
-def check_refinement(run: Path) -> None:
-    """Raise InputError where the folder holds two-dimensional classes in place of a refinement."""
-    if (run / "classes.star").exists():
-        raise InputError(f"{run}: holds two-dimensional classes, not a refinement; look at {run / 'report.html'}, or "
-                         f"give {run / 'particles.star'}")
-
-
 def check_diameter(diameter: float) -> None:
     """Raise InputError for a diameter (A) that no particle has."""
     if diameter < LEAST_DIAMETER:

@@ -17,6 +17,7 @@ from halfmap.settings.checks import (
     particle_file,
 )
 from halfmap.settings.given_optics import ImageOptions
+from halfmap.settings.particle_sets import check_refinement
 from halfmap.settings.refine import RefineSettings, from_toml
 
 MOST_CLASSES = 100  # class numbers are kept in eight bits
@@ -138,6 +139,7 @@ def validated_classify(settings: ClassifySettings) -> ClassifySettings:
         if not (run / "map.mrc").is_file() or not (run / "settings.toml").is_file():
             raise InputError(f"{run}: is no folder of a refinement (no map.mrc and settings.toml); give one, or a "
                              "particle file with --map and --diameter")
+        check_refinement(run)
         own = from_toml(run / "settings.toml")
         maps, diameter, symmetry = maps or (run / "map.mrc",), diameter or own.diameter, symmetry or own.symmetry
         if settings.data_dir is None and own.data_dir is not None:

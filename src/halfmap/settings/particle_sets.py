@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from halfmap.errors import InputError
 from halfmap.options import check_declared, to_command, toml_values
 from halfmap.settings.checks import absolute_paths, check_new_folder, check_readable, check_two_maps, other_half
 from halfmap.settings.given_optics import OpticsOptions
+
+HEADING = re.compile(r"# Settings of halfmap (\w+)")
+LEFT = {"classify": "classes", "classes2d": "two-dimensional classes", "start": "starting maps"}  # in place of a run
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,20 @@ def validated_audit(settings: AuditSettings) -> AuditSettings:
     if "out" in paths and not paths["out"].parent.is_dir():
         raise InputError(f"--out {paths['out']}: its folder does not exist; make it first")
     return dataclasses.replace(settings, **paths)
+
+
+def check_refinement(run: Path, classes_too: bool = False) -> None:
+    """Raise InputError where another command than ``halfmap refine`` wrote into this folder, as its settings.toml says,
+    or else its files.
+
+    classes_too: whether those of ``halfmap classify`` are as good.
+    """
+    path = run / "settings.toml"
+    heading = HEADING.match(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else None
+    command = heading[1] if heading else "classes2d" if (run / "classes.star").exists() else "refine"
+    if command in LEFT and not (classes_too and command == "classify"):
+        raise InputError(f"{run}: holds {LEFT[command]}, not a refinement; look at {run / 'report.html'}, or give "
+                         f"{run / 'particles.star'}")
 
 
 def run_setting(run: Path, name: str) -> Any:

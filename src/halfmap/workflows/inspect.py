@@ -40,8 +40,8 @@ from halfmap.refinement.schedule import Schedule, subsets_of
 from halfmap.refinement.told import spells
 from halfmap.runtime.log import read_header as read_log
 from halfmap.runtime.memory import allowance
-from halfmap.settings.checks import check_refinement
 from halfmap.settings.inspect import InspectSettings
+from halfmap.settings.particle_sets import check_refinement
 from halfmap.settings.refine import RefineSettings, from_toml
 from halfmap.validation.halfset_leaks import leaks
 from halfmap.workflows.inspect_images import Looked, look
