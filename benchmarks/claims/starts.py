@@ -81,7 +81,7 @@ def main() -> None:
     fine = given.resolution or finest(len(group))
     truth = read_star(given.truth)
     with workflow.StackFiles() as files:
-        source, _ = workflow._source(settings, files)
+        source = workflow._inspected(settings, files).source
         task = with_noise(workflow._task(source, settings, fine, group), given.noise, given.seed)
     order = {(int(i), int(s)): row for row, (i, s) in enumerate(zip(truth.image_index, truth.stack_index, strict=True))}
     rows = [order[int(i), int(s)] for i, s in zip(source.table.image_index, source.table.stack_index, strict=True)]
@@ -97,7 +97,7 @@ def main() -> None:
     best, alike, groups = max(starts, key=lambda one: one.gain), group, {}
     if given.symmetry is None:
         scores = scored_groups(best.last, task, fine)
-        alike, groups = operators_in_frame(best.last, task, fine, scores), {one.name: one.score for one in scores}
+        alike, groups = operators_in_frame(scores), {one.name: one.score for one in scores}
     compared = ranked(starts, task, alike)
     begun = time.process_time()
     further = finished(task, best, fine, given.seed, lambda: None)

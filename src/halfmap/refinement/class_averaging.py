@@ -35,6 +35,7 @@ from halfmap.reconstruction.class_means import (
 from halfmap.refinement.averaging_schedule import ClassPlan, ClassSchedule, earned_frequency
 from halfmap.refinement.averaging_state import Classes2d, ClassMeans, ClassPoses, ClassRecord, ClassState
 from halfmap.refinement.held_images import HeldImages, Whitened
+from halfmap.validation.fsc import GOLD_STANDARD
 
 BATCH = 512  # images worked on at once
 EDGE = 0.06  # of the box: width of the means' mask's edge
@@ -42,7 +43,6 @@ EMPTY = 0.1  # of the mean share of a class: below it a class is seeded anew
 LIKELIER, FEW_LIKELY = 3.0, 0.1  # nats of evidence, and the share of a class's images below which it holds noise
 CLOSED = -69.0  # log prior of a class that holds nothing
 EVENED, MOST_EVENED = 0.5, 4.0  # of log shares, that the prior makes up for after an iteration; and in all, nats
-AGREES = 0.143  # correlation of half means
 
 
 @dataclass
@@ -314,11 +314,11 @@ def _local_share(share: float, area: float) -> float:
 
 
 def _resolution(correlation: Tensor, grid: Grid) -> float:
-    """Where the correlation [s] of half means first falls below AGREES, in A, between two shells."""
+    """Where the correlation [s] of half means first falls below GOLD_STANDARD, in A, between two shells."""
     for s in range(2, len(correlation)):
         low, high = float(correlation[s]), float(correlation[s - 1])
-        if low < AGREES:
-            at = s - 1 + (high - AGREES) / (high - low) if high > AGREES else s - 1.0
+        if low < GOLD_STANDARD:
+            at = s - 1 + (high - GOLD_STANDARD) / (high - low) if high > GOLD_STANDARD else s - 1.0
             return grid.length / max(at, 1.0)
     return grid.length / (len(correlation) - 1)
 

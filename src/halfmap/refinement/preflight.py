@@ -303,6 +303,13 @@ class Reference:
     note: str = ""
 
 
+def check_fits(diameter: float, grid: Grid) -> None:
+    """Raise InputError where a particle of this diameter (A) does not fit into the box of its images."""
+    if diameter > grid.length:
+        raise InputError(f"--diameter {diameter:g}: larger than the images ({grid.box} px of {grid.pixel_size:g} A, "
+                         f"{grid.length:.0f} A); give the diameter of the particle")
+
+
 def read_reference(path: Path, table: ParticleTable, diameter: float, what: str = "map") -> Reference:
     """The starting map (or mask) on the grid of the largest optics group.
 
@@ -318,11 +325,7 @@ def read_reference(path: Path, table: ParticleTable, diameter: float, what: str 
             f"{path}: pixel size {read.pixel_size:.4f} A, but the particles ({optics.name} of {table.source.name}) "
             f"have {optics.pixel_size:.4f} A; resample the {what} or correct its header"
         )
-    if diameter > optics.box * optics.pixel_size:
-        raise InputError(
-            f"--diameter {diameter:g}: larger than the images ({optics.box} px of {optics.pixel_size:g} A, "
-            f"{optics.box * optics.pixel_size:.0f} A); give the diameter of the particle"
-        )
+    check_fits(diameter, Grid(optics.box, optics.pixel_size))
     box = read.data.shape[-1]
     data, notes = read.data, [read.padding(path)] if read.shape else []
     if box != optics.box:

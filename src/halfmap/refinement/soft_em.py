@@ -147,7 +147,7 @@ class ImagePoses:
     """Best poses of images [b], sorted by the number of their particle (index).
 
     rotations [b, 3, 3]; shifts [b, 2] in angstrom; class_of int64: the class of that pose; weight, present: of the best
-    grid point, and of a particle at all; evidence: log, in nats, against the maps of the other half; half: their half.
+    grid point, and of a particle at all; evidence: log, in nats, against the maps of the other half.
     """
 
     index: Tensor
@@ -157,7 +157,6 @@ class ImagePoses:
     weight: Tensor
     present: Tensor
     evidence: Tensor
-    half: Tensor
 
     @staticmethod
     def sorted(parts: Sequence[ImagePoses]) -> ImagePoses:
@@ -168,7 +167,7 @@ class ImagePoses:
 
 
 @dataclass(frozen=True)
-class ClassMaps:
+class SoftMaps:
     """The maps of a class: of both halves [h], which the other half is compared with next, and of all images (joined);
     regularised, within the sphere. curve [s]: FSC of the raw half maps. share: of the particles."""
 
@@ -186,20 +185,20 @@ class SoftStep:
     seen: the slices of the first half, frame by frame.
     """
 
-    classes: tuple[ClassMaps, ...]
+    classes: tuple[SoftMaps, ...]
     gain: float
     share: float
     poses: ImagePoses
     seen: list[SlicesSeen]
 
     @property
-    def largest(self) -> ClassMaps:
+    def largest(self) -> SoftMaps:
         """The class with most images."""
         return max(self.classes, key=lambda one: one.share)
 
 
 def soft_step(
-    task: SoftTask, classes: Sequence[ClassMaps], search: SoftSearch, share: float, generator: torch.Generator
+    task: SoftTask, classes: Sequence[SoftMaps], search: SoftSearch, share: float, generator: torch.Generator
 ) -> SoftStep:
     """Compare each half of the images with the maps of the other, and make all maps anew.
 
@@ -221,7 +220,7 @@ def soft_step(
             for number, made in enumerate(statistics):
                 _insert(made[half], slices, number)
                 mass[number] += float(slices.of_class(number).mass.sum())
-            poses.append(_poses_of(few, soft, rotations, search, half, len(classes)))
+            poses.append(_poses_of(few, soft, rotations, search, len(classes)))
             if half == 0:
                 seen.append(slices)
     finished = [[one.finished_(task.group) for one in made] for made in statistics]
@@ -257,14 +256,14 @@ def _assigned(
 
 
 def _poses_of(
-    held: WhitenedImages, soft: SoftPoses, rotations: Tensor, search: SoftSearch, half: int, classes: int
+    held: WhitenedImages, soft: SoftPoses, rotations: Tensor, search: SoftSearch, classes: int
 ) -> ImagePoses:
     count = len(rotations)
     place, turned = soft.index % (classes * count), soft.index >= classes * count
     rotation = grid_rotation(rotations, place % count + turned * count)
     shifts = _shifts(held, search)[soft.shift] * held.geometry.optics.pixel_size
     return ImagePoses(held.index, rotation.cpu(), shifts.cpu(), (place // count).cpu(), soft.weight.cpu(),
-                      soft.present.cpu(), soft.log_evidence.cpu(), torch.full_like(held.index, half))
+                      soft.present.cpu(), soft.log_evidence.cpu())
 
 
 def _insert(statistics: Backprojection, slices: SlicesSeen, number: int) -> None:
@@ -283,22 +282,22 @@ def _add(statistics: Backprojection, values: Tensor, weights: Tensor, held: Whit
                            geometry.band.box, samples, statistics.kernel)
 
 
-def _solved(task: SoftTask, statistics: Sequence[Backprojection], share: float) -> ClassMaps:
+def _solved(task: SoftTask, statistics: Sequence[Backprojection], share: float) -> SoftMaps:
     """Wiener-filtered maps from the finished statistics [h] of both halves."""
     sphere = task.sphere
     curve = fsc(*(reconstruct(one) * sphere for one in statistics))
     trusted = curve[: statistics[0].limit + 1].clamp(LEAST_FSC, MOST_FSC)
     maps = tuple(reconstruct(one, wiener_ridge(one, trusted, joined=False)) * sphere for one in statistics)
     both = replace(statistics[0], sums=statistics[0].sums + statistics[1].sums)
-    return ClassMaps(maps, reconstruct(both, wiener_ridge(both, trusted, joined=True)) * sphere, curve, share)
+    return SoftMaps(maps, reconstruct(both, wiener_ridge(both, trusted, joined=True)) * sphere, curve, share)
 
 
-def random_maps(task: SoftTask, classes: int, limit: int, generator: torch.Generator) -> list[ClassMaps]:
+def random_maps(task: SoftTask, classes: int, limit: int, generator: torch.Generator) -> list[SoftMaps]:
     """Maps of random parts of the images at random orientations, up to a shell; the same for both halves."""
     return [_random_map(task, number, classes, limit, generator) for number in range(classes)]
 
 
-def _random_map(task: SoftTask, number: int, classes: int, limit: int, generator: torch.Generator) -> ClassMaps:
+def _random_map(task: SoftTask, number: int, classes: int, limit: int, generator: torch.Generator) -> SoftMaps:
     device = task.group.device
     statistics = Backprojection.zeros(task.grid.box, PADDING, limit, torch.zeros((), device=device))
     for images in task.halves:
@@ -310,4 +309,4 @@ def _random_map(task: SoftTask, number: int, classes: int, limit: int, generator
             _add(statistics, few.c * few.y, few.c.square(), few, samples)
     finished = statistics.finished_(task.group)
     made = reconstruct(finished, finished.shell_weight()) * task.sphere
-    return ClassMaps((made, made), made, torch.ones(task.grid.box // 2 + 1), 1 / classes)
+    return SoftMaps((made, made), made, torch.ones(task.grid.box // 2 + 1), 1 / classes)

@@ -33,25 +33,19 @@ def views_of(step: SoftStep, number: int, count: int) -> list[View]:
     chosen = _apart(seen, count)
     if not chosen:
         return []
-    band = seen.images.geometry.band
     k = seen.sums.real.shape[1]
+    band = seen.images.geometry.band.prefix(int(seen.images.geometry.band.shell[k - 1]))
     trace = seen.rotations.flatten(1) @ seen.rotations[chosen].flatten(1).T
     near = (trace > 1 + 2 * math.cos(math.radians(ALIKE))).T.to(seen.sums.real)  # [v, r]
-    shell, weight = band.shell[:k], near @ seen.sums.weight
-    mean_weight = torch.stack([_shell_mean(row, shell) for row in weight])[:, shell]
+    weight = near @ seen.sums.weight
+    mean_weight = (band.shell_sum(weight) / band.shell_sum(torch.ones_like(weight)).clamp_min(1))[:, band.shell]
     means = torch.complex(near @ seen.sums.real, near @ seen.sums.imag) / (weight + mean_weight).clamp_min(1e-12)
     images = (near.double() @ seen.sums.mass).tolist()
     limit = int(seen.images.geometry.coords[:k].norm(dim=1).max()) + 1
     volume = half_volume(step.classes[number].joined, PADDING, limit)
     slices = kernels.project_slices(volume, seen.images.geometry.coords[:k] * PADDING, seen.rotations[chosen])
-    return [View(_image(mean, band.kxy[:k], band.box), _image(one, band.kxy[:k], band.box), mass)
+    return [View(_image(mean, band.kxy, band.box), _image(one, band.kxy, band.box), mass)
             for mean, one, mass in zip(means, slices, images, strict=True)]
-
-
-def _shell_mean(values: Tensor, shell: Tensor) -> Tensor:
-    """Mean of values [k] over each shell [k]: [s]."""
-    count = torch.bincount(shell).clamp_min(1)
-    return (torch.bincount(shell, weights=values.double()) / count).to(values)
 
 
 def _apart(seen: SlicesSeen, count: int) -> Sequence[int]:

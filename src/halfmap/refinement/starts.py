@@ -18,11 +18,13 @@ from halfmap.fourier.transform import volume_fft
 from halfmap.geometry.symmetry import symmetry_group
 from halfmap.maps.filters import apply_radial_gain
 from halfmap.maps.rigid import moved
-from halfmap.refinement.soft_em import ClassMaps, SoftSearch, SoftStep, SoftTask, random_maps, soft_step
+from halfmap.refinement.soft_em import SoftMaps, SoftSearch, SoftStep, SoftTask, random_maps, soft_step
 from halfmap.refinement.starting_agreement import SURE, Agreement, FoundMaps, agreement
 from halfmap.refinement.starting_schedule import (
+    AFTER_AXES,
     COARSE,
     FINE,
+    ITERATIONS,
     MANY,
     first_tempering,
     order_for,
@@ -84,15 +86,17 @@ class GroupScore:
     """A point group, and how well a map has it.
 
     score: correlation of the map with itself turned, mean over the turns of the group about the best axes, as a part of
-    what the noise of the map allows: 1 for a group that the particle has.
+    what the noise of the map allows: 1 for a group that the particle has. operators [o, 3, 3]: of the group, about the
+    axes where the map has them.
     """
 
     name: str
     score: float
+    operators: Tensor
 
 
 def _run(
-    task: SoftTask, classes: Sequence[ClassMaps], searches: Sequence[SoftSearch], generator: torch.Generator,
+    task: SoftTask, classes: Sequence[SoftMaps], searches: Sequence[SoftSearch], generator: torch.Generator,
     gains: list[float], advance: Callable[[], None],
 ) -> SoftStep:  # fmt: skip
     """Iterations one after the other; their evidence is added to ``gains``."""
@@ -158,11 +162,9 @@ def _with_axes(
     return _run(task, classes, searches_after_axes(task.grid, task.diameter, fine), generator, gains, advance)
 
 
-def iterations_of(number: int, task: SoftTask, fine: float) -> int:
+def iterations_of(number: int, task: SoftTask) -> int:
     """How many iterations start ``number`` takes."""
-    several = len(searches_after_axes(task.grid, task.diameter, fine))
-    return len(_searches(task, fine)) + \
-        (several if _route_of(number, len(task.group)) == "axes" else 0)
+    return ITERATIONS + AFTER_AXES * (_route_of(number, len(task.group)) == "axes")
 
 
 def ranked(starts: Sequence[Start], task: SoftTask, alike: Tensor) -> Ranked:
@@ -207,13 +209,13 @@ def scored_groups(step: SoftStep, task: SoftTask, fine: float) -> list[GroupScor
     """The score of every point group that proteins are usually found with, the best first."""
     white, expected = _whitened(step), _agreement_with_itself(step, shell(task.grid, fine))
 
-    def score(name: str) -> float:
+    def scored(name: str) -> GroupScore:
         group = symmetry_group(name)
-        best = symmetry_axes(white, task.grid.pixel_size, fine, task.diameter, group).best
-        others = (best**2 * len(group) - 1) / (len(group) - 1)  # the mean over all turns but the identity
-        return min(1.0, max(0.0, others / expected))
+        axes = symmetry_axes(white, task.grid.pixel_size, fine, task.diameter, group)
+        others = (axes.best**2 * len(group) - 1) / (len(group) - 1)  # the mean over all turns but the identity
+        return GroupScore(name, min(1.0, max(0.0, others / expected)), axes.rotation.T @ group @ axes.rotation)
 
-    return sorted((GroupScore(name, score(name)) for name in POINT_GROUPS), key=lambda one: -one.score)
+    return sorted((scored(name) for name in POINT_GROUPS), key=lambda one: -one.score)
 
 
 def _agreement_with_itself(step: SoftStep, limit: int) -> float:
@@ -226,14 +228,10 @@ def _agreement_with_itself(step: SoftStep, limit: int) -> float:
     return max(0.05, float((weight * 2 * fsc / (1 + fsc)).sum() / weight.sum().clamp_min(1e-9)))
 
 
-def operators_in_frame(step: SoftStep, task: SoftTask, fine: float, scores: Sequence[GroupScore]) -> Tensor:
+def operators_in_frame(scores: Sequence[GroupScore]) -> Tensor:
     """Operators [o, 3, 3] of the largest group that a map has by its score, about the axes where the map has them."""
-    likely = [symmetry_group(one.name) for one in scores if one.score >= LIKELY]
-    if not likely:
-        return torch.eye(3, dtype=torch.float64)[None]
-    group = max(likely, key=len)
-    rotation = symmetry_axes(_whitened(step), task.grid.pixel_size, fine, task.diameter, group).rotation
-    return rotation.T @ group @ rotation
+    likely = [one.operators for one in scores if one.score >= LIKELY]
+    return max(likely, key=len, default=torch.eye(3, dtype=torch.float64)[None])
 
 
 def centred(start: Start, task: SoftTask) -> Start:

@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from halfmap.errors import InputError
 from halfmap.options import check_declared
 from halfmap.settings.checks import absolute_paths, check_diameter, check_new_run
-from halfmap.settings.particle_files import ParticleFileOptions, check_particle_files
+from halfmap.settings.particle_files import ParticleImageOptions, check_particle_files
 
 
 @dataclass(frozen=True)
-class Classes2dSettings(ParticleFileOptions):
+class Classes2dSettings(ParticleImageOptions):
     """Settings of ``halfmap classes2d``."""
 
-    particles: Path = field(metadata={
-        "help": "particle images: a RELION STAR file, a cryoSPARC .cs or .csg file", "short": "particles.star",
-        "positional": True, "aliases": ("--i",)})
-    diameter: float = field(metadata={
-        "help": "diameter of the circle around the particle, micelle or nanodisc included", "unit": "A",
-        "above": 0, "aliases": ("--particle_diameter",)})
-    out: Path = field(metadata={
-        "help": "folder for the results; made if absent", "short": "folder", "aliases": ("--o",)})
     classes: int = field(default=50, metadata={
         "help": "number of classes", "at_least": 1, "aliases": ("--K",)})
     iterations: int = field(default=20, metadata={
@@ -31,10 +22,6 @@ class Classes2dSettings(ParticleFileOptions):
     max_resolution: float | None = field(default=None, metadata={
         "help": "finest detail that is looked at", "unit": "A", "above": 0,
         "none": "a fourteenth of the diameter, between 9 and 20 A", "aliases": ("--strict_highres_exp",)})
-    threads: int = field(default=0, metadata={
-        "help": "CPU threads, 0 for all cores", "at_least": 0, "aliases": ("--j",)})
-    device: str = field(default="auto", metadata={
-        "help": "where to compute; auto takes a GPU if there is one", "choices": ("auto", "cpu", "cuda")})
     seed: int = field(default=0, metadata={
         "help": "seed of every random choice", "at_least": 0, "aliases": ("--random_seed",)})
 

@@ -26,6 +26,24 @@ class ParticleFileOptions(ImageOptions):
         "none": "nothing", "advanced": True})
 
 
+@dataclass(frozen=True)
+class ParticleImageOptions(ParticleFileOptions):
+    """Settings of commands that begin with particle images alone."""
+
+    particles: Path = field(metadata={
+        "help": "particle images: a RELION STAR file, or a cryoSPARC .cs or .csg file", "short": "particles.star",
+        "positional": True, "aliases": ("--i",)})
+    diameter: float = field(metadata={
+        "help": "diameter of the circle around the particle, micelle or nanodisc included", "unit": "A",
+        "above": 0, "aliases": ("--particle_diameter",)})
+    out: Path = field(metadata={
+        "help": "folder for the results; made if absent", "short": "folder", "aliases": ("--o",)})
+    threads: int = field(default=0, kw_only=True, metadata={
+        "help": "CPU threads, 0 for all cores", "at_least": 0, "aliases": ("--j",)})
+    device: str = field(default="auto", kw_only=True, metadata={
+        "help": "where to compute; auto takes a GPU if there is one", "choices": ("auto", "cpu", "cuda")})
+
+
 def check_particle_files(settings: ParticleFileOptions, paths: Mapping[str, Path]) -> None:
     """Raise InputError where the particle file or what belongs to it cannot be read, or does not belong to it. paths:
     absolute, by the name of the setting."""

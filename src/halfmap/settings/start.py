@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from halfmap.options import check_declared
 from halfmap.settings.checks import absolute_paths, check_diameter, check_new_folder
-from halfmap.settings.particle_files import ParticleFileOptions, check_particle_files
+from halfmap.settings.particle_files import ParticleImageOptions, check_particle_files
 
 
 @dataclass(frozen=True)
-class StartSettings(ParticleFileOptions):
+class StartSettings(ParticleImageOptions):
     """Settings of ``halfmap start``."""
 
-    particles: Path = field(metadata={
-        "help": "particle images: a RELION STAR file, or a cryoSPARC .cs or .csg file", "short": "particles.star",
-        "positional": True, "aliases": ("--i",)})
-    diameter: float = field(metadata={
-        "help": "diameter of the circle around the particle, micelle or nanodisc included", "unit": "A",
-        "above": 0, "aliases": ("--particle_diameter",)})
-    out: Path = field(metadata={
-        "help": "folder for the results; made if absent", "short": "folder", "aliases": ("--o",)})
     symmetry: str | None = field(default=None, metadata={
         "help": "point group to impose, in RELION's orientation: Cn Dn T O I1 I2 I3 I4", "short": "group",
         "none": "none; the score of every point group is told", "aliases": ("--sym",)})
@@ -39,10 +30,6 @@ class StartSettings(ParticleFileOptions):
     resolution: float | None = field(default=None, metadata={
         "help": "finest detail that starts look at", "unit": "A", "above": 0,
         "none": "14, and 9 for point groups of 12 rotations and more", "advanced": True})
-    threads: int = field(default=0, metadata={
-        "help": "CPU threads, 0 for all cores", "at_least": 0, "aliases": ("--j",)})
-    device: str = field(default="auto", metadata={
-        "help": "where to compute; auto takes a GPU if there is one", "choices": ("auto", "cpu", "cuda")})
     seed: int = field(default=0, metadata={
         "help": "seed of every random choice", "at_least": 0, "aliases": ("--random_seed",), "advanced": True})
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from halfmap import __version__, kernels
+from halfmap import __version__
 from halfmap.errors import InputError
 from halfmap.finding import Finding
 from halfmap.maps.grid import Grid
@@ -35,7 +35,9 @@ from halfmap.refinement.averaging_state import Classes2d, ClassRecord
 from halfmap.refinement.class_averaging import Averaging, mean_mask
 from halfmap.refinement.held_images import held_images
 from halfmap.refinement.outputs import made_folder
-from halfmap.refinement.preflight import inspect_images
+from halfmap.refinement.preflight import check_fits, inspect_images
+from halfmap.refinement.shared_work import share_cores
+from halfmap.refinement.told import tell
 from halfmap.runtime.device import device_named
 from halfmap.runtime.log import RunLog
 from halfmap.runtime.progress import counted
@@ -72,8 +74,7 @@ def classes2d(settings: Classes2dSettings, report: Report | None = None) -> Clas
     settings: as `validated_classes2d` returns them. report: writes the page, and is called with its fields. Raises
     InputError where the particles cannot be used, or are too few.
     """
-    kernels.set_threads(settings.threads)
-    torch.set_num_threads(kernels.thread_count())
+    share_cores(settings.threads)
     device = device_named(settings.device)
     began = time.perf_counter()
     files = StackFiles()
@@ -88,8 +89,7 @@ def classes2d(settings: Classes2dSettings, report: Report | None = None) -> Clas
                    f"{schedule.coarse:.0f} A to {schedule.grid.length / schedule.last:.1f} A")
         with counted("looking at images", len(table)) as advance:
             seen = inspect_images(source, advance)
-        for found in seen.findings:
-            (log.warning if found.level == "warning" else log.notice)(found.text)
+        tell([], seen.findings, log)
         if seen.rejected is not None:
             write_star(settings.out / "rejected.star", seen.rejected)
             source, table = seen.source, seen.source.table
@@ -100,8 +100,7 @@ def classes2d(settings: Classes2dSettings, report: Report | None = None) -> Clas
         averaging = Averaging(frames, schedule, _stacked(seen.power), order, device, settings.seed)
         found2d = _iterated(averaging, log)
         findings = [*seen.findings, *_findings(found2d)]
-        for one in findings[len(seen.findings) :]:
-            (log.warning if one.level == "warning" else log.notice)(one.text)
+        tell(seen.findings, findings, log)
         rows = _class_rows(found2d)
         pictures = _write(settings, table, schedule.grid, found2d, rows)
         log.notice(f"{sum(row.share > 0 for row in rows)} classes, {sum(row.present for row in rows):,} of "
@@ -119,9 +118,7 @@ def classes2d(settings: Classes2dSettings, report: Report | None = None) -> Clas
 def _class_schedule(settings: Classes2dSettings, source: ParticleSource) -> ClassSchedule:
     """How the classes are found. Raises InputError for a diameter larger than the images."""
     grid = reference_grid(source)
-    if settings.diameter > grid.length:
-        raise InputError(f"--diameter {settings.diameter:g}: larger than the images ({grid.box} px of "
-                         f"{grid.pixel_size:g} A, {grid.length:.0f} A); give the diameter of the particle")
+    check_fits(settings.diameter, grid)
     fine = settings.max_resolution or min(max(settings.diameter / DETAIL, FINEST), COARSEST)
     fine = max(fine, 2.1 * grid.pixel_size)
     coarse = max(fine, min(max(settings.diameter / STARTS, START_FINE), START_COARSE))

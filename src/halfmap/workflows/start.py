@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,6 @@ from torch import Tensor
 
 from halfmap import __version__
 from halfmap.errors import InputError
-from halfmap.finding import Finding
 from halfmap.fourier.transform import resize_map
 from halfmap.geometry.symmetry import canonical_name, symmetry_group
 from halfmap.imaging.optics import OpticsGroup
@@ -31,7 +30,7 @@ from halfmap.particles.star import write_star
 from halfmap.particles.table import ParticleTable, with_poses
 from halfmap.refinement.held_images import coarse_grid, held_images
 from halfmap.refinement.outputs import made_folder
-from halfmap.refinement.preflight import ParticleInput, inspect_images, read_particles
+from halfmap.refinement.preflight import Inspected, ParticleInput, check_fits, inspect_images, read_particles
 from halfmap.refinement.shared_work import share_cores
 from halfmap.refinement.soft_em import ImagePoses, SoftTask, WhitenedImages
 from halfmap.refinement.starting_agreement import HALF_TURN, Agreement, mirrored
@@ -51,6 +50,7 @@ from halfmap.refinement.starts import (
     scored_groups,
     start_from_nothing,
 )
+from halfmap.refinement.told import tell
 from halfmap.runtime.device import device_named
 from halfmap.runtime.log import RunLog
 from halfmap.runtime.progress import counted
@@ -111,14 +111,16 @@ def start(settings: StartSettings, report: Report | None = None) -> StartingMap:
     device = device_named(settings.device)
     name = canonical_name(settings.symmetry or "C1")
     with StackFiles() as files:
-        source, findings = _source(settings, files)
+        inspected = _inspected(settings, files)
+        source = inspected.source
         fine = settings.resolution or finest(len(symmetry_group(name)))
         task = _task(source, settings, fine, symmetry_group(name).to(device))
         made_folder(settings.out)
         with RunLog(settings.out / "log.txt") as log:
             log.begin(__version__, command_line(settings))
-            for finding in findings:
-                log.notice(finding.text)
+            tell([], inspected.findings, log)
+            if inspected.rejected is not None:
+                write_star(settings.out / "rejected.star", inspected.rejected)
             with replaced_atomically(settings.out / "settings.toml") as stream:
                 stream.write(to_toml(settings).encode())
             found = _found(task, settings, fine, log)
@@ -130,8 +132,8 @@ def start(settings: StartSettings, report: Report | None = None) -> StartingMap:
     return found
 
 
-def _source(settings: StartSettings, files: StackFiles) -> tuple[ParticleSource, list[Finding]]:
-    """The sound images of a random subset of the particles, and what was found odd about them."""
+def _inspected(settings: StartSettings, files: StackFiles) -> Inspected:
+    """A random subset of the particles, and what was found odd about their images."""
     wanted = ParticleInput(
         settings.particles, settings.data_dir, settings.passthrough, settings.strip_prefix,
         optics=GivenOptics(settings.optics, settings.invert_contrast),
@@ -145,15 +147,12 @@ def _source(settings: StartSettings, files: StackFiles) -> tuple[ParticleSource,
     if used < FEWEST * settings.classes // 2:
         raise InputError(f"--classes {settings.classes}: {used} images are too few for so many maps (at least "
                          f"{FEWEST // 2} for each); ask for fewer, or look at more (--images)")
-    largest = max(optics.box * optics.pixel_size for optics in table.optics)
-    if settings.diameter > largest:
-        raise InputError(f"--diameter {settings.diameter:g}: larger than the images ({largest:.0f} A); give the "
-                         "diameter of the particle")
+    check_fits(settings.diameter, max((Grid(one.box, one.pixel_size) for one in table.optics), key=lambda g: g.length))
     draw = np.random.default_rng([settings.seed, SUBSET])  # half sets are the first draw of the seed itself
     chosen = np.sort(draw.permutation(len(table))[: settings.images])
     with counted("reading images", len(chosen)) as advance:
         inspected = inspect_images(ParticleSource(table.select(chosen), settings.diameter, files=files), advance)
-    return inspected.source, [*read.findings, *inspected.findings]
+    return replace(inspected, findings=[*read.findings, *inspected.findings])
 
 
 def _task(source: ParticleSource, settings: StartSettings, fine: float, group: Tensor) -> SoftTask:
@@ -175,13 +174,13 @@ def _found(task: SoftTask, settings: StartSettings, fine: float, log: RunLog) ->
     starts = []
     for number in range(1, settings.starts + 1):
         title = f"start {number} of {settings.starts}"
-        with counted(title, iterations_of(number, task, fine)) as advance:
+        with counted(title, iterations_of(number, task)) as advance:
             starts.append(start_from_nothing(task, number, fine, settings.seed, lambda: advance(1), settings.classes))
         log.notice(f"{title}: evidence {starts[-1].gain:.1f} nats an image{_by(starts[-1])}")
     best, scores, alike = max(starts, key=lambda one: one.gain), list[GroupScore](), task.group.cpu()
     if settings.symmetry is None:
         scores = scored_groups(best.last, task, fine)
-        alike = operators_in_frame(best.last, task, fine, scores)
+        alike = operators_in_frame(scores)
     compared = ranked(starts, task, alike)
     with counted("finer detail", FINISHING) as advance:
         best = by_share(finished(task, best, fine, settings.seed, lambda: advance(1)))
