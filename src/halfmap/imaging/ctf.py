@@ -15,7 +15,7 @@ Both are sums of Zernike polynomials of f in 1/A.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -84,6 +84,24 @@ def ctf(kxy: Tensor, optics: OpticsGroup, defocus: Defocus) -> Tensor:
     return result
 
 
+@dataclass(frozen=True)
+class Quadratures:
+    """A CTF c = scale E sin(x) and what it becomes a quarter of a turn on, scale E cos(x); both float32 [b, k].
+
+    x = -gamma, E the envelope. With a phase d added to gamma the CTF is sine cos(d) - cosine sin(d).
+    """
+
+    sine: Tensor
+    cosine: Tensor
+
+
+def quadratures(kxy: Tensor, optics: OpticsGroup, defocus: Defocus) -> Quadratures:
+    """The CTF of images that nothing was done to, and its other quadrature, at the coefficients kxy[k,2]."""
+    ahead = replace(defocus, phase_shift=defocus.phase_shift + 0.5 * math.pi)  # it is subtracted in gamma
+    plain = replace(optics, ctf_state=CtfState.UNTOUCHED)
+    return Quadratures(ctf(kxy, plain, defocus), ctf(kxy, plain, ahead))
+
+
 def odd_aberration(kxy: Tensor, optics: OpticsGroup) -> Tensor | None:
     """The phase factor exp(i phi)[k] (complex64) of beam tilt and odd Zernike terms. It multiplies the MODEL.
 
@@ -92,7 +110,7 @@ def odd_aberration(kxy: Tensor, optics: OpticsGroup) -> Tensor | None:
     """
     if not optics.has_odd_aberration:
         return None
-    f = _frequencies(kxy, optics)
+    f = undistorted(kxy, optics)
     phase = _zernike_sum(f, optics.odd_zernike, odd=True)
     # Axial coma of a beam tilted by (x, y): 2 pi Cs lambda^2 |f|^2 (f . tilt), subtracted as RELION does.
     coma = 2.0 * math.pi * optics.spherical_aberration * 1e7 * optics.wavelength ** 2
@@ -108,11 +126,11 @@ def reference_coordinates(kxy: Tensor, optics: OpticsGroup, box: int, pixel_size
     magnification matrix maps frequencies of the image to frequencies of the undistorted specimen (Zivanov et al. 2020,
     IUCrJ 7, 253). The CTF and the aberrations of this module are functions of the latter too.
     """
-    return _frequencies(kxy, optics) * (box * pixel_size)
+    return undistorted(kxy, optics) * (box * pixel_size)
 
 
-def _frequencies(kxy: Tensor, optics: OpticsGroup) -> Tensor:
-    """Undistorted spatial frequencies f[k,2] in 1/A."""
+def undistorted(kxy: Tensor, optics: OpticsGroup) -> Tensor:
+    """Spatial frequencies f[k,2] in 1/A of the undistorted specimen at the coefficients kxy[k,2] of the image."""
     f = kxy.to(torch.float64) / optics.box_length
     if optics.has_distortion:
         f = f @ torch.tensor(optics.magnification, dtype=torch.float64, device=kxy.device).view(2, 2).T
@@ -121,7 +139,7 @@ def _frequencies(kxy: Tensor, optics: OpticsGroup) -> Tensor:
 
 def _phase_terms(kxy: Tensor, optics: OpticsGroup) -> tuple[Tensor, Tensor]:
     """The functions (fx^2, fx fy, fy^2, 1)[4,k], and the part [k] of -gamma in turns that all images share."""
-    f = _frequencies(kxy, optics)
+    f = undistorted(kxy, optics)
     x, y = f.unbind(-1)
     squared = f.square().sum(-1)
     spherical = 0.5 * math.pi * optics.spherical_aberration * 1e7 * optics.wavelength ** 3 * squared.square()
