@@ -71,8 +71,12 @@ class PhaseMap:
 
 @dataclass(frozen=True)
 class Solved:
-    """What a fit found: the table with new optics, the values, and phase maps where there are any."""
+    """What a fit found: the table with new optics, the values, and phase maps where there are any.
+
+    again: whether another pass over the images, with these values, would better them.
+    """
 
     table: ParticleTable
     fitted: tuple[Fitted, ...]
     maps: tuple[PhaseMap, ...] = ()
+    again: bool = False
