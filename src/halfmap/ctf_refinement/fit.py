@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 from typing import Protocol
 
 from torch import Tensor
 
+from halfmap.ctf_refinement.parameters import Per as Per
 from halfmap.ctf_refinement.products import PosedImages, Products
 from halfmap.particles.table import ParticleTable
-
-
-class Per(Enum):
-    """What has one value: every particle, every micrograph (in each half set by itself), or every optics group."""
-
-    PARTICLE = "particle"
-    MICROGRAPH = "micrograph"
-    GROUP = "optics group"
 
 
 @dataclass(frozen=True)
@@ -79,8 +71,12 @@ class PhaseMap:
 
 @dataclass(frozen=True)
 class Solved:
-    """What a fit found: the table with new optics, the values, and phase maps where there are any."""
+    """What a fit found: the table with new optics, the values, and phase maps where there are any.
+
+    again: whether another pass over the images, with these values, would better them.
+    """
 
     table: ParticleTable
     fitted: tuple[Fitted, ...]
     maps: tuple[PhaseMap, ...] = ()
+    again: bool = False

@@ -1,19 +1,28 @@
-"""What can be fitted, by the names that users know."""
+"""What can be fitted, by the names that users know. Nothing heavy is imported: help and errors are immediate."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
-from halfmap.ctf_refinement.fit import Per
+
+class Per(Enum):
+    """What has one value: every particle, every micrograph (in each half set by itself), or every optics group."""
+
+    PARTICLE = "particle"
+    MICROGRAPH = "micrograph"
+    GROUP = "optics group"
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One kind of value. per: what has one value; meaning: in words, for help and pages."""
+    """One kind of value. per: what has one value; meaning: in words, for help and pages; passes: over the images, each
+    about the values that the one before left; more than one where the effect of a value is far from linear."""
 
     name: str
     per: Per
     meaning: str
+    passes: int = 1
 
 
 PARAMETERS = {
@@ -27,9 +36,9 @@ PARAMETERS = {
         Parameter("bfactor", Per.MICROGRAPH, "B factor of every micrograph"),
         Parameter("tilt", Per.GROUP, "beam tilt"),
         Parameter("trefoil", Per.GROUP, "threefold astigmatism"),
-        Parameter("tetrafoil", Per.GROUP, "fourfold astigmatism"),
-        Parameter("cs", Per.GROUP, "spherical aberration, with the mean defocus that goes with it"),
-        Parameter("amplitude-contrast", Per.GROUP, "amplitude contrast"),
-        Parameter("magnification", Per.GROUP, "anisotropic magnification"),
+        Parameter("tetrafoil", Per.GROUP, "fourfold astigmatism", passes=2),
+        Parameter("cs", Per.GROUP, "spherical aberration, with the mean defocus that goes with it", passes=2),
+        Parameter("amplitude-contrast", Per.GROUP, "amplitude contrast", passes=2),
+        Parameter("magnification", Per.GROUP, "anisotropic magnification", passes=2),
     )
 }

@@ -14,14 +14,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import torch
 from torch import Tensor
 
 from halfmap import kernels
 from halfmap.expectation.score import shift_phases
 from halfmap.expectation.search import Reference
 from halfmap.imaging.ctf import Defocus, undistorted
-from halfmap.imaging.forward import BandImages
+from halfmap.imaging.forward import BandImages, ImagingGeometry
 from halfmap.imaging.optics import OpticsGroup
 
 
@@ -34,6 +33,10 @@ class Range:
 
     first: int
     last: int
+
+    def stretch(self, geometry: ImagingGeometry) -> slice:
+        """The coefficients of these shells in the band of a geometry."""
+        return slice(geometry.count(self.first - 1), geometry.count(self.last))
 
 
 @dataclass(frozen=True)
@@ -83,8 +86,7 @@ class PosedImages:
 
     def stretch(self, used: Range) -> slice:
         """The coefficients of a range of shells."""
-        geometry = self.images.geometry
-        return slice(geometry.count(used.first - 1), geometry.count(used.last))
+        return used.stretch(self.images.geometry)
 
     def slices(self, used: Range, move: Tensor | None = None) -> Tensor:
         """The reference [b, k] at the poses; move [2]: by which all coefficients are moved, in cycles per box of the

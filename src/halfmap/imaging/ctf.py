@@ -174,13 +174,22 @@ def _zernike_sum(f: Tensor, coefficients: tuple[float, ...], odd: bool) -> Tenso
     total = torch.zeros_like(f[..., 0])
     if not any(coefficients):
         return total
-    radius, azimuth = f.norm(dim=-1), torch.atan2(f[..., 1], f[..., 0])
     orders = ((n, m) for n in range(1 if odd else 0, len(coefficients) + 2, 2) for m in range(-n, n + 1, 2))
     for value, (n, m) in zip(coefficients, orders, strict=False):
         if value != 0.0:
-            angular = torch.cos(m * azimuth) if m >= 0 else torch.sin(-m * azimuth)
-            total = total + value * _zernike_radial(n, abs(m), radius) * angular
+            total = total + value * zernike(f, n, m)
     return total
+
+
+def zernike(f: Tensor, n: int, m: int) -> Tensor:
+    """The Zernike polynomial [k] of order n and angular frequency m, the sine if negative, at f[k,2] in 1/A."""
+    radius, azimuth = f.norm(dim=-1), torch.atan2(f[..., 1], f[..., 0])
+    return _zernike_radial(n, abs(m), radius) * (torch.cos(m * azimuth) if m >= 0 else torch.sin(-m * azimuth))
+
+
+def zernike_place(n: int, m: int) -> int:
+    """Where the coefficient of a polynomial stands among those of its parity (`OpticsGroup`)."""
+    return sum(order + 1 for order in range(n % 2, n, 2)) + (m + n) // 2
 
 
 def _zernike_radial(n: int, m: int, radius: Tensor) -> Tensor:

@@ -1,0 +1,59 @@
+"""The fits by the names of `parameters.PARAMETERS`, in the order in which they are solved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from halfmap.ctf_refinement.fit import Fit, Fitted
+from halfmap.ctf_refinement.parameters import PARAMETERS
+from halfmap.ctf_refinement.products import Range
+from halfmap.imaging.forward import Geometries
+from halfmap.particles.table import ParticleTable
+
+
+@dataclass(frozen=True)
+class Choices:
+    """How values are fitted and applied.
+
+    prior_defocus: standard deviation in A of how far the defocus of particles is from the given one; None: as the
+    images say. insignificant: whether values are applied too that are not significant.
+    """
+
+    prior_defocus: float | None = None
+    insignificant: bool = False
+
+
+def fits_for(
+    names: Sequence[str], table: ParticleTable, geometries: Geometries, used: Range, choices: Choices
+) -> list[Fit]:
+    """The fits of these parameters for the images of a table, to be solved in this order.
+
+    geometries: against the maps that images are compared with, up to the last shell of ``used``.
+    """
+    del table, geometries, used, choices
+    raise NotImplementedError(f"no fit of {', '.join(names)}")
+
+
+def in_pass(names: Sequence[str], number: int) -> list[str]:
+    """The parameters that are fitted in a pass over the images, counted from 0; none after the last one."""
+    return [name for name in names if PARAMETERS[name].passes > number]
+
+
+def continued(first: Sequence[Fitted], then: Sequence[Fitted]) -> tuple[Fitted, ...]:
+    """What was fitted in one pass, and where ``then`` has the same kind of values, in the next one about its result."""
+    later = {one.name: one for one in then}
+    return tuple(_added(one, later[one.name]) if one.name in later else one for one in first)
+
+
+def _added(first: Fitted, then: Fitted) -> Fitted:
+    """Both changes of the same values as one. A pass that found nothing to change leaves those of the first."""
+    moved = then.applied[:, None]
+    change = torch.where(moved, then.before - first.before + then.change, first.change)
+    return Fitted(
+        first.name, first.per, first.components, first.units, first.number, first.half, first.before, change,
+        torch.where(moved, then.error, first.error), first.gain + torch.where(then.applied, then.gain, 0.0),
+        first.applied | then.applied, first.verdict,
+    )  # fmt: skip
