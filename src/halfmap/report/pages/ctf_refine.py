@@ -21,6 +21,7 @@ from halfmap.report.pictures import ctf_charts as charts
 from halfmap.report.pictures.charts import Drawing
 from halfmap.report.pictures.signed import signed_gradient
 from halfmap.workflows.ctf_refine import CtfRefined
+from halfmap.workflows.ctf_refine_words import rounded
 
 MOST_MAPS, MOST_ROWS = 4, 40  # phase maps of each kind, and lines of a table of optics groups
 
@@ -149,18 +150,11 @@ def _kind(one: Fitted, found: CtfRefined) -> Kind:
 
 def _row(one: Fitted, row: int, found: CtfRefined) -> GroupRow:
     """The values of one optics group, as they were, as they were found, and their errors."""
-    texts = [f"{_to(before, error)} → {_to(before + change, error)} ± {_to(error, error)}"
+    texts = [f"{rounded(before, error)} → {rounded(before + change, error)} ± {rounded(error, error)}".replace("-", "−")
              for before, change, error in zip(one.before[row].tolist(), one.change[row].tolist(),
                                               one.error[row].tolist(), strict=True)]
     return GroupRow(found.after.optics[int(one.number[row])].name, texts, figure(float(one.gain[row]), 1),
                     "applied" if bool(one.applied[row]) else "left as it was")
-
-
-def _to(value: float, error: float) -> str:
-    """A value with as many decimals as its error has to the second digit."""
-    if not 0 < error < math.inf:
-        return significant(value) if math.isfinite(value) else "–"
-    return figure(value, max(0, 1 - math.floor(math.log10(error))))
 
 
 def _places(found: CtfRefined) -> list[charts.PlacePicture]:
