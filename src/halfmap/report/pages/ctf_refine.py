@@ -140,12 +140,22 @@ def _kind(one: Fitted, found: CtfRefined) -> Kind:
         heads = [f"{name} ({_unit(unit)})" if unit else name
                  for name, unit in zip(one.components, one.units, strict=True)]
         rows = [_row(one, i, found) for i in one.gain.argsort(descending=True)[:MOST_ROWS].tolist()]
-    elif one.per is Per.PARTICLE:
-        drawings = [charts.change_histogram(one, i) for i in components]
     else:
-        drawings = [charts.micrograph_chart(one, i) for i in components]
+        drawings = [drawing for i in components for drawing in _drawings(one, i, found)]
     return Kind(one.name, findings.sentence(meaning), _counted(one), findings.sentence(one.verdict), heads, rows,
                 max(0, len(one.number) - MOST_ROWS) if rows else 0, [one for one in drawings if one is not None])
+
+
+def _drawings(one: Fitted, component: int, found: CtfRefined) -> list[Drawing | None]:
+    """A histogram of the particles' changes, and the changes by micrograph where the file names these."""
+    drawings: list[Drawing | None] = []
+    if one.per is Per.PARTICLE:
+        drawings.append(charts.change_histogram(one, component))
+    micrographs = found.after.micrographs
+    if micrographs is not None and len(one.number) and 1 < len(micrographs) < len(found.after):
+        seen = charts.OfMicrographs.of(one, component, found.after.micrograph)
+        drawings.append(charts.micrograph_chart(seen, one.components[component], one.units[component]))
+    return drawings
 
 
 def _row(one: Fitted, row: int, found: CtfRefined) -> GroupRow:
