@@ -1,14 +1,16 @@
-"""One pass over the images that counts what they say about the optics, at the poses of a state."""
+"""One pass over the images that fits the optics to them, at the poses and with the references of a state."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from halfmap.ctf_refinement.fit import Fit
 from halfmap.ctf_refinement.products import PosedImages, Range
+from halfmap.ctf_refinement.registry import Choices, fits_for
 from halfmap.expectation.search import Reference
 from halfmap.fourier.transform import half_volume
 from halfmap.imaging.delocalisation import ProjectedPower
@@ -16,20 +18,44 @@ from halfmap.imaging.forward import Geometries
 from halfmap.particles.source import ParticleSource
 from halfmap.refinement.half_search import HALVES
 from halfmap.refinement.imaging_model import ImagingModel, band_batch
+from halfmap.refinement.problem import Problem
+from halfmap.refinement.refined_optics import RefinedOptics, summary
+from halfmap.refinement.schedule import Plan
 from halfmap.refinement.state import State
+
+
+def refitted(problem: Problem, state: State, plan: Plan, advance: Callable[[int], None] = lambda n: None) -> State:
+    """The state with optics fitted anew, where the plan wants that. All processes of a run call it together."""
+    if plan.optics is None:
+        return state
+    table, ranks = problem.source.table, problem.ranks
+    fits = fits_for(problem.optics, table, plan.optics, Choices())
+
+    def mine(half: int) -> Tensor:
+        members = problem.chosen(plan.images, half, torch.nonzero(state.poses.half == half)[:, 0])
+        return problem.source.share(members, ranks.rank, ranks.world) if ranks.world > 1 else members
+
+    count_images(state, problem.source, problem.model, plan.optics, fits, mine, lambda n: advance(n * ranks.world))
+    ranks.add_([sums for fit in fits for sums in fit.sums()])
+    found = []
+    if ranks.first:
+        for fit in fits:  # each about the values that the one before left
+            solved = fit.solved(table)
+            table, found = solved.table, [*found, *map(summary, solved.fitted)]
+    return replace(state, optics=ranks.told(RefinedOptics(table.defocus, table.optics, found)))
 
 
 def count_images(
     state: State, source: ParticleSource, model: ImagingModel, used: Range, fits: Sequence[Fit],
-    share: Callable[[Tensor], Tensor] = lambda members: members, advance: Callable[[int], None] = lambda n: None,
+    members: Callable[[int], Tensor], advance: Callable[[int], None] = lambda n: None,
 ) -> None:  # fmt: skip
-    """Add all images that have a pose to the fits, each half set against its own reference.
+    """Add images that have a pose to the fits, each half set against its own reference.
 
-    used: shells that are fitted to. share: which of the members of a half set this process deals with.
+    used: shells that are fitted to. members: the particles int64 [m] of a half set that this process deals with.
     """
     for half in range(HALVES):
-        members = torch.nonzero((state.poses.half == half) & state.poses.known)[:, 0]
-        for posed in _posed(state, source, model, used, half, share(members), advance):
+        own = members(half)
+        for posed in _posed(state, source, model, used, half, own[state.poses.known[own]], advance):
             products = posed.products(used)
             for fit in fits:
                 fit.add_(posed, products)
