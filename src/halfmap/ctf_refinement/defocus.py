@@ -53,12 +53,14 @@ class ParticleChanges:
 
     astigmatism: whether of each particle too. reach: how far defocus may change, A. spread: of the true changes of
     defocus, A; None: estimated. beside: names of what else is fitted in the same pass; that of ``BESIDE`` is heeded.
+    insignificant: whether changes are made too where the test finds nothing wrong.
     """
 
     astigmatism: bool = False
     reach: float = 2000.0
     spread: float | None = None
     beside: tuple[str, ...] = ()
+    insignificant: bool = False
 
 
 class ParticleDefocus:
@@ -139,7 +141,8 @@ class ParticleDefocus:
             if chance <= SIGNIFICANT:
                 found, astigmatism = tried[best], SPREADS[best]
                 words += f" with a spread of {astigmatism:.0f} A"
-        prior = found.believed if self._asked.spread is None else found.prior
+        asked = self._asked.insignificant or self._asked.spread is not None
+        prior = found.prior if asked else found.believed
         parts = []
         for some in number.split(AT_ONCE):
             given, here = self._given(some, now, astigmatism), offset[some]

@@ -63,14 +63,18 @@ GAINS = [BFACTOR, LOG_SCALE]
 class MicrographFit:
     """The fit (`fit.Fit`) of the micrographs of a table with half sets.
 
-    names: of ``KINDS``; finest: the highest frequency used, 1/A; reach: how far defocus may change, A.
+    names: of ``KINDS``; finest: the highest frequency used, 1/A; reach: how far defocus may change, A; insignificant:
+    whether changes are made too where the test finds nothing wrong.
     """
 
-    def __init__(self, table: ParticleTable, finest: float, names: Sequence[str], reach: float = 1000.0) -> None:
+    def __init__(
+        self, table: ParticleTable, finest: float, names: Sequence[str], reach: float = 1000.0,
+        insignificant: bool = False,
+    ) -> None:  # fmt: skip
         if table.half is None:
             raise ValueError("micrographs are fitted within half sets, and the table has none")
         self._kinds = _kinds(names)
-        self._reach = reach
+        self._reach, self._insignificant = reach, insignificant
         key = np.stack([table.half, table.micrograph, table.optics_index], axis=1)
         units, of = np.unique(key, axis=0, return_inverse=True)
         self._unit_of = torch.from_numpy(of.reshape(-1).astype(np.int64))
@@ -150,9 +154,13 @@ class MicrographFit:
             gain = max(evidence - self._best(used, rest).evidence, 0.0)
             # a mean and a spread for each value
             tests[name] = _Test(gain, float(chi2.sf(2.0 * gain, 2 * len(self._kinds[name]))))
-        kept = [name for name in names if tests[name].chance <= SIGNIFICANT]
+        kept = [name for name in names if self._made(tests[name])]
         prior = full if kept == names else estimated(used, full.only(self._columns(kept), base), self._reach)
         return _HalfSet(unit, count[unit].double(), self._best(every, full), self._best(every, prior), full, tests)
+
+    def _made(self, test: _Test) -> bool:
+        """Whether changes of this kind are made."""
+        return self._insignificant or test.chance <= SIGNIFICANT
 
     def _columns(self, names: Sequence[str]) -> list[int]:
         return sorted(column for name in names for column in self._kinds[name])
@@ -166,7 +174,7 @@ class MicrographFit:
     ) -> Fitted:
         """One kind of values of a half set."""
         test = half.tests[name]
-        believed = test.chance <= SIGNIFICANT
+        believed = self._made(test)
         found = half.kept if believed else half.full
         change = found.values.clone()
         variance = found.covariance.diagonal(dim1=1, dim2=2)

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import torch
 
+from halfmap.ctf_refinement.defocus import ParticleChanges, ParticleDefocus
 from halfmap.ctf_refinement.even import Even
 from halfmap.ctf_refinement.fit import Fit, Fitted
 from halfmap.ctf_refinement.magnification import Magnification
+from halfmap.ctf_refinement.micrographs import MicrographFit
 from halfmap.ctf_refinement.odd import Odd
 from halfmap.ctf_refinement.products import Range
 from halfmap.imaging.forward import Geometries
@@ -38,9 +40,16 @@ def fits_for(
     def of(*kinds: str) -> list[str]:
         return [name for name in kinds if name in names]
 
+    finest = used.last / (geometries.box * geometries.pixel_size)
     fits: list[Fit] = []
     if odd := of("tilt", "trefoil"):
         fits.append(Odd(odd, table, geometries, used, choices.insignificant))
+    if common := of("defocus-micrograph", "astigmatism", "phase-shift", "bfactor"):
+        fits.append(MicrographFit(table, finest, common, insignificant=choices.insignificant))
+    if own := of("defocus", "astigmatism-particle"):
+        asked = ParticleChanges("astigmatism-particle" in own, spread=choices.prior_defocus, beside=tuple(names),
+                                insignificant=choices.insignificant)
+        fits.append(ParticleDefocus(table, finest, asked))
     if even := of("tetrafoil", "amplitude-contrast", "cs"):  # after defocus, whose mean change it takes for its own
         fits.append(Even(even, table, geometries, used, choices.insignificant))
     if "magnification" in names:  # last, since the sums of all others are those of the old matrix

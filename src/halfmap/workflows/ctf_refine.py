@@ -125,7 +125,7 @@ def _fitted(posed: PosedParticles, names: tuple[str, ...], used: Range, choices:
         fits = fits_for(now, found.table, geometries, used, choices)
         title = "comparing images and maps" + (f", {', '.join(now)} again" if number else "")
         with counted(title, len(found.table)) as advance:
-            count_images(here.state, here.source, here.model, used, fits, advance=advance)
+            count_images(here.state, here.source, here.model, used, fits, here.members, advance)
         new, again = list[Fitted](), list[str]()
         table, maps = found.table, found.maps
         for fit in fits:
