@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,105 +14,16 @@ import numpy as np
 import pytest
 import starfile
 import torch
-from scipy.spatial.transform import Rotation
-from torch import Tensor
+from fixtures.projects import Outcome
+from fixtures.wrong_optics import BOX, COUNT, DIAMETER, PIXEL, SPECIMEN, TILT, Imaged
 
-from halfmap.imaging.ctf import Defocus
-from halfmap.imaging.optics import CtfState, OpticsGroup
-from halfmap.maps.masks import spherical_mask
-from halfmap.maps.mrc import StackWriter, write_map
+from halfmap.imaging.optics import CtfState
+from halfmap.maps.mrc import write_map
 from halfmap.particles.star import read_star, write_star
-from halfmap.particles.table import ParticleTable, with_poses
-from halfmap.settings.commands import to_toml
 from halfmap.settings.ctf_refine import CtfRefineSettings, fit_names, validated_ctf_refine
-from halfmap.settings.refine import RefineSettings
 from halfmap.workflows import ctf_refine as workflow
 from halfmap.workflows.posed_particles import read_posed
 from halfmap.workflows.specimen_tilt import places_of, specimen_tilt
-
-BOX, PIXEL, COUNT, DIAMETER = 48, 3.0, 240, 120.0
-TILT = (0.8, -0.5)  # mrad, of the beam; the file says 0
-SPECIMEN = 12.0  # degrees about y, of the specimen; the file has one defocus a micrograph
-SPREAD = 250.0  # A, of the particles' heights about the plane
-
-
-@dataclass(frozen=True)
-class Imaged:
-    """A folder with particles.star (optics that are wrong), half maps, mask, a run folder, and the true defocus [b]."""
-
-    folder: Path
-    truth: Tensor
-
-    @property
-    def star_words(self) -> list[object]:
-        """The STAR file and its maps, as words of the command."""
-        folder = self.folder
-        return [folder / "particles.star", "--half1", folder / "half1.mrc", "--mask", folder / "mask.mrc",
-                "--diameter", DIAMETER]
-
-
-def brute_force_images(blobs: Any, rotations: Tensor, defocus: np.ndarray, seed: int) -> Tensor:
-    """Images [b, y, x] by the formulas of the CTF and of axial coma, noise of sd 1."""
-    f = np.fft.fftfreq(BOX, PIXEL)
-    fy, fx = np.meshgrid(f, np.abs(np.fft.rfftfreq(BOX, PIXEL)), indexing="ij")
-    square = fx**2 + fy**2
-    wavelength = 12.2643247 / math.sqrt(3e5 * (1 + 3e5 * 0.978466e-6))
-    kxy = torch.from_numpy(np.stack([fx, fy], -1).reshape(-1, 2) * BOX * PIXEL)
-    slices = blobs.slices(kxy, rotations).reshape(len(rotations), *fx.shape).numpy()
-    gamma = (-math.pi * wavelength * defocus[:, None, None] * square + 0.5 * math.pi * 2.7e7 * wavelength**3 * square**2
-             - math.asin(0.1))
-    coma = -2 * math.pi * 2.7e7 * wavelength**2 * square * (fx * TILT[0] + fy * TILT[1]) * 1e-3
-    formed = slices * -np.sin(gamma) * np.exp(1j * coma) * (np.sqrt(square) * BOX * PIXEL < BOX / 2)
-    signal = np.fft.fftshift(np.fft.irfft2(formed, s=(BOX, BOX)), axes=(1, 2))
-    return torch.from_numpy(signal + np.random.default_rng(seed).normal(size=signal.shape)).float()
-
-
-@pytest.fixture(scope="module")
-def imaged(tmp_path_factory: pytest.TempPathFactory) -> Imaged:
-    from fixtures.specimens import Blobs
-
-    folder, random = tmp_path_factory.mktemp("imaged"), np.random.default_rng(5)
-    centre = torch.from_numpy(random.normal(0, 0.13 * BOX, (40, 3))).clamp(-0.3 * BOX, 0.3 * BOX)
-    specimen = Blobs(BOX, centre, torch.full((40,), 0.9, dtype=torch.float64), torch.full((40,), 6.0).double())
-    rotations = torch.from_numpy(Rotation.random(COUNT, rng=random).as_matrix())
-    place, micrograph = random.uniform(0, 3000, (COUNT, 2)), np.arange(COUNT) // 24
-    given = 9000.0 + 700.0 * micrograph
-    heights = math.tan(math.radians(SPECIMEN)) * (place[:, 0] - 1500) * 1.5 + random.normal(0, SPREAD, COUNT)
-    truth = given + heights
-    with StackWriter(folder / "particles.mrcs", COUNT, BOX, PIXEL) as writer:
-        writer.write(brute_force_images(specimen, rotations, truth, 6))
-    optics = OpticsGroup("one", 300.0, 2.7, 0.1, PIXEL, BOX)
-    zero, numbers = torch.zeros(COUNT, dtype=torch.float64), np.arange(COUNT)
-    table = ParticleTable(
-        {"rlnMicrographName": [f"m{m:02d}.mrc" for m in micrograph]}, (optics,), 0 * numbers,
-        (folder / "particles.mrcs",), 0 * numbers, numbers,
-        Defocus(torch.from_numpy(given), torch.from_numpy(given), zero, zero, zero, zero + 1), None,
-        torch.zeros(COUNT, 2, dtype=torch.float64), numbers % 2, micrograph, folder / "particles.star",
-        optics_columns={"rlnMicrographPixelSize": ["1.5"]},
-    )  # fmt: skip
-    extra = {"rlnCoordinateX": place[:, 0], "rlnCoordinateY": place[:, 1], "rlnMine": numbers}
-    write_star(folder / "particles.star", with_poses(table, rotations, table.origins, None, extra))
-    known = replace(table.defocus, u=torch.from_numpy(truth), v=torch.from_numpy(truth))
-    right = replace(table, defocus=known, optics=(replace(optics, beam_tilt=TILT),))
-    write_star(folder / "true.star", with_poses(right, rotations, table.origins, None, extra))
-    density = specimen.map()
-    noise = torch.from_numpy(random.normal(0, 0.04 * float(density.std()), (2, BOX, BOX, BOX)))
-    mask = spherical_mask(BOX, 0.5 * DIAMETER / PIXEL - 2, 3.0)
-    write_map(folder / "mask.mrc", mask, PIXEL)
-    run = folder / "run"
-    run.mkdir()
-    for half in (0, 1):
-        own = (density + noise[half]).float()
-        write_map(folder / f"half{half + 1}.mrc", 0.01 * own, PIXEL)  # of another program, in units of its own
-        write_map(run / f"half{half + 1}_unfil.mrc", own, PIXEL)
-    write_map(run / "mask.mrc", mask, PIXEL)
-    write_map(run / "map.mrc", density.float(), PIXEL)
-    shutil.copy(folder / "particles.star", run / "particles.star")
-    settings = RefineSettings(particles=folder / "particles.star", map=run / "map.mrc", diameter=DIAMETER, out=run)
-    (run / "settings.toml").write_text(to_toml(settings))
-    record = {"search": "final", "sigma2": [[float(BOX**2)] * (BOX // 2 + 1)]}
-    (run / "iterations.jsonl").write_text(json.dumps(record) + "\n")
-    return Imaged(folder, torch.from_numpy(truth))
 
 
 def settings_of(imaged: Imaged, **options: Any) -> CtfRefineSettings:
@@ -147,11 +57,9 @@ def test_the_plane_of_a_tilted_specimen_is_found_from_the_defocus_of_its_particl
 
 
 def test_the_star_file_keeps_every_other_column_and_has_the_optics_that_the_images_were_made_with(
-    imaged: Imaged, halfmap: Callable, tmp_path: Path
+    imaged: Imaged, optics_fitted: Outcome
 ) -> None:
-    done = halfmap(["ctf-refine", imaged.folder / "run", "--fit", "defocus,tilt", "--threads", 1, "--out",
-                    tmp_path / "out"])
-    assert done.status == 0, done.error
+    done = optics_fitted
     assert "the specimen is tilted by" in done.said and f"halfmap refine {done.out}/particles.star" in done.said
     before, after = (starfile.read(folder / "particles.star") for folder in (imaged.folder / "run", done.out))
     optics = after["optics"].iloc[0] if len(after["optics"].shape) > 1 else after["optics"]

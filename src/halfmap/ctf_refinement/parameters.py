@@ -16,13 +16,11 @@ class Per(Enum):
 
 @dataclass(frozen=True)
 class Parameter:
-    """One kind of value. per: what has one value; meaning: in words, for help and pages; passes: over the images, each
-    about the values that the one before left; more than one where the effect of a value is far from linear."""
+    """One kind of value. per: what has one value; meaning: in words, for help and pages."""
 
     name: str
     per: Per
     meaning: str
-    passes: int = 1
 
 
 PARAMETERS = {
@@ -36,9 +34,9 @@ PARAMETERS = {
         Parameter("bfactor", Per.MICROGRAPH, "B factor of every micrograph"),
         Parameter("tilt", Per.GROUP, "beam tilt"),
         Parameter("trefoil", Per.GROUP, "threefold astigmatism"),
-        Parameter("tetrafoil", Per.GROUP, "fourfold astigmatism", passes=2),
-        Parameter("cs", Per.GROUP, "spherical aberration, with the mean defocus that goes with it", passes=2),
-        Parameter("amplitude-contrast", Per.GROUP, "amplitude contrast", passes=2),
-        Parameter("magnification", Per.GROUP, "anisotropic magnification", passes=2),
+        Parameter("tetrafoil", Per.GROUP, "fourfold astigmatism"),
+        Parameter("cs", Per.GROUP, "spherical aberration, with the mean defocus that goes with it"),
+        Parameter("amplitude-contrast", Per.GROUP, "amplitude contrast"),
+        Parameter("magnification", Per.GROUP, "anisotropic magnification"),
     )
 }

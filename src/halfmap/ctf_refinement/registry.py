@@ -7,8 +7,12 @@ from dataclasses import dataclass
 
 import torch
 
+from halfmap.ctf_refinement.defocus import ParticleChanges, ParticleDefocus
+from halfmap.ctf_refinement.even import Even
 from halfmap.ctf_refinement.fit import Fit, Fitted
-from halfmap.ctf_refinement.parameters import PARAMETERS
+from halfmap.ctf_refinement.magnification import Magnification
+from halfmap.ctf_refinement.micrographs import MicrographFit
+from halfmap.ctf_refinement.odd import Odd
 from halfmap.ctf_refinement.products import Range
 from halfmap.imaging.forward import Geometries
 from halfmap.particles.table import ParticleTable
@@ -33,13 +37,24 @@ def fits_for(
 
     geometries: against the maps that images are compared with, up to the last shell of ``used``.
     """
-    del table, geometries, used, choices
-    raise NotImplementedError(f"no fit of {', '.join(names)}")
+    def of(*kinds: str) -> list[str]:
+        return [name for name in kinds if name in names]
 
-
-def in_pass(names: Sequence[str], number: int) -> list[str]:
-    """The parameters that are fitted in a pass over the images, counted from 0; none after the last one."""
-    return [name for name in names if PARAMETERS[name].passes > number]
+    finest = used.last / (geometries.box * geometries.pixel_size)
+    fits: list[Fit] = []
+    if odd := of("tilt", "trefoil"):
+        fits.append(Odd(odd, table, geometries, used, choices.insignificant))
+    if common := of("defocus-micrograph", "astigmatism", "phase-shift", "bfactor"):
+        fits.append(MicrographFit(table, finest, common, insignificant=choices.insignificant))
+    if own := of("defocus", "astigmatism-particle"):
+        asked = ParticleChanges("astigmatism-particle" in own, spread=choices.prior_defocus, beside=tuple(names),
+                                insignificant=choices.insignificant)
+        fits.append(ParticleDefocus(table, finest, asked))
+    if even := of("tetrafoil", "amplitude-contrast", "cs"):  # after defocus, whose mean change it takes for its own
+        fits.append(Even(even, table, geometries, used, choices.insignificant))
+    if "magnification" in names:  # last, since the sums of all others are those of the old matrix
+        fits.append(Magnification(table, geometries, used, choices.insignificant))
+    return fits
 
 
 def continued(first: Sequence[Fitted], then: Sequence[Fitted]) -> tuple[Fitted, ...]:

@@ -1,9 +1,10 @@
-"""How the settings of a refinement say that half maps become references: regulariser and masks."""
+"""How half maps become references in a refinement: regulariser and masks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -11,8 +12,6 @@ from halfmap.particles.table import ParticleTable
 from halfmap.refinement.preflight import read_reference
 from halfmap.regularisation.protocol import Regulariser
 from halfmap.regularisation.registry import regulariser_named
-from halfmap.settings.refine import RefineSettings
-from halfmap.settings.regularisers import regulariser_options
 
 
 @dataclass(frozen=True)
@@ -26,17 +25,21 @@ class Method:
     part: Tensor | None
 
 
-def method_of(settings: RefineSettings, table: ParticleTable) -> Method:
-    """Read the masks that the settings name. Where one is an option of the regulariser, it takes the path's place."""
+def method_of(
+    regulariser: str, options: dict[str, Any], mask: Path | None, table: ParticleTable, diameter: float
+) -> Method:
+    """Read the mask and make the regulariser. Where one of its options is a mask, that takes the path's place.
+
+    table, diameter: of the particles that masks must fit, in A. Raises InputError for a mask that does not.
+    """
     notes = []
 
     def read(path: Path, what: str) -> Tensor:
-        mask = read_reference(path, table, settings.diameter, what)
-        notes.append(mask.note)
-        return mask.map.clamp(0, 1)
+        found = read_reference(path, table, diameter, what)
+        notes.append(found.note)
+        return found.map.clamp(0, 1)
 
-    given = None if settings.mask is None else read(settings.mask, "mask")
-    options = regulariser_options(settings)
+    given = None if mask is None else read(mask, "mask")
     if options.get("mask") is not None:
-        options["mask"] = read(options["mask"], f"{settings.regulariser} mask")
-    return Method(regulariser_named(settings.regulariser, **options), given, notes, options.get("mask"))
+        options["mask"] = read(options["mask"], f"{regulariser} mask")
+    return Method(regulariser_named(regulariser, **options), given, notes, options.get("mask"))

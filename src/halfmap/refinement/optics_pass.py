@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +30,8 @@ def refitted(problem: Problem, state: State, plan: Plan, advance: Callable[[int]
     if plan.optics is None:
         return state
     table, ranks = problem.source.table, problem.ranks
-    fits = fits_for(problem.optics, table, plan.optics, Choices())
+    geometries = Geometries(problem.model.box, problem.model.pixel_size, plan.optics.last, state.references[0].device)
+    fits = fits_for(problem.optics, table, geometries, plan.optics, Choices())
 
     def mine(half: int) -> Tensor:
         members = problem.chosen(plan.images, half, torch.nonzero(state.poses.half == half)[:, 0])
@@ -37,7 +39,7 @@ def refitted(problem: Problem, state: State, plan: Plan, advance: Callable[[int]
 
     count_images(state, problem.source, problem.model, plan.optics, fits, mine, lambda n: advance(n * ranks.world))
     ranks.add_([sums for fit in fits for sums in fit.sums()])
-    found = []
+    found: list[dict[str, Any]] = []
     if ranks.first:
         for fit in fits:  # each about the values that the one before left
             solved = fit.solved(table)
@@ -47,14 +49,15 @@ def refitted(problem: Problem, state: State, plan: Plan, advance: Callable[[int]
 
 def count_images(
     state: State, source: ParticleSource, model: ImagingModel, used: Range, fits: Sequence[Fit],
-    members: Callable[[int], Tensor], advance: Callable[[int], None] = lambda n: None,
+    members: Callable[[int], Tensor] | None = None, advance: Callable[[int], None] = lambda n: None,
 ) -> None:  # fmt: skip
     """Add images that have a pose to the fits, each half set against its own reference.
 
-    used: shells that are fitted to. members: the particles int64 [m] of a half set that this process deals with.
+    used: shells that are fitted to. members: the particles int64 [m] of a half set that this process deals with; None:
+    all.
     """
     for half in range(HALVES):
-        own = members(half)
+        own = torch.nonzero(state.poses.half == half)[:, 0] if members is None else members(half)
         for posed in _posed(state, source, model, used, half, own[state.poses.known[own]], advance):
             products = posed.products(used)
             for fit in fits:

@@ -55,6 +55,7 @@ from halfmap.runtime.scratch import Scratch
 from halfmap.settings.commands import RunSettings
 from halfmap.settings.ctf_refine import fit_names
 from halfmap.settings.refine import RefineSettings
+from halfmap.settings.regularisers import regulariser_options
 from halfmap.validation.mask_share import diameter_verdict, share_verdict
 
 MODES = 3  # pose modes kept of each particle
@@ -140,7 +141,7 @@ def prepared(
     read = read_particles(particle_input(settings), files)
     table = read.table
     start = read_reference(settings.starting_map, table, settings.diameter)
-    method = method_of(settings, table)
+    method = _method_of(settings, table)
     at_start = _start_of(settings, start, symmetry, method)
     source = ParticleSource(table, settings.diameter, settings.batch, files)
     limits = MemoryLimits(settings.max_memory, settings.sums, settings.batch)
@@ -185,7 +186,7 @@ def prepared_again(
     """
     table = read_particles(particle_input(settings), files).table
     table = replace(table.select(np.isin(table.rows, origin.rows)), half=state.poses.half.numpy())
-    method, symmetry = method_of(settings, table), symmetry_group(settings.symmetry)
+    method, symmetry = _method_of(settings, table), symmetry_group(settings.symmetry)
     # Where there is no memory for sums any longer, they go to disk, also if they were asked for in memory.
     sums = "auto" if origin.limits.sums == "memory" else origin.limits.sums
     limits = replace(origin.limits, gigabytes=settings.max_memory, sums=sums)
@@ -210,6 +211,10 @@ def files_read(settings: RunSettings) -> list[Path]:
     """The files that the settings name and a run that goes on reads again: not the map, whose place the state takes."""
     named = [getattr(settings, f.name) for f in fields(settings) if f.name != "map"]
     return [path for path in named if isinstance(path, Path) and path.is_file()]
+
+
+def _method_of(settings: RefineSettings, table: ParticleTable) -> Method:
+    return method_of(settings.regulariser, regulariser_options(settings), settings.mask, table, settings.diameter)
 
 
 def _start_of(settings: RefineSettings, read: Reference, symmetry: Tensor, method: Method) -> Placed:

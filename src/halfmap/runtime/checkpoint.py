@@ -73,9 +73,9 @@ def load(
 ) -> Loaded:
     """Read what `dump` wrote.
 
-    records: the dataclasses and Enums that may occur. device: where tensors go that were not on the CPU. place: called with each
-    large tensor as soon as it is read and gives what is kept in its place, for tensors that do not fit into memory
-    together. Raises InputError for a file that cannot be read, is damaged, or was written by another version.
+    records: the dataclasses and Enums that may occur. device: where tensors go that were not on the CPU. place: called
+    with each large tensor as soon as it is read and gives what is kept in its place, for tensors that do not fit into
+    memory together. Raises InputError for a file that cannot be read, is damaged, or was written by another version.
     """
     known = {cls.__name__: cls for cls in records}
     try:

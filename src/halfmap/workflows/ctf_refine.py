@@ -2,7 +2,7 @@
 
 One pass over the images counts what they say (`refinement.optics_pass`), each against the map of its own half set; the
 fits (`ctf_refinement`) make values of it and say which are significant. Where the effect of a value is far from linear
-a second pass begins at what the first one found.
+its fit asks for another pass, which begins at what the first one found.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from halfmap import __version__, kernels
 from halfmap.ctf_refinement.fit import Fitted, PhaseMap
 from halfmap.ctf_refinement.parameters import PARAMETERS, Per
 from halfmap.ctf_refinement.products import Range
-from halfmap.ctf_refinement.registry import Choices, continued, fits_for, in_pass
+from halfmap.ctf_refinement.registry import Choices, continued, fits_for
 from halfmap.ctf_refinement.sensitivity import NOTICEABLE, usual_error
 from halfmap.errors import InputError
 from halfmap.finding import Finding
@@ -39,6 +39,7 @@ from halfmap.workflows.posed_particles import PosedParticles, range_of, read_pos
 from halfmap.workflows.specimen_tilt import Places, SpecimenTilt, places_of, specimen_tilt
 
 Report = Callable[..., Any]
+MOST_PASSES = 3  # over the images
 COARSE = "too coarse for "  # beginning of the name of a finding; the parameter's name ends it
 
 
@@ -115,25 +116,26 @@ def ctf_refine(settings: CtfRefineSettings, report: Report | None = None) -> Ctf
 
 
 def _fitted(posed: PosedParticles, names: tuple[str, ...], used: Range, choices: Choices) -> _Values:
-    """Fit these parameters, in as many passes as they need."""
+    """Fit these parameters, and those that ask for it in further passes."""
     found = _Values(posed.table, (), ())
-    passes = max(PARAMETERS[name].passes for name in names)
-    for number in range(passes):
-        now = in_pass(names, number)
+    now, number = names, 0
+    while now and number < MOST_PASSES:
         here = _about(posed, found.table)
         geometries = Geometries(here.model.box, here.model.pixel_size, used.last, here.state.references[0].device)
         fits = fits_for(now, found.table, geometries, used, choices)
-        title = "comparing images and maps" + (f" ({number + 1} of {passes})" if passes > 1 else "")
+        title = "comparing images and maps" + (f", {', '.join(now)} again" if number else "")
         with counted(title, len(found.table)) as advance:
-            count_images(here.state, here.source, here.model, used, fits, advance=advance)
-        new: list[Fitted] = []
+            count_images(here.state, here.source, here.model, used, fits, here.members, advance)
+        new, again = list[Fitted](), list[str]()
         table, maps = found.table, found.maps
         for fit in fits:
             solved = fit.solved(table)
             table, new = solved.table, [*new, *solved.fitted]
+            again += [one.name for one in solved.fitted if solved.again]
             known = {(one.kind, one.group) for one in found.maps}
             maps += tuple(one for one in solved.maps if (one.kind, one.group) not in known)
         found = _Values(table, continued(found.fitted, new) if number else tuple(new), maps)
+        now, number = tuple(again), number + 1
     order = list(PARAMETERS)
     return replace(found, fitted=tuple(sorted(found.fitted, key=lambda one: order.index(one.name))))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,6 +31,13 @@ def found_lines(fitted: Sequence[Fitted], optics: Sequence[OpticsGroup]) -> list
     return lines
 
 
+def rounded(value: float, error: float) -> str:
+    """A value with as many decimals as its error has to the second digit."""
+    if not (0 < error < math.inf and math.isfinite(value)):
+        return f"{value:.4g}"
+    return f"{value:.{max(0, 1 - math.floor(math.log10(error)))}f}"
+
+
 def record_of(fitted: Sequence[Fitted], table: ParticleTable) -> dict[str, Any]:
     """All values of optics groups and micrographs; of particles, whose values are in particles.star, their spread."""
     return {"parameters": [_record(one, table) for one in fitted]}
@@ -45,7 +53,7 @@ def _counted(one: Fitted) -> str:
 def _values(one: Fitted, row: int) -> str:
     """The values of an optics group with their errors, and what became of them."""
     now = (one.before + one.change)[row].tolist()
-    parts = [f"{name} {value:.4g} +- {error:.2g} {unit}".rstrip()
+    parts = [f"{name} {rounded(value, error)} +- {rounded(error, error)} {unit}".rstrip()
              for name, value, error, unit in zip(one.components, now, one.error[row].tolist(), one.units, strict=True)]
     done = "applied" if bool(one.applied[row]) else "left as it was"
     return f"{', '.join(parts)}; {done} ({float(one.gain[row]):.1f} nats)"

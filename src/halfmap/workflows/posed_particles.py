@@ -67,6 +67,10 @@ class PosedParticles:
         """The particles."""
         return self.source.table
 
+    def members(self, half: int) -> Tensor:
+        """The particles int64 [m] of a half set."""
+        return torch.nonzero(self.state.poses.half == half)[:, 0]
+
 
 def read_posed(settings: CtfRefineSettings) -> PosedParticles:
     """Read particles and maps. settings: as `validated_ctf_refine` returns them.

@@ -21,6 +21,7 @@ from halfmap.report.pictures import ctf_charts as charts
 from halfmap.report.pictures.charts import Drawing
 from halfmap.report.pictures.signed import signed_gradient
 from halfmap.workflows.ctf_refine import CtfRefined
+from halfmap.workflows.ctf_refine_words import rounded
 
 MOST_MAPS, MOST_ROWS = 4, 40  # phase maps of each kind, and lines of a table of optics groups
 
@@ -139,28 +140,31 @@ def _kind(one: Fitted, found: CtfRefined) -> Kind:
         heads = [f"{name} ({_unit(unit)})" if unit else name
                  for name, unit in zip(one.components, one.units, strict=True)]
         rows = [_row(one, i, found) for i in one.gain.argsort(descending=True)[:MOST_ROWS].tolist()]
-    elif one.per is Per.PARTICLE:
-        drawings = [charts.change_histogram(one, i) for i in components]
     else:
-        drawings = [charts.micrograph_chart(one, i) for i in components]
+        drawings = [drawing for i in components for drawing in _drawings(one, i, found)]
     return Kind(one.name, findings.sentence(meaning), _counted(one), findings.sentence(one.verdict), heads, rows,
                 max(0, len(one.number) - MOST_ROWS) if rows else 0, [one for one in drawings if one is not None])
 
 
+def _drawings(one: Fitted, component: int, found: CtfRefined) -> list[Drawing | None]:
+    """A histogram of the particles' changes, and the changes by micrograph where the file names these."""
+    drawings: list[Drawing | None] = []
+    if one.per is Per.PARTICLE:
+        drawings.append(charts.change_histogram(one, component))
+    micrographs = found.after.micrographs
+    if micrographs is not None and len(one.number) and 1 < len(micrographs) < len(found.after):
+        seen = charts.OfMicrographs.of(one, component, found.after.micrograph)
+        drawings.append(charts.micrograph_chart(seen, one.components[component], one.units[component]))
+    return drawings
+
+
 def _row(one: Fitted, row: int, found: CtfRefined) -> GroupRow:
     """The values of one optics group, as they were, as they were found, and their errors."""
-    texts = [f"{_to(before, error)} → {_to(before + change, error)} ± {_to(error, error)}"
+    texts = [f"{rounded(before, error)} → {rounded(before + change, error)} ± {rounded(error, error)}".replace("-", "−")
              for before, change, error in zip(one.before[row].tolist(), one.change[row].tolist(),
                                               one.error[row].tolist(), strict=True)]
     return GroupRow(found.after.optics[int(one.number[row])].name, texts, figure(float(one.gain[row]), 1),
                     "applied" if bool(one.applied[row]) else "left as it was")
-
-
-def _to(value: float, error: float) -> str:
-    """A value with as many decimals as its error has to the second digit."""
-    if not 0 < error < math.inf:
-        return significant(value) if math.isfinite(value) else "–"
-    return figure(value, max(0, 1 - math.floor(math.log10(error))))
 
 
 def _places(found: CtfRefined) -> list[charts.PlacePicture]:

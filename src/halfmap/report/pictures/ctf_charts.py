@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from halfmap.ctf_refinement.fit import Fitted, PhaseMap
+from halfmap.ctf_refinement.fit import Fitted, Per, PhaseMap
 from halfmap.imaging.optics import OpticsGroup
 from halfmap.report.pictures.axes import Axis, linear_ticks, value_axis
 from halfmap.report.pictures.charts import Chart, Drawing, Guide, Series, draw, draw_histogram
@@ -141,21 +141,41 @@ def place_picture(places: Places, values: Float, title: str) -> PlacePicture | N
     return PlacePicture(title, signed_uri(means.reshape(across, across), limit), limit, 2 * reach / across)
 
 
-def micrograph_chart(fitted: Fitted, component: int) -> Drawing:
-    """The change of every micrograph's value, as each half set says it by itself."""
-    name, unit = fitted.components[component], fitted.units[component]
-    numbers = sorted(set(fitted.number.tolist()))
-    place = {number: i for i, number in enumerate(numbers)}
+@dataclass(frozen=True)
+class OfMicrographs:
+    """Changes [n] with their errors of micrographs ``number`` [n], each seen by the half set ``half`` [n]."""
+
+    number: NDArray[np.int64]
+    half: NDArray[np.int64]
+    change: Float
+    error: Float
+
+    @staticmethod
+    def of(fitted: Fitted, component: int, micrograph: NDArray[np.int64]) -> OfMicrographs:
+        """Those of a fit; of particles, whose ``micrograph`` [b] are given, their means."""
+        number, half = fitted.number.numpy(), fitted.half.numpy().clip(0)
+        change, error = (values[:, component].double().numpy() for values in (fitted.change, fitted.error))
+        if fitted.per is not Per.PARTICLE:
+            return OfMicrographs(number, half, change, error)
+        units, unit = np.unique(2 * micrograph[number] + half, return_inverse=True)
+        counts = np.bincount(unit)
+        return OfMicrographs(units // 2, units % 2, np.bincount(unit, change) / counts,
+                             np.sqrt(np.bincount(unit, error**2)) / counts)
+
+
+def micrograph_chart(seen: OfMicrographs, name: str, unit: str) -> Drawing:
+    """The change of every micrograph, as each half set says it by itself."""
+    numbers = np.unique(seen.number)
+    place = np.searchsorted(numbers, seen.number)
     halves: list[list[float | None]] = [[None] * len(numbers) for _ in range(2)]
-    change = fitted.change[:, component].tolist()
-    for number, half, value in zip(fitted.number.tolist(), fitted.half.tolist(), change, strict=True):
-        halves[max(half, 0)][place[number]] = value if math.isfinite(value) else None
+    for at, half, value in zip(place.tolist(), seen.half.tolist(), seen.change.tolist(), strict=True):
+        halves[half][at] = value if math.isfinite(value) else None
     x = Axis(0, len(numbers) + 1, "micrograph, as they come in the file", "linear", linear_ticks(0, len(numbers) + 1))
-    y = value_axis(halves, f"change of {name} ({unit})")
+    y = value_axis(halves, f"change of {name} ({unit})" if unit else f"change of {name}")
     positions = [x.fraction(i + 1) for i in range(len(numbers))]
     titles = [f"micrograph {i + 1}" for i in range(len(numbers))]
-    error = float(fitted.error[:, component].double().nanmedian())
-    chart = Chart(f"Change of {name} by micrograph, median error {error:.3g} {unit}", x, y, positions, titles,
+    error = f"{float(np.nanmedian(seen.error)):.3g} {unit}".strip()
+    chart = Chart(f"Change of {name} by micrograph; error {error} (median)", x, y, positions, titles,
                   [Series("half set 1", halves[0], "c1", unit), Series("half set 2", halves[1], "c3", unit)],
                   guides=[Guide(0.0, "")], dots=True, size="tall")
     return replace(draw(chart), lines=[])
