@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy.interpolate import CubicSpline
 from torch import Tensor
 
 from halfmap.ctf_refinement.significance import CHANCE
+
+if TYPE_CHECKING:
+    from scipy.interpolate import CubicSpline
 
 ENOUGH = 8_000  # particles that the prior of a half set is estimated from
 ZOOMS, STEPS = 7, 7  # of the search for mean and spread: each looks at so many values of both, a third as far apart
@@ -83,8 +86,7 @@ def fine_nodes(nodes: Tensor, likelihood: Tensor) -> Tensor:
 
 def interpolation(nodes: Tensor, finer: Tensor) -> Tensor:
     """The matrix [n, m] that takes values at ``nodes`` [n] to the cubic spline through them at ``finer`` [m]."""
-    spline = CubicSpline(nodes.numpy(), np.eye(len(nodes)))
-    return torch.from_numpy(spline(finer.numpy()).T.copy())
+    return torch.from_numpy(_spline(nodes, np.eye(len(nodes)))(finer.numpy()).T.copy())
 
 
 def moved(likelihood: Tensor, nodes: Tensor, offset: Tensor) -> Tensor:
@@ -100,7 +102,7 @@ def moved(likelihood: Tensor, nodes: Tensor, offset: Tensor) -> Tensor:
 def estimated_prior(nodes: Tensor, likelihood: Tensor, spread: float | None = None) -> Evidence:
     """The prior of particles with the log-likelihoods [b, m] at changes ``nodes`` [m]. spread: given, or estimated."""
     used = likelihood[:: max(1, math.ceil(len(likelihood) / ENOUGH))]
-    total = CubicSpline(nodes.numpy(), used.double().sum(dim=0).numpy())
+    total = _spline(nodes, used.double().sum(dim=0).numpy())
     fine = np.linspace(float(nodes[0]), float(nodes[-1]), 20 * len(nodes) - 19)
     together = total(fine)
     common = float(fine[int(together.argmax())])
@@ -137,6 +139,12 @@ def posterior(nodes: Tensor, likelihood: Tensor, evidence: Evidence, prior: Prio
     sd = (weights @ nodes.square() - mean.square()).clamp_min_(0.0).sqrt_()
     best = weights.argmax(dim=1)
     return Posterior(mean, sd, weights, (best == 0) | (best == len(nodes) - 1))
+
+
+def _spline(nodes: Tensor, values: np.ndarray) -> CubicSpline:
+    from scipy.interpolate import CubicSpline  # takes a second, and help must be immediate
+
+    return CubicSpline(nodes.numpy(), values)
 
 
 def _weights(nodes: Tensor, prior: Prior) -> Tensor:

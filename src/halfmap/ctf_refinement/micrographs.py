@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy.stats import chi2
 from torch import Tensor
 
 from halfmap.ctf_refinement.cells import SUMS, Cells, cell_sums
@@ -44,7 +43,7 @@ from halfmap.ctf_refinement.phase_values import (
     still_physical,
 )
 from halfmap.ctf_refinement.products import PosedImages, Products
-from halfmap.ctf_refinement.significance import CHANCE
+from halfmap.ctf_refinement.significance import CHANCE, chance_of
 from halfmap.particles.table import ParticleTable
 
 SECTORS = 16  # of a half turn
@@ -148,8 +147,8 @@ class MicrographFit:
             others = self._columns([other for other in names if other != name])
             rest = estimated(used, full.prior.only(others, base), self._reach)
             gain = max(full.estimate.evidence - rest.estimate.evidence, 0.0)
-            # a mean and a spread for each value
-            tests[name] = _Test(gain, float(chi2.sf(2.0 * gain, 2 * len(self._kinds[name]))))
+            freedom = 2 * len(self._kinds[name])  # a mean and a spread for each value
+            tests[name] = _Test(gain, float(chance_of(torch.tensor(gain, dtype=torch.float64), freedom)))
         kept = [name for name in names if tests[name].chance < CHANCE or self._insignificant]
         final = full if kept == names else estimated(used, full.prior.only(self._columns(kept), base), self._reach)
         best, kept_best = (one.estimate if len(every) == len(used) else every.best(one.prior, self._reach)
