@@ -23,7 +23,7 @@ from halfmap.ctf_refinement.fit import Fitted, PhaseMap
 from halfmap.ctf_refinement.parameters import PARAMETERS, Per
 from halfmap.ctf_refinement.products import Range
 from halfmap.ctf_refinement.registry import Choices, continued, fits_for
-from halfmap.ctf_refinement.sensitivity import NOTICEABLE, usual_error
+from halfmap.ctf_refinement.sensitivity import usual_error
 from halfmap.errors import InputError
 from halfmap.finding import Finding
 from halfmap.imaging.forward import Geometries
@@ -107,9 +107,10 @@ def ctf_refine(settings: CtfRefineSettings, report: Report | None = None) -> Ctf
     _write(settings, found, report)
     for line in found_lines(found.fitted, found.after.optics):
         console.print(escape(line), soft_wrap=True)
-    if found.tilt is not None and found.tilt.significant:
-        console.print(f"the specimen is tilted by {found.tilt.angle:.1f} +- {found.tilt.error:.1f} degrees, as defocus "
-                      f"over the micrographs says; it increases towards {found.tilt.azimuth:.0f} degrees from x")
+    tilt = found.tilt
+    if tilt is not None and tilt.significant:
+        console.print(f"the specimen is tilted by {tilt.angle:.1f} +- {tilt.error:.1f} degrees, as defocus over the "
+                      f"micrographs says; it increases towards {tilt.azimuth:.0f} degrees from x", soft_wrap=True)
     console.print(escape(f"Finished: {settings.out}; look at ctf_refine.html, and go on with: {found.after_this}"),
                   soft_wrap=True)
     return found
@@ -171,7 +172,7 @@ def _too_coarse(names: tuple[str, ...], posed: PosedParticles, finest: float) ->
     for name in names:
         errors = [usual_error(name, optics, posed.source.diameter) for optics in posed.table.optics]
         error = max(errors, key=lambda one: one.at(finest))
-        if error.at(finest) < NOTICEABLE:
+        if error.at(finest) < error.least:
             does = "lowers amplitudes by a share of" if name == "bfactor" else "changes phases by"
             unit = "" if name == "bfactor" else " rad"
             text = (f"{finest:.2f} A is coarse for {name}: a usual error of {error.size:g} {error.unit} {does} "

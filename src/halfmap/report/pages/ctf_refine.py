@@ -115,17 +115,13 @@ def _tile(one: Fitted) -> Tile:
     size = change.square().mean(dim=0).sqrt()
     if len(set(one.units)) == 1 and one.per is Per.GROUP:
         size = size.norm()[None]
-    return Tile(one.name, significant(float(size[0])), _unit(one.units[0]), note)
+    return Tile(one.name, significant(float(size[0])), charts.shown_unit(one.units[0]), note)
 
 
 def _errors(one: Fitted) -> str:
     middle = one.error.double().nanmedian(dim=0).values.tolist()
-    return ", ".join(f"{significant(value, 2)} {_unit(unit)}".strip()
+    return ", ".join(f"{significant(value, 2)} {charts.shown_unit(unit)}".strip()
                      for value, unit in zip(middle, one.units, strict=True))
-
-
-def _unit(unit: str) -> str:
-    return {"A": "Å", "deg": "°", "A^2": "Å²"}.get(unit, unit)
 
 
 def _counted(one: Fitted) -> str:
@@ -137,7 +133,7 @@ def _kind(one: Fitted, found: CtfRefined) -> Kind:
     meaning, heads, rows, drawings = PARAMETERS[one.name].meaning, list[str](), list[GroupRow](), list[Drawing | None]()
     components = range(len(one.components))
     if one.per is Per.GROUP:
-        heads = [f"{name} ({_unit(unit)})" if unit else name
+        heads = [f"{name} ({charts.shown_unit(unit)})" if unit else name
                  for name, unit in zip(one.components, one.units, strict=True)]
         rows = [_row(one, i, found) for i in one.gain.argsort(descending=True)[:MOST_ROWS].tolist()]
     else:
@@ -153,8 +149,7 @@ def _drawings(one: Fitted, component: int, found: CtfRefined) -> list[Drawing | 
         drawings.append(charts.change_histogram(one, component))
     micrographs = found.after.micrographs
     if micrographs is not None and len(one.number) and 1 < len(micrographs) < len(found.after):
-        seen = charts.OfMicrographs.of(one, component, found.after.micrograph)
-        drawings.append(charts.micrograph_chart(seen, one.components[component], one.units[component]))
+        drawings.append(charts.micrograph_chart(one, component, found.after.micrograph))
     return drawings
 
 
