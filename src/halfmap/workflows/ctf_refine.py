@@ -50,7 +50,7 @@ class CtfRefined:
     before, after: the particles. fitted: the values, in the order of `PARAMETERS`. maps: phase errors of optics groups.
     coarsest, finest: resolutions in A that images and maps were compared between. noise: where the noise spectra come
     from. places, tilt: of the specimen, where the file says where particles lie. findings: what a reader should know.
-    after_this: the command to go on with.
+    all_applied: whether values were applied without a test. after_this: the command to go on with.
     """
 
     before: ParticleTable
@@ -63,6 +63,7 @@ class CtfRefined:
     places: Places | None
     tilt: SpecimenTilt | None
     findings: tuple[Finding, ...]
+    all_applied: bool
     after_this: str
 
 
@@ -102,7 +103,8 @@ def ctf_refine(settings: CtfRefineSettings, report: Report | None = None) -> Ctf
     places = places_of(values.table) if len(np.unique(values.table.micrograph)) < len(values.table) else None
     found = CtfRefined(
         posed.table, values.table, values.fitted, values.maps, coarsest, finest, posed.noise, places,
-        None if places is None else specimen_tilt(values.table, places), tuple(findings), _after_this(settings),
+        None if places is None else specimen_tilt(values.table, places), tuple(findings), choices.insignificant,
+        _after_this(settings),
     )  # fmt: skip
     _write(settings, found, report)
     for line in found_lines(found.fitted, found.after.optics):

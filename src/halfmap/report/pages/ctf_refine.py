@@ -96,11 +96,9 @@ def write_ctf_refine_page(folder: Path, shown: CtfRefinePage) -> Path:
 
 def _headline(found: CtfRefined) -> Headline:
     changed = [one for one in found.fitted if bool(one.applied.any())]
-    won = sum(float(one.gain[one.applied].sum()) for one in found.fitted)
-    names = ", ".join(one.name for one in changed) or "nothing is significant"
+    names = ", ".join(one.name for one in changed) or "nothing is significant, and all stays as it was"
     hero = Tile("Changed", f"{len(changed)}", f"of {len(found.fitted)}", names)
-    tiles = [Tile("Likelihood won", grouped(round(won)), "nats", f"{won / len(found.after):.2f} for each particle")]
-    tiles += [_tile(one) for one in found.fitted]
+    tiles = [_tile(one) for one in found.fitted]
     tiles.append(Tile("Compared", f"{found.coarsest:.1f} to {found.finest:.2f}", "Å",
                       f"{grouped(len(found.after))} particles; noise {found.noise}"))
     return Headline(hero, tiles)
@@ -183,7 +181,8 @@ def _methods(shown: CtfRefinePage) -> str:
     tilt = found.tilt
     plane = (f" The specimen is tilted by {tilt.angle:.1f} ± {max(tilt.error, 0.1):.1f}°."
              if tilt is not None and tilt.significant and math.isfinite(tilt.error) else "")
+    kept = ("All values were applied." if found.all_applied
+            else "Values were changed where a likelihood-ratio test found that significant.")
     return (f"With {name}, the following were fitted to {grouped(len(found.after))} particle images at their poses by "
             f"maximum likelihood (after Zivanov et al. 2018 and 2020), each image against the map of its own half set, "
-            f"between {found.coarsest:.1f} and {found.finest:.2f} Å: {fitted}. Values were kept where a "
-            f"likelihood-ratio test found them significant.{plane}")
+            f"between {found.coarsest:.1f} and {found.finest:.2f} Å: {fitted}. {kept}{plane}")
