@@ -34,6 +34,7 @@ from halfmap.refinement.optics_pass import count_images
 from halfmap.refinement.outputs import made_folder
 from halfmap.runtime.progress import counted
 from halfmap.settings.ctf_refine import ALL, CtfRefineSettings
+from halfmap.settings.particle_sets import run_setting
 from halfmap.workflows.ctf_refine_words import found_lines, record_of
 from halfmap.workflows.posed_particles import PosedParticles, range_of, read_posed
 from halfmap.workflows.specimen_tilt import Places, SpecimenTilt, places_of, specimen_tilt
@@ -104,7 +105,7 @@ def ctf_refine(settings: CtfRefineSettings, report: Report | None = None) -> Ctf
     found = CtfRefined(
         posed.table, values.table, values.fitted, values.maps, coarsest, finest, posed.noise, places,
         None if places is None else specimen_tilt(values.table, places), tuple(findings), choices.insignificant,
-        _after_this(settings),
+        _after_this(settings, posed),
     )  # fmt: skip
     _write(settings, found, report)
     for line in found_lines(found.fitted, found.after.optics):
@@ -207,9 +208,12 @@ def _write(settings: CtfRefineSettings, found: CtfRefined, report: Report | None
     write_star(out / "particles.star", found.after)
 
 
-def _after_this(settings: CtfRefineSettings) -> str:
+def _after_this(settings: CtfRefineSettings, posed: PosedParticles) -> str:
     """The refinement to go on with."""
-    star = settings.out / "particles.star"
-    if settings.run is not None:
-        return f"halfmap refine {star} --map {settings.run / 'map.mrc'} --search local --diameter .. --out .."
-    return f"halfmap refine {star} --map .. --search local --diameter {settings.diameter:g} --out .."
+    run, start = settings.run, ".."
+    symmetry = None if run is None else run_setting(run, "symmetry")
+    if run is not None:
+        start = str(run / "map.mrc")
+    group = f" --symmetry {symmetry}" if symmetry not in (None, "C1") else ""
+    return (f"halfmap refine {settings.out / 'particles.star'} --map {start} --search local --diameter "
+            f"{posed.source.diameter:g}{group} --out ..")

@@ -23,7 +23,7 @@ from halfmap.report.pictures.signed import signed_gradient
 from halfmap.workflows.ctf_refine import CtfRefined
 from halfmap.workflows.ctf_refine_words import rounded
 
-MOST_MAPS, MOST_ROWS = 4, 40  # phase maps of each kind, and lines of a table of optics groups
+MOST_MAPS, MOST_ROWS = 4, 20  # phase maps of each kind, and lines of a table of optics groups
 
 DEFOCUS = Citation(
     "Defocus of particles and beam tilt from images",
@@ -67,7 +67,7 @@ class Kind:
     """All that the page shows of one kind of values.
 
     counted: how many were changed; rows: of optics groups, strongest first; hidden: how many rows are left out;
-    drawings: histograms of particles, or charts by micrograph.
+    drawings: histograms of particles, or charts by micrograph or, of many, by optics group.
     """
 
     name: str
@@ -134,6 +134,8 @@ def _kind(one: Fitted, found: CtfRefined) -> Kind:
         heads = [f"{name} ({charts.shown_unit(unit)})" if unit else name
                  for name, unit in zip(one.components, one.units, strict=True)]
         rows = [_row(one, i, found) for i in one.gain.argsort(descending=True)[:MOST_ROWS].tolist()]
+        if len(one.number) > charts.MANY:
+            drawings = [charts.group_chart(one, found.after.optics, i) for i in components]
     else:
         drawings = [drawing for i in components for drawing in _drawings(one, i, found)]
     return Kind(one.name, findings.sentence(meaning), _counted(one), findings.sentence(one.verdict), heads, rows,

@@ -22,6 +22,7 @@ BLUR = 1 / 18  # width of the window over measured phases, relative to the radiu
 FULL, MOST = 0.98, 0.9  # quantiles of the fitted and of the measured phases that have full colour at most
 LEAST_LIMIT = 0.02  # rad of full colour, so that next to nothing looks like it
 BINS = 48  # of the histogram
+MANY = 4  # optics groups beyond which their values are drawn
 FEWEST_IN_CELL, USUAL_IN_CELL, MOST_ACROSS = 3, 12, 32  # particles in a cell of a micrograph; cells across it
 
 
@@ -155,6 +156,24 @@ def place_picture(places: Places, values: Float, title: str) -> PlacePicture | N
     means[counts < FEWEST_IN_CELL] = np.nan
     limit = max(float(np.nanquantile(np.abs(means), FULL)), 1e-6)
     return PlacePicture(title, signed_uri(means.reshape(across, across), limit), limit, 2 * reach / across)
+
+
+def group_chart(fitted: Fitted, optics: Sequence[OpticsGroup], component: int) -> Drawing:
+    """The values of all optics groups, those that were changed and those that were left, with those of before."""
+    name, unit = fitted.components[component], shown_unit(fitted.units[component])
+    before, now = (values[:, component].tolist() for values in (fitted.before, fitted.before + fitted.change))
+    applied = fitted.applied.tolist()
+    changed = [value if made else None for value, made in zip(now, applied, strict=True)]
+    left = [None if made else value for value, made in zip(before, applied, strict=True)]
+    x = Axis(0, len(now) + 1, "optics group", "linear", linear_ticks(0, len(now) + 1))
+    y = value_axis([before, changed], f"{name} ({unit})" if unit else name)
+    error = f"{float(fitted.error[:, component].double().nanmedian()):.2g} {unit}".strip()
+    given = [value if made else None for value, made in zip(before, applied, strict=True)]
+    chart = Chart(f"{fitted.name} of optics groups, {name}; error {error} (median)", x, y,
+                  [x.fraction(i + 1) for i in range(len(now))], [optics[i].name for i in fitted.number.tolist()],
+                  [Series("found and applied", changed, "c1", unit), Series("given before that", given, "c8", unit),
+                   Series("left as it was", left, "c3", unit)], dots=True)
+    return replace(draw(chart), lines=[])
 
 
 @dataclass(frozen=True)
