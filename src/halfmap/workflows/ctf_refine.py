@@ -20,11 +20,11 @@ from rich.markup import escape
 
 from halfmap import __version__, kernels
 from halfmap.ctf_refinement.fit import Fitted, PhaseMap
-from halfmap.ctf_refinement.parameters import PARAMETERS, Per
+from halfmap.ctf_refinement.input_checks import check_particles
+from halfmap.ctf_refinement.parameters import PARAMETERS
 from halfmap.ctf_refinement.products import Range
 from halfmap.ctf_refinement.registry import Choices, continued, fits_for
 from halfmap.ctf_refinement.sensitivity import usual_error
-from halfmap.errors import InputError
 from halfmap.finding import Finding
 from halfmap.imaging.forward import Geometries
 from halfmap.maps.mrc import replaced_atomically
@@ -89,8 +89,7 @@ def ctf_refine(settings: CtfRefineSettings, report: Report | None = None) -> Ctf
     with console.status("reading particles and maps"):
         posed = read_posed(settings)
         used = range_of(posed.pair, settings.coarsest, settings.finest)
-    for name in settings.names:
-        _check_telling(name, posed.table)
+    check_particles("--fit", settings.names, posed.table)
     length = posed.pair.box * posed.pair.pixel_size
     coarsest, finest = length / used.first, length / used.last
     console.print(escape(f"{posed.table.source}: {len(posed.table):,} particles, compared with the half maps from "
@@ -149,24 +148,6 @@ def _about(posed: PosedParticles, table: ParticleTable) -> PosedParticles:
     poses = posed.state.poses.clone()
     poses.shifts[:, 0] = (-table.origins / table.pixel_size[:, None]).float()
     return replace(posed, source=replace(posed.source, table=table), state=replace(posed.state, poses=poses))
-
-
-def _check_telling(name: str, table: ParticleTable) -> None:
-    """Raise InputError where what a parameter has one value for is not known, or is only one image each."""
-    per, star = PARAMETERS[name].per, table.source
-    assert table.half is not None
-    if per is Per.MICROGRAPH:
-        if table.micrographs is None:
-            raise InputError(f"--fit {name}: {star} has no column rlnMicrographName, which says what images a value is "
-                             "for; fit defocus, of every particle, instead")
-        units, what = 2 * table.micrograph + table.half, "micrograph of a half set"
-    elif per is Per.GROUP:
-        units, what = table.optics_index, "optics group"
-    else:
-        return
-    if int(np.bincount(units).max()) < 2:
-        raise InputError(f"--fit {name}: every {what} in {star} has one particle, too few to fit a value to; put the "
-                         "particles into larger groups")
 
 
 def _too_coarse(names: tuple[str, ...], posed: PosedParticles, finest: float) -> list[Finding]:
