@@ -30,7 +30,6 @@ from torch import Tensor
 
 from halfmap.ctf_refinement.products import Products
 from halfmap.imaging.ctf import COEFFICIENTS_PER_PASS, quadratures
-from halfmap.imaging.optics import CtfState
 
 TURN = 0.5  # radians of 2a within a cell, at most
 SUMS = 5  # of a cell
@@ -86,8 +85,6 @@ def cell_sums(products: Products, cells: Cells) -> Iterator[CellSums]:
         part = slice(start, start + step)
         at = quadratures(products.kxy, products.optics, products.defocus[part])
         data, norm, sine, cosine = products.cross[part].real, products.norm[part], at.sine, at.cosine
-        if products.optics.ctf_state is CtfState.PHASE_FLIPPED:
-            data = data * sine.sign()
         square, other = norm * sine.square(), norm * cosine.square()
         terms = (data * sine, data * cosine, (square + other).mul_(0.5), (square - other).mul_(0.5),
                  sine.mul_(cosine).mul_(norm))

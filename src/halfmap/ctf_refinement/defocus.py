@@ -17,11 +17,11 @@ from torch import Tensor
 from halfmap.ctf_refinement.cells import Cells
 from halfmap.ctf_refinement.empirical_prior import (
     ENOUGH,
-    SIGNIFICANT,
     Evidence,
     estimated_prior,
     fine_nodes,
     interpolation,
+    log_evidence,
     moved,
     posterior,
 )
@@ -34,10 +34,12 @@ from halfmap.ctf_refinement.phase_values import (
     MEAN,
     SPHERICAL,
     changed,
+    check_untouched,
     phase_values,
     still_physical,
 )
 from halfmap.ctf_refinement.products import PosedImages, Products
+from halfmap.ctf_refinement.significance import CHANCE
 from halfmap.particles.table import ParticleTable
 
 SECTORS = 16  # of a half turn: the mean of cos(2 azimuth) over one is 0.6 % below its middle, and is what is used
@@ -53,7 +55,7 @@ class ParticleChanges:
 
     astigmatism: whether of each particle too. reach: how far defocus may change, A. spread: of the true changes of
     defocus, A; None: estimated. beside: names of what else is fitted in the same pass; that of ``BESIDE`` is heeded.
-    insignificant: whether changes are made too where the test finds nothing wrong.
+    insignificant: whether values are applied too that are not significant.
     """
 
     astigmatism: bool = False
@@ -64,12 +66,17 @@ class ParticleChanges:
 
 
 class ParticleDefocus:
-    """The fit (`fit.Fit`) of the particles of a table with half sets. finest: the highest frequency used, 1/A."""
+    """The fit (`fit.Fit`) of the particles of a table with half sets. finest: the highest frequency used, 1/A.
+
+    Raises InputError as `check_untouched` does.
+    """
 
     def __init__(self, table: ParticleTable, finest: float, asked: ParticleChanges | None = None) -> None:
         if table.half is None:
             raise ValueError("defocus is fitted to half sets, and the table has none")
         self._asked = asked = asked or ParticleChanges()
+        self._name = "astigmatism-particle" if asked.astigmatism else "defocus"
+        check_untouched(table, [self._name])
         self._half, self._old = torch.from_numpy(table.half), phase_values(table)
         beside = {column for name in asked.beside for column in BESIDE.get(name, ())}
         others = sorted(beside | ({ALONG, ACROSS} if asked.astigmatism else set()))
@@ -106,8 +113,8 @@ class ParticleDefocus:
             if found.believed:
                 verdicts[-1] += self._left_out(int(those.at_bound.sum()), int((~physical & ~those.at_bound).sum()))
         components = ("defocus", "astigmatism at 0 degrees", "astigmatism at 45 degrees")[:p]
-        fitted = Fitted("astigmatism-particle" if p > 1 else "defocus", Per.PARTICLE, components, ("A",) * p, number,
-                        self._half[number], now[number, :p], change, error, gain, applied, "; ".join(verdicts),
+        fitted = Fitted(self._name, Per.PARTICLE, components, ("A",) * p, number,
+                        self._half[number], now[number, :p], change, error, gain, applied, "; ".join(verdicts) + ".",
                         max(spreads, default=0.0) or None)
         made = torch.zeros(len(table), p).double()
         made[number[applied]] = change[applied]
@@ -128,29 +135,28 @@ class ParticleDefocus:
         ruler = _Ruler(nodes, interpolation(self._profiles.nodes, nodes))
         offset = (now - self._old)[:, MEAN]
 
-        def evidence(astigmatism: float) -> Evidence:
-            given = self._given(used, now, astigmatism)
-            return estimated_prior(nodes, ruler.at(given.likelihood, offset[used]), self._asked.spread)
+        def likelihood(astigmatism: float) -> Tensor:
+            return ruler.at(self._given(used, now, astigmatism).likelihood, offset[used])
 
-        found, astigmatism = evidence(0.0), 0.0
+        found, astigmatism = estimated_prior(nodes, likelihood(0.0), self._asked.spread), 0.0
         words = _words(found, self._asked.spread)
         if self._asked.astigmatism:
-            tried = [evidence(spread) for spread in SPREADS]
-            best = max(range(len(SPREADS)), key=lambda i: tried[i].value)
-            gain = max(tried[best].value - found.value, 0.0)
+            values = [float(log_evidence(nodes, likelihood(spread), [found.prior])) for spread in SPREADS]
+            best = max(range(len(SPREADS)), key=lambda i: values[i])
+            with_it = estimated_prior(nodes, likelihood(SPREADS[best]), self._asked.spread)
+            gain = max(with_it.value - found.value, 0.0)
             chance = 0.5 * math.erfc(math.sqrt(gain))
             words += f", astigmatism {_tested(gain, chance)}"
-            if chance <= SIGNIFICANT:
-                found, astigmatism = tried[best], SPREADS[best]
+            if chance < CHANCE or self._asked.insignificant:
+                found, astigmatism = with_it, SPREADS[best]
                 words += f" with a spread of {astigmatism:.0f} A"
-        asked = self._asked.insignificant or self._asked.spread is not None
-        prior = found.prior if asked else found.believed
+        prior = found.prior if self._asked.insignificant or self._asked.spread is not None else found.believed
         parts = []
         for some in number.split(AT_ONCE):
             given, here = self._given(some, now, astigmatism), offset[some]
-            likelihood = ruler.at(given.likelihood, here)
-            known = posterior(nodes, likelihood, found, prior)
-            won = ruler.middle(moved(likelihood, nodes, known.mean)) - ruler.middle(likelihood)
+            profile = ruler.at(given.likelihood, here)
+            known = posterior(nodes, profile, found, prior)
+            won = ruler.middle(moved(profile, nodes, known.mean)) - ruler.middle(profile)
             change, error = known.mean[:, None], known.sd[:, None]
             if self._asked.astigmatism:
                 mean, square = (torch.stack([(ruler.at(values[:, i], here) * known.weights).sum(dim=1) for i in (0, 1)],
@@ -217,11 +223,11 @@ def _words(found: Evidence, given: float | None) -> str:
     if given is not None:
         return f"a spread of {given:g} A as given, mean change {found.prior.mean:+.0f} A"
     spread = f"a spread of {found.prior.spread:.0f} A {_tested(found.spread_gain, found.spread_chance)}"
-    if found.spread_chance <= SIGNIFICANT:
+    if found.spread_chance < CHANCE:
         return f"{spread}, mean change {found.prior.mean:+.0f} A"
     return f"{spread}, a mean change of {found.common:+.0f} A {_tested(found.mean_gain, found.mean_chance)}"
 
 
 def _tested(gain: float, chance: float) -> str:
-    verdict = "is significant" if chance <= SIGNIFICANT else "is not significant"
+    verdict = "is significant" if chance < CHANCE else "is not significant"
     return f"{verdict} ({gain:.1f} nats, chance {chance:.1g})"

@@ -17,9 +17,10 @@ import torch
 from scipy.interpolate import CubicSpline
 from torch import Tensor
 
-SIGNIFICANT = 0.01  # the chance of a larger likelihood ratio where nothing is wrong, at which a change is believed
+from halfmap.ctf_refinement.significance import CHANCE
+
 ENOUGH = 8_000  # particles that the prior of a half set is estimated from
-ZOOMS, STEPS = 7, 9  # of the search for mean and spread: each looks at so many values of both, a third as far apart
+ZOOMS, STEPS = 7, 7  # of the search for mean and spread: each looks at so many values of both, a third as far apart
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,9 @@ class Evidence:
     @property
     def believed(self) -> Prior:
         """The prior without what is not significant."""
-        if self.spread_chance <= SIGNIFICANT:
+        if self.spread_chance < CHANCE:
             return self.prior
-        return Prior(self.common if self.mean_chance <= SIGNIFICANT else 0.0, 0.0)
+        return Prior(self.common if self.mean_chance < CHANCE else 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -114,12 +115,12 @@ def estimated_prior(nodes: Tensor, likelihood: Tensor, spread: float | None = No
                     mean_gain, math.erfc(math.sqrt(mean_gain)))
 
 
-def _log_evidence(nodes: Tensor, likelihood: Tensor, priors: list[Prior]) -> Tensor:
+def log_evidence(nodes: Tensor, likelihood: Tensor, priors: list[Prior]) -> Tensor:
     """Sum over particles of the log of likelihood times prior, float64, for each of the priors."""
     top = likelihood.amax(dim=1, keepdim=True)
     weights = torch.stack([_weights(nodes, prior) for prior in priors], dim=1)
-    inner = (likelihood - top).exp_().double() @ weights
-    return inner.clamp_min_(1e-300).log_().sum(dim=0) + top.double().sum()
+    inner = (likelihood - top).float().exp_() @ weights.float()
+    return inner.double().clamp_min_(1e-37).log_().sum(dim=0) + top.double().sum()
 
 
 def posterior(nodes: Tensor, likelihood: Tensor, evidence: Evidence, prior: Prior) -> Posterior:
@@ -154,7 +155,7 @@ def _greatest(nodes: Tensor, likelihood: Tensor, mean: float, spread: float | No
         spreads = [spread] if spread is not None else np.exp(np.clip(height + tall * ruler, low, high)).tolist()
         means = np.clip(middle + width * ruler, -0.75 * reach, 0.75 * reach).tolist()
         priors = [Prior(m, s) for m in means for s in spreads]
-        values = _log_evidence(nodes, likelihood, priors)
+        values = log_evidence(nodes, likelihood, priors)
         at = int(values.argmax())
         if float(values[at]) > found.value:
             found = Best(priors[at], float(values[at]))

@@ -10,7 +10,7 @@ of each unit's posterior (Tierney & Kadane 1986, J. Am. Stat. Assoc. 81, 82), wi
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ LIMITS = (0.0, 2000.0, 2000.0, 1.0, 200.0, 1.6)  # no larger change is believed;
 CELLS_AT_ONCE = 1 << 19
 ROUNDS, STEPS = 20, 6  # of EM, and of Fisher scoring in the first of them
 SETTLED = 0.01  # relative change of all spreads
+LEAST = 0.01  # spreads below this share of the usual ones are as good as none
 
 
 @dataclass(frozen=True)
@@ -93,13 +94,11 @@ class Units:
 
     def _terms(self, part: slice, values: Tensor) -> Terms:
         power = self._power[part, :BFACTOR]
-        moved = self._offset[part].clone()
-        moved[:, :BFACTOR] += values[:, :BFACTOR] * power
-        turn = moved @ self._functions.T
-        gain = (values[:, BFACTOR:] @ self._gains.T).exp()
         first, second, both, even, odd = (term.double() for term in self._sums[part].unbind(dim=1))
+        turn = self._turns(part, values)
         cosine, sine = turn.cos(), turn.sin()
         cosine2, sine2 = 1.0 - 2.0 * sine.square(), 2.0 * sine * cosine
+        gain = (values[:, BFACTOR:] @ self._gains.T).exp()
         square = gain.square()
         match, turned = gain * (first * cosine + second * sine), gain * (second * cosine - first * sine)
         norm, skew = square * (both + even * cosine2 + odd * sine2), square * (odd * cosine2 - even * sine2)
@@ -111,6 +110,12 @@ class Units:
         information = torch.cat([torch.cat([corner, mixed], dim=2),
                                  torch.cat([mixed.transpose(1, 2), _paired(norm, size, size)], dim=2)], dim=1)
         return Terms((2.0 * match - norm).sum(dim=1), gradient, 2.0 * information)
+
+    def _turns(self, part: slice, values: Tensor) -> Tensor:
+        """The phases [u, c] that values [u, 6] add to -gamma."""
+        moved = self._offset[part].clone()
+        moved[:, :BFACTOR] += values[:, :BFACTOR] * self._power[part, :BFACTOR]
+        return moved @ self._functions.T
 
     def common(self, columns: list[int]) -> Tensor:
         """The values [6] that are best if all units have the same, those of ``columns``; the others are 0."""
@@ -163,37 +168,60 @@ class Units:
             evidence = evidence - 0.5 * torch.logdet(curvature / precision.sqrt()[:, None] / precision.sqrt())
         return Estimate(values, covariance, gain, float(evidence.sum()))
 
-    def scanned(self, prior: NormalPrior, reach: float, count: int) -> Tensor:
-        """Where to start [u, 6]: the best of ``count`` changes of the mean defocus, other values at their means."""
-        best = prior.mean.expand(len(self), -1).clone()
-        if MEAN not in prior.free:
-            return best
-        top = torch.full((len(self),), -torch.inf, dtype=torch.float64)
-        for change in torch.linspace(-reach, reach, count, dtype=torch.float64).tolist():
-            tried = prior.mean.expand(len(self), -1).clone()
-            tried[:, MEAN] = change
-            value = self.terms(tried).value - 0.5 * ((change - prior.mean[MEAN]) / prior.spread[MEAN]).square()
-            best = torch.where((value > top)[:, None], tried, best)
-            top = torch.maximum(top, value)
-        return best
+    def best(self, prior: NormalPrior, reach: float) -> Estimate:
+        """The greatest posterior of every unit, from the best of a scan of the mean defocus up to +- reach."""
+        start = prior.mean.expand(len(self), -1).clone()
+        if MEAN in prior.free:
+            changes = torch.linspace(-reach, reach, 2 * math.ceil(reach / USUAL[MEAN]) + 1, dtype=torch.float64)
+            informed = -0.5 * ((changes - prior.mean[MEAN]) / prior.spread[MEAN]).square()
+            start[:, MEAN] = changes[(self._scanned(changes) + informed).argmax(dim=1)]
+        return self.greatest(prior, start, STEPS)
+
+    def _scanned(self, changes: Tensor) -> Tensor:
+        """The likelihood [u, n], up to a constant of each unit, of changes [n] of the mean defocus alone."""
+        turn = torch.outer(self._functions[:, MEAN], changes)
+        found = []
+        for i, sums in enumerate(self._sums):  # of one wavelength and offset each
+            phase = turn * self._power[i, MEAN] + (self._functions @ self._offset[i])[:, None]
+            first, second, _, even, odd = sums.double()
+            found.append(2.0 * (first @ phase.cos() + second @ phase.sin())
+                         - even @ (2.0 * phase).cos() - odd @ (2.0 * phase).sin())
+        return torch.stack(found)
 
 
-def estimated(units: Units, prior: NormalPrior, reach: float) -> NormalPrior:
-    """The prior of the greatest evidence. Values with spread 0 in ``prior`` stay as they are."""
-    free = prior.free
-    if not free:
-        return prior
-    start, steps = units.scanned(prior, reach, 2 * math.ceil(reach / USUAL[MEAN]) + 1), STEPS
-    for _ in range(ROUNDS):
-        found = units.greatest(prior, start, steps)
-        start, steps = found.values, 2
+@dataclass(frozen=True)
+class Fitting:
+    """A prior, and the values of units under it."""
+
+    prior: NormalPrior
+    estimate: Estimate
+
+
+def estimated(units: Units, prior: NormalPrior, reach: float) -> Fitting:
+    """The prior of the greatest evidence. Values with spread 0 in ``prior`` stay as they are.
+
+    EM creeps where units say little of a value: every other step goes as far as the last two foretell, up to five
+    times.
+    """
+    free, found = prior.free, units.best(prior, reach)
+    least = LEAST * torch.tensor(USUAL, dtype=torch.float64)[free]
+    last: Tensor | None = None
+    for _ in range(ROUNDS if free else 0):
         mean = found.values.mean(dim=0)
-        spread = ((found.values - mean).square() + found.covariance.diagonal(dim1=1, dim2=2)).mean(dim=0).sqrt()
-        old, prior = prior, replace(prior, mean=prior.mean.clone(), spread=prior.spread.clone())
-        prior.mean[free], prior.spread[free] = mean[free], spread[free]
-        if float((prior.spread[free] / old.spread[free]).log().abs().max()) < SETTLED:
+        square = (found.values - mean).square() + found.covariance.diagonal(dim1=1, dim2=2)
+        step = (square.mean(dim=0).sqrt()[free] / prior.spread[free]).log()
+        settled = bool((step.abs() < SETTLED)[prior.spread[free] > least].all())
+        if last is not None:
+            again = (step / last).nan_to_num().clamp(0.0, 0.8)
+            step, last = step / (1.0 - again), None
+        else:
+            last = step
+        prior = NormalPrior(prior.mean.clone(), prior.spread.clone())
+        prior.mean[free], prior.spread[free] = mean[free], (prior.spread[free] * step.exp()).maximum(least)
+        found = units.greatest(prior, found.values, 2)
+        if settled:
             break
-    return prior
+    return Fitting(prior, found)
 
 
 def usual_prior(columns: list[int], mean: Tensor) -> NormalPrior:

@@ -21,14 +21,11 @@ from scipy.stats import chi2
 from torch import Tensor
 
 from halfmap.ctf_refinement.cells import SUMS, Cells, cell_sums
-from halfmap.ctf_refinement.empirical_prior import SIGNIFICANT
 from halfmap.ctf_refinement.fit import Fitted, Per, Solved
 from halfmap.ctf_refinement.micrograph_values import (
     BFACTOR,
     LIMITS,
     LOG_SCALE,
-    STEPS,
-    USUAL,
     VALUES,
     Estimate,
     NormalPrior,
@@ -42,10 +39,12 @@ from halfmap.ctf_refinement.phase_values import (
     CONSTANT,
     MEAN,
     changed,
+    check_untouched,
     phase_values,
     still_physical,
 )
 from halfmap.ctf_refinement.products import PosedImages, Products
+from halfmap.ctf_refinement.significance import CHANCE
 from halfmap.particles.table import ParticleTable
 
 SECTORS = 16  # of a half turn
@@ -63,18 +62,16 @@ GAINS = [BFACTOR, LOG_SCALE]
 class MicrographFit:
     """The fit (`fit.Fit`) of the micrographs of a table with half sets.
 
-    names: of ``KINDS``; finest: the highest frequency used, 1/A; reach: how far defocus may change, A; insignificant:
-    whether changes are made too where the test finds nothing wrong.
+    names: of ``KINDS``; finest: the highest frequency used, 1/A; reach: how far defocus may change, A. insignificant:
+    whether values are applied too that are not significant. Raises InputError as `check_untouched` does.
     """
 
-    def __init__(
-        self, table: ParticleTable, finest: float, names: Sequence[str], reach: float = 1000.0,
-        insignificant: bool = False,
-    ) -> None:  # fmt: skip
+    def __init__(self, table: ParticleTable, finest: float, names: Sequence[str], reach: float = 1000.0,
+                 insignificant: bool = False) -> None:
         if table.half is None:
             raise ValueError("micrographs are fitted within half sets, and the table has none")
-        self._kinds = _kinds(names)
-        self._reach, self._insignificant = reach, insignificant
+        check_untouched(table, names)
+        self._kinds, self._reach, self._insignificant = _kinds(names), reach, insignificant
         key = np.stack([table.half, table.micrograph, table.optics_index], axis=1)
         units, of = np.unique(key, axis=0, return_inverse=True)
         self._unit_of = torch.from_numpy(of.reshape(-1).astype(np.int64))
@@ -146,35 +143,28 @@ class MicrographFit:
         if "bfactor" in self._kinds:
             base = used.common(GAINS)
         names = list(self._kinds)
-        full = estimated(used, usual_prior(self._columns(names), base), self._reach)
-        evidence, tests = self._best(used, full).evidence, {}
+        full, tests = estimated(used, usual_prior(self._columns(names), base), self._reach), {}
         for name in names:
-            rest = estimated(used, full.only(self._columns([other for other in names if other != name]), base),
-                             self._reach)
-            gain = max(evidence - self._best(used, rest).evidence, 0.0)
+            others = self._columns([other for other in names if other != name])
+            rest = estimated(used, full.prior.only(others, base), self._reach)
+            gain = max(full.estimate.evidence - rest.estimate.evidence, 0.0)
             # a mean and a spread for each value
             tests[name] = _Test(gain, float(chi2.sf(2.0 * gain, 2 * len(self._kinds[name]))))
-        kept = [name for name in names if self._made(tests[name])]
-        prior = full if kept == names else estimated(used, full.only(self._columns(kept), base), self._reach)
-        return _HalfSet(unit, count[unit].double(), self._best(every, full), self._best(every, prior), full, tests)
-
-    def _made(self, test: _Test) -> bool:
-        """Whether changes of this kind are made."""
-        return self._insignificant or test.chance <= SIGNIFICANT
+        kept = [name for name in names if tests[name].chance < CHANCE or self._insignificant]
+        final = full if kept == names else estimated(used, full.prior.only(self._columns(kept), base), self._reach)
+        best, kept_best = (one.estimate if len(every) == len(used) else every.best(one.prior, self._reach)
+                           for one in (full, final))
+        return _HalfSet(unit, count[unit].double(), best, kept_best, full.prior, tests)
 
     def _columns(self, names: Sequence[str]) -> list[int]:
         return sorted(column for name in names for column in self._kinds[name])
-
-    def _best(self, units: Units, prior: NormalPrior) -> Estimate:
-        count = 2 * math.ceil(self._reach / USUAL[MEAN]) + 1
-        return units.greatest(prior, units.scanned(prior, self._reach, count), STEPS)
 
     def _fitted(
         self, name: str, columns: list[int], half: _HalfSet, now: Tensor, table: ParticleTable
     ) -> Fitted:
         """One kind of values of a half set."""
         test = half.tests[name]
-        believed = self._made(test)
+        believed = test.chance < CHANCE or self._insignificant
         found = half.kept if believed else half.full
         change = found.values.clone()
         variance = found.covariance.diagonal(dim1=1, dim2=2)
@@ -202,8 +192,15 @@ class MicrographFit:
         return Fitted(
             name, Per.MICROGRAPH, tuple(COMPONENTS[c] for c in columns), tuple(UNITS[c] for c in columns),
             self._micrograph[half.unit], self._half[half.unit], now[half.unit][:, columns], change[:, columns],
-            variance[:, columns].clamp_min(0.0).sqrt(), found.gain, within & believed, words,
+            variance[:, columns].clamp_min(0.0).sqrt(),
+            _won(change[:, columns], found.covariance[:, columns][..., columns]),
+            within & believed, words,
         )  # fmt: skip
+
+
+def _won(change: Tensor, covariance: Tensor) -> Tensor:
+    """Nats [n] that changes [n, p] win over none while the other kinds of values make up for it as well as they can."""
+    return 0.5 * (change[:, None] @ torch.linalg.pinv(covariance, hermitian=True) @ change[..., None]).flatten()
 
 
 @dataclass(frozen=True)
@@ -215,7 +212,7 @@ class _Test:
 
     @property
     def words(self) -> str:
-        verdict = "is significant" if self.chance <= SIGNIFICANT else "is not significant"
+        verdict = "is significant" if self.chance < CHANCE else "is not significant"
         return f"{verdict} ({self.gain:.1f} nats, chance {self.chance:.1g})"
 
 
@@ -249,4 +246,4 @@ def _joined(parts: list[Fitted]) -> Fitted:
 
     return replace(parts[0], number=of("number"), half=of("half"), before=of("before"), change=of("change"),
                    error=of("error"), gain=of("gain"), applied=of("applied"),
-                   verdict="; ".join(part.verdict for part in parts))
+                   verdict="; ".join(part.verdict for part in parts) + ".")
