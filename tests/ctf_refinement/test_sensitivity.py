@@ -23,7 +23,7 @@ def test_a_usual_beam_tilt_turns_phases_by_what_is_said_and_is_seen_from_the_res
     along = torch.tensor([[40, 0]])  # 6 A
     phase = odd_aberration(along, replace(OPTICS, beam_tilt=(error.size, 0.0)))
     assert phase is not None and float(phase.angle().abs()) == pytest.approx(error.at(6.0), rel=1e-3)
-    assert error.at(error.needed) == pytest.approx(NOTICEABLE)
+    assert error.at(error.needed) == pytest.approx(NOTICEABLE[Per.GROUP])
 
 
 def test_two_hundred_angstrom_of_defocus_are_a_third_of_a_radian_at_six_angstrom() -> None:

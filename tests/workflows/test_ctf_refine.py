@@ -152,3 +152,13 @@ def test_what_cannot_be_fitted_is_said_in_one_line(
         done = halfmap(["ctf-refine", *words, "--fit", fit, "--threads", 1, *out])
         assert done.status == 2 and said in done.error and done.error.count("\n") == 1, (said, done.error, done.said)
         assert not (tmp_path / "out").exists()
+
+
+def test_all_values_are_written_where_that_is_asked_and_no_test_is_said_to_have_decided(
+    imaged: Imaged, halfmap: Callable, tmp_path: Path
+) -> None:
+    words = ["ctf-refine", imaged.folder / "run", "--fit", "trefoil", "--threads", 1, "--out"]
+    kept, forced = halfmap([*words, tmp_path / "kept"]), halfmap([*words, tmp_path / "forced", "--apply", "all"])
+    assert kept.status == forced.status == 0, kept.error + forced.error
+    assert "not significant" in kept.said and not any(read_star(kept.out / "particles.star").optics[0].odd_zernike)
+    assert "as was asked" in forced.said and any(read_star(forced.out / "particles.star").optics[0].odd_zernike)

@@ -100,7 +100,7 @@ class ParticleDefocus:
         p = 3 if self._asked.astigmatism else 1
         change, error = torch.zeros(len(number), p).double(), torch.zeros(len(number), p).double()
         gain, applied = torch.zeros(len(number)).double(), torch.zeros(len(number), dtype=torch.bool)
-        verdicts = []
+        verdicts, spreads = [], []
         for half in sorted(set(self._half[number].tolist())):
             rows = torch.nonzero(self._half[number] == half)[:, 0]
             found = self._of_half_set(number[rows], now)
@@ -109,11 +109,13 @@ class ParticleDefocus:
             physical = still_physical(table.defocus[number[rows]], those.change)
             applied[rows] = physical & ~those.at_bound & found.believed
             verdicts.append(f"half set {half + 1}: {found.words}")
+            spreads.append(found.spread)
             if found.believed:
                 verdicts[-1] += self._left_out(int(those.at_bound.sum()), int((~physical & ~those.at_bound).sum()))
         components = ("defocus", "astigmatism at 0 degrees", "astigmatism at 45 degrees")[:p]
         fitted = Fitted(self._name, Per.PARTICLE, components, ("A",) * p, number,
-                        self._half[number], now[number, :p], change, error, gain, applied, "; ".join(verdicts) + ".")
+                        self._half[number], now[number, :p], change, error, gain, applied, "; ".join(verdicts) + ".",
+                        max(spreads, default=0.0) or None)
         made = torch.zeros(len(table), p).double()
         made[number[applied]] = change[applied]
         return Solved(replace(table, defocus=changed(table.defocus, made)), (fitted,))
@@ -163,7 +165,7 @@ class ParticleDefocus:
                 error = torch.cat([error, (square - mean.square()).clamp_min_(0.0).sqrt_()], dim=1)
             parts.append(_Changes(change, error, won, known.at_bound))
         believed = prior.spread > 0 or prior.mean != 0 or astigmatism > 0
-        return _HalfSet(_Changes.together(parts), believed, words)
+        return _HalfSet(_Changes.together(parts), believed, prior.spread, words)
 
     def _given(self, number: Tensor, now: Tensor, astigmatism: float) -> Conditional:
         """What particles say of their defocus, and of their astigmatism if it is fitted and has such a spread."""
@@ -208,10 +210,12 @@ class _Changes:
 
 @dataclass(frozen=True)
 class _HalfSet:
-    """Changes of a half set's particles; whether any is significant; what was found, in words."""
+    """Changes of a half set's particles; whether any is significant; the spread of the prior; what was found, in
+    words."""
 
     changes: _Changes
     believed: bool
+    spread: float
     words: str
 
 

@@ -107,7 +107,7 @@ class Even:
             for name in self.names:
                 values[name].append(_value(name, before, optics[group], found, mean, defocus))
         fitted = [fitted_values(name, _COMPONENTS[name], _UNITS[name], values[name], self.maps.images,
-                                _NOTES.get(name, "")) for name in self.names]
+                                _NOTES.get(name, ""), self.insignificant) for name in self.names]
         return Solved(replace(table, optics=tuple(optics), defocus=replace(table.defocus, u=u, v=v)), tuple(fitted),
                       tuple(maps))
 

@@ -21,6 +21,7 @@ class Fitted:
     images were used, -1 for both. before, change, error float64 [n, p]: the values as they were, what is to be added,
     and its standard error; gain [n]: nats of likelihood that the change wins; applied bool [n]: whether the change is
     significant and was made (elsewhere values stay as they were). verdict: one sentence, with the test that decided.
+    prior: standard deviation of the first component's change before an image is looked at, if it has such a prior.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Fitted:
     gain: Tensor
     applied: Tensor
     verdict: str
+    prior: float | None = None
 
 
 class Fit(Protocol):

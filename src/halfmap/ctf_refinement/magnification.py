@@ -104,7 +104,7 @@ class Magnification:
             note += (" Defocus values stay: images say that they are those of the undistorted specimen." if kept else
                      " Defocus values changed with the frequencies, so that the CTF is the same at every pixel.")
         fitted = fitted_values("magnification", ("isotropic", "stretch along x", "stretch along the diagonal"),
-                               ("%", "%", "%"), values, self.images, note)
+                               ("%", "%", "%"), values, self.images, note, self.insignificant)
         return Solved(
             replace(table, optics=tuple(optics), defocus=table.defocus if kept else _in_place(table, changes)),
             (fitted,), again=any(_size(change) * self.used.last > SETTLED for change in changes.values()),

@@ -191,8 +191,15 @@ class MicrographFit:
         return Fitted(
             name, Per.MICROGRAPH, tuple(COMPONENTS[c] for c in columns), tuple(UNITS[c] for c in columns),
             self._micrograph[half.unit], self._half[half.unit], now[half.unit][:, columns], change[:, columns],
-            variance[:, columns].clamp_min(0.0).sqrt(), found.gain, within & believed, words,
+            variance[:, columns].clamp_min(0.0).sqrt(),
+            _won(change[:, columns], found.covariance[:, columns][..., columns]),
+            within & believed, words,
         )  # fmt: skip
+
+
+def _won(change: Tensor, covariance: Tensor) -> Tensor:
+    """Nats [n] that changes [n, p] win over none while the other kinds of values make up for it as well as they can."""
+    return 0.5 * (change[:, None] @ torch.linalg.pinv(covariance, hermitian=True) @ change[..., None]).flatten()
 
 
 @dataclass(frozen=True)

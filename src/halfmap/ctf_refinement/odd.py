@@ -78,8 +78,8 @@ class Odd:
                     maps.append(self._picture(group, found))
             for name in self.names:
                 values[name].append(_value(name, before, optics[group], found))
-        fitted = [fitted_values(name, _COMPONENTS[name], _UNITS[name], values[name], self.maps.images)
-                  for name in self.names]
+        fitted = [fitted_values(name, _COMPONENTS[name], _UNITS[name], values[name], self.maps.images,
+                                insignificant=self.insignificant) for name in self.names]
         return Solved(replace(table, optics=tuple(optics), origins=origins), tuple(fitted), tuple(maps))
 
     def _found(self, group: int) -> _Found | None:

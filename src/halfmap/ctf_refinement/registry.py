@@ -70,5 +70,5 @@ def _added(first: Fitted, then: Fitted) -> Fitted:
     return Fitted(
         first.name, first.per, first.components, first.units, first.number, first.half, first.before, change,
         torch.where(moved, then.error, first.error), first.gain + torch.where(then.applied, then.gain, 0.0),
-        first.applied | then.applied, first.verdict,
+        first.applied | then.applied, first.verdict, first.prior,
     )  # fmt: skip

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from halfmap.ctf_refinement.parameters import PARAMETERS, Per
 from halfmap.imaging.optics import OpticsGroup
 
-NOTICEABLE = 0.1  # radians at the finest shell; what changes phases by less is hardly told from nothing
+# Radians at the finest shell: what changes phases by less is hardly told from nothing, by few images or by many.
+NOTICEABLE = {Per.PARTICLE: 0.1, Per.MICROGRAPH: 0.1, Per.GROUP: 0.02}
 
 
 @dataclass(frozen=True)
 class UsualError:
     """An error as data sets have them, and what it does to the phase of an image.
 
-    size, unit: of the error; phase: it causes at 1 A, radians; power: of the spatial frequency that it grows with. A B
-    factor changes no phase; what counts is the share of the amplitude that it takes.
+    size, unit: of the error; phase: it causes at 1 A, radians; power: of the spatial frequency that it grows with;
+    least: phase that can be told from nothing. A B factor changes no phase; what counts is the share of the amplitude
+    that it takes.
     """
 
     size: float
     unit: str
     phase: float
     power: int
+    least: float = NOTICEABLE[Per.PARTICLE]
 
     def at(self, resolution: float) -> float:
         """The phase in radians at a resolution in A."""
@@ -30,7 +34,7 @@ class UsualError:
     @property
     def needed(self) -> float:
         """The resolution in A that shows it, infinite where any does."""
-        return (self.phase / NOTICEABLE) ** (1 / self.power) if self.power else math.inf
+        return (self.phase / self.least) ** (1 / self.power) if self.power else math.inf
 
 
 def usual_error(name: str, optics: OpticsGroup, diameter: float) -> UsualError:
@@ -50,4 +54,5 @@ def usual_error(name: str, optics: OpticsGroup, diameter: float) -> UsualError:
         "magnification": UsualError(0.5, "%", 2 * math.pi * 0.005 * 0.5 * diameter, 1),
         "bfactor": UsualError(20.0, "A^2", 20.0 / 4, 2),
     }
-    return known.get(name, UsualError(200.0, "A", math.pi * wavelength * 200.0, 2))
+    usual = known.get(name, UsualError(200.0, "A", math.pi * wavelength * 200.0, 2))
+    return replace(usual, least=NOTICEABLE[PARAMETERS[name].per])

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from halfmap.ctf_refinement.input_checks import check_particles
 from halfmap.errors import InputError
 from halfmap.geometry.symmetry import symmetry_group
 from halfmap.maps.filters import lowpass
@@ -157,6 +158,8 @@ def prepared(
     if settings.search in ("local", "fixed") and table.rotations is None:
         raise InputError(f"{settings.particles}: no angles (rlnAngleRot, rlnAngleTilt, rlnAnglePsi), which --search "
                          f"{settings.search} starts from; use --search auto")
+    if problem.optics:
+        check_particles("--ctf-refine", problem.optics, table)
     progress.start_iteration(0, "reading images", len(table), None)
     inspected = inspect_images(problem.source, lambda n: progress.advance(n * ranks.world), ranks, read.drawn)
     found = [*read.findings, *at_start.findings, *inspected.findings]

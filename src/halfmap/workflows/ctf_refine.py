@@ -20,11 +20,11 @@ from rich.markup import escape
 
 from halfmap import __version__, kernels
 from halfmap.ctf_refinement.fit import Fitted, PhaseMap
-from halfmap.ctf_refinement.parameters import PARAMETERS, Per
+from halfmap.ctf_refinement.input_checks import check_particles
+from halfmap.ctf_refinement.parameters import PARAMETERS
 from halfmap.ctf_refinement.products import Range
 from halfmap.ctf_refinement.registry import Choices, continued, fits_for
-from halfmap.ctf_refinement.sensitivity import NOTICEABLE, usual_error
-from halfmap.errors import InputError
+from halfmap.ctf_refinement.sensitivity import usual_error
 from halfmap.finding import Finding
 from halfmap.imaging.forward import Geometries
 from halfmap.maps.mrc import replaced_atomically
@@ -34,6 +34,7 @@ from halfmap.refinement.optics_pass import count_images
 from halfmap.refinement.outputs import made_folder
 from halfmap.runtime.progress import counted
 from halfmap.settings.ctf_refine import ALL, CtfRefineSettings
+from halfmap.settings.particle_sets import run_setting
 from halfmap.workflows.ctf_refine_words import found_lines, record_of
 from halfmap.workflows.posed_particles import PosedParticles, range_of, read_posed
 from halfmap.workflows.specimen_tilt import Places, SpecimenTilt, places_of, specimen_tilt
@@ -50,7 +51,7 @@ class CtfRefined:
     before, after: the particles. fitted: the values, in the order of `PARAMETERS`. maps: phase errors of optics groups.
     coarsest, finest: resolutions in A that images and maps were compared between. noise: where the noise spectra come
     from. places, tilt: of the specimen, where the file says where particles lie. findings: what a reader should know.
-    after_this: the command to go on with.
+    all_applied: whether values were applied without a test. after_this: the command to go on with.
     """
 
     before: ParticleTable
@@ -63,6 +64,7 @@ class CtfRefined:
     places: Places | None
     tilt: SpecimenTilt | None
     findings: tuple[Finding, ...]
+    all_applied: bool
     after_this: str
 
 
@@ -87,8 +89,7 @@ def ctf_refine(settings: CtfRefineSettings, report: Report | None = None) -> Ctf
     with console.status("reading particles and maps"):
         posed = read_posed(settings)
         used = range_of(posed.pair, settings.coarsest, settings.finest)
-    for name in settings.names:
-        _check_telling(name, posed.table)
+    check_particles("--fit", settings.names, posed.table)
     length = posed.pair.box * posed.pair.pixel_size
     coarsest, finest = length / used.first, length / used.last
     console.print(escape(f"{posed.table.source}: {len(posed.table):,} particles, compared with the half maps from "
@@ -102,14 +103,16 @@ def ctf_refine(settings: CtfRefineSettings, report: Report | None = None) -> Ctf
     places = places_of(values.table) if len(np.unique(values.table.micrograph)) < len(values.table) else None
     found = CtfRefined(
         posed.table, values.table, values.fitted, values.maps, coarsest, finest, posed.noise, places,
-        None if places is None else specimen_tilt(values.table, places), tuple(findings), _after_this(settings),
+        None if places is None else specimen_tilt(values.table, places), tuple(findings), choices.insignificant,
+        _after_this(settings, posed),
     )  # fmt: skip
     _write(settings, found, report)
     for line in found_lines(found.fitted, found.after.optics):
         console.print(escape(line), soft_wrap=True)
-    if found.tilt is not None and found.tilt.significant:
-        console.print(f"the specimen is tilted by {found.tilt.angle:.1f} +- {found.tilt.error:.1f} degrees, as defocus "
-                      f"over the micrographs says; it increases towards {found.tilt.azimuth:.0f} degrees from x")
+    tilt = found.tilt
+    if tilt is not None and tilt.significant:
+        console.print(f"the specimen is tilted by {tilt.angle:.1f} +- {tilt.error:.1f} degrees, as defocus over the "
+                      f"micrographs says; it increases towards {tilt.azimuth:.0f} degrees from x", soft_wrap=True)
     console.print(escape(f"Finished: {settings.out}; look at ctf_refine.html, and go on with: {found.after_this}"),
                   soft_wrap=True)
     return found
@@ -147,31 +150,13 @@ def _about(posed: PosedParticles, table: ParticleTable) -> PosedParticles:
     return replace(posed, source=replace(posed.source, table=table), state=replace(posed.state, poses=poses))
 
 
-def _check_telling(name: str, table: ParticleTable) -> None:
-    """Raise InputError where what a parameter has one value for is not known, or is only one image each."""
-    per, star = PARAMETERS[name].per, table.source
-    assert table.half is not None
-    if per is Per.MICROGRAPH:
-        if table.micrographs is None:
-            raise InputError(f"--fit {name}: {star} has no column rlnMicrographName, which says what images a value is "
-                             "for; fit defocus, of every particle, instead")
-        units, what = 2 * table.micrograph + table.half, "micrograph of a half set"
-    elif per is Per.GROUP:
-        units, what = table.optics_index, "optics group"
-    else:
-        return
-    if int(np.bincount(units).max()) < 2:
-        raise InputError(f"--fit {name}: every {what} in {star} has one particle, too few to fit a value to; put the "
-                         "particles into larger groups")
-
-
 def _too_coarse(names: tuple[str, ...], posed: PosedParticles, finest: float) -> list[Finding]:
     """Which parameters the resolution hardly shows. The significance of what is found decides in the end."""
     found = []
     for name in names:
         errors = [usual_error(name, optics, posed.source.diameter) for optics in posed.table.optics]
         error = max(errors, key=lambda one: one.at(finest))
-        if error.at(finest) < NOTICEABLE:
+        if error.at(finest) < error.least:
             does = "lowers amplitudes by a share of" if name == "bfactor" else "changes phases by"
             unit = "" if name == "bfactor" else " rad"
             text = (f"{finest:.2f} A is coarse for {name}: a usual error of {error.size:g} {error.unit} {does} "
@@ -204,9 +189,12 @@ def _write(settings: CtfRefineSettings, found: CtfRefined, report: Report | None
     write_star(out / "particles.star", found.after)
 
 
-def _after_this(settings: CtfRefineSettings) -> str:
+def _after_this(settings: CtfRefineSettings, posed: PosedParticles) -> str:
     """The refinement to go on with."""
-    star = settings.out / "particles.star"
-    if settings.run is not None:
-        return f"halfmap refine {star} --map {settings.run / 'map.mrc'} --search local --diameter .. --out .."
-    return f"halfmap refine {star} --map .. --search local --diameter {settings.diameter:g} --out .."
+    run, start = settings.run, ".."
+    symmetry = None if run is None else run_setting(run, "symmetry")
+    if run is not None:
+        start = str(run / "map.mrc")
+    group = f" --symmetry {symmetry}" if symmetry not in (None, "C1") else ""
+    return (f"halfmap refine {settings.out / 'particles.star'} --map {start} --search local --diameter "
+            f"{posed.source.diameter:g}{group} --out ..")

@@ -20,7 +20,8 @@ def found_lines(fitted: Sequence[Fitted], optics: Sequence[OpticsGroup]) -> list
     """What was found of each parameter, how significant it is, and what was applied."""
     lines = []
     for one in fitted:
-        lines.append(f"{one.name}: {_counted(one)}; {one.verdict}")
+        counted = "" if one.per is Per.GROUP else f"{_counted(one)}; "
+        lines.append(f"{one.name}: {counted}{one.verdict}")
         if one.per is Per.GROUP:
             strongest = one.gain.argsort(descending=True)[:SHOWN].tolist()
             lines += [f"    {optics[int(one.number[i])].name}: {_values(one, i)}" for i in sorted(strongest)]

@@ -108,10 +108,6 @@ def _particles(star: Path, data_dir: Path | None, files: StackFiles) -> Particle
     if table.half is None:
         raise InputError(f"{star}: no half sets (rlnRandomSubset 1 and 2), so no image has a map that is not "
                          "made from it; give the STAR file of a refinement with half sets")
-    for group in table.optics:
-        if group.ctf_state.value != "untouched":
-            raise InputError(f"{star}: images of optics group {group.name} are {group.ctf_state.value}, by the CTF "
-                             "that is to be refined; extract them again without")
     check_stacks(table, files)
     return table
 

@@ -23,7 +23,7 @@ from halfmap.report.pictures.signed import signed_gradient
 from halfmap.workflows.ctf_refine import CtfRefined
 from halfmap.workflows.ctf_refine_words import rounded
 
-MOST_MAPS, MOST_ROWS = 4, 40  # phase maps of each kind, and lines of a table of optics groups
+MOST_MAPS, MOST_ROWS = 4, 20  # phase maps of each kind, and lines of a table of optics groups
 
 DEFOCUS = Citation(
     "Defocus of particles and beam tilt from images",
@@ -67,7 +67,7 @@ class Kind:
     """All that the page shows of one kind of values.
 
     counted: how many were changed; rows: of optics groups, strongest first; hidden: how many rows are left out;
-    drawings: histograms of particles, or charts by micrograph.
+    drawings: histograms of particles, or charts by micrograph or, of many, by optics group.
     """
 
     name: str
@@ -96,11 +96,9 @@ def write_ctf_refine_page(folder: Path, shown: CtfRefinePage) -> Path:
 
 def _headline(found: CtfRefined) -> Headline:
     changed = [one for one in found.fitted if bool(one.applied.any())]
-    won = sum(float(one.gain[one.applied].sum()) for one in found.fitted)
-    names = ", ".join(one.name for one in changed) or "nothing is significant"
+    names = ", ".join(one.name for one in changed) or "nothing is significant, and all stays as it was"
     hero = Tile("Changed", f"{len(changed)}", f"of {len(found.fitted)}", names)
-    tiles = [Tile("Likelihood won", grouped(round(won)), "nats", f"{won / len(found.after):.2f} for each particle")]
-    tiles += [_tile(one) for one in found.fitted]
+    tiles = [_tile(one) for one in found.fitted]
     tiles.append(Tile("Compared", f"{found.coarsest:.1f} to {found.finest:.2f}", "Å",
                       f"{grouped(len(found.after))} particles; noise {found.noise}"))
     return Headline(hero, tiles)
@@ -115,17 +113,13 @@ def _tile(one: Fitted) -> Tile:
     size = change.square().mean(dim=0).sqrt()
     if len(set(one.units)) == 1 and one.per is Per.GROUP:
         size = size.norm()[None]
-    return Tile(one.name, significant(float(size[0])), _unit(one.units[0]), note)
+    return Tile(one.name, significant(float(size[0])), charts.shown_unit(one.units[0]), note)
 
 
 def _errors(one: Fitted) -> str:
     middle = one.error.double().nanmedian(dim=0).values.tolist()
-    return ", ".join(f"{significant(value, 2)} {_unit(unit)}".strip()
+    return ", ".join(f"{significant(value, 2)} {charts.shown_unit(unit)}".strip()
                      for value, unit in zip(middle, one.units, strict=True))
-
-
-def _unit(unit: str) -> str:
-    return {"A": "Å", "deg": "°", "A^2": "Å²"}.get(unit, unit)
 
 
 def _counted(one: Fitted) -> str:
@@ -137,9 +131,11 @@ def _kind(one: Fitted, found: CtfRefined) -> Kind:
     meaning, heads, rows, drawings = PARAMETERS[one.name].meaning, list[str](), list[GroupRow](), list[Drawing | None]()
     components = range(len(one.components))
     if one.per is Per.GROUP:
-        heads = [f"{name} ({_unit(unit)})" if unit else name
+        heads = [f"{name} ({charts.shown_unit(unit)})" if unit else name
                  for name, unit in zip(one.components, one.units, strict=True)]
         rows = [_row(one, i, found) for i in one.gain.argsort(descending=True)[:MOST_ROWS].tolist()]
+        if len(one.number) > charts.MANY:
+            drawings = [charts.group_chart(one, found.after.optics, i) for i in components]
     else:
         drawings = [drawing for i in components for drawing in _drawings(one, i, found)]
     return Kind(one.name, findings.sentence(meaning), _counted(one), findings.sentence(one.verdict), heads, rows,
@@ -153,8 +149,7 @@ def _drawings(one: Fitted, component: int, found: CtfRefined) -> list[Drawing | 
         drawings.append(charts.change_histogram(one, component))
     micrographs = found.after.micrographs
     if micrographs is not None and len(one.number) and 1 < len(micrographs) < len(found.after):
-        seen = charts.OfMicrographs.of(one, component, found.after.micrograph)
-        drawings.append(charts.micrograph_chart(seen, one.components[component], one.units[component]))
+        drawings.append(charts.micrograph_chart(one, component, found.after.micrograph))
     return drawings
 
 
@@ -188,7 +183,8 @@ def _methods(shown: CtfRefinePage) -> str:
     tilt = found.tilt
     plane = (f" The specimen is tilted by {tilt.angle:.1f} ± {max(tilt.error, 0.1):.1f}°."
              if tilt is not None and tilt.significant and math.isfinite(tilt.error) else "")
+    kept = ("All values were applied." if found.all_applied
+            else "Values were changed where a likelihood-ratio test found that significant.")
     return (f"With {name}, the following were fitted to {grouped(len(found.after))} particle images at their poses by "
             f"maximum likelihood (after Zivanov et al. 2018 and 2020), each image against the map of its own half set, "
-            f"between {found.coarsest:.1f} and {found.finest:.2f} Å: {fitted}. Values were kept where a "
-            f"likelihood-ratio test found them significant.{plane}")
+            f"between {found.coarsest:.1f} and {found.finest:.2f} Å: {fitted}. {kept}{plane}")

@@ -19,10 +19,16 @@ from halfmap.workflows.specimen_tilt import Places
 
 Float = NDArray[np.float64]
 BLUR = 1 / 18  # width of the window over measured phases, relative to the radius of the plane
-FULL = 0.98  # quantile of the fitted phases that has full colour
+FULL, MOST = 0.98, 0.9  # quantiles of the fitted and of the measured phases that have full colour at most
 LEAST_LIMIT = 0.02  # rad of full colour, so that next to nothing looks like it
 BINS = 48  # of the histogram
+MANY = 4  # optics groups beyond which their values are drawn
 FEWEST_IN_CELL, USUAL_IN_CELL, MOST_ACROSS = 3, 12, 32  # particles in a cell of a micrograph; cells across it
+
+
+def shown_unit(unit: str) -> str:
+    """A unit as pages write it."""
+    return unit.replace("A", "Å").replace("deg", "°").replace("^2", "²").replace("^3", "³").replace("^4", "⁴")
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,10 @@ def _picture(one: PhaseMap, optics: OpticsGroup, title: str) -> PhasePicture:
     seen = weight > 0
     smooth = _blurred(weight * measured, radius) / np.maximum(_blurred(weight, radius), 1e-30)
     smooth_fit = _blurred(weight * fitted, radius) / np.maximum(_blurred(weight, radius), 1e-30)
-    limit = max(LEAST_LIMIT, float(np.quantile(np.abs(fitted[seen]), FULL)) if seen.any() else 0.0)
+    limit = LEAST_LIMIT
+    if seen.any():
+        limit = max(limit, *(float(np.quantile(np.abs(values[seen]), share))
+                             for values, share in ((fitted, FULL), (smooth, MOST))))
     was, fit, left = (signed_uri(np.where(seen, values, np.nan), limit)
                       for values in (smooth, fitted, smooth - smooth_fit))
     return PhasePicture(title, was, fit, left, limit, optics.box_length / radius, _spread(one))
@@ -91,7 +100,7 @@ def _blurred(plane: Float, radius: int) -> Float:
 
 def change_histogram(fitted: Fitted, component: int) -> Drawing | None:
     """How far values of particles were moved, beside what their errors alone would make; None where all are alike."""
-    change, unit = fitted.change[:, component].double().numpy(), fitted.units[component]
+    change, unit = fitted.change[:, component].double().numpy(), shown_unit(fitted.units[component])
     name = fitted.components[component]
     change = change[np.isfinite(change)]
     if not len(change) or not np.ptp(change) > 0:
@@ -100,17 +109,25 @@ def change_histogram(fitted: Fitted, component: int) -> Drawing | None:
     counts, edges = np.histogram(change.clip(-reach, reach), BINS, (-reach, reach))
     middles, width = 0.5 * (edges[1:] + edges[:-1]), float(edges[1] - edges[0])
     error = float(fitted.error[:, component].double().nanmedian())
-    by_error = np.exp(-0.5 * (middles / error) ** 2) * len(change) * width / (error * math.sqrt(2 * math.pi)) \
-        if error > 0 else np.zeros(BINS)
+    area = width * len(change)
+    curves = [Series(f"if all were error, {error:.3g} {unit}", _normal(middles, error, area), "c3 dashed")]
+    if fitted.prior is not None and component == 0:
+        curves.append(Series(f"prior, {fitted.prior:.3g} {unit}", _normal(middles, fitted.prior, area), "c2"))
     x = Axis(-reach, reach, f"change of {name} ({unit})", "linear", linear_ticks(-reach, reach, 6))
-    top = 1.12 * max(float(counts.max()), float(by_error.max()))
+    top = 1.12 * max(float(counts.max()), *(value for curve in curves for value in curve.values if value is not None))
     y = Axis(0.0, top, "particles", "linear", linear_ticks(0, top, 4))
     titles = [f"{a:.4g} to {b:.4g} {unit}" for a, b in pairwise(edges)]
-    series = [Series("particles", counts.tolist(), "c1"),
-              Series(f"if all were error, {error:.3g} {unit}", by_error.tolist(), "c3 dashed")]
+    series = [Series("particles", counts.tolist(), "c1"), *curves]
     chart = Chart(f"Change of {name}", x, y, [x.fraction(float(m)) for m in middles], titles, series,
                   guides=[Guide(0.0, "", upright=True)], size="tall")
     return replace(draw_histogram(chart, 0.9 * width), lines=draw(chart).lines[1:])
+
+
+def _normal(values: Float, sd: float, total: float) -> list[float | None]:
+    """A normal curve about 0 with the area ``total``; nothing without a spread."""
+    if not 0 < sd < math.inf:
+        return [None] * len(values)
+    return (np.exp(-0.5 * (values / sd) ** 2) * (total / (sd * math.sqrt(2 * math.pi)))).tolist()
 
 
 @dataclass(frozen=True)
@@ -141,8 +158,26 @@ def place_picture(places: Places, values: Float, title: str) -> PlacePicture | N
     return PlacePicture(title, signed_uri(means.reshape(across, across), limit), limit, 2 * reach / across)
 
 
+def group_chart(fitted: Fitted, optics: Sequence[OpticsGroup], component: int) -> Drawing:
+    """The values of all optics groups, those that were changed and those that were left, with those of before."""
+    name, unit = fitted.components[component], shown_unit(fitted.units[component])
+    before, now = (values[:, component].tolist() for values in (fitted.before, fitted.before + fitted.change))
+    applied = fitted.applied.tolist()
+    changed = [value if made else None for value, made in zip(now, applied, strict=True)]
+    left = [None if made else value for value, made in zip(before, applied, strict=True)]
+    x = Axis(0, len(now) + 1, "optics group", "linear", linear_ticks(0, len(now) + 1))
+    y = value_axis([before, changed], f"{name} ({unit})" if unit else name)
+    error = f"{float(fitted.error[:, component].double().nanmedian()):.2g} {unit}".strip()
+    given = [value if made else None for value, made in zip(before, applied, strict=True)]
+    chart = Chart(f"{fitted.name} of optics groups, {name}; error {error} (median)", x, y,
+                  [x.fraction(i + 1) for i in range(len(now))], [optics[i].name for i in fitted.number.tolist()],
+                  [Series("found and applied", changed, "c1", unit), Series("given before that", given, "c8", unit),
+                   Series("left as it was", left, "c3", unit)], dots=True)
+    return replace(draw(chart), lines=[])
+
+
 @dataclass(frozen=True)
-class OfMicrographs:
+class _OfMicrographs:
     """Changes [n] with their errors of micrographs ``number`` [n], each seen by the half set ``half`` [n]."""
 
     number: NDArray[np.int64]
@@ -151,31 +186,35 @@ class OfMicrographs:
     error: Float
 
     @staticmethod
-    def of(fitted: Fitted, component: int, micrograph: NDArray[np.int64]) -> OfMicrographs:
+    def of(fitted: Fitted, component: int, micrograph: NDArray[np.int64]) -> _OfMicrographs:
         """Those of a fit; of particles, whose ``micrograph`` [b] are given, their means."""
         number, half = fitted.number.numpy(), fitted.half.numpy().clip(0)
         change, error = (values[:, component].double().numpy() for values in (fitted.change, fitted.error))
         if fitted.per is not Per.PARTICLE:
-            return OfMicrographs(number, half, change, error)
+            return _OfMicrographs(number, half, change, error)
         units, unit = np.unique(2 * micrograph[number] + half, return_inverse=True)
         counts = np.bincount(unit)
-        return OfMicrographs(units // 2, units % 2, np.bincount(unit, change) / counts,
+        return _OfMicrographs(units // 2, units % 2, np.bincount(unit, change) / counts,
                              np.sqrt(np.bincount(unit, error**2)) / counts)
 
 
-def micrograph_chart(seen: OfMicrographs, name: str, unit: str) -> Drawing:
-    """The change of every micrograph, as each half set says it by itself."""
+def micrograph_chart(fitted: Fitted, component: int, micrograph: NDArray[np.int64]) -> Drawing:
+    """The change of every micrograph, of particles in the mean, as each half set says it by itself. micrograph [b]: of
+    every particle."""
+    seen = _OfMicrographs.of(fitted, component, micrograph)
+    name, unit = fitted.components[component], shown_unit(fitted.units[component])
+    what = f"{'mean ' if fitted.per is Per.PARTICLE else ''}change of {name}"
     numbers = np.unique(seen.number)
     place = np.searchsorted(numbers, seen.number)
     halves: list[list[float | None]] = [[None] * len(numbers) for _ in range(2)]
     for at, half, value in zip(place.tolist(), seen.half.tolist(), seen.change.tolist(), strict=True):
         halves[half][at] = value if math.isfinite(value) else None
     x = Axis(0, len(numbers) + 1, "micrograph, as they come in the file", "linear", linear_ticks(0, len(numbers) + 1))
-    y = value_axis(halves, f"change of {name} ({unit})" if unit else f"change of {name}")
+    y = value_axis(halves, f"{what} ({unit})" if unit else what)
     positions = [x.fraction(i + 1) for i in range(len(numbers))]
     titles = [f"micrograph {i + 1}" for i in range(len(numbers))]
     error = f"{float(np.nanmedian(seen.error)):.3g} {unit}".strip()
-    chart = Chart(f"Change of {name} by micrograph; error {error} (median)", x, y, positions, titles,
+    chart = Chart(f"{what.capitalize()} by micrograph; error {error} (median)", x, y, positions, titles,
                   [Series("half set 1", halves[0], "c1", unit), Series("half set 2", halves[1], "c3", unit)],
                   guides=[Guide(0.0, "")], dots=True, size="tall")
     return replace(draw(chart), lines=[])
