@@ -69,9 +69,9 @@ def _verdict(applied: Tensor, images: Tensor, fitted: list[bool], insignificant:
     text = f"significant and applied in {int(applied.sum())} of {len(applied)} optics groups ({test})"
     weak = known & ~applied
     if bool(weak.any()):
-        few = images[weak]
-        text += (f"; the {int(weak.sum())} others, of {int(few.min()):,} to {int(few.max()):,} images, "
-                 f"{'is' if int(weak.sum()) == 1 else 'are'} left as they were")
+        few, many = int(images[weak].min()), int(images[weak].max())
+        size = f"{few:,}" if few == many else f"{few:,} to {many:,}"
+        text += f"; what the others ({int(weak.sum())}, of {size} images) say is too weak, and they stay as they were"
     if not bool(known.all()):
         text += f"; {int((~known).sum())} could not be fitted"
     return text + "."

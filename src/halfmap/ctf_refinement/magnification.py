@@ -206,7 +206,8 @@ def _size(change: Tensor) -> float:
 
 def _stretched(optics: OpticsGroup, change: Tensor) -> OpticsGroup:
     """The optics with the matrix (I + A) M."""
-    m00, m01, m10, m11 = (_matrix(change) @ torch.tensor(optics.magnification).double().view(2, 2)).flatten().tolist()
+    old = torch.tensor(optics.magnification, dtype=torch.float64).view(2, 2)
+    m00, m01, m10, m11 = (_matrix(change) @ old).flatten().tolist()
     return replace(optics, magnification=(m00, m01, m10, m11))
 
 

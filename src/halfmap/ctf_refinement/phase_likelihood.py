@@ -17,7 +17,7 @@ from torch import Tensor
 
 STAGES = (0.12, 0.25, 0.5, 0.75)  # of the coefficients, sorted by frequency
 STEPS, HALVINGS = 30, 12
-SMALL_GAIN = 1e-4  # nats, with less than which in sight the last step was taken
+SMALL_GAIN = 1e-3  # nats, with less than which in sight the last step was taken
 # Nats by which a maximum elsewhere must be higher than that uphill of what is known: the best of a thousand places
 # gains seven by chance alone, and seven more say that it is not chance.
 ELSEWHERE = 14.0
@@ -121,7 +121,7 @@ class Maximum:
     value: float
 
 
-def climbed(likelihood: PhaseLikelihood, basis: Tensor, start: Tensor) -> Maximum:
+def _climbed(likelihood: PhaseLikelihood, basis: Tensor, start: Tensor) -> Maximum:
     """The maximum that is uphill of ``start`` [p], for phases basis [k, p] @ values [p]."""
     unit = basis.abs().amax(dim=0).clamp_min(1e-300)
     columns, values = basis / unit, start * unit
@@ -145,9 +145,10 @@ def climbed(likelihood: PhaseLikelihood, basis: Tensor, start: Tensor) -> Maximu
     return Maximum(values / unit, covariance, reached)
 
 
-def highest(likelihood: PhaseLikelihood, basis: Tensor, starts: Sequence[Tensor]) -> Maximum:
-    """The highest maximum uphill of any of several starts [p]."""
-    return max((climbed(likelihood, basis, start) for start in starts), key=lambda found: found.value)
+def uphill(likelihood: PhaseLikelihood, basis: Tensor, starts: Sequence[Tensor]) -> Maximum:
+    """The maximum uphill of the best of several starts [p]."""
+    best = starts[0] if len(starts) == 1 else max(starts, key=lambda start: likelihood.value(basis @ start))
+    return _climbed(likelihood, basis, best)
 
 
 def found_anywhere(likelihood: PhaseLikelihood, basis: Tensor, guesses: Sequence[Tensor]) -> Maximum:
@@ -156,11 +157,11 @@ def found_anywhere(likelihood: PhaseLikelihood, basis: Tensor, guesses: Sequence
     Coefficients k of the likelihood are sorted by frequency.
     """
     path = basis.new_zeros(basis.shape[1])
-    near = climbed(likelihood, basis, path)
+    near = _climbed(likelihood, basis, path)
     for stage in STAGES:
         count = max(1, int(stage * len(basis)))
-        path = climbed(likelihood.first(count), basis[:count], path).values
-    far = highest(likelihood, basis, [path, *guesses])
+        path = _climbed(likelihood.first(count), basis[:count], path).values
+    far = uphill(likelihood, basis, [path, *guesses])
     return far if far.value > near.value + ELSEWHERE else near
 
 

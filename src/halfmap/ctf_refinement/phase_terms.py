@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from halfmap.ctf_refinement.phase_likelihood import PhaseLikelihood, found_anywhere, highest
+from halfmap.ctf_refinement.phase_likelihood import PhaseLikelihood, found_anywhere, uphill
 from halfmap.ctf_refinement.significance import CHANCE, chance_of
+
+CLEAR = 0.02  # probability of a gain by chance from which on it is not looked at closely
 
 
 @dataclass(frozen=True)
@@ -30,16 +32,22 @@ class Term:
 
 @dataclass(frozen=True)
 class TermFit:
-    """Values [p] and standard errors [p] of terms by name, and the likelihood in nats above that of no change."""
+    """Values [p] and standard errors [p] of terms by name, and the likelihood in nats above that of no change.
+
+    gains: what is lost without a term, if the likelihood is a parabola; joint: without any of those that are tested.
+    """
 
     values: dict[str, Tensor]
     errors: dict[str, Tensor]
     value: float
+    gains: dict[str, float] = field(default_factory=dict)
+    joint: float = 0.0
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """full: all terms fitted; gains: nats that each tested one adds to all others; final: of those that are kept."""
+    """full: all terms fitted; gains: nats that each tested one adds to all others (of a parabola where none is nearly
+    significant); final: of those that are kept."""
 
     full: TermFit
     gains: dict[str, float]
@@ -65,6 +73,8 @@ def chosen(likelihood: PhaseLikelihood, terms: Sequence[Term], guesses: Sequence
     left out.
     """
     full = _fitted(likelihood, terms, guesses, anywhere=True)
+    if not keep_all and _far_from_significant(full, terms):
+        return Chosen(full, full.gains, TermFit({}, {}, 0.0))
     kept, final = list(terms), full
     gains: dict[str, float] = {}
     while True:
@@ -74,12 +84,23 @@ def chosen(likelihood: PhaseLikelihood, terms: Sequence[Term], guesses: Sequence
             without = _fitted(likelihood, others, [_values(final, others)], anywhere=False)
             gain = max(0.0, final.value - without.value)
             gains.setdefault(term.name, gain)
-            chances[term.name] = float(chance_of(torch.tensor(gain, dtype=torch.float64), term.basis.shape[1]))
+            chances[term.name] = _chance(gain, term.basis.shape[1])
         worst = max(chances, key=lambda name: chances[name], default=None)
         if worst is None or keep_all or chances[worst] < CHANCE:
             return Chosen(full, gains, final)
         kept = [term for term in kept if term.name != worst]
         final = _fitted(likelihood, kept, [_values(final, kept)], anywhere=False)
+
+
+def _chance(gain: float, freedom: int) -> float:
+    return float(chance_of(torch.tensor(gain, dtype=torch.float64), freedom))
+
+
+def _far_from_significant(full: TermFit, terms: Sequence[Term]) -> bool:
+    """Whether tested terms gain so little, each and all together, that the others need not be fitted without them."""
+    sizes = {term.name: term.basis.shape[1] for term in terms if term.tested}
+    each = min((_chance(full.gains[name], size) for name, size in sizes.items()), default=1.0)
+    return min(each, _chance(full.joint, sum(sizes.values()))) > CLEAR
 
 
 def _values(fit: TermFit, terms: Sequence[Term]) -> Tensor:
@@ -99,13 +120,23 @@ def _fitted(
     basis = torch.cat([term.basis for term in terms], dim=1)
     none = torch.zeros(basis.shape[1], dtype=torch.float64)
     found = (found_anywhere(likelihood, basis, guesses) if anywhere else
-             highest(likelihood, basis, [none, *guesses]))
+             uphill(likelihood, basis, [none, *guesses]))
     sizes = [term.basis.shape[1] for term in terms]
     values = found.values.split(sizes)
     errors = found.covariance.diagonal().clamp_min(0.0).sqrt().split(sizes)
     reached = found.value - likelihood.value(torch.zeros_like(basis[:, 0]))
-    fit = TermFit({term.name: one for term, one in zip(terms, values, strict=True)},
-                  {term.name: one for term, one in zip(terms, errors, strict=True)}, reached)
+    places = dict(zip((term.name for term in terms), torch.arange(len(none)).split(sizes), strict=True))
+
+    def parabola(at: Tensor) -> float:
+        part = found.values[at]
+        return 0.5 * float(part @ torch.linalg.solve(found.covariance[at][:, at], part))
+
+    tested = [places[term.name] for term in terms if term.tested]
+    fit = TermFit(
+        dict(zip(places, values, strict=True)), dict(zip(places, errors, strict=True)), reached,
+        {term.name: parabola(places[term.name]) for term in terms if term.tested},
+        parabola(torch.cat(tested)) if tested else 0.0,
+    )  # fmt: skip
     for at, term in enumerate(terms):
         held = min(max(float(values[at][0]), term.least), term.most)
         if held != float(values[at][0]):
@@ -124,4 +155,4 @@ def _bounded(likelihood: PhaseLikelihood, terms: Sequence[Term], free: TermFit, 
     moved = likelihood.value(phase) - likelihood.value(torch.zeros_like(phase))
     value = torch.tensor([held], dtype=torch.float64)
     return TermFit(rest.values | {bounded.name: value}, rest.errors | {bounded.name: free.errors[bounded.name]},
-                   rest.value + moved)
+                   rest.value + moved, free.gains, free.joint)

@@ -130,5 +130,6 @@ class PosedImages:
 
     def some(self, rows: Tensor) -> PosedImages:
         """Those of the images that ``rows`` int64 [j] names."""
-        return replace(self, index=self.index[rows], images=self.images.some(rows), rotations=self.rotations[rows],
-                       shifts=self.shifts[rows], present=self.present[rows], defocus=self.defocus[rows])
+        return replace(self, index=self.index[rows.to(self.index.device)], images=self.images.some(rows),
+                       rotations=self.rotations[rows], shifts=self.shifts[rows], present=self.present[rows],
+                       defocus=self.defocus[rows])
