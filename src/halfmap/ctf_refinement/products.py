@@ -69,9 +69,10 @@ class Products:
 
 @dataclass(frozen=True)
 class PosedImages:
-    """Images of one optics group at their poses, against the reference of their half set.
+    """Images of one optics group at their poses, against a reference.
 
-    index int64 [b]: their particles; group: their optics group; rotations [b, 3, 3], shifts [b, 2] (pixels); present
+    index int64 [b]: their particles; group: their optics group; mate: a map of the same signal whose noise is not that of
+    the reference, so that products of both hold that of the signal alone; rotations [b, 3, 3], shifts [b, 2] (pixels); present
     [b]: probability that an image holds a particle; defocus [b]: the current values.
     """
 
@@ -79,6 +80,7 @@ class PosedImages:
     group: int
     images: BandImages
     reference: Reference
+    mate: Reference
     rotations: Tensor
     shifts: Tensor
     present: Tensor
@@ -87,6 +89,10 @@ class PosedImages:
     def stretch(self, used: Range) -> slice:
         """The coefficients of a range of shells."""
         return used.stretch(self.images.geometry)
+
+    def exchanged(self) -> PosedImages:
+        """The same images against the mate."""
+        return replace(self, reference=self.mate, mate=self.reference)
 
     def slices(self, used: Range, move: Tensor | None = None) -> Tensor:
         """The reference [b, k] at the poses; move [2]: by which all coefficients are moved, in cycles per box of the

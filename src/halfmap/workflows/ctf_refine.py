@@ -37,6 +37,7 @@ from halfmap.settings.ctf_refine import ALL, CtfRefineSettings
 from halfmap.settings.particle_sets import run_setting
 from halfmap.workflows.ctf_refine_words import found_lines, record_of
 from halfmap.workflows.posed_particles import PosedParticles, range_of, read_posed
+from halfmap.workflows.quarter_references import compared_by_quarters
 from halfmap.workflows.specimen_tilt import Places, SpecimenTilt, places_of, specimen_tilt
 
 Report = Callable[..., Any]
@@ -122,13 +123,15 @@ def _fitted(posed: PosedParticles, names: tuple[str, ...], used: Range, choices:
     """Fit these parameters, and those that ask for it in further passes."""
     found = _Values(posed.table, (), ())
     now, number = names, 0
+    with counted("reconstructing quarter sets", len(posed.table)) as advance:
+        compared = compared_by_quarters(posed, used, advance)
     while now and number < MOST_PASSES:
         here = _about(posed, found.table)
         geometries = Geometries(here.model.box, here.model.pixel_size, used.last, here.state.references[0].device)
         fits = fits_for(now, found.table, geometries, used, choices)
         title = "comparing images and maps" + (f", {', '.join(now)} again" if number else "")
         with counted(title, len(found.table)) as advance:
-            count_images(here.state, here.source, here.model, used, fits, here.members, advance)
+            count_images(compared, here.state, here.source, here.model, used, fits, advance)
         new, again = list[Fitted](), list[str]()
         table, maps = found.table, found.maps
         for fit in fits:
