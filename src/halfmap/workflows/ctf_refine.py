@@ -42,6 +42,7 @@ from halfmap.workflows.specimen_tilt import Places, SpecimenTilt, places_of, spe
 
 Report = Callable[..., Any]
 MOST_PASSES = 3  # over the images
+HEIGHTS = {"defocus", "astigmatism-particle", "defocus-micrograph"}  # what says how the specimen lies
 COARSE = "too coarse for "  # beginning of the name of a finding; the parameter's name ends it
 
 
@@ -101,7 +102,8 @@ def ctf_refine(settings: CtfRefineSettings, report: Report | None = None) -> Ctf
     choices = Choices(settings.prior_defocus, settings.apply == ALL)
     values = _fitted(posed, settings.names, used, choices)
     findings = [_stands(finding, values.fitted) for finding in findings]
-    places = places_of(values.table) if len(np.unique(values.table.micrograph)) < len(values.table) else None
+    several = len(np.unique(values.table.micrograph)) < len(values.table)
+    places = places_of(values.table) if several and set(settings.names) & HEIGHTS else None
     found = CtfRefined(
         posed.table, values.table, values.fitted, values.maps, coarsest, finest, posed.noise, places,
         None if places is None else specimen_tilt(values.table, places), tuple(findings), choices.insignificant,
