@@ -26,9 +26,9 @@ class GradientSums:
     """Sums over images at every coefficient of what a slice gains that moves, maps float64 [5, k].
 
     With g the gradient of the slice in the plane of the image: gx gx, gx gy and gy gy in the norm of the model, and gx
-    and gy times the residual. One g of a product, and the model in the residual, are those of the mate: the gradient of a
-    map's noise is far larger beside that of the signal than noise is beside signal, because noise fills the mask to its
-    edge, and its square would make every step a fraction of what it should be.
+    and gy times the residual. One g of a product, and the model in the residual, are those of the mate: beside that of
+    the signal the gradient of a map's noise is larger than its noise beside the signal, because noise fills the mask to
+    its edge, and its square would make every step a fraction of what it should be.
     """
 
     maps: Tensor

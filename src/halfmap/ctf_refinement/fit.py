@@ -42,8 +42,8 @@ class Fitted:
 class Fit(Protocol):
     """A fit of one kind of values, for all images of a table in one pass over them.
 
-    common: whether both half sets get the same values. Then images are compared with the map of the other half set, whose
-    noise is not theirs, and nothing crosses that would not have crossed anyway. Otherwise with one of their own.
+    common: whether both half sets get the same values. Then images are compared with the map of the other half set,
+    whose noise is not theirs, and nothing crosses that would not have crossed anyway. Otherwise with that of their own.
     """
 
     @property

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.markup import escape
 
@@ -30,14 +31,14 @@ from halfmap.imaging.forward import Geometries
 from halfmap.maps.mrc import replaced_atomically
 from halfmap.particles.star import write_star
 from halfmap.particles.table import ParticleTable
-from halfmap.refinement.optics_pass import count_images
+from halfmap.refinement.half_search import HALVES
+from halfmap.refinement.optics_pass import Compared, count_images
 from halfmap.refinement.outputs import made_folder
 from halfmap.runtime.progress import counted
 from halfmap.settings.ctf_refine import ALL, CtfRefineSettings
 from halfmap.settings.particle_sets import run_setting
 from halfmap.workflows.ctf_refine_words import found_lines, record_of
 from halfmap.workflows.posed_particles import PosedParticles, range_of, read_posed
-from halfmap.workflows.quarter_references import compared_by_quarters
 from halfmap.workflows.specimen_tilt import Places, SpecimenTilt, places_of, specimen_tilt
 
 Report = Callable[..., Any]
@@ -125,8 +126,8 @@ def _fitted(posed: PosedParticles, names: tuple[str, ...], used: Range, choices:
     """Fit these parameters, and those that ask for it in further passes."""
     found = _Values(posed.table, (), ())
     now, number = names, 0
-    with counted("reconstructing quarter sets", len(posed.table)) as advance:
-        compared = compared_by_quarters(posed, used, advance)
+    own, half_of = posed.state.references, posed.state.poses.half
+    compared = [Compared(own[h], own[1 - h], torch.nonzero(half_of == h)[:, 0]) for h in range(HALVES)]
     while now and number < MOST_PASSES:
         here = _about(posed, found.table)
         geometries = Geometries(here.model.box, here.model.pixel_size, used.last, here.state.references[0].device)
