@@ -54,8 +54,8 @@ def study():
         rows = torch.nonzero(half == number)[:, 0]
         whole = BandImages(geometry, y[rows], y[rows], ctf(kxy, OPTICS, old[rows]), torch.ones(len(kxy)),
                            torch.ones(len(rows)))
-        batches.append(PosedImages(rows, 0, whole, maps[number], torch.eye(3).double().expand(len(rows), -1, -1),
-                                   torch.zeros(len(rows), 2).double(), torch.ones(len(rows)), old[rows]))
+        batches.append(PosedImages(rows, 0, whole, maps[number], maps[1 - number],
+                                   torch.eye(3).double().expand(len(rows), -1, -1), torch.zeros(len(rows), 2).double(), torch.ones(len(rows)), old[rows]))
     return old, change, batches, (match / weight.clamp_min(1e-9))[FIRST:]
 
 
@@ -64,7 +64,8 @@ def test_the_share_of_own_noise_is_what_images_find_of_themselves_in_their_map()
     noise = OwnNoise(USED)
     for posed, other in ((first, second), (second, first)):
         noise.add_(posed, True)
-        noise.add_(PosedImages(**{**vars(posed), "reference": other.reference}), False)
+        assert posed.exchanged().reference is other.reference
+        noise.add_(posed.exchanged(), False)
     found = noise.share()[FIRST:]
     assert float(found.mean()) == pytest.approx(float(truth.mean()), rel=0.05)
     assert (found - truth).abs().mean() < 0.15 * truth.mean()

@@ -27,7 +27,8 @@ def test_images_on_an_accelerator_give_the_sums_of_those_on_the_cpu(on_both):
         here = old.to(place)
         band = BandImages(geometry, y, y, ctf(geometry.band.kxy, OPTICS, here), to(torch.ones(k)), to(torch.ones(6)))
         rotations, shifts = torch.eye(3).double().repeat(6, 1, 1), torch.zeros(6, 2).double()
-        posed = PosedImages(torch.arange(6), 0, band, Reference(to(volume), 1), to(rotations), to(shifts),
+        reference = Reference(to(volume), 1)
+        posed = PosedImages(torch.arange(6), 0, band, reference, reference, to(rotations), to(shifts),
                             to(torch.ones(6)), here)
         noise = OwnNoise(used)
         noise.add_(posed, True)

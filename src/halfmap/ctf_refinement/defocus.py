@@ -71,6 +71,8 @@ class ParticleDefocus:
     Raises InputError as `check_untouched` does.
     """
 
+    common = False
+
     def __init__(self, table: ParticleTable, finest: float, asked: ParticleChanges | None = None) -> None:
         if table.half is None:
             raise ValueError("defocus is fitted to half sets, and the table has none")

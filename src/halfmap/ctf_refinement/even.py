@@ -47,6 +47,8 @@ class Even:
     Raises InputError for images that were multiplied by their CTF, or by its sign: that CTF cannot be changed.
     """
 
+    common = True
+
     def __init__(self, names: Sequence[str], table: ParticleTable, geometries: Geometries, used: Range,
                  insignificant: bool = False) -> None:
         """insignificant: whether values are applied too that are not significant."""

@@ -40,7 +40,14 @@ class Fitted:
 
 
 class Fit(Protocol):
-    """A fit of one kind of values, for all images of a table in one pass over them."""
+    """A fit of one kind of values, for all images of a table in one pass over them.
+
+    common: whether both half sets get the same values. Then images are compared with the map of the other half set,
+    whose noise is not theirs, and nothing crosses that would not have crossed anyway. Otherwise with that of their own.
+    """
+
+    @property
+    def common(self) -> bool: ...
 
     def add_(self, posed: PosedImages, products: Products) -> None:
         """Count images of one optics group. products: theirs."""

@@ -47,6 +47,8 @@ SYMMETRIC = slice(0, 3)  # of the numbers of a change: isotropic, and both stret
 class Magnification:
     """The fit of the magnification matrix. To be solved after all others, whose sums are those of the old matrix."""
 
+    common = True
+
     def __init__(self, table: ParticleTable, geometries: Geometries, used: Range, insignificant: bool = False) -> None:
         """insignificant: whether values are applied too that are not significant."""
         def sums(*shape: int) -> Tensor:

@@ -65,6 +65,8 @@ class MicrographFit:
     whether values are applied too that are not significant. Raises InputError as `check_untouched` does.
     """
 
+    common = False
+
     def __init__(self, table: ParticleTable, finest: float, names: Sequence[str], reach: float = 1000.0,
                  insignificant: bool = False) -> None:
         if table.half is None:

@@ -36,6 +36,8 @@ THIRD_ORDER = 6  # coefficients up to n = 3
 class Odd:
     """The fit of ``names``: tilt, trefoil, or both."""
 
+    common = True
+
     def __init__(self, names: Sequence[str], table: ParticleTable, geometries: Geometries, used: Range,
                  insignificant: bool = False) -> None:
         """insignificant: whether values are applied too that are not significant."""

@@ -69,17 +69,19 @@ class Products:
 
 @dataclass(frozen=True)
 class PosedImages:
-    """Images of one optics group at their poses, against the reference of their half set.
+    """Images of one optics group at their poses, against a reference.
 
-    index int64 [b]: their particles; group: their optics group; rotations [b, 3, 3], shifts [b, 2] (pixels); present
-    [b]: probability that an image holds a particle; defocus [b]: the current values. own_noise [s]: what each finds of
-    its own noise in the reference, by shell of that (`own_noise`).
+    index int64 [b]: their particles; group: their optics group; mate: a map of the same signal whose noise is not that
+    of the reference, so that products of both hold that of the signal alone; rotations [b, 3, 3], shifts [b, 2]
+    (pixels); present [b]: probability that an image holds a particle; defocus [b]: the current values. own_noise [s]:
+    what each finds of its own noise in the reference, by shell of that (`own_noise`).
     """
 
     index: Tensor
     group: int
     images: BandImages
     reference: Reference
+    mate: Reference
     rotations: Tensor
     shifts: Tensor
     present: Tensor
@@ -89,6 +91,10 @@ class PosedImages:
     def stretch(self, used: Range) -> slice:
         """The coefficients of a range of shells."""
         return used.stretch(self.images.geometry)
+
+    def exchanged(self) -> PosedImages:
+        """The same images against the mate, which holds nothing of their noise."""
+        return replace(self, reference=self.mate, mate=self.reference, own_noise=None)
 
     def shell(self, used: Range) -> Tensor:
         """The shell of the reference int64 [k] that each coefficient lies in."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -29,6 +29,18 @@ from halfmap.refinement.state import State
 SAMPLE = 400  # images of each half set that their own noise is measured in
 
 
+@dataclass(frozen=True)
+class Compared:
+    """Images that are compared with the same maps.
+
+    own [z, y, x]: of their half set; other [z, y, x]: of the other one; members int64 [m]: their particles.
+    """
+
+    own: Tensor
+    other: Tensor
+    members: Tensor
+
+
 def refitted(problem: Problem, state: State, plan: Plan, advance: Callable[[int], None] = lambda n: None) -> State:
     """The state with optics fitted anew, where the plan wants that. All processes of a run call it together."""
     if plan.optics is None:
@@ -41,7 +53,8 @@ def refitted(problem: Problem, state: State, plan: Plan, advance: Callable[[int]
         members = problem.chosen(plan.images, half, torch.nonzero(state.poses.half == half)[:, 0])
         return problem.source.share(members, ranks.rank, ranks.world) if ranks.world > 1 else members
 
-    count_images(state, problem.source, problem.model, plan.optics, fits, mine, lambda n: advance(n * ranks.world),
+    compared = [Compared(state.references[half], state.references[1 - half], mine(half)) for half in range(HALVES)]
+    count_images(compared, state, problem.source, problem.model, plan.optics, fits, lambda n: advance(n * ranks.world),
                  ranks.add_)
     ranks.add_([sums for fit in fits for sums in fit.sums()])
     found: list[dict[str, Any]] = []
@@ -53,52 +66,54 @@ def refitted(problem: Problem, state: State, plan: Plan, advance: Callable[[int]
 
 
 def count_images(
-    state: State, source: ParticleSource, model: ImagingModel, used: Range, fits: Sequence[Fit],
-    members: Callable[[int], Tensor] | None = None, advance: Callable[[int], None] = lambda n: None,
+    compared: Sequence[Compared], state: State, source: ParticleSource, model: ImagingModel, used: Range,
+    fits: Sequence[Fit], advance: Callable[[int], None] = lambda n: None,
     add_up_: Callable[[list[Tensor]], object] = lambda sums: None,
 ) -> None:  # fmt: skip
-    """Add images that have a pose to the fits, each half set against its own reference.
+    """Add images that have a pose to the fits, each against its map.
 
-    used: shells that are fitted to. members: the particles int64 [m] of a half set that this process deals with; None:
-    all. add_up_: adds tensors of all processes up, in place.
+    Values that both half sets get are fitted against the map of the other half set, all others against that of the own
+    one, less what images find of their own noise in it. used: shells that are fitted to. add_up_: adds tensors of all
+    processes up, in place.
     """
-    halves = []
-    for half in range(HALVES):
-        own = torch.nonzero(state.poses.half == half)[:, 0] if members is None else members(half)
-        halves.append(own[state.poses.known[own]])
-    noise = OwnNoise(used)
-    for reference in range(HALVES):
-        for half, every in enumerate(halves):
-            some = every[:: max(1, math.ceil(len(every) / SAMPLE))]
-            for posed in _posed(state, source, model, used, reference, some):
-                noise.add_(posed, half == reference)
-    add_up_(noise.sums())
-    for half, every in enumerate(halves):
-        for posed in _posed(state, source, model, used, half, every, advance):
-            posed = replace(posed, own_noise=noise.share())
-            products = posed.products(used)
-            for fit in fits:
-                fit.add_(posed, products)
+    kinds = [[fit for fit in fits if fit.common == common] for common in (False, True)]
+    own_noise = None
+    if kinds[0]:
+        own_noise = OwnNoise(used)
+        for one in compared:
+            some = replace(one, members=one.members[:: max(1, math.ceil(len(one.members) / SAMPLE))])
+            for posed in _posed(some, state, source, model, used):
+                own_noise.add_(posed, True)
+                own_noise.add_(posed.exchanged(), False)
+        add_up_(own_noise.sums())
+    for one in compared:
+        for posed in _posed(one, state, source, model, used, advance):
+            own = posed if own_noise is None else replace(posed, own_noise=own_noise.share())
+            for against, some_fits in zip((own, posed.exchanged()), kinds, strict=True):
+                products = against.products(used) if some_fits else None
+                for fit in some_fits:
+                    assert products is not None
+                    fit.add_(against, products)
 
 
 def _posed(
-    state: State, source: ParticleSource, model: ImagingModel, used: Range, number: int, members: Tensor,
+    compared: Compared, state: State, source: ParticleSource, model: ImagingModel, used: Range,
     advance: Callable[[int], None] = lambda n: None,
 ) -> Iterator[PosedImages]:  # fmt: skip
-    """These images, those of one optics group at a time, at the best pose of each, against the reference of a half
-    set."""
-    reference = Reference(half_volume(state.references[number], model.padding, used.last + 1), model.padding)
-    device = reference.volume.device
-    power = ProjectedPower.of(state.references[number], model.pixel_size)
+    """Images, those of one optics group at a time, at the best pose of each."""
+    own, other = (Reference(half_volume(one, model.padding, used.last + 1), model.padding)
+                  for one in (compared.own, compared.other))
+    device = own.volume.device
+    power = ProjectedPower.of(compared.own, model.pixel_size)
     geometries = Geometries(model.box, model.pixel_size, used.last, device)
-    for batch in source.stream(members):
+    for batch in source.stream(compared.members[state.poses.known[compared.members]]):
         for part in batch.apart():
             index = part.index
             shifts = state.poses.shifts[index, 0]
             images = band_batch(state, source, model, geometries, part, shifts.round().long(), used.last, power)
             yield PosedImages(
-                index, part.group, images, reference, state.poses.rotations[index, 0].double().to(device),
-                shifts.double().to(device), state.poses.present[index].to(device),
+                index, part.group, images, own, other, state.poses.rotations[index, 0].double().to(device),
+                shifts.double().to(device), (state.poses.present[index] * part.sound).to(device),
                 source.table.defocus[index].to(device),
             )  # fmt: skip
         advance(len(batch))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.markup import escape
 
@@ -30,7 +31,8 @@ from halfmap.imaging.forward import Geometries
 from halfmap.maps.mrc import replaced_atomically
 from halfmap.particles.star import write_star
 from halfmap.particles.table import ParticleTable
-from halfmap.refinement.optics_pass import count_images
+from halfmap.refinement.half_search import HALVES
+from halfmap.refinement.optics_pass import Compared, count_images
 from halfmap.refinement.outputs import made_folder
 from halfmap.runtime.progress import counted
 from halfmap.settings.ctf_refine import ALL, CtfRefineSettings
@@ -41,6 +43,7 @@ from halfmap.workflows.specimen_tilt import Places, SpecimenTilt, places_of, spe
 
 Report = Callable[..., Any]
 MOST_PASSES = 3  # over the images
+HEIGHTS = {"defocus", "astigmatism-particle", "defocus-micrograph"}  # what says how the specimen lies
 COARSE = "too coarse for "  # beginning of the name of a finding; the parameter's name ends it
 
 
@@ -100,7 +103,8 @@ def ctf_refine(settings: CtfRefineSettings, report: Report | None = None) -> Ctf
     choices = Choices(settings.prior_defocus, settings.apply == ALL)
     values = _fitted(posed, settings.names, used, choices)
     findings = [_stands(finding, values.fitted) for finding in findings]
-    places = places_of(values.table) if len(np.unique(values.table.micrograph)) < len(values.table) else None
+    several = len(np.unique(values.table.micrograph)) < len(values.table)
+    places = places_of(values.table) if several and set(settings.names) & HEIGHTS else None
     found = CtfRefined(
         posed.table, values.table, values.fitted, values.maps, coarsest, finest, posed.noise, places,
         None if places is None else specimen_tilt(values.table, places), tuple(findings), choices.insignificant,
@@ -122,13 +126,15 @@ def _fitted(posed: PosedParticles, names: tuple[str, ...], used: Range, choices:
     """Fit these parameters, and those that ask for it in further passes."""
     found = _Values(posed.table, (), ())
     now, number = names, 0
+    own, half_of = posed.state.references, posed.state.poses.half
+    compared = [Compared(own[h], own[1 - h], torch.nonzero(half_of == h)[:, 0]) for h in range(HALVES)]
     while now and number < MOST_PASSES:
         here = _about(posed, found.table)
         geometries = Geometries(here.model.box, here.model.pixel_size, used.last, here.state.references[0].device)
         fits = fits_for(now, found.table, geometries, used, choices)
         title = "comparing images and maps" + (f", {', '.join(now)} again" if number else "")
         with counted(title, len(found.table)) as advance:
-            count_images(here.state, here.source, here.model, used, fits, here.members, advance)
+            count_images(compared, here.state, here.source, here.model, used, fits, advance)
         new, again = list[Fitted](), list[str]()
         table, maps = found.table, found.maps
         for fit in fits:

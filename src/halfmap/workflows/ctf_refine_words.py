@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from halfmap.ctf_refinement.fit import Fitted
 from halfmap.ctf_refinement.parameters import PARAMETERS, Per
@@ -84,18 +85,23 @@ def _record(one: Fitted, table: ParticleTable) -> dict[str, Any]:
         "components": list(one.components), "units": list(one.units), "verdict": one.verdict, "of": len(applied),
         "applied": int(applied.sum()), "gain_nats": float(one.gain[one.applied].sum()),
         "change_rms": np.sqrt(np.mean(changed**2, axis=0)).tolist() if len(changed) else [0.0] * len(one.units),
-        "error_median": np.nanmedian(one.error.numpy(), axis=0).tolist() if len(applied) else [],
+        "error_median": _numbers(np.nanmedian(one.error.numpy(), axis=0)) if len(applied) else [],
     }  # fmt: skip
     if one.per is Per.PARTICLE:
         return told
     names = _unit_names(one, table)
     told["values"] = [
         {one.per.value.replace(" ", "_"): names[i], **({"half_set": half + 1} if half >= 0 else {}),
-         "before": one.before[i].tolist(), "change": one.change[i].tolist(), "error": one.error[i].tolist(),
+         "before": _numbers(one.before[i]), "change": _numbers(one.change[i]), "error": _numbers(one.error[i]),
          "gain_nats": float(one.gain[i]), "applied": bool(applied[i])}
         for i, half in enumerate(one.half.tolist())
     ]
     return told
+
+
+def _numbers(values: ArrayLike) -> list[float | None]:
+    """Values [p] as JSON has them: None where there is nothing to say, as of an error where nothing was fitted."""
+    return [value if math.isfinite(value) else None for value in np.asarray(values, dtype=np.float64).tolist()]
 
 
 def _unit_names(one: Fitted, table: ParticleTable) -> list[str]:

@@ -20,6 +20,7 @@ from halfmap.errors import InputError
 from halfmap.expectation.posterior import Poses
 from halfmap.expectation.search import Reference, Sampling
 from halfmap.fourier.transform import half_volume
+from halfmap.geometry.symmetry import symmetry_group
 from halfmap.imaging.delocalisation import ProjectedPower
 from halfmap.imaging.forward import Geometries
 from halfmap.particles.source import ParticleSource
@@ -67,10 +68,6 @@ class PosedParticles:
         """The particles."""
         return self.source.table
 
-    def members(self, half: int) -> Tensor:
-        """The particles int64 [m] of a half set."""
-        return torch.nonzero(self.state.poses.half == half)[:, 0]
-
 
 def read_posed(settings: CtfRefineSettings) -> PosedParticles:
     """Read particles and maps. settings: as `validated_ctf_refine` returns them.
@@ -97,7 +94,8 @@ def read_posed(settings: CtfRefineSettings) -> PosedParticles:
         raise InputError(f"{run / 'iterations.jsonl'}: no noise spectrum for each optics group of particles.star; run "
                          "again")
     noise = tuple(torch.tensor(s, dtype=torch.float64) for s in spectra)
-    return _posed(ParticleSource(table, chosen.diameter, chosen.batch, files), pair, chosen.padding, noise)
+    made = _posed(ParticleSource(table, chosen.diameter, chosen.batch, files), pair, chosen.padding, noise)
+    return replace(made, model=replace(made.model, symmetry=symmetry_group(chosen.symmetry)))
 
 
 def _particles(star: Path, data_dir: Path | None, files: StackFiles) -> ParticleTable:

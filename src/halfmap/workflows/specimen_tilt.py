@@ -71,7 +71,7 @@ def specimen_tilt(table: ParticleTable, places: Places) -> SpecimenTilt | None:
     along = slope / max(steepest, 1e-30)
     error = math.sqrt(max(0.0, float(along @ covariance @ along)))
     return SpecimenTilt(math.degrees(math.atan(steepest)), math.degrees(error / (1 + steepest**2)),
-                        math.degrees(math.atan2(slope[1], slope[0])), steepest > 0 and score > SIGNIFICANT**2)
+                        math.degrees(math.atan2(slope[1], slope[0])) % 360, steepest > 0 and score > SIGNIFICANT**2)
 
 
 def _centred(values: NDArray[np.float64], table: ParticleTable) -> NDArray[np.float64]:

@@ -117,7 +117,8 @@ def _tile(one: Fitted) -> Tile:
 
 
 def _errors(one: Fitted) -> str:
-    middle = one.error.double().nanmedian(dim=0).values.tolist()
+    known = one.error.double().masked_fill(one.error.isinf(), math.nan)  # without those that nothing was fitted to
+    middle = [None if math.isnan(value) else value for value in known.nanmedian(dim=0).values.tolist()]
     return ", ".join(f"{significant(value, 2)} {charts.shown_unit(unit)}".strip()
                      for value, unit in zip(middle, one.units, strict=True))
 

@@ -167,7 +167,8 @@ def group_chart(fitted: Fitted, optics: Sequence[OpticsGroup], component: int) -
     left = [None if made else value for value, made in zip(before, applied, strict=True)]
     x = Axis(0, len(now) + 1, "optics group", "linear", linear_ticks(0, len(now) + 1))
     y = value_axis([before, changed], f"{name} ({unit})" if unit else name)
-    error = f"{float(fitted.error[:, component].double().nanmedian()):.2g} {unit}".strip()
+    known = fitted.error[:, component].double()
+    error = f"{float(known[known.isfinite()].nanmedian()):.2g} {unit}".strip()
     given = [value if made else None for value, made in zip(before, applied, strict=True)]
     chart = Chart(f"{fitted.name} of optics groups, {name}; error {error} (median)", x, y,
                   [x.fraction(i + 1) for i in range(len(now))], [optics[i].name for i in fitted.number.tolist()],
