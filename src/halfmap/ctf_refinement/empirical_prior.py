@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from scipy.interpolate import CubicSpline
 
 ENOUGH = 8_000  # particles that the prior of a half set is estimated from
+LEAST_GAIN = 1e-3  # nats; images that say less say nothing
 ZOOMS, STEPS = 7, 7  # of the search for mean and spread: each looks at so many values of both, a third as far apart
 
 
@@ -105,8 +106,9 @@ def estimated_prior(nodes: Tensor, likelihood: Tensor, spread: float | None = No
     total = _spline(nodes, used.double().sum(dim=0).numpy())
     fine = np.linspace(float(nodes[0]), float(nodes[-1]), 20 * len(nodes) - 19)
     together = total(fine)
-    common = float(fine[int(together.argmax())])
-    height = float(together.max())
+    common, height = float(fine[int(together.argmax())]), float(together.max())
+    if height - float(total(0.0)) < LEAST_GAIN:
+        common, height = 0.0, float(total(0.0))
     error = 1.0 / math.sqrt(max(-float(total(common, 2)), 1e-12))
     mean_gain = max(height - float(total(0.0)), 0.0)
     found = _greatest(nodes, used, common, spread)
@@ -158,14 +160,15 @@ def _greatest(nodes: Tensor, likelihood: Tensor, mean: float, spread: float | No
     middle, height = mean, 0.5 * (low + high)
     width, tall = 0.25 * reach, 0.5 * (high - low)
     ruler = np.linspace(-1.0, 1.0, STEPS)
-    found = Best(Prior(mean, spread or step), -math.inf)
+    begun = Prior(mean, spread or step)
+    found = Best(begun, float(log_evidence(nodes, likelihood, [begun])[0]))
     for _ in range(ZOOMS):
         spreads = [spread] if spread is not None else np.exp(np.clip(height + tall * ruler, low, high)).tolist()
         means = np.clip(middle + width * ruler, -0.75 * reach, 0.75 * reach).tolist()
         priors = [Prior(m, s) for m in means for s in spreads]
         values = log_evidence(nodes, likelihood, priors)
         at = int(values.argmax())
-        if float(values[at]) > found.value:
+        if float(values[at]) > found.value + LEAST_GAIN:
             found = Best(priors[at], float(values[at]))
         middle, height = found.prior.mean, math.log(found.prior.spread)
         width, tall = width / 3.0, tall / 3.0
