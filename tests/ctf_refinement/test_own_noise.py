@@ -54,8 +54,8 @@ def study():
         rows = torch.nonzero(half == number)[:, 0]
         whole = BandImages(geometry, y[rows], y[rows], ctf(kxy, OPTICS, old[rows]), torch.ones(len(kxy)),
                            torch.ones(len(rows)))
-        rotations = torch.eye(3).double().expand(len(rows), -1, -1)
-        batches.append(PosedImages(rows, 0, whole, maps[number], rotations, torch.zeros(len(rows), 2).double(),
+        rotations, shifts = torch.eye(3).double().expand(len(rows), -1, -1), torch.zeros(len(rows), 2).double()
+        batches.append(PosedImages(rows, 0, whole, maps[number], maps[1 - number], rotations, shifts,
                                    torch.ones(len(rows)), old[rows]))
     return old, change, batches, (match / weight.clamp_min(1e-9))[FIRST:]
 
