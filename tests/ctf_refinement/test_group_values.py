@@ -28,7 +28,7 @@ from halfmap.particles.table import ParticleTable
 
 BOX, PIXEL, LAST = 64, 1.1, 26
 USED = Range(4, LAST)
-SIGMA2 = 40.0**2
+SIGMA2 = 26.0**2
 
 
 def wavelength_of(optics: OpticsGroup) -> float:
@@ -102,7 +102,7 @@ def study(
     moved: Callable[[Defocus], Defocus] = lambda one: one, noise: float = 1.0,
 ) -> Study:  # fmt: skip
     """count images of each group, made with ``true`` optics; the table has ``given`` ones, and ``moved`` defocus."""
-    specimen = make(BOX, count=40, width=0.8)
+    specimen = make(BOX, count=16, width=0.8)
     random = np.random.default_rng(seed)
     torch.manual_seed(seed)
     n = count * len(true)
