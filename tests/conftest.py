@@ -11,4 +11,4 @@ from hypothesis import settings
 settings.register_profile("halfmap", deadline=None, derandomize=True)
 settings.load_profile("halfmap")
 
-pytest_plugins = ("fixtures.specimens", "fixtures.projects", "fixtures.damaged_files")
+pytest_plugins = ("fixtures.specimens", "fixtures.projects", "fixtures.damaged_files", "fixtures.wrong_optics")

@@ -19,6 +19,11 @@ def classify(options: Sequence[object], folder: Path) -> Cost:
     return _run("classify", options, folder)
 
 
+def ctf_refine(options: Sequence[object], folder: Path) -> Cost:
+    """Run `halfmap ctf-refine` with these words into a new folder."""
+    return _run("ctf-refine", options, folder)
+
+
 def simulate(options: Sequence[object], folder: Path) -> Cost:
     """Run `halfmap simulate` with these words into a folder."""
     return _run("simulate", options, folder)

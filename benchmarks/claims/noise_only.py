@@ -59,6 +59,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--ini-high", type=float, default=30.0, help="low-pass of the reference [A]")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--posed", action="store_true", help="start from random poses, and search about them")
     parser.add_argument("--halfmap-options", default="", metavar="'--regulariser ..'", help="more of halfmap refine")
     return parser.parse_args()
 
@@ -81,7 +82,8 @@ def main() -> int:
         symmetry = ["--symmetry", given.symmetry] if given.symmetry != "C1" else []
         simulate([given.model, "--n", given.n, "--box", given.box, "--apix", given.apix, "--noise-only",
                   "--initial-resolution", given.ini_high, "--seed", given.seed, *symmetry], data)
-        cost = refine([data / "particles.star", "--map", data / "initial.mrc", "--diameter", f"{given.diameter:g}",
+        name, search = ("particles_truth.star", ["--search", "local"]) if given.posed else ("particles.star", [])
+        cost = refine([data / name, *search, "--map", data / "initial.mrc", "--diameter", f"{given.diameter:g}",
                        "--symmetry", given.symmetry, "--ini-high", f"{given.ini_high:g}", "--threads", given.threads,
                        "--seed", given.seed, *shlex.split(given.halfmap_options)], run)
         results = compared(given, data, run)

@@ -131,7 +131,7 @@ def study(
         y = y.to(torch.complex64)
         images = BandImages(geometry, y, y, ctf(kxy, optics, told[members]), torch.full((len(kxy),), SIGMA2),
                             torch.ones(len(members)))
-        batches.append(PosedImages(members, group, images, reference, rotations[members], shifts[members],
+        batches.append(PosedImages(members, group, images, reference, reference, rotations[members], shifts[members],
                                    torch.ones(len(members)), told[members]))
     return Study(table, tuple(batches), geometries)
 

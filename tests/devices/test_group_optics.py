@@ -38,7 +38,8 @@ def fitted(to):
     y = to(torch.randn((COUNT, len(geometry.band)), dtype=torch.complex64, generator=random) * 50)
     images = BandImages(geometry, y, y, ctf(geometry.band.kxy, OPTICS, there),
                         to(torch.full((len(geometry.band),), 400.0)), to(torch.ones(COUNT)))
-    posed = PosedImages(index, 0, images, Reference(to(volume), 2), to(rotations), to(torch.zeros(COUNT, 2).double()),
+    reference = Reference(to(volume), 2)
+    posed = PosedImages(index, 0, images, reference, reference, to(rotations), to(torch.zeros(COUNT, 2).double()),
                         to(torch.ones(COUNT)), there)
     fits = [Odd(["tilt", "trefoil"], table, geometries, USED), Magnification(table, geometries, USED),
             Even(["cs", "tetrafoil", "amplitude-contrast"], table, geometries, USED)]

@@ -83,6 +83,9 @@ COMMANDS: dict[str, Command] = {
     "subtract": _command(
         "particle images less the signal of what a mask leaves out",
         "subtract", "subtract_options", "run_subtract"),
+    "ctf-refine": _command(
+        "defocus, astigmatism, beam tilt and other aberrations from the images of a run",
+        "ctf_refine", "ctf_refine_options", "run_ctf_refine"),
     "convert": _command(
         "particles from cryoSPARC's format to RELION's, and back",
         "convert", "convert_options", "run_convert"),

@@ -47,6 +47,8 @@ class Even:
     Raises InputError for images that were multiplied by their CTF, or by its sign: that CTF cannot be changed.
     """
 
+    common = True
+
     def __init__(self, names: Sequence[str], table: ParticleTable, geometries: Geometries, used: Range,
                  insignificant: bool = False) -> None:
         """insignificant: whether values are applied too that are not significant."""
@@ -108,7 +110,7 @@ class Even:
             for name in self.names:
                 values[name].append(_value(name, before, optics[group], found, mean, defocus))
         fitted = [fitted_values(name, _COMPONENTS[name], _UNITS[name], values[name], self.maps.images,
-                                _NOTES.get(name, "")) for name in self.names]
+                                _NOTES.get(name, ""), self.insignificant) for name in self.names]
         return Solved(replace(table, optics=tuple(optics), defocus=replace(table.defocus, u=u, v=v)), tuple(fitted),
                       tuple(maps), again)
 

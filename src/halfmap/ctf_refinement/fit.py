@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 from typing import Protocol
 
 from torch import Tensor
 
+from halfmap.ctf_refinement.parameters import Per as Per
 from halfmap.ctf_refinement.products import PosedImages, Products
 from halfmap.particles.table import ParticleTable
-
-
-class Per(Enum):
-    """What has one value: every particle, every micrograph (in each half set by itself), or every optics group."""
-
-    PARTICLE = "particle"
-    MICROGRAPH = "micrograph"
-    GROUP = "optics group"
 
 
 @dataclass(frozen=True)
@@ -29,6 +21,7 @@ class Fitted:
     images were used, -1 for both. before, change, error float64 [n, p]: the values as they were, what is to be added,
     and its standard error; gain [n]: nats of likelihood that the change wins; applied bool [n]: whether the change is
     significant and was made (elsewhere values stay as they were). verdict: one sentence, with the test that decided.
+    prior: standard deviation of the first component's change before an image is looked at, if it has such a prior.
     """
 
     name: str
@@ -43,10 +36,18 @@ class Fitted:
     gain: Tensor
     applied: Tensor
     verdict: str
+    prior: float | None = None
 
 
 class Fit(Protocol):
-    """A fit of one kind of values, for all images of a table in one pass over them."""
+    """A fit of one kind of values, for all images of a table in one pass over them.
+
+    common: whether both half sets get the same values. Then images are compared with the map of the other half set,
+    whose noise is not theirs, and nothing crosses that would not have crossed anyway. Otherwise with that of their own.
+    """
+
+    @property
+    def common(self) -> bool: ...
 
     def add_(self, posed: PosedImages, products: Products) -> None:
         """Count images of one optics group. products: theirs."""

@@ -33,16 +33,17 @@ class GroupValue:
 
 def fitted_values(
     name: str, components: Sequence[str], units: Sequence[str], values: Sequence[GroupValue], images: Tensor,
-    note: str = "",
+    note: str = "", insignificant: bool = False,
 ) -> Fitted:  # fmt: skip
-    """The values of all optics groups. images [n]: how many each has; note: a sentence more for the verdict."""
+    """The values of all optics groups. images [n]: how many each has; note: a sentence more for the verdict;
+    insignificant: whether values are applied without a test."""
     applied = torch.tensor([value.applied for value in values])
     return Fitted(
         name, Per.GROUP, tuple(components), tuple(units), torch.arange(len(values)),
         torch.full((len(values),), -1, dtype=torch.int64), _table([value.before for value in values]),
         _table([value.change for value in values]), _table([value.error for value in values]),
         torch.tensor([value.gain for value in values], dtype=torch.float64), applied,
-        _verdict(applied, images.cpu(), [not math.isinf(value.error[0]) for value in values]) + note,
+        _verdict(applied, images.cpu(), [not math.isinf(value.error[0]) for value in values], insignificant) + note,
     )  # fmt: skip
 
 
@@ -55,8 +56,10 @@ def _table(rows: list[list[float]]) -> Tensor:
     return torch.tensor(rows, dtype=torch.float64)
 
 
-def _verdict(applied: Tensor, images: Tensor, fitted: list[bool]) -> str:
+def _verdict(applied: Tensor, images: Tensor, fitted: list[bool], insignificant: bool) -> str:
     """In how many groups there was something to change."""
+    if insignificant:
+        return f"applied in {int(applied.sum())} of {len(applied)} optics groups, significant or not, as was asked."
     test = f"a likelihood-ratio test at {CHANCE:g} decides"
     known = torch.tensor(fitted)
     if len(applied) == 1:

@@ -36,6 +36,8 @@ THIRD_ORDER = 6  # coefficients up to n = 3
 class Odd:
     """The fit of ``names``: tilt, trefoil, or both."""
 
+    common = True
+
     def __init__(self, names: Sequence[str], table: ParticleTable, geometries: Geometries, used: Range,
                  insignificant: bool = False) -> None:
         """insignificant: whether values are applied too that are not significant."""
@@ -79,10 +81,9 @@ class Odd:
                     maps.append(self._picture(group, found))
             for name in self.names:
                 values[name].append(_value(name, before, optics[group], found))
-        fitted = [fitted_values(name, _COMPONENTS[name], _UNITS[name], values[name], self.maps.images)
-                  for name in self.names]
-        return Solved(replace(table, optics=tuple(optics), origins=origins), tuple(fitted), tuple(maps),
-                      again)
+        fitted = [fitted_values(name, _COMPONENTS[name], _UNITS[name], values[name], self.maps.images,
+                                insignificant=self.insignificant) for name in self.names]
+        return Solved(replace(table, optics=tuple(optics), origins=origins), tuple(fitted), tuple(maps), again)
 
     def _found(self, group: int) -> _Found | None:
         """What the images of a group say; None where there is nothing to fit."""

@@ -1,10 +1,17 @@
-"""What can be fitted, by the names that users know."""
+"""What can be fitted, by the names that users know. Nothing heavy is imported: help and errors are immediate."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
-from halfmap.ctf_refinement.fit import Per
+
+class Per(Enum):
+    """What has one value: every particle, every micrograph (in each half set by itself), or every optics group."""
+
+    PARTICLE = "particle"
+    MICROGRAPH = "micrograph"
+    GROUP = "optics group"
 
 
 @dataclass(frozen=True)

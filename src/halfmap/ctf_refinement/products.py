@@ -69,24 +69,38 @@ class Products:
 
 @dataclass(frozen=True)
 class PosedImages:
-    """Images of one optics group at their poses, against the reference of their half set.
+    """Images of one optics group at their poses, against a reference.
 
-    index int64 [b]: their particles; group: their optics group; rotations [b, 3, 3], shifts [b, 2] (pixels); present
-    [b]: probability that an image holds a particle; defocus [b]: the current values.
+    index int64 [b]: their particles; group: their optics group; mate: a map of the same signal whose noise is not that
+    of the reference, so that products of both hold that of the signal alone; rotations [b, 3, 3], shifts [b, 2]
+    (pixels); present [b]: probability that an image holds a particle; defocus [b]: the current values. own_noise [s]:
+    what each finds of its own noise in the reference, by shell of that (`own_noise`).
     """
 
     index: Tensor
     group: int
     images: BandImages
     reference: Reference
+    mate: Reference
     rotations: Tensor
     shifts: Tensor
     present: Tensor
     defocus: Defocus
+    own_noise: Tensor | None = None
 
     def stretch(self, used: Range) -> slice:
         """The coefficients of a range of shells."""
         return used.stretch(self.images.geometry)
+
+    def exchanged(self) -> PosedImages:
+        """The same images against the mate, which holds nothing of their noise."""
+        return replace(self, reference=self.mate, mate=self.reference, own_noise=None)
+
+    def shell(self, used: Range) -> Tensor:
+        """The shell of the reference int64 [k] that each coefficient lies in."""
+        geometry = self.images.geometry
+        shell = geometry.band.shell[self.stretch(used)]
+        return (shell / geometry.ratio).round_().long().clamp_(max=used.last)
 
     def slices(self, used: Range, move: Tensor | None = None) -> Tensor:
         """The reference [b, k] at the poses; move [2]: by which all coefficients are moved, in cycles per box of the
@@ -112,11 +126,13 @@ class PosedImages:
 
     def products(self, used: Range) -> Products:
         """What these images say about the optics."""
-        slices = self.slices(used)
-        norm = self.norm_weight(used).mul_(slices.real.square() + slices.imag.square())
-        kxy = self.images.geometry.band.kxy[self.stretch(used)]
-        return Products(self.index, self.group, self.images.geometry.optics, self.defocus, kxy,
-                        self.data(used).mul_(slices.conj()), norm, self.present)
+        slices, weight, part = self.slices(used), self.norm_weight(used), self.stretch(used)
+        cross = self.data(used).mul_(slices.conj())
+        if self.own_noise is not None:
+            cross -= self.own_noise.to(weight)[self.shell(used)] * weight * self.images.ctf[:, part]
+        norm = weight.mul_(slices.real.square() + slices.imag.square())
+        return Products(self.index, self.group, self.images.geometry.optics, self.defocus,
+                        self.images.geometry.band.kxy[part], cross, norm, self.present)
 
     def some(self, rows: Tensor) -> PosedImages:
         """Those of the images that ``rows`` int64 [j] names."""

@@ -294,12 +294,12 @@ def _optics_columns(table: ParticleTable) -> dict[str, Column]:
         *((label, [int(group.ctf_state is state) for group in groups], 0.0) for state, label in LABELS.items()),
     ):
         _update(columns, label, np.array(values), absent)
-    if any(group.has_distortion for group in groups):
+    if any(group.has_distortion for group in groups) or any(label in columns for label in MAGNIFICATION):
         for i, label in enumerate(MAGNIFICATION):
             _update(columns, label, np.array([group.magnification[i] for group in groups]))
     for label, vectors in zip(ZERNIKE, ([group.odd_zernike for group in groups],
                                         [group.even_zernike for group in groups]), strict=True):
-        if any(vectors) and _differs(table, label, vectors):
+        if (any(vectors) or label in columns) and _differs(table, label, vectors):
             columns[label] = ["[" + ",".join(f"{value:.9g}" for value in vector) + "]" for vector in vectors]
     return columns
 

@@ -20,6 +20,8 @@ import torch
 
 from halfmap.errors import InputError
 from halfmap.finding import Finding
+from halfmap.imaging.ctf import Defocus
+from halfmap.imaging.optics import CtfState, OpticsGroup
 from halfmap.maps.grid import Grid
 from halfmap.maps.mrc import replaced_atomically
 from halfmap.reconstruction.statistics import Backprojection, Place
@@ -29,6 +31,7 @@ from halfmap.refinement.input_files import InputFile, Inputs
 from halfmap.refinement.input_prior import InputPrior, Moves
 from halfmap.refinement.memory_limits import MemoryLimits
 from halfmap.refinement.outputs import Record, made_folder
+from halfmap.refinement.refined_optics import RefinedOptics
 from halfmap.refinement.schedule import Progressed
 from halfmap.refinement.state import PoseTable, State
 from halfmap.refinement.tally import Tally
@@ -99,6 +102,7 @@ class _Sums:
 RECORDS = (
     Origin, Course, Finding, StepIdentity, _Sums, Inputs, InputFile, RefineSettings, ClassifySettings, MemoryLimits,
     Grid, State, PoseTable, Progressed, Expectation, Tally, Cost, Backprojection, InputPrior, Moves, SignSums,
+    RefinedOptics, Defocus, OpticsGroup, CtfState,
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from halfmap.ctf_refinement.input_checks import check_particles
 from halfmap.errors import InputError
 from halfmap.geometry.symmetry import symmetry_group
 from halfmap.maps.filters import lowpass
@@ -31,6 +32,7 @@ from halfmap.refinement.input_prior import FOCUSED, MOST_SHIFT, MOST_TURN, Input
 from halfmap.refinement.masking import Masking
 from halfmap.refinement.memory_limits import MemoryLimits, SolveMethod, plan_memory
 from halfmap.refinement.memory_plan import WITHOUT_QUARTERS, MemoryPlan, checked, needs_of
+from halfmap.refinement.method import Method, method_of
 from halfmap.refinement.preflight import (
     Inspected,
     ParticleInput,
@@ -41,17 +43,18 @@ from halfmap.refinement.preflight import (
 )
 from halfmap.refinement.process_layout import Outlook
 from halfmap.refinement.quarter_sets import random_part
+from halfmap.refinement.refined_optics import RefinedOptics
 from halfmap.refinement.relaxed_symmetry import alike_at_start, mates_of
 from halfmap.refinement.schedule import Schedule, subsets_of
 from halfmap.refinement.start import Placed, Wanted, placed
 from halfmap.refinement.state import PoseTable, State
 from halfmap.regularisation.protocol import Regulariser
-from halfmap.regularisation.registry import regulariser_named
 from halfmap.runtime.device import device_named
 from halfmap.runtime.distributed import ALONE, Ranks
 from halfmap.runtime.progress import Progress
 from halfmap.runtime.scratch import Scratch
 from halfmap.settings.commands import RunSettings
+from halfmap.settings.ctf_refine import fit_names
 from halfmap.settings.refine import RefineSettings
 from halfmap.settings.regularisers import regulariser_options
 from halfmap.validation.mask_share import diameter_verdict, share_verdict
@@ -68,7 +71,7 @@ class Problem:
     masking: where references are kept. regulariser, joined: how half maps become references, and the resolution in A up
     to which they are joined before, if at all. keeps_quarters: whether the regulariser needs the sums of quarter sets.
     memory, limits: the plan, and the limits from which it is made again. seed: of everything random. ranks: the
-    processes that share the work.
+    processes that share the work. optics: names of the values that are fitted to the optics, if any.
     """
 
     source: ParticleSource
@@ -82,6 +85,11 @@ class Problem:
     limits: MemoryLimits
     seed: int
     ranks: Ranks = ALONE
+    optics: tuple[str, ...] = ()
+
+    def with_optics(self, optics: RefinedOptics | None) -> Problem:
+        """The problem whose particles have these optics; None: those that they have."""
+        return self if optics is None else replace(self, source=optics.of(self.source))
 
     @property
     def grid(self) -> Grid:
@@ -150,6 +158,8 @@ def prepared(
     if settings.search in ("local", "fixed") and table.rotations is None:
         raise InputError(f"{settings.particles}: no angles (rlnAngleRot, rlnAngleTilt, rlnAnglePsi), which --search "
                          f"{settings.search} starts from; use --search auto")
+    if problem.optics:
+        check_particles("--ctf-refine", problem.optics, table)
     progress.start_iteration(0, "reading images", len(table), None)
     inspected = inspect_images(problem.source, lambda n: progress.advance(n * ranks.world), ranks, read.drawn)
     found = [*read.findings, *at_start.findings, *inspected.findings]
@@ -206,34 +216,11 @@ def files_read(settings: RunSettings) -> list[Path]:
     return [path for path in named if isinstance(path, Path) and path.is_file()]
 
 
-@dataclass(frozen=True)
-class _Method:
-    """The chosen regulariser, the user's solvent mask [z, y, x], and notes on how masks were changed to fit. part: the
-    regulariser's mask of a part [z, y, x]."""
-
-    regulariser: Regulariser
-    mask: Tensor | None
-    notes: list[str]
-    part: Tensor | None
+def _method_of(settings: RefineSettings, table: ParticleTable) -> Method:
+    return method_of(settings.regulariser, regulariser_options(settings), settings.mask, table, settings.diameter)
 
 
-def _method_of(settings: RefineSettings, table: ParticleTable) -> _Method:
-    """Read the masks that the settings name. Where one is an option of the regulariser, it takes the path's place."""
-    notes = []
-
-    def read(path: Path, what: str) -> Tensor:
-        mask = read_reference(path, table, settings.diameter, what)
-        notes.append(mask.note)
-        return mask.map.clamp(0, 1)
-
-    given = None if settings.mask is None else read(settings.mask, "mask")
-    options = regulariser_options(settings)
-    if options.get("mask") is not None:
-        options["mask"] = read(options["mask"], f"{settings.regulariser} mask")
-    return _Method(regulariser_named(settings.regulariser, **options), given, notes, options.get("mask"))
-
-
-def _start_of(settings: RefineSettings, read: Reference, symmetry: Tensor, method: _Method) -> Placed:
+def _start_of(settings: RefineSettings, read: Reference, symmetry: Tensor, method: Method) -> Placed:
     """The starting map where it is used, and what is to be said of it, of the mask and of the diameter."""
     searched, masked = settings.search in ("auto", "global"), method.mask is not None or method.part is not None
     wanted = Wanted(
@@ -254,6 +241,7 @@ def _schedule_of(settings: RefineSettings, grid: Grid, symmetry: Tensor) -> Sche
         grid.box, grid.pixel_size, settings.diameter, symmetry, settings.ini_high, _finest_shell(settings, grid),
         settings.search, settings.local_from, settings.offset_range, settings.angular_step,
         max(MODES, min(MOST_MODES, len(mates))), settings.max_iterations, settings.posterior, mates,
+        optics_from=None if settings.ctf_refine is None else settings.ctf_refine_from,
     )  # fmt: skip
 
 
@@ -265,7 +253,7 @@ def _solve_of(settings: RefineSettings, classes: int) -> SolveMethod:
 
 
 def _described(
-    settings: RefineSettings, source: ParticleSource, grid: Grid, symmetry: Tensor, method: _Method,
+    settings: RefineSettings, source: ParticleSource, grid: Grid, symmetry: Tensor, method: Method,
     limits: MemoryLimits, ranks: Ranks, classes: int,
 ) -> Problem:  # fmt: skip
     """The problem, with a memory plan that may not fit. symmetry: operators [o, 3, 3], where maps shall be."""
@@ -283,6 +271,7 @@ def _described(
     problem = Problem(
         source, model, schedule, masking, method.regulariser, settings.join_halves,
         settings.regulariser not in WITHOUT_QUARTERS, memory, limits, settings.seed, ranks,
+        () if settings.ctf_refine is None else fit_names("--ctf-refine", settings.ctf_refine),
     )  # fmt: skip
     return _with_particles(problem, replace(source, batch=limits.batch), settings)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from halfmap.ctf_refinement.fit import Per
+from halfmap.ctf_refinement.parameters import PARAMETERS
 from halfmap.geometry.rotations import angular_distance
 from halfmap.maps.grid import Grid
 from halfmap.refinement.ctf_signs import SignSums
@@ -64,6 +67,7 @@ def progressed(step: Step) -> Progressed:
         step.plan.stage, step.plan.sampling.limit, agreed, _resolution(step, curves.unmasked),
         mean_gain(poses), float(jumped.double().mean() * everywhere), float(change.angle[judged].median()),
         float(poses.angle_sd[found].median()), float((jumped & sure).double().mean() * everywhere), step.plan.subset,
+        optics=step.plan.optics is not None,
     )  # fmt: skip
 
 
@@ -105,12 +109,19 @@ def record(step: Step, latest: Progressed, groups: list[str], crosses: str) -> R
         "seconds": step.seconds, "cpu_seconds": step.cpu,
         "particles": len(poses), "images_used": len(present), "box": box, "pixel_size": pixel_size,
         "crosses": crosses,
-    } | _prior(step.before)  # fmt: skip
+    } | _prior(step.before) | _optics(step)  # fmt: skip
 
 
 def _searched_around(step: Step) -> float:
     """Share of the images used whose poses a global search looked for around those known before."""
     return (1 - step.plan.looked_at) * float(step.before.poses.known[step.after.poses.known].double().mean())
+
+
+def _optics(step: Step) -> Record:
+    """What was fitted to the optics before the iteration."""
+    if step.plan.optics is None or step.before.optics is None:
+        return {}
+    return {"optics": step.before.optics.found}
 
 
 def _prior(state: State) -> Record:
@@ -120,17 +131,21 @@ def _prior(state: State) -> Record:
     return {"prior_rotation_deg": state.prior.turn, "prior_shift_A": state.prior.shift}
 
 
-def what_crosses(regulariser: str, start: float, poor: bool, joined: float | None, held: bool = False) -> str:
+def what_crosses(
+    regulariser: str, start: float, poor: bool, joined: float | None, held: bool = False, optics: Sequence[str] = ()
+) -> str:
     """Everything that the half sets have in common, as a list in words.
 
     regulariser: what the method itself carries across. start: resolution of the starting map, in angstrom. poor:
     whether that map was improved with all images. joined: resolution up to which half maps are joined in every
-    iteration. held: whether widths of a prior about the given poses are estimated.
+    iteration. held: whether widths of a prior about the given poses are estimated. optics: what is fitted to them.
     """
     parts = [f"starting map to {start:g} A" + (" (improved with all images)" if poor else "")]
     parts += [regulariser, ALWAYS_CROSSES]
     if held:
         parts.append("how far poses may go from those given")
+    parts += [f"{PARAMETERS[name].meaning} of each optics group" for name in optics
+              if PARAMETERS[name].per is Per.GROUP]
     if joined:
         parts.append(f"all that is coarser than {joined:g} A (joined)")
     return ", ".join(parts)

@@ -25,6 +25,7 @@ from halfmap.refinement import em
 from halfmap.refinement.checkpoints import Checkpoints, Course, Origin
 from halfmap.refinement.half_maps import built
 from halfmap.refinement.input_files import Inputs
+from halfmap.refinement.optics_pass import refitted
 from halfmap.refinement.outputs import Record, RunFolder
 from halfmap.refinement.problem import Prepared, Problem, files_read, outlook, prepared, prepared_again
 from halfmap.refinement.process_layout import Outlook, laid_out
@@ -90,6 +91,8 @@ def iterate(problem: Problem, course: Course, outputs: Outputs) -> None:
     tell_processes(problem, log)
     with outputs.folder.behind.ended():
         while (plan := problem.schedule.next(course.history, course.state.shift_sigma)) is not None:
+            course.state = _with_optics(problem, course, plan, outputs)
+            problem = problem.with_optics(course.state.optics)
             step = em_step(problem, course.state, plan, following(problem, course, plan, outputs))
             course.state = step.after
             course.history.append(progressed(step))
@@ -140,6 +143,20 @@ def em_step(problem: Problem, state: State, plan: Plan, following: em.Following)
                 cost.cpu + outcome.cost.cpu - own_cpu)
 
 
+def _with_optics(problem: Problem, course: Course, plan: Plan, outputs: Outputs) -> State:
+    """The state with optics fitted anew, where the plan wants that, and told what was found."""
+    state = course.state
+    if plan.optics is None:
+        return state
+    outputs.progress.start_iteration(state.iteration + 1, "optics", len(problem.source.table),
+                                     course.history[-1].resolution, problem.grid.length / plan.optics.last)
+    state = refitted(problem, state, plan, outputs.progress.advance)
+    assert state.optics is not None
+    for one in state.optics.found:
+        outputs.log.line(f"optics before iteration {state.iteration + 1}: {one['verdict']}")
+    return state
+
+
 def _shared_start(problem: Problem, step: Step) -> State:
     """An improved starting map for both half sets: that of all images, low-passed at the starting resolution."""
     window = problem.masking.window(step.after.mask)
@@ -151,7 +168,8 @@ def _record(problem: Problem, course: Course, step: Step, poor: bool) -> Record:
     """The iteration in full, with all that is found by then: in the input, and in its own results."""
     prior = step.before.prior
     held = prior is not None and prior.estimated
-    crosses = what_crosses(problem.regulariser.crosses, problem.schedule.start, poor, problem.joined, held)
+    crosses = what_crosses(problem.regulariser.crosses, problem.schedule.start, poor, problem.joined, held,
+                           problem.optics)
     groups = [group.name for group in problem.source.table.optics]
     found = course.findings + verdict(problem, course.history, step, poor)
     return record(step, course.history[-1], groups, crosses) | {

@@ -4,6 +4,8 @@ A refinement passes four stages. *Burn-in*: global search at the resolution of t
 stops rising. An iteration there costs next to nothing, and no later stage mends the mistakes made there.
 *Global*: exhaustive search while the resolution grows, until poses stop jumping. *Local*: Gauss-Newton from the known
 modes, until resolution and poses stand still. *Final*: once more, back-projected to the Nyquist frequency.
+Where optics are fitted, local iterations that stand still go on, each with optics fitted before it, until they stand
+still again.
 
 Of many images a random subset goes first, through burn-in, global and local, until it brings no finer resolution. Then
 more of them, at last all, are searched globally against what it left, and locally again: few iterations see them all.
@@ -18,6 +20,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from halfmap.ctf_refinement.products import Range
 from halfmap.expectation.search import Sampling
 from halfmap.geometry.orientation_grid import angular_step, orientation_grid
 from halfmap.geometry.shift_grid import shift_grid
@@ -34,6 +37,7 @@ LOOKED_AT = 0.1  # share of a subset with settled poses that is searched everywh
 GROWTH = 1.5  # the band grows by at most this factor in an iteration
 MARGIN = 0.2  # part of the shells that the half maps agree on, searched beyond: the references are filtered already
 LEAST_MARGIN = 3  # shells
+OPTICS_COARSEST = 30.0  # A; coarser shells hold solvent and detergent that maps lack, and say little of the optics
 RESOLUTION_GAIN = 0.005  # smaller relative improvements of the resolution do not count
 FINEST_ORDER = 5  # 1.9 degrees: finer grids cost more than Gauss-Newton steps from this one
 FIRST_IMAGES = 10_000  # of the first subset, where it is not chosen
@@ -67,7 +71,8 @@ class Progressed:
     that moved more than two grid steps. angle_change, angle_sd: medians in degrees. surprised: share of particles that
     jumped and are sure of the new pose (weight above 1/2). subset: which was used, a place in
     Schedule.subsets; the place after the last means all images. changed: share of particles that are in another class
-    than before; shares_moved: largest change of a class's share of all particles.
+    than before; shares_moved: largest change of a class's share of all particles. optics: whether they were fitted
+    before it.
     """
 
     stage: str
@@ -82,6 +87,7 @@ class Progressed:
     subset: int = 0
     changed: float = 0.0
     shares_moved: float = 0.0
+    optics: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,8 @@ class Plan:
     its whole grid, at random; the others it looks for around their pose. sharpness: of the comparison of classes
     (expectation.mixture); draws_classes: whether classes are drawn at random instead, as all references are the same;
     apart: whether each class keeps a map of its own, or what it has in common with the others is taken from all;
-    joined: whether both half sets of a class get one reference.
+    joined: whether both half sets of a class get one reference. optics: the shells that optics are fitted to before
+    anything is searched (None: optics stay).
     """
 
     stage: str
@@ -108,6 +115,7 @@ class Plan:
     draws_classes: bool = False
     apart: bool = False
     joined: bool = False
+    optics: Range | None = None
 
 
 @dataclass(frozen=True)
@@ -120,7 +128,7 @@ class Schedule:
     angular_step: in angstrom and degrees, instead of what resolution and diameter suggest. modes: pose modes kept.
     posterior: what feeds the M-step. mates [m, 3, 3], the identity first: what local searches turn the best poses by
     for further starts. subsets: numbers of images, increasing, that go before all of them where poses are searched from
-    the map (`subsets_of`).
+    the map (`subsets_of`). optics_from: resolution in A from which optics are fitted; None: never.
     """
 
     box: int
@@ -138,6 +146,7 @@ class Schedule:
     posterior: str = "sigma"
     mates: Tensor = field(default_factory=lambda: torch.eye(3, dtype=torch.float64)[None])
     subsets: tuple[int, ...] = ()
+    optics_from: float | None = None
 
     def shell(self, resolution: float) -> int:
         """The last shell not finer than ``resolution`` angstrom."""
@@ -164,7 +173,7 @@ class Schedule:
         if self.search == "fixed":  # poses enter as points: the low-passed start cannot say how sure they are
             sampling = Sampling("fixed", limit, modes=self.modes, symmetry=self.symmetry)
             return replace(plan, sampling=sampling, posterior="best")
-        return plan
+        return replace(plan, optics=self._optics(history) if stage == "local" else None)
 
     @property
     def finest_insert(self) -> int:
@@ -188,7 +197,18 @@ class Schedule:
             return "global"
         if last.stage == "global" and self.search != "global":
             return "local"  # Gauss-Newton still has to be seen to converge
-        return "final" if self._converged(history) else "local"
+        return "final" if self._converged(history) and not self._optics_are_due(history) else "local"
+
+    def _optics_are_due(self, history: Sequence[Progressed]) -> bool:
+        """Whether optics were not fitted yet, and the resolution allows it."""
+        last = history[-1]
+        return self.optics_from is not None and not last.optics and last.resolution <= self.optics_from
+
+    def _optics(self, history: Sequence[Progressed]) -> Range | None:
+        """The shells that optics are fitted to before a local iteration; None where they are not."""
+        if not history or not (history[-1].optics or (self._optics_are_due(history) and self._converged(history))):
+            return None
+        return Range(int(self.box * self.pixel_size / OPTICS_COARSEST) + 1, min(history[-1].agreed, self.finest))
 
     def _subset(self, history: Sequence[Progressed]) -> int:
         """The number of the subset that is next: the last one's, or the one after it when that is at its end."""
@@ -236,7 +256,8 @@ class Schedule:
 
     def _converged(self, history: Sequence[Progressed]) -> bool:
         """Whether two iterations brought no better resolution, and poses move far less than they are uncertain."""
-        recent = [h for h in _of_this_subset(history) if h.stage == history[-1].stage]
+        last = history[-1]
+        recent = [h for h in _of_this_subset(history) if h.stage == last.stage and h.optics == last.optics]
         if len(recent) < 3:
             return False
         best_before = min(h.resolution for h in recent[:-2])

@@ -20,6 +20,7 @@ from halfmap import kernels
 from halfmap.kernels.threads import available_cores
 from halfmap.refinement import em
 from halfmap.refinement.checkpoints import Checkpoints, StepIdentity
+from halfmap.refinement.optics_pass import refitted
 from halfmap.refinement.problem import Problem
 from halfmap.refinement.schedule import Plan, Progressed
 from halfmap.refinement.state import PoseTable, State
@@ -138,6 +139,8 @@ def assist(problem: Problem, state: State, checkpoints: Checkpoints, history: Se
     problem.ranks.wait()  # until the folder of the run is there
     known = list(history)
     while (plan := problem.schedule.next(known, state.shift_sigma)) is not None:
+        state = refitted(problem, state, plan)
+        problem = problem.with_optics(state.optics)
         step = step_after(problem, state)
         begun, _ = checkpoints.begun(step, problem.model.place)
         following = em.Following(begun, keep=partial(checkpoints.keep, step))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from halfmap.refinement.input_prior import InputPrior
+from halfmap.refinement.refined_optics import RefinedOptics
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ class State:
     (or particle) relative to the reference. shift_sigma: spread of the shifts, in angstrom. poses. mask [z, y, x]: the
     solvent mask. memory: the regulariser's own. share: of the images that hold a particle. contrast_spread: standard
     deviation of log contrast, of the prior that ``scale`` was found with. prior: about the poses of the particle file,
-    if there is one. class_shares float64 [k]: of the particles, in each class.
+    if there is one. class_shares float64 [k]: of the particles, in each class. optics: those that were fitted, which
+    take the place of the particle file's.
     """
 
     iteration: int
@@ -90,3 +92,4 @@ class State:
     contrast_spread: float = 0.0
     prior: InputPrior | None = None
     class_shares: Tensor = field(default_factory=lambda: torch.ones(1, dtype=torch.float64))
+    optics: RefinedOptics | None = None

@@ -13,6 +13,7 @@ import os
 import struct
 import zlib
 from collections.abc import Callable, Iterable
+from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -51,8 +52,8 @@ def library_versions() -> dict[str, str]:
 def dump(stream: BinaryIO, content: Any) -> None:
     """Write ``content`` to a new, seekable stream.
 
-    content: None, numbers, text, paths, tensors and numpy arrays, and lists, tuples, dictionaries with text as keys,
-    and dataclasses of these. Raises TypeError for anything else.
+    content: None, numbers, text, paths, tensors and numpy arrays, members of an Enum, and lists, tuples, dictionaries
+    with text as keys, and dataclasses of these. Raises TypeError for anything else.
     """
     arrays: list[Array] = []
     plain = _plain(content, arrays)
@@ -72,9 +73,9 @@ def load(
 ) -> Loaded:
     """Read what `dump` wrote.
 
-    records: the dataclasses that may occur. device: where tensors go that were not on the CPU. place: called with each
-    large tensor as soon as it is read and gives what is kept in its place, for tensors that do not fit into memory
-    together. Raises InputError for a file that cannot be read, is damaged, or was written by another version.
+    records: the dataclasses and Enums that may occur. device: where tensors go that were not on the CPU. place: called
+    with each large tensor as soon as it is read and gives what is kept in its place, for tensors that do not fit into
+    memory together. Raises InputError for a file that cannot be read, is damaged, or was written by another version.
     """
     known = {cls.__name__: cls for cls in records}
     try:
@@ -170,6 +171,8 @@ def _plain(value: Any, arrays: list[Array]) -> Any:
         return {"path": os.fspath(value)}
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, Enum):
+        return {"member": type(value).__name__, "value": _plain(value.value, arrays)}
     if isinstance(value, list):
         return [_plain(v, arrays) for v in value]
     if isinstance(value, tuple):
@@ -192,6 +195,8 @@ def _restored(value: Any, arrays: list[Array], known: dict[str, type]) -> Any:
         return arrays[value["array"]]
     if "path" in value:
         return Path(value["path"])
+    if "member" in value:
+        return known[value["member"]](value["value"])
     if "tuple" in value:
         return tuple(_restored(v, arrays, known) for v in value["tuple"])
     if "dict" in value:

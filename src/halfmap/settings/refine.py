@@ -6,9 +6,11 @@ import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from halfmap.ctf_refinement.parameters import PARAMETERS
 from halfmap.errors import InputError
 from halfmap.options import build, check_declared, read_toml
 from halfmap.settings.checks import absolute_paths, check_diameter, check_new_run, check_readable
+from halfmap.settings.ctf_refine import fit_names
 from halfmap.settings.particle_files import ParticleFileOptions, check_particle_files
 from halfmap.settings.regularisers import RegulariserOptions, check_options
 
@@ -70,6 +72,11 @@ class RefineSettings(RegulariserOptions, ParticleFileOptions):
         "help": "local searches: try every pose at its mates in this point group too, of which the map keeps only "
                 "--symmetry: for particles that nearly have it", "short": "group", "none": "only known poses",
         "aliases": ("--relax_sym",), "advanced": True})
+    ctf_refine: str | None = field(default=None, metadata={
+        "help": "fit these to the optics as well, once poses stand still and the resolution allows it, and then before "
+                "every iteration: " + ", ".join(PARAMETERS), "short": "NAME", "several": True, "none": "nothing"})
+    ctf_refine_from: float = field(default=5.0, metadata={
+        "help": "resolution from which optics are fitted", "unit": "A", "above": 0, "advanced": True})
     prior_rotation: float | None = field(default=None, metadata={
         "help": "local search: standard deviation about each axis of a normal prior of rotations about those of the "
                 "particle file", "unit": "deg", "above": 0, "aliases": ("--sigma_ang",),
@@ -158,6 +165,14 @@ def validated(settings: RefineSettings) -> RefineSettings:
         raise InputError(f"--relax-symmetry {settings.relax_symmetry}: belongs to local searches, and --search "
                          f"{settings.search} has none; leave it out or change the search")
     _check_start(settings)
+    if settings.ctf_refine is not None:
+        fit_names("--ctf-refine", settings.ctf_refine)
+        if settings.search in ("fixed", "global"):
+            raise InputError(f"--ctf-refine {settings.ctf_refine}: optics are fitted between local searches, and "
+                             f"--search {settings.search} has none; leave it out, or take halfmap ctf-refine")
+    elif settings.ctf_refine_from != RefineSettings.ctf_refine_from:
+        raise InputError(f"--ctf-refine-from {settings.ctf_refine_from:g}: belongs to --ctf-refine; name what is to be "
+                         "fitted, or leave it out")
     if settings.max_resolution and settings.max_resolution >= settings.ini_high:
         raise InputError(f"--max-resolution {settings.max_resolution:g}: must be finer than --ini-high "
                          f"{settings.ini_high:g} A, the resolution of the start")

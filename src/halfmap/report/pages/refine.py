@@ -11,6 +11,7 @@ from halfmap.report.pages.examples import example_pictures
 from halfmap.report.pages.findings import TABLE
 from halfmap.report.pages.gallery import gallery
 from halfmap.report.pages.methods import citations, methods_text
+from halfmap.report.pages.optics import optics_rows
 from halfmap.report.pages.page import now, write_page
 from halfmap.report.pages.snapshot import Snapshot
 from halfmap.report.pictures import run_charts as charts
@@ -57,6 +58,7 @@ def _contents(run: Path, snapshot: Snapshot) -> dict[str, Any]:
         "fsc": charts.fsc_chart(records) if records else None,
         "resolution": charts.resolution_chart(records) if records else None,
         "poses": charts.pose_charts(records) if records else [],
+        "optics": optics_rows(records),
         "posterior": charts.posterior_charts(records) if records else [],
         "particles": particles,
         "examples": example_pictures(snapshot, pixel_size) if particles is not None and particles.none else None,

@@ -1,0 +1,86 @@
+"""Images whose map is made from them find their own noise in it; what they find is measured and taken off.
+
+All images have the same pose here, so that the map's slice is their mean, written out, and so is what each finds of
+itself.
+"""
+
+import numpy as np
+import pytest
+import torch
+from fixtures.ctf_products import FINEST, FIRST, LAST, OPTICS, a_defocus, a_table, seen, true_ctf, with_changes
+
+from halfmap.ctf_refinement.defocus import ParticleDefocus
+from halfmap.ctf_refinement.own_noise import OwnNoise
+from halfmap.ctf_refinement.products import PosedImages, Range
+from halfmap.expectation.search import Reference
+from halfmap.imaging.ctf import ctf
+from halfmap.imaging.forward import BandImages, Geometries
+
+COUNT, USED = 120, Range(FIRST, LAST)
+
+
+def volume(slice_of: torch.Tensor, kxy: torch.Tensor) -> Reference:
+    """A reference whose slice at kz = 0 has these values [k]."""
+    m = LAST + 2
+    grid = torch.zeros(2 * m + 1, 2 * m + 1, m + 1, dtype=torch.complex64)
+    grid[m, m + kxy[:, 1], kxy[:, 0]] = slice_of.to(grid.dtype)
+    edge = kxy[:, 0] == 0
+    grid[m, m - kxy[edge, 1], 0] = slice_of[edge].conj().to(grid.dtype)
+    return Reference(grid, 1)
+
+
+def study():
+    """Images of one model with wrong defoci, their maps by half set, and the share of own noise by shell."""
+    old = a_defocus(COUNT)
+    change = torch.from_numpy(np.random.default_rng(4).normal(0, 200, COUNT))
+    images = seen(with_changes(old, mean=change), snr=0.2)
+    geometry = Geometries(OPTICS.box, OPTICS.pixel_size, LAST, torch.device("cpu")).of(OPTICS)
+    kxy, rest = geometry.band.kxy, len(geometry.band) - len(images.kxy)
+    model = images.model[0]
+    noise = images.y - true_ctf(images.kxy, with_changes(old, mean=change)) * images.model
+    y = true_ctf(images.kxy, with_changes(old, mean=change)) * model + noise
+    c, half = true_ctf(images.kxy, old), torch.arange(COUNT) % 2
+    maps, match, weight = [], torch.zeros(LAST + 1).double(), torch.zeros(LAST + 1).double()
+    shell = geometry.band.shell[rest:]
+    for number in (0, 1):
+        own = half == number
+        total = c[own].square().sum(dim=0) + 1.0
+        maps.append(volume(torch.cat([torch.zeros(rest), (c[own] * y[own]).sum(dim=0) / total]), kxy))
+        match.index_add_(0, shell, (c[own].square() * noise[own].abs().square() / total).sum(dim=0))
+        weight.index_add_(0, shell, c[own].square().sum(dim=0))
+    y = torch.cat([torch.zeros(COUNT, rest), y], dim=1).to(torch.complex64)
+    batches = []
+    for number in (0, 1):
+        rows = torch.nonzero(half == number)[:, 0]
+        whole = BandImages(geometry, y[rows], y[rows], ctf(kxy, OPTICS, old[rows]), torch.ones(len(kxy)),
+                           torch.ones(len(rows)))
+        batches.append(PosedImages(rows, 0, whole, maps[number], maps[1 - number],
+                                   torch.eye(3).double().expand(len(rows), -1, -1), torch.zeros(len(rows), 2).double(), torch.ones(len(rows)), old[rows]))
+    return old, change, batches, (match / weight.clamp_min(1e-9))[FIRST:]
+
+
+def test_the_share_of_own_noise_is_what_images_find_of_themselves_in_their_map():
+    _, _, (first, second), truth = study()
+    noise = OwnNoise(USED)
+    for posed, other in ((first, second), (second, first)):
+        noise.add_(posed, True)
+        assert posed.exchanged().reference is other.reference
+        noise.add_(posed.exchanged(), False)
+    found = noise.share()[FIRST:]
+    assert float(found.mean()) == pytest.approx(float(truth.mean()), rel=0.05)
+    assert (found - truth).abs().mean() < 0.15 * truth.mean()
+
+
+def test_changes_of_defocus_are_not_held_back_by_own_noise():
+    old, change, (first, second), share = study()
+    slopes = []
+    for own in (None, torch.cat([torch.zeros(FIRST).double(), share])):
+        fit = ParticleDefocus(a_table(old), FINEST)
+        for posed in (first, second):
+            posed = PosedImages(**{**vars(posed), "own_noise": own})
+            fit.add_(posed, posed.products(USED))
+        fitted = fit.solved(a_table(old)).fitted[0]
+        found = fitted.change[:, 0]
+        slopes.append(float((found * change[fitted.number]).sum() / change.square().sum()))
+    held, free = slopes
+    assert held < 0.75 < 0.85 < free < 1.05
