@@ -183,7 +183,7 @@ def test_a_spherical_aberration_far_off_is_found_with_the_defocus_that_made_up_f
     made = study(blobs, 60, [true], [given],
                  moved=lambda one: replace(one, u=one.u + 300, v=one.v + 300))
     solved = made.even("cs").solved(made.table)
-    assert solved.again
+    assert solved.all_again
     assert near(solved, "cs", (2.69, -300.0))
     assert solved.table.optics[0].beam_tilt[0] == pytest.approx(0.1, rel=0.05)  # the same coma
     assert torch.allclose(solved.table.defocus.u, made.table.defocus.u - 300, atol=30)

@@ -112,7 +112,7 @@ class Even:
         fitted = [fitted_values(name, _COMPONENTS[name], _UNITS[name], values[name], self.maps.images,
                                 _NOTES.get(name, ""), self.insignificant) for name in self.names]
         return Solved(replace(table, optics=tuple(optics), defocus=replace(table.defocus, u=u, v=v)), tuple(fitted),
-                      tuple(maps), again)
+                      tuple(maps), all_again=again)
 
     def _found(self, group: int) -> _Found | None:
         """What the images of a group say; None where there are none."""

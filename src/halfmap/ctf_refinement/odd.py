@@ -83,7 +83,8 @@ class Odd:
                 values[name].append(_value(name, before, optics[group], found))
         fitted = [fitted_values(name, _COMPONENTS[name], _UNITS[name], values[name], self.maps.images,
                                 insignificant=self.insignificant) for name in self.names]
-        return Solved(replace(table, optics=tuple(optics), origins=origins), tuple(fitted), tuple(maps), again)
+        return Solved(replace(table, optics=tuple(optics), origins=origins), tuple(fitted), tuple(maps),
+                      all_again=again)
 
     def _found(self, group: int) -> _Found | None:
         """What the images of a group say; None where there is nothing to fit."""
