@@ -21,7 +21,7 @@ from halfmap.ctf_refinement.fit import PhaseMap, Solved
 from halfmap.ctf_refinement.group_maps import GroupMaps, row_blocks
 from halfmap.ctf_refinement.group_values import GroupValue, fitted_values, most_seen
 from halfmap.ctf_refinement.phase_likelihood import EvenLikelihood
-from halfmap.ctf_refinement.phase_terms import Chosen, Term, chosen
+from halfmap.ctf_refinement.phase_terms import Chosen, Term, chosen, phase_of, turns_much
 from halfmap.ctf_refinement.products import PosedImages, Products, Range
 from halfmap.errors import InputError
 from halfmap.imaging.ctf import quadratures, undistorted, zernike, zernike_place
@@ -92,7 +92,7 @@ class Even:
         optics, u, v = list(table.optics), table.defocus.u.clone(), table.defocus.v.clone()
         values: dict[str, list[GroupValue]] = {name: [] for name in self.names}
         pictures = most_seen(self.maps.images)
-        maps = []
+        maps, again = [], False
         for group, before in enumerate(table.optics):
             members = torch.from_numpy(np.flatnonzero(table.optics_index == group))
             moved = self._moved_already(table, members)
@@ -103,6 +103,7 @@ class Even:
                     defocus = float(found.choice.final.values["defocus"][0]) - moved.defocus
                     u[members], v[members] = u[members] + defocus, v[members] + defocus
                 optics[group] = _with(before, found.choice, moved)
+                again = again or turns_much(found.terms, found.choice)
                 if group in pictures:
                     maps.append(self._picture(group, found))
             mean = self._mean(0.5 * (table.defocus.u + table.defocus.v), members)
@@ -111,7 +112,7 @@ class Even:
         fitted = [fitted_values(name, _COMPONENTS[name], _UNITS[name], values[name], self.maps.images,
                                 _NOTES.get(name, ""), self.insignificant) for name in self.names]
         return Solved(replace(table, optics=tuple(optics), defocus=replace(table.defocus, u=u, v=v)), tuple(fitted),
-                      tuple(maps))
+                      tuple(maps), all_again=again)
 
     def _found(self, group: int) -> _Found | None:
         """What the images of a group say; None where there are none."""
@@ -156,8 +157,7 @@ class Even:
 
     def _picture(self, group: int, found: _Found) -> PhaseMap:
         """The measured phase of a group, by one step from the one that was fitted."""
-        values = found.choice.full.values
-        phase = torch.stack([term.basis @ values[term.name] for term in found.terms]).sum(dim=0)
+        phase = phase_of(found.terms, found.choice.full)
         weight = found.likelihood.information(phase).clamp_min(0.0)
         measured = phase + found.likelihood.score(phase) / weight.clamp_min(1e-300)
         return PhaseMap("even", group, self.maps.kxy[group].cpu(), torch.where(weight > 0, measured, phase), weight,

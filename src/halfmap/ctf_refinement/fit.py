@@ -82,10 +82,12 @@ class PhaseMap:
 class Solved:
     """What a fit found: the table with new optics, the values, and phase maps where there are any.
 
-    again: whether another pass over the images, with these values, would better them.
+    again: whether another pass over the images, with these values, would better them; all_again: whether it would
+    better those of every fit, since what they summed up was made with optics that were far off.
     """
 
     table: ParticleTable
     fitted: tuple[Fitted, ...]
     maps: tuple[PhaseMap, ...] = ()
     again: bool = False
+    all_again: bool = False

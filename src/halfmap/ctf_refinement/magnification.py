@@ -40,6 +40,7 @@ BANDS = 12  # into which the shells are divided
 # Cycles per box by which coefficients may move in one step: 0.5 turns the rim of a particle of half the box by 0.8 rad.
 LINEAR = 0.5
 SETTLED = 0.1  # the move of the finest shell that another pass would not better
+SINGULAR = 1e-6  # least eigenvalue of scaled normal equations that are solved
 LARGEST_PHASE = 1.0  # radians by which the CTF may turn where it is asked which values were right
 SYMMETRIC = slice(0, 3)  # of the numbers of a change: isotropic, and both stretches
 
@@ -125,11 +126,12 @@ class Magnification:
         curvature, score = self.curvature[group].cpu().cumsum(dim=0), self.score[group].cpu().cumsum(dim=0)
         best = None
         for bands in range(1, BANDS + 1):
-            scale = curvature[bands - 1].diagonal().sqrt()
-            if not bool(scale.gt(0).all()):
-                continue
+            scale = curvature[bands - 1].diagonal().clamp_min(0.0).sqrt()
             unit = scale[:, None] * scale
-            covariance = torch.linalg.pinv(curvature[bands - 1] / unit, hermitian=True) / unit
+            # Products of gradients of maps of different noise can be negative where maps hold little else.
+            if not bool(scale.gt(0).all()) or float(torch.linalg.eigvalsh(curvature[bands - 1] / unit)[0]) < SINGULAR:
+                continue
+            covariance = torch.linalg.inv(curvature[bands - 1] / unit) / unit
             one = _Found(covariance @ score[bands - 1], covariance, float(curvature[bands - 1, 0, 0]))
             spread = float(covariance.diagonal()[SYMMETRIC].sum().sqrt())
             if best is not None and (_size(one.change) - 2.0 * spread) * self._edge(bands) > LINEAR:

@@ -20,7 +20,7 @@ from halfmap.ctf_refinement.fit import PhaseMap, Solved
 from halfmap.ctf_refinement.group_maps import GroupMaps, row_blocks
 from halfmap.ctf_refinement.group_values import GroupValue, fitted_values, most_seen
 from halfmap.ctf_refinement.phase_likelihood import OddLikelihood
-from halfmap.ctf_refinement.phase_terms import Chosen, Term, chosen
+from halfmap.ctf_refinement.phase_terms import Chosen, Term, chosen, phase_of, turns_much
 from halfmap.ctf_refinement.products import PosedImages, Products, Range
 from halfmap.imaging.ctf import undistorted, zernike, zernike_place
 from halfmap.imaging.forward import Geometries
@@ -68,11 +68,12 @@ class Odd:
         optics, origins = list(table.optics), table.origins.clone()
         values: dict[str, list[GroupValue]] = {name: [] for name in self.names}
         pictures = most_seen(self.maps.images)
-        maps = []
+        maps, again = [], False
         for group, before in enumerate(table.optics):
             found = self._found(group)
             if found is not None:
                 optics[group] = _with(before, found)
+                again = again or turns_much(found.terms, found.choice)
                 if any(found.choice.applied(name) for name in found.tested):
                     members = torch.from_numpy(np.flatnonzero(table.optics_index == group))
                     origins[members] += _moved(self.table.optics[group], found.choice.final.values["shift"])
@@ -82,7 +83,8 @@ class Odd:
                 values[name].append(_value(name, before, optics[group], found))
         fitted = [fitted_values(name, _COMPONENTS[name], _UNITS[name], values[name], self.maps.images,
                                 insignificant=self.insignificant) for name in self.names]
-        return Solved(replace(table, optics=tuple(optics), origins=origins), tuple(fitted), tuple(maps))
+        return Solved(replace(table, optics=tuple(optics), origins=origins), tuple(fitted), tuple(maps),
+                      all_again=again)
 
     def _found(self, group: int) -> _Found | None:
         """What the images of a group say; None where there is nothing to fit."""
@@ -101,8 +103,7 @@ class Odd:
 
     def _picture(self, group: int, found: _Found) -> PhaseMap:
         """The measured phase of a group about the one that was fitted."""
-        values = found.choice.full.values
-        phase = torch.stack([term.basis @ values[term.name] for term in found.terms]).sum(dim=0)
+        phase = phase_of(found.terms, found.choice.full)
         left = found.likelihood.turned(phase)
         measured = phase + torch.atan2(left.imaginary, left.real)
         return PhaseMap("odd", group, self.maps.kxy[group].cpu(), measured, 2.0 * found.likelihood.power, phase)
@@ -170,7 +171,8 @@ def _value(name: str, before: OpticsGroup, after: OpticsGroup, found: _Found | N
         return GroupValue.unknown(old)
     choice = found.choice
     applied = choice.applied(name)
-    change = choice.best(name).tolist()
+    unit = found.coma / _coma_of_tilt(before) if name == "tilt" else 1.0  # another fit may have changed Cs
+    change = choice.best(name).mul(unit).tolist()
     if applied:  # with what was coma of a Zernike term
         change = [new - one for new, one in zip(numbers(after), old, strict=True)]
-    return GroupValue(old, change, choice.error(name).tolist(), choice.gains[name], applied)
+    return GroupValue(old, change, choice.error(name).mul(unit).tolist(), choice.gains[name], applied)

@@ -12,6 +12,7 @@ from torch import Tensor
 from halfmap.ctf_refinement.phase_likelihood import PhaseLikelihood, found_anywhere, uphill
 from halfmap.ctf_refinement.significance import CHANCE, chance_of
 
+LARGE = 1.0  # radians; a phase that changes by more makes what other fits have summed up too poor
 CLEAR = 0.02  # probability of a gain by chance from which on it is not looked at closely
 
 
@@ -90,6 +91,17 @@ def chosen(likelihood: PhaseLikelihood, terms: Sequence[Term], guesses: Sequence
             return Chosen(full, gains, final)
         kept = [term for term in kept if term.name != worst]
         final = _fitted(likelihood, kept, [_values(final, kept)], anywhere=False)
+
+
+def phase_of(terms: Sequence[Term], fit: TermFit) -> Tensor:
+    """The phase [k] of the terms that a fit has."""
+    parts = [term.basis @ fit.values[term.name] for term in terms if term.name in fit.values]
+    return torch.stack(parts).sum(dim=0) if parts else torch.zeros_like(terms[0].basis[:, 0])
+
+
+def turns_much(terms: Sequence[Term], choice: Chosen) -> bool:
+    """Whether significant terms change phases so much that all fits are better made again."""
+    return float(phase_of(terms, choice.final).abs().max()) > LARGE
 
 
 def _chance(gain: float, freedom: int) -> float:

@@ -140,11 +140,11 @@ def _fitted(posed: PosedParticles, names: tuple[str, ...], used: Range, choices:
         for fit in fits:
             solved = fit.solved(table)
             table, new = solved.table, [*new, *solved.fitted]
-            again += [one.name for one in solved.fitted if solved.again]
+            again += names if solved.all_again else [one.name for one in solved.fitted if solved.again]
             known = {(one.kind, one.group) for one in found.maps}
             maps += tuple(one for one in solved.maps if (one.kind, one.group) not in known)
         found = _Values(table, continued(found.fitted, new) if number else tuple(new), maps)
-        now, number = tuple(again), number + 1
+        now, number = tuple(name for name in names if name in again), number + 1
     order = list(PARAMETERS)
     return replace(found, fitted=tuple(sorted(found.fitted, key=lambda one: order.index(one.name))))
 
