@@ -153,7 +153,7 @@ def _with_optics(problem: Problem, course: Course, plan: Plan, outputs: Outputs)
     state = refitted(problem, state, plan, outputs.progress.advance)
     assert state.optics is not None
     for one in state.optics.found:
-        outputs.log.line(f"optics before iteration {state.iteration + 1}: {one['verdict']}")
+        outputs.log.line(f"optics before iteration {state.iteration + 1}, {one['name']}: {one['verdict']}")
     return state
 
 
