@@ -101,6 +101,52 @@ def test_a_place_of_the_template_is_told_from_names_however_epu_ends_them(conver
         assert "6 optics groups" in said
 
 
+XML = """<MicroscopeImage xmlns="http://schemas.datacontract.org/2004/07/Fei.SharedObjects"><microscopeData><optics>
+<BeamShift xmlns:a="http://schemas.datacontract.org/2004/07/Fei.Types"><a:_x>{x}</a:_x>{between}<a:_y>{y}</a:_y></BeamShift>
+</optics></microscopeData></MicroscopeImage>"""
+
+
+def write_xml(held: dict[str, Any], folder: Path, name: Callable[[str], str]) -> None:
+    """A file of every micrograph; the beam was moved for all places of one hole, and for one place of another."""
+    folder.mkdir(parents=True)
+    shots = held["particles"].drop_duplicates("rlnMicrographName")
+    for micrograph, place, x, y in shots[["rlnMicrographName", "rlnPlace", "myShiftX", "myShiftY"]].itertuples(
+            index=False):
+        moved = 2.0 * ((place == 0 and "Hole_9001" in micrograph) or "Hole_9003" in micrograph)
+        (folder / name(micrograph)).write_text(XML.format(x=x + moved, y=y, between="\n  " * (place == 1)))
+
+
+@pytest.mark.parametrize("names", [
+    "MotionCorr/x_FoilHole_{hole}_Data_{area}_{template}_20231010_{time:06d}_Fractions.mrc",
+    "mics/FoilHole_{hole}_{time}.mrc",
+])
+def test_beam_shifts_are_read_from_the_files_of_epu_and_kept(names, convert, tmp_path_factory):
+    held, folder = tables(names), tmp_path_factory.mktemp("epu")
+    write_xml(held, folder / "Images-Disc1/GridSquare_1/Data",
+              lambda name: re.search(r"FoilHole_\d+_(Data_\d+_\d+_\d{8}_)?\d+", name)[0] + ".xml")
+    convert(held, "--group-by", "beam-shift", "--xml", str(folder))
+    found = starfile.read("out.star", always_dict=True)["particles"]
+    before = starfile.read("in.star", always_dict=True)["particles"]
+    moved = (found["halfmapBeamShiftX"] - before["myShiftX"]).round(4)
+    assert set(moved) == {0.0, 2.0} and np.allclose(found["halfmapBeamShiftY"], before["myShiftY"], atol=1e-5)
+    truth = pandas.DataFrame({"old": before["rlnOpticsGroup"], "place": before["rlnPlace"], "moved": moved,
+                              "new": found["rlnOpticsGroup"]}).drop_duplicates()
+    assert len(truth) == truth["new"].nunique() == len(truth[["old", "place", "moved"]].drop_duplicates())
+
+
+def test_a_micrograph_without_its_file_or_a_file_without_shift_is_named(convert, tmp_path_factory):
+    held, folder = tables(), tmp_path_factory.mktemp("epu") / "xml"
+    write_xml(held, folder, lambda name: Path(name).name.replace("_Fractions.mrc", ".xml"))
+    first = sorted(folder.iterdir())[0]
+    words = ["--group-by", "beam-shift", "--xml", str(folder)]
+    first.write_text("<MicroscopeImage/>")
+    assert f"{first}: holds no beam shift" in convert(held, *words, refused=True)
+    first.unlink()
+    assert re.search(r"row \d+: MotionCorr/FoilHole_9000_Data_10216707_\S+ has no XML file .*11 files; 30 of 360 rows",
+                     convert(held, *words, refused=True))
+    assert "is for --group-by beam-shift" in convert(held, *words[2:], out="out.cs", refused=True)
+
+
 def test_places_are_as_many_as_is_said(convert):
     said = convert(tables(), "--group-by", "myShiftX,myShiftY", "--groups", "2")
     assert "4 optics groups" in said and "Ward" in Path("out_groups.html").read_text()

@@ -119,7 +119,7 @@ def _named(table: ParticleTable) -> str:
 
 def _by_text(table: ParticleTable, label: str, rule: DivisionRule) -> tuple[Integers, tuple[str, ...]]:
     """Which of the sorted texts each row has, and these. A pattern with parentheses gives what they hold."""
-    number, words = _different(table.columns[label])
+    number, words = different(table.columns[label])
     texts = [_text_in(word, rule.pattern) for word in words]
     absent = np.array([text is None for text in texts])[number]
     if absent.any():
@@ -143,7 +143,7 @@ def _text_in(word: str, pattern: re.Pattern[str] | None) -> str | None:
     return "_".join(part or "" for part in match.groups()) if pattern.groups else match[0]
 
 
-def _different(column: Column) -> tuple[Integers, tuple[str, ...]]:
+def different(column: Column) -> tuple[Integers, tuple[str, ...]]:
     """Which of the different words of a column each row holds, and these words."""
     if isinstance(column, TextColumn):
         kinds = column.kinds()

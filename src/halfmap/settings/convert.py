@@ -31,6 +31,10 @@ class ConvertSettings(CtfStateOptions):
                 "by what a regular expression finds in micrograph names (name:PATTERN, its parentheses) or in a column "
                 "(COLUMN:PATTERN), or by a column of text or numbers, or two of positions (COLUMN,COLUMN), which are "
                 "clustered", "short": "rule", "none": "the groups of the file"})
+    xml: Path | None = field(default=None, metadata={
+        "help": "folder with the XML files that EPU writes beside its movies; --group-by beam-shift then clusters the "
+                "beam shifts that they hold, which also move from hole to hole", "short": "folder",
+        "none": "file names tell the place within the hole"})
     groups: int | None = field(default=None, metadata={
         "help": "how many groups the positions of --group-by fall into", "short": "number", "at_least": 2,
         "none": "as many as lie clearly apart"})
@@ -65,10 +69,13 @@ def validated_convert(settings: ConvertSettings) -> ConvertSettings:
     for name in ("particles", "passthrough"):
         if name in paths:
             check_readable(name, paths[name])
-    if "data_dir" in paths and not paths["data_dir"].is_dir():
-        raise InputError(f"--data-dir {paths['data_dir']}: no such folder")
+    for name in ("data_dir", "xml"):
+        if name in paths and not paths[name].is_dir():
+            raise InputError(f"--{name.replace('_', '-')} {paths[name]}: no such folder")
     if paths["out"].exists():
         raise InputError(f"{paths['out']}: is there already; name another file or remove this one")
+    if settings.xml is not None and settings.group_by != "beam-shift":
+        raise InputError(f"--xml {settings.xml}: is for --group-by beam-shift, which is not given")
     page = groups_page(paths["out"])
     if settings.group_by is not None and page.exists():
         raise InputError(f"{page}: is there already, and the page of the groups would overwrite it; remove it, or name "

@@ -15,6 +15,7 @@ from halfmap.particles.cryosparc_alignments import read_alignments
 from halfmap.particles.cryosparc_file import SUFFIXES, load_dataset
 from halfmap.particles.cryosparc_write import write_cryosparc
 from halfmap.particles.ctf_states import chosen_state, with_ctf_state
+from halfmap.particles.epu_xml import LABELS, with_beam_shifts
 from halfmap.particles.given_optics import GivenOptics
 from halfmap.particles.optics_division import divided, division_rule
 from halfmap.particles.stack import looked_at
@@ -45,6 +46,8 @@ def convert(settings: ConvertSettings, report: Callable[..., Path]) -> None:
         table = read_star(settings.particles, settings.data_dir, given)
     table = with_ctf_state(table, state)
     _check_images(table)
+    if settings.xml is not None:
+        table, rule = with_beam_shifts(table, settings.xml), division_rule(",".join(LABELS))
     division = None if rule is None else divided(table, rule, settings.groups)
     table = table if division is None else division.table
     if settings.out.suffix.lower() in SUFFIXES:
