@@ -84,7 +84,7 @@ COMMANDS: dict[str, Command] = {
         "particle images less the signal of what a mask leaves out",
         "subtract", "subtract_options", "run_subtract"),
     "convert": _command(
-        "particles from cryoSPARC's format to RELION's, and back",
+        "particles from cryoSPARC's format to RELION's, and back; optics groups divided by beam shift",
         "convert", "convert_options", "run_convert"),
     "reslog": _command(
         "resolution against the number of particles, and the B factor it says",
