@@ -217,7 +217,7 @@ def test_an_interrupted_run_keeps_its_finished_iterations(dataset, tmp_path):
     out = tmp_path / "run"
     command = [sys.executable, "-m", "halfmap", "refine", dataset / "particles.star", "--map", dataset / "initial.mrc",
                "--diameter", "156", "--out", out, "--threads", "1", "--max-iterations", "300",
-               "--angular-step", "4"]  # a fine grid, so that the run cannot end before the signal comes
+               "--angular-step", "6"]  # a fine grid, so that the run cannot end before the signal comes
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     # where the tests run in the background SIGINT may be ignored, and a child inherits that
     running = subprocess.Popen(

@@ -9,6 +9,7 @@ import math
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from halfmap.report.pages.refine import write_report
 from halfmap.report.pages.snapshot import Snapshot
 from halfmap.report.pictures.chimerax import Scene, palette, write_chimerax
 from halfmap.report.pictures.local_cutoff import local_cutoff
-from halfmap.report.pictures.viewer import Viewer, viewer
+from halfmap.report.pictures.viewer import STILL, Viewer, viewer
 
 BOX, PIXEL, SPREAD, CENTRE = 40, 2.5, 5.0, (2.0, -3.0, 1.0)
 AXIS = np.arange(BOX) - BOX // 2
@@ -30,6 +31,13 @@ RADIUS = np.sqrt((X - CENTRE[0]) ** 2 + (Y - CENTRE[1]) ** 2 + (Z - CENTRE[2]) *
 BLOB = np.exp(-(RADIUS**2) / (2 * SPREAD**2))
 MASK = (RADIUS < 16).astype(np.float32)
 THETA = np.where(X > CENTRE[0], 4.0, 8.0).astype(np.float32)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _whole_surfaces() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("halfmap.report.pictures.viewer.STILL", STILL)
+        yield
 
 
 @pytest.fixture(scope="module")

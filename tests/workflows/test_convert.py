@@ -138,7 +138,7 @@ def test_what_is_lost_is_said(folder: Path, convert: Callable[..., str]) -> None
     tables["optics"]["rlnMtfFileName"] = "k3.star"
     starfile.write(tables, folder / "in.star")
     said = convert("in.star", "mid.cs")
-    for words in ("columns rlnSomethingOfMine", "columns rlnMtfFileName", "optics groups: left, right",
+    for words in ("columns rlnSomethingOfMine", "columns rlnMtfFileName", "optics groups: left and right",
                   "coordinates on micrographs", "gone.mrc"):
         assert f"dropped: {words}" in said or words in said
     made = np.load("mid.cs")

@@ -87,7 +87,7 @@ COMMANDS: dict[str, Command] = {
         "defocus, astigmatism, beam tilt and other aberrations from the images of a run",
         "ctf_refine", "ctf_refine_options", "run_ctf_refine"),
     "convert": _command(
-        "particles from cryoSPARC's format to RELION's, and back",
+        "particles from cryoSPARC's format to RELION's, and back; optics groups divided by beam shift",
         "convert", "convert_options", "run_convert"),
     "reslog": _command(
         "resolution against the number of particles, and the B factor it says",

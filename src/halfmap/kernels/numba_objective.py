@@ -111,7 +111,9 @@ def evaluate(volume, m, band, y, c, rotation, shift, box, prior, room, hessian, 
     """
     cell, fraction, sign, found, rot, phase_x, phase_y, sums = room
     u, v, kx, row, limit = band.u, band.v, band.kx, band.row, band.limit
-    rot[:] = rotation
+    for i in range(3):  # an assignment of whole arrays takes Numba seconds to compile
+        for j in range(3):
+            rot[i, j] = rotation[i, j]
     phase_table(phase_x, shift[0], box, 0)
     phase_table(phase_y, shift[1], box, limit)
     sums[:] = 0.0

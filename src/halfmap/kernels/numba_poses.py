@@ -178,6 +178,15 @@ def refine_range(
 
 
 @njit(nogil=True, cache=True)
+def _keep_pose(rotation, shift, turned, moved):
+    """Write a pose over another, number by number: an assignment of whole arrays takes Numba seconds to compile."""
+    for i in range(3):
+        for j in range(3):
+            rotation[i, j] = turned[i, j]
+    shift[0], shift[1] = moved[0], moved[1]
+
+
+@njit(nogil=True, cache=True)
 def _climb(
     volume, m, band, y, c, b, rotation, shift, objective, hessian, gradient, damping, j, i, steps, options, pose_prior,
     room, work,
@@ -203,15 +212,18 @@ def _climb(
         moved[0], moved[1] = shift[0] + step[3], shift[1] + step[4]
         _pull_back(turned, moved, pose_prior, b, turn)
         if predicted < tolerance:  # what is left to gain is known well enough without another look
-            rotation[:], shift[:] = turned, moved
+            _keep_pose(rotation, shift, turned, moved)
             objective[j] += predicted
             return False
         trial = _value(volume, m, band, y, c, b, turned, moved, options, pose_prior, room, turn, trial_hessian,
                        trial_gradient)
         if trial > objective[j]:
             objective[j] = trial
-            rotation[:], shift[:] = turned, moved
-            hessian[:], gradient[:] = trial_hessian, trial_gradient
+            _keep_pose(rotation, shift, turned, moved)
+            for p in range(5):
+                gradient[p] = trial_gradient[p]
+                for q in range(5):
+                    hessian[p, q] = trial_hessian[p, q]
             damping[i] = max(damping[i] * 0.2, 1e-6)
         else:
             damping[i] = max(damping[i] * 8.0, 1e-3)

@@ -105,16 +105,17 @@ def even_orbits(sums, images, radius, add, z0, z1):
             for yi in range(yb, min(yb + ORBIT_BLOCK, side)):
                 y, z = yi - m, zi - m
                 stop = _last_x(y, z, radius, m) + 1
-                sums[zi, yi, max(xb, stop) : xb + ORBIT_BLOCK] = 0.0
+                for x in range(max(xb, stop), min(xb + ORBIT_BLOCK, width)):
+                    for c in range(3):
+                        sums[zi, yi, x, c] = 0.0
                 # The identity alone moves nothing but the mates of the plane x = 0.
                 last = min(xb + ORBIT_BLOCK, stop) if images.shape[0] > 1 else min(1, stop)
                 for i in range(_first_points(found, images, y, z, xb, last, width)):
                     x = found[i]
+                    for c in range(3):  # an assignment of whole arrays takes Numba seconds to compile
+                        value[c] = 0.0 if add else sums[zi, yi, x, c]
                     if add:
-                        value[:] = 0.0
                         _add_orbit(value, flat, images, x, y, z, centre)
-                    else:
-                        value[:] = sums[zi, yi, x]
                     own = x + y * width + z * width * side
                     _write_orbit(flat, images, x, y, z, own, centre, value[0], value[1], value[2])
 
@@ -150,10 +151,14 @@ def flatten_planes(out, sums, shares, taps, radius, z0, z1):
                     row[reach - x, 0] = sums[2 * m - z, 2 * m - y, x, 0] * share
                     row[reach - x, 1] = -sums[2 * m - z, 2 * m - y, x, 1] * share
                     row[reach - x, 2] = sums[2 * m - z, 2 * m - y, x, 2] * share
-            row[: max(reach - count + 1, 0)] = 0.0
-            row[reach + count : 2 * reach + count] = 0.0
             here, found = row[reach : reach + count], out[z, y, :count]
-            found[:] = here
+            for c in range(3):
+                for x in range(reach - count + 1):
+                    row[x, c] = 0.0
+                for x in range(reach + count, 2 * reach + count):
+                    row[x, c] = 0.0
+                for x in range(count):
+                    found[x, c] = here[x, c]
             for k in range(1, reach + 1):
                 _exchange(found, here, row[reach - k :], taps[k - 1])
                 _exchange(found, here, row[reach + k :], taps[k - 1])
@@ -188,7 +193,9 @@ def _sharpen_lines(values, taps, across, radius):
         new = at + reach
         if new < stop:
             count = _last_x(new - m, across, radius, m) + 1
-            kept[new % (reach + 1), :count] = values[new, :count]
+            for x in range(count):
+                for c in range(3):
+                    kept[new % (reach + 1), x, c] = values[new, x, c]
         if at < first:
             continue
         count = _last_x(at - m, across, radius, m) + 1

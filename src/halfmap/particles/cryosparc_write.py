@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from halfmap.errors import InputError
 from halfmap.geometry.rotations import matrix_to_rotation_vector
 from halfmap.imaging.ctf import Defocus
-from halfmap.imaging.optics import CtfState
+from halfmap.imaging.optics import CtfState, names_of
 from halfmap.maps.mrc import read_header, replaced_atomically
 from halfmap.particles.cryosparc import UID
 from halfmap.particles.cryosparc_alignments import CLASS, FLAT, ONE_MAP, POSE, SHIFT, SHIFT_PIXEL, SPLIT
@@ -186,9 +186,9 @@ def _unwritten(table: ParticleTable, terms: list[CryosparcTerms]) -> list[str]:
     touched = {group.ctf_state.value for group in table.optics if group.ctf_state is not CtfState.UNTOUCHED}
     if touched:
         lost.append(f"that images are {' or '.join(sorted(touched))}: cryoSPARC will take them for untouched ones")
-    names = [group.name for group in table.optics if group.name != f"opticsGroup{group.number}"]
-    if names:
-        lost.append(f"names of optics groups: {', '.join(names)}")
+    named = [group for group in table.optics if group.name != f"opticsGroup{group.number}"]
+    if named:
+        lost.append(f"names of optics groups: {names_of(named)}")
     if any(term.lost for term in terms):
         lost.append("Zernike coefficients beyond the fourth order")
     if table.rotations is None and _psi(table) is None and bool(table.origins.any()):

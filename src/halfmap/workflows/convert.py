@@ -1,8 +1,11 @@
-"""``halfmap convert``: convert particles between RELION's format and cryoSPARC's, and say what is lost."""
+"""``halfmap convert``: convert particles between RELION's format and cryoSPARC's, divide their optics groups, and say
+what is lost."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -12,33 +15,49 @@ from halfmap.particles.cryosparc_alignments import read_alignments
 from halfmap.particles.cryosparc_file import SUFFIXES, load_dataset
 from halfmap.particles.cryosparc_write import write_cryosparc
 from halfmap.particles.ctf_states import chosen_state, with_ctf_state
+from halfmap.particles.epu_xml import LABELS, with_beam_shifts
 from halfmap.particles.given_optics import GivenOptics
+from halfmap.particles.optics_division import divided, division_rule
 from halfmap.particles.stack import looked_at
 from halfmap.particles.star import read_star, write_star
 from halfmap.particles.table import ParticleTable
 from halfmap.settings.convert import ConvertSettings
+from halfmap.workflows.optics_groups import told_groups
 
 MOST_NAMED = 8  # dropped fields of one kind are named up to this many, and counted beyond
 
 
-def convert(settings: ConvertSettings) -> None:
-    """Read one format, write the other, and print what the result holds and what was dropped.
+def convert(settings: ConvertSettings, report: Callable[..., Path]) -> None:
+    """Read a file, divide its optics groups if that is asked for, write the other, and print what it holds and what was
+    dropped. report writes the page of the groups from the fields of an OpticsGroupsPage.
 
     Stacks need not be there. Raises InputError as the readers and writers do, and where a stack that is there does not
-    hold the images that are named.
+    hold the images that are named, or optics groups cannot be divided so.
     """
+    rule = None if settings.group_by is None else division_rule(settings.group_by)
     given, state = GivenOptics(settings.optics), chosen_state(settings.phase_flipped, settings.ctf_premultiplied)
+    dropped: list[str] = []
+    note = ""
     if settings.particles.suffix.lower() in SUFFIXES:
         dataset = load_dataset(settings.particles, settings.passthrough)
-        table = with_ctf_state(particle_table(dataset, settings.data_dir, settings.strip_prefix, given), state)
-        _check_images(table)
-        write_star(settings.out, table)
+        table = particle_table(dataset, settings.data_dir, settings.strip_prefix, given)
         dropped, note = _by_kind(unread_fields(dataset)), read_alignments(dataset).note
     else:
-        table = with_ctf_state(read_star(settings.particles, settings.data_dir, given), state)
-        _check_images(table)
-        dropped, note = write_cryosparc(settings.out, table), ""
+        table = read_star(settings.particles, settings.data_dir, given)
+    table = with_ctf_state(table, state)
+    _check_images(table)
+    if settings.xml is not None:
+        table, rule = with_beam_shifts(table, settings.xml), division_rule(",".join(LABELS))
+    division = None if rule is None else divided(table, rule, settings.groups)
+    table = table if division is None else division.table
+    if settings.out.suffix.lower() in SUFFIXES:
+        dropped += write_cryosparc(settings.out, table)
+    else:
+        write_star(settings.out, table)
     print(f"{settings.out}: {_content(table)}")
+    if rule is not None and division is not None:
+        for sentence in told_groups(division, rule, report):
+            print(f"- {sentence}")
     for phrase in dropped:
         print(f"- dropped: {phrase}")
     for sentence in [note] * bool(note) + _notes(table):

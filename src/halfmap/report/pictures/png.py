@@ -22,7 +22,7 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
     rows = np.full((height, changes.shape[1] + 1), 2, dtype=np.uint8)
     rows[:, 1:] = changes
     header = struct.pack(">IIBBBBB", width, height, 8, colour_type, 0, 0, 0)
-    body = zlib.compress(rows.tobytes(), 7)
+    body = zlib.compress(rows.tobytes(), 5)  # level 7 takes three times as long, for 5 % fewer bytes
     chunks = ((b"IHDR", header), (b"IDAT", body), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, data) for kind, data in chunks)
 

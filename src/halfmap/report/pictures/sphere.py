@@ -112,10 +112,11 @@ def _draw_cells(cells: Cells, density: Float, top: float) -> list[Cell]:
 
     density: of each cell; top: density of the highest level.
     """
-    drawn: list[Cell] = []
-    centres = cell_centres(cells)
+    turns: list[Float] = []
+    latitudes: list[Float] = []
+    owner: list[int] = []
     ring = np.repeat(np.arange(len(cells.counts)), cells.counts)
-    for i, value in enumerate(density):
+    for i in range(len(density)):
         start = (i - cells.first[ring[i]]) / cells.counts[ring[i]]
         end = start + 1 / cells.counts[ring[i]]
         for left, right in _unwrap(start, end):
@@ -124,12 +125,17 @@ def _draw_cells(cells: Cells, density: Float, top: float) -> list[Cell]:
             side = np.pi / 2 - np.linspace(cells.edges[ring[i]], cells.edges[ring[i] + 1], steps)
             across = np.linspace(left, right, 3)
             sides = [np.full(steps - 2, right), np.full(steps - 2, left)]
-            turns = np.concatenate([across, sides[0], across[::-1], sides[1]])
-            latitude = np.concatenate([[side[0]] * 3, side[1:-1], [side[-1]] * 3, side[-2:0:-1]])
-            x, y = _mollweide(2 * np.pi * turns, latitude)
-            points = "L".join(f"{200 + 100 * a:.1f} {100 - 100 * b:.1f}" for a, b in zip(x, y, strict=True))
-            level = 0 if value == 0 else 1 + min(int((LEVELS - 1) * value / top), LEVELS - 2)
-            drawn.append(Cell(f"M{points}Z", level, f"{_angles(centres[i])} · {value:.2f} × uniform"))
+            turns.append(np.concatenate([across, sides[0], across[::-1], sides[1]]))
+            latitudes.append(np.concatenate([[side[0]] * 3, side[1:-1], [side[-1]] * 3, side[-2:0:-1]]))
+            owner.append(i)
+    ends = np.cumsum([len(part) for part in turns])[:-1]
+    x, y = _mollweide(2 * np.pi * np.concatenate(turns), np.concatenate(latitudes))
+    centres = cell_centres(cells)
+    drawn: list[Cell] = []
+    for i, along, up in zip(owner, np.split(x, ends), np.split(y, ends), strict=True):
+        points = "L".join(f"{200 + 100 * a:.1f} {100 - 100 * b:.1f}" for a, b in zip(along, up, strict=True))
+        level = 0 if density[i] == 0 else 1 + min(int((LEVELS - 1) * density[i] / top), LEVELS - 2)
+        drawn.append(Cell(f"M{points}Z", level, f"{_angles(centres[i])} · {density[i]:.2f} × uniform"))
     return drawn
 
 
