@@ -32,13 +32,17 @@ def insert_slices_(
     values[b, k] complex and weights[b, k] are those of the images. Sample j moves its image by ``-shifts[j]`` and
     counts it ``mass[j]`` times. coords[k, 2] must be a linear function of kxy[k, 2]. box: side of the image in pixels.
     kernel: ``trilinear`` spreads a coefficient over the eight grid points around it, ``gaussian`` over the 27 about the
-    nearest one. curvature [b]: coefficients of image b are inserted curvature[b] |coords|^2 above the plane of its slice,
-    along the third row of the rotation; None: on it. The sum is bitwise the same for any number of threads.
+    nearest one. curvature [b]: coefficients of image b are inserted curvature[b] |coords|^2 above the plane of its
+    slice, along the third row of the rotation; None: on it. The sum is bitwise the same for any number of threads.
+
+    Raises ValueError where curved slices leave the half volume.
     """
     real, turn = accumulator.dtype, 2 * math.pi / box
     rows = 2 if curvature is None else 3
     axes, coords, mass = samples.rotations[:, :rows].to(real).contiguous(), coords.to(real), samples.mass.to(real)
     bent = None if curvature is None else curvature[samples.image].to(real)
+    if curvature is not None and _reach(coords, curvature) > accumulator.shape[2] - 2:
+        raise ValueError(f"curved slices reach {_reach(coords, curvature):.1f} points, beyond the half volume")
     if accumulator.device.type != "cpu":
         phase = torch.polar(torch.ones((), dtype=torch.float64, device=kxy.device),
                             samples.shifts.double() @ kxy.double().T * turn)
@@ -63,6 +67,12 @@ def insert_slices_(
     slab = _slab_kernel(kernel)
     run_all([partial(slab, accumulator.numpy(), *arguments, first, last)
              for first, last in pairwise(_slab_edges(accumulator.shape[0], accumulator.numel()))])
+
+
+def _reach(coords: Tensor, curvature: Tensor) -> float:
+    """How far from the origin the farthest coefficient of a curved slice lies, in grid points."""
+    square = float(coords.double().square().sum(dim=1).max())
+    return math.hypot(math.sqrt(square), float(curvature.abs().max()) * square)
 
 
 def _taken(values: Tensor, weights: Tensor, used: Tensor, order: Tensor) -> list[np.ndarray]:

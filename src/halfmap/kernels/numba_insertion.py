@@ -145,8 +145,9 @@ def insert_slab(accumulator, band, rows, values, weights, image, axes, curvature
 
     band: poses.band_arrays, in rows of constant ky that begin at rows[r], with kx ascending; rows ends with the number
     of coefficients. Sample j is values[image[j], k, 2] and weights[image[j], k], shifted by the phase tables
-    phase_x[j, kx, 2] and phase_y[j, ky + limit, 2], seen from axes[j], counted mass[j] times. It is flat where curvature
-    is None, and axes are [j, 2, 3]; otherwise it lies curvature[j] |(u, v)|^2 above its plane, and axes are [j, 3, 3].
+    phase_x[j, kx, 2] and phase_y[j, ky + limit, 2], seen from axes[j], counted mass[j] times. It is flat where
+    curvature is None, and axes are [j, 2, 3]; otherwise it lies curvature[j] |(u, v)|^2 above its plane, and axes are
+    [j, 3, 3].
     """
     u, v, kx, row = band.u, band.v, band.kx, band.row
     m, sums, dtype = accumulator.shape[2] - 1, accumulator.reshape(-1), accumulator.dtype

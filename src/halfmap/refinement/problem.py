@@ -26,7 +26,7 @@ from halfmap.particles.table import ParticleTable
 from halfmap.refinement.checkpoints import Origin
 from halfmap.refinement.disk_space import check_disk
 from halfmap.refinement.grey_scale import on_grey_scale
-from halfmap.refinement.imaging_model import ImagingModel
+from halfmap.refinement.imaging_model import ImagingModel, curvature_sign
 from halfmap.refinement.input_prior import FOCUSED, MOST_SHIFT, MOST_TURN, InputPrior, centre_of_mass, share_held
 from halfmap.refinement.masking import Masking
 from halfmap.refinement.memory_limits import MemoryLimits, SolveMethod, plan_memory
@@ -277,7 +277,7 @@ def _described(
     model = ImagingModel(
         grid.box, grid.pixel_size, symmetry, torch.empty(0), settings.padding, settings.scale != "none",
         settings.insertion, Scratch(settings.scratch or settings.out / "checkpoint").keep if on_disk else None,
-        settings.null_hypothesis, memory.slices_room,
+        settings.null_hypothesis, memory.slices_room, curvature_sign(settings.ewald, source.table, grid),
     )  # fmt: skip
     masking = Masking(grid, settings.diameter, method.mask, settings.flatten_solvent).to(device)
     problem = Problem(
