@@ -8,59 +8,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from fixtures.curved_atoms import BAND, BOX, COUNT, DIAMETER, FALL, OPTICS, PIXEL, F, defocus, seen, transform
 from torch import Tensor
 
-from halfmap.fourier.band import Band
 from halfmap.geometry.rotations import random_rotations
-from halfmap.imaging.ctf import Defocus, ctf
+from halfmap.imaging.ctf import ctf
 from halfmap.imaging.curvature import CurvedImages, depth_resolution
 from halfmap.imaging.delocalisation import ProjectedPower
 from halfmap.imaging.forward import BandImages, Geometries
-from halfmap.imaging.optics import CtfState, OpticsGroup
+from halfmap.imaging.optics import CtfState
 from halfmap.kernels.poses import Samples
 from halfmap.reconstruction.inverse import reconstruct
 from halfmap.reconstruction.statistics import Backprojection
-
-BOX, PIXEL, DIAMETER, COUNT = 32, 2.0, 48.0, 700
-OPTICS = OpticsGroup("o", 1.0, 0.001, 0.1, PIXEL, BOX)  # kV: so slow that Nyquist is far beyond the flat model
-BAND = Band.to_shell(BOX, BOX)
-F = BAND.kxy.double() / OPTICS.box_length
-SQUARE = F.square().sum(1)
-FALL = torch.exp(-10 * SQUARE)  # of the atoms' scattering; the same for all
-
-
-def atoms() -> Tensor:
-    """Positions [a, 3] in A, most of them near the surface of a ball."""
-    random = np.random.default_rng(0)
-    way = random.normal(size=(70, 3))
-    radius = 0.5 * DIAMETER * random.uniform(size=70) ** (1 / 9)
-    return torch.from_numpy(way / np.linalg.norm(way, axis=1)[:, None] * radius[:, None])
-
-
-def defocus(values: Tensor) -> Defocus:
-    zero = torch.zeros_like(values)
-    return Defocus(values + 40, values - 40, zero + 0.5, zero + 0.2, zero + 3.0, zero + 1.1)
-
-
-def seen(rotations: Tensor, values: Tensor, sign: int) -> Tensor:
-    """Images [b, k] of the atoms, written out: an atom at the height z has the underfocus dz - sign z."""
-    images = []
-    for rotation, dz in zip(rotations, values.tolist(), strict=True):
-        x, y, z = (atoms() @ rotation.T).T[..., None]
-        f_x, f_y = F.T
-        azimuth = torch.atan2(f_y, f_x)
-        under = dz - sign * z + 40 * torch.cos(2 * (azimuth - 0.5))
-        gamma = (-math.pi * OPTICS.wavelength * under * SQUARE - 0.2 - math.asin(0.1)
-                 + 0.5 * math.pi * 0.001e7 * OPTICS.wavelength**3 * SQUARE**2)
-        transfer = -1.1 * torch.exp(-3.0 * SQUARE / 4) * torch.sin(gamma)
-        turns = x * f_x + y * f_y
-        images.append((transfer * torch.polar(torch.ones_like(turns), -2 * math.pi * turns)).sum(0) * FALL)
-    return torch.stack(images)
-
-
-def transform(q: Tensor) -> Tensor:
-    """That of the atoms at q [..., 3] in 1/A, with the fall of their scattering at the squares given."""
-    return torch.polar(torch.ones((), dtype=torch.float64), -2 * math.pi * q @ atoms().T).sum(-1)
 
 
 def curved(state: CtfState, values: Tensor, sign: int, power: ProjectedPower) -> CurvedImages:

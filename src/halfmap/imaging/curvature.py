@@ -38,6 +38,7 @@ from halfmap.imaging.delocalisation import ProjectedPower
 from halfmap.imaging.optics import CtfState, OpticsGroup
 
 QUARTER_TURN = math.pi / 2
+SURE = 4.0  # standard errors by which one sign must fit better than the other
 
 
 def depth_resolution(wavelength: float, diameter: float) -> float:
@@ -47,6 +48,29 @@ def depth_resolution(wavelength: float, diameter: float) -> float:
     is so thick a flat reconstruction keeps sinc(lambda diameter / (2 d^2)): 0.64 there.
     """
     return math.sqrt(wavelength * diameter)
+
+
+@dataclass(frozen=True)
+class CurvatureEvidence:
+    """What images say about the sign of the curvature.
+
+    total: log-likelihood of so many ``images`` with positive curvature, less that with negative, in nats; error: its
+    standard error, from how it varies among them.
+    """
+
+    total: float
+    error: float
+    images: int
+
+    @property
+    def errors(self) -> float:
+        """The total in standard errors."""
+        return self.total / self.error if self.error > 0 else 0.0
+
+    @property
+    def sign(self) -> int:
+        """The sign that fits better; 0 where images do not tell."""
+        return 0 if abs(self.errors) < SURE else (1 if self.total > 0 else -1)
 
 
 @dataclass(frozen=True)

@@ -41,8 +41,7 @@ def insert_slices_(
     rows = 2 if curvature is None else 3
     axes, coords, mass = samples.rotations[:, :rows].to(real).contiguous(), coords.to(real), samples.mass.to(real)
     bent = None if curvature is None else curvature[samples.image].to(real)
-    if curvature is not None and _reach(coords, curvature) > accumulator.shape[2] - 2:
-        raise ValueError(f"curved slices reach {_reach(coords, curvature):.1f} points, beyond the half volume")
+    check_reach(coords, curvature, accumulator.shape[2])
     if accumulator.device.type != "cpu":
         phase = torch.polar(torch.ones((), dtype=torch.float64, device=kxy.device),
                             samples.shifts.double() @ kxy.double().T * turn)
@@ -69,10 +68,14 @@ def insert_slices_(
              for first, last in pairwise(_slab_edges(accumulator.shape[0], accumulator.numel()))])
 
 
-def _reach(coords: Tensor, curvature: Tensor) -> float:
-    """How far from the origin the farthest coefficient of a curved slice lies, in grid points."""
+def check_reach(coords: Tensor, curvature: Tensor | None, points: int) -> None:
+    """Raise ValueError where curved slices leave a half volume of so many points along x."""
+    if curvature is None or not len(curvature):
+        return
     square = float(coords.double().square().sum(dim=1).max())
-    return math.hypot(math.sqrt(square), float(curvature.abs().max()) * square)
+    reach = math.hypot(math.sqrt(square), float(curvature.abs().max()) * square)
+    if reach > points - 2:
+        raise ValueError(f"curved slices reach {reach:.1f} points from the origin, beyond the half volume")
 
 
 def _taken(values: Tensor, weights: Tensor, used: Tensor, order: Tensor) -> list[np.ndarray]:

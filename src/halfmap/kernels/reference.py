@@ -55,14 +55,15 @@ def corner_list(shape: torch.Size) -> list[Corner]:
     return [Corner(dz, dy, dx, (dz * shape[1] + dy) * shape[2] + dx) for dz, dy, dx in steps]
 
 
-def project_slices(volume: Tensor, coords: Tensor, axes: Tensor) -> Tensor:
+def project_slices(volume: Tensor, coords: Tensor, axes: Tensor, curvature: Tensor | None = None) -> Tensor:
     """Trilinear slices [r, k] of volume[z, y, x] (complex, Hermitian half)."""
     real = volume.real.dtype
     flat = volume.reshape(-1)
     out = volume.new_empty((axes.shape[0], coords.shape[0]))
     step = max(1, CHUNK // max(1, coords.shape[0]))
     for r in range(0, axes.shape[0], step):
-        q, flip = positions(coords, axes[r : r + step], real)
+        bent = None if curvature is None else curvature[r : r + step]
+        q, flip = positions(coords, axes[r : r + step], real, bent)
         index, w = corners(q, volume.shape)
         value = torch.zeros_like(index, dtype=volume.dtype)
         for dz, dy, dx, offset in corner_list(volume.shape):

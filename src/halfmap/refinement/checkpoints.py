@@ -20,6 +20,7 @@ import torch
 
 from halfmap.errors import InputError
 from halfmap.finding import Finding
+from halfmap.imaging.curvature import CurvatureEvidence
 from halfmap.maps.grid import Grid
 from halfmap.maps.mrc import replaced_atomically
 from halfmap.reconstruction.statistics import Backprojection, Place
@@ -99,6 +100,7 @@ class _Sums:
 RECORDS = (
     Origin, Course, Finding, StepIdentity, _Sums, Inputs, InputFile, RefineSettings, ClassifySettings, MemoryLimits,
     Grid, State, PoseTable, Progressed, Expectation, Tally, Cost, Backprojection, InputPrior, Moves, SignSums,
+    CurvatureEvidence,
 )  # fmt: skip
 
 

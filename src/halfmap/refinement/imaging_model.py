@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from halfmap.errors import InputError
 from halfmap.imaging.ctf import Defocus
 from halfmap.imaging.curvature import CurvedImages
 from halfmap.imaging.delocalisation import ProjectedPower, delocalisation
@@ -21,17 +20,14 @@ from halfmap.imaging.forward import (
     band_images,
     together,
 )
-from halfmap.imaging.optics import CtfState, names_of
 from halfmap.maps.grid import Grid
 from halfmap.particles.preprocess import soft_circle, soft_circles
 from halfmap.particles.source import ImageBatch, ParticleSource
-from halfmap.particles.table import ParticleTable
 from halfmap.reconstruction.statistics import Place
 from halfmap.refinement.state import State
 
 MASK_EDGE = 5.0  # pixels of the cosine edge of the circular image mask
 LEAST_LEFT = 0.01  # of the model's power: with nothing left there is nothing to divide by
-EWALD = {"positive": 1, "negative": -1}
 FINE = 8.0  # A; finer shells are scored under a mask that is as wide as the CTF spreads their signal
 
 
@@ -46,7 +42,7 @@ class ImagingModel:
     made together. null_hypothesis: whether an image may hold no particle, and counts as far as it holds one.
     slices_room: bytes that the slices of a global search may take (`GlobalSearch`), as the memory plan says; it changes
     no bit. ewald: +1 or -1 where images are back-projected on the Ewald sphere (imaging.curvature), by their hand; 0:
-    flat.
+    flat; None: flat until the images decide (refinement.curvature).
     """
 
     box: int
@@ -59,7 +55,7 @@ class ImagingModel:
     place: Place | None = None
     null_hypothesis: bool = True
     slices_room: int | None = None
-    ewald: int = 0
+    ewald: int | None = 0
 
     @property
     def grid(self) -> Grid:
@@ -103,26 +99,6 @@ def band_batch(
         parts.append(replace(seen, left=left, curved=curved))
     result = parts[0] if len(parts) == 1 else together(parts, order)
     return replace(result, mask_power=float((mask**2).mean()))
-
-
-def curvature_sign(ewald: str, table: ParticleTable, grid: Grid) -> int:
-    """+1, -1 or 0 for ``positive``, ``negative`` or ``off``. Raises InputError for images that cannot be used so.
-
-    grid: of the reference.
-    """
-    if ewald == "off":
-        return 0
-    multiplied = [group for group in table.optics if group.ctf_state is CtfState.PREMULTIPLIED]
-    if multiplied:
-        raise InputError(f"--ewald {ewald}: images of optics group {names_of(multiplied)} are multiplied by their CTF, "
-                         "and near its zeros nothing is left that tells the two sides of the Ewald sphere apart; "
-                         "extract them without, or leave the option out")
-    # Heights beyond this would leave the half volume, which has room for a shell more than the map.
-    height = max(group.wavelength for group in table.optics) * (grid.box / 2) ** 2 / (2 * grid.length)
-    if height**2 > grid.box / 2:
-        raise InputError(f"--ewald {ewald}: electrons of {min(group.voltage for group in table.optics):g} kV are too "
-                         f"slow for a pixel of {grid.pixel_size:g} A; check the voltage, or leave the option out")
-    return EWALD[ewald]
 
 
 def fine_mask(

@@ -23,6 +23,7 @@ from halfmap.particles.star import write_star
 from halfmap.reconstruction.statistics import in_memory, sums_put
 from halfmap.refinement import em
 from halfmap.refinement.checkpoints import Checkpoints, Course, Origin
+from halfmap.refinement.curvature import with_sign
 from halfmap.refinement.half_maps import built
 from halfmap.refinement.input_files import Inputs
 from halfmap.refinement.outputs import Record, RunFolder
@@ -32,6 +33,7 @@ from halfmap.refinement.records import Step, progressed, record, what_crosses
 from halfmap.refinement.schedule import Plan
 from halfmap.refinement.shared_work import (
     assist,
+    before_step,
     expected,
     handed_out,
     how_to_go_on,
@@ -90,6 +92,7 @@ def iterate(problem: Problem, course: Course, outputs: Outputs) -> None:
     tell_processes(problem, log)
     with outputs.folder.behind.ended():
         while (plan := problem.schedule.next(course.history, course.state.shift_sigma)) is not None:
+            course.state = before_step(problem, course.state, plan, course.history[-1] if course.history else None)
             step = em_step(problem, course.state, plan, following(problem, course, plan, outputs))
             course.state = step.after
             course.history.append(progressed(step))
@@ -155,7 +158,8 @@ def _record(problem: Problem, course: Course, step: Step, poor: bool) -> Record:
     groups = [group.name for group in problem.source.table.optics]
     found = course.findings + verdict(problem, course.history, step, poor)
     return record(step, course.history[-1], groups, crosses) | {
-        "regulariser": step.solution.chosen, "findings": [asdict(one) for one in found]}
+        "regulariser": step.solution.chosen, "ewald": with_sign(problem.model, step.after).ewald,
+        "findings": [asdict(one) for one in found]}
 
 
 def _write(problem: Problem, course: Course, step: Step, outputs: Outputs) -> None:

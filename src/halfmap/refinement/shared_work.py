@@ -20,6 +20,7 @@ from halfmap import kernels
 from halfmap.kernels.threads import available_cores
 from halfmap.refinement import em
 from halfmap.refinement.checkpoints import Checkpoints, StepIdentity
+from halfmap.refinement.curvature import asked, with_sign
 from halfmap.refinement.problem import Problem
 from halfmap.refinement.schedule import Plan, Progressed
 from halfmap.refinement.state import PoseTable, State
@@ -56,7 +57,18 @@ def expected(problem: Problem, state: State, plan: Plan, following: em.Following
     if ranks.world > 1:
         mine = partial(problem.source.share, part=ranks.rank, parts=ranks.world)
         following = replace(following, share=mine)
-    return em.expectation_step(state, problem.source, problem.model, plan, seed_of(problem, state), following)
+    model = with_sign(problem.model, state)
+    return em.expectation_step(state, problem.source, model, plan, seed_of(problem, state), following)
+
+
+def before_step(problem: Problem, state: State, plan: Plan, latest: Progressed | None) -> State:
+    """The state with what is asked of the images before an iteration: before the final pass, the sign of their
+    curvature. latest: the iteration before."""
+    if plan.stage != "final":
+        return state
+    reached = problem.schedule.start if latest is None else latest.resolution
+    return asked(state, problem.source, problem.model, problem.masking.diameter, reached, plan.sampling.limit,
+                 problem.ranks)
 
 
 def seed_of(problem: Problem, state: State) -> int:
@@ -138,6 +150,7 @@ def assist(problem: Problem, state: State, checkpoints: Checkpoints, history: Se
     problem.ranks.wait()  # until the folder of the run is there
     known = list(history)
     while (plan := problem.schedule.next(known, state.shift_sigma)) is not None:
+        state = before_step(problem, state, plan, known[-1] if known else None)
         step = step_after(problem, state)
         begun, _ = checkpoints.begun(step, problem.model.place)
         following = em.Following(begun, keep=partial(checkpoints.keep, step))

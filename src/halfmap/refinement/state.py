@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from halfmap.imaging.curvature import CurvatureEvidence
 from halfmap.refinement.input_prior import InputPrior
 
 
@@ -75,7 +76,8 @@ class State:
     (or particle) relative to the reference. shift_sigma: spread of the shifts, in angstrom. poses. mask [z, y, x]: the
     solvent mask. memory: the regulariser's own. share: of the images that hold a particle. contrast_spread: standard
     deviation of log contrast, of the prior that ``scale`` was found with. prior: about the poses of the particle file,
-    if there is one. class_shares float64 [k]: of the particles, in each class.
+    if there is one. class_shares float64 [k]: of the particles, in each class. curvature: what the images say about its
+    sign, once they were asked, before the final pass.
     """
 
     iteration: int
@@ -90,3 +92,4 @@ class State:
     contrast_spread: float = 0.0
     prior: InputPrior | None = None
     class_shares: Tensor = field(default_factory=lambda: torch.ones(1, dtype=torch.float64))
+    curvature: CurvatureEvidence | None = None

@@ -115,8 +115,9 @@ class RefineSettings(RegulariserOptions, ParticleFileOptions):
         "choices": ("trilinear", "gaussian"), "advanced": True})
     ewald: str = field(default="off", metadata={
         "help": "correct maps for the curvature of the Ewald sphere, of this sign, which depends on the hand of the "
-                "images: positive as relion_reconstruct --ewald, negative as with its --reverse_curvature",
-        "choices": ("off", "positive", "negative"), "advanced": True})
+                "images: positive as relion_reconstruct --ewald, negative as with its --reverse_curvature; auto: in "
+                "the final pass, of the sign that fits the images",
+        "choices": ("off", "positive", "negative", "auto"), "advanced": True})
     batch: int = field(default=0, metadata={
         "help": "images worked on at once, 0 for automatic", "at_least": 0, "advanced": True})
     max_memory: float | None = field(default=None, metadata={

@@ -32,7 +32,8 @@ from halfmap.particles.stack_files import StackFiles
 from halfmap.particles.table import ParticleTable
 from halfmap.reconstruction.inverse import reconstruct
 from halfmap.reconstruction.statistics import Backprojection
-from halfmap.refinement.imaging_model import ImagingModel, band_batch, curvature_sign
+from halfmap.refinement.curvature import SIGNS
+from halfmap.refinement.imaging_model import ImagingModel, band_batch
 from halfmap.refinement.outputs import Record, read_records
 from halfmap.refinement.preflight import ParticleInput, read_particles
 from halfmap.refinement.state import PoseTable, State
@@ -123,13 +124,19 @@ def read_fixed_run(folder: Path, mask: Path | None) -> FixedRun:
     state = State(0, (own.half1, own.half2), noise, one, 1.0, poses, own.mask)
     model = ImagingModel(own.box, own.pixel_size, symmetry_group(settings.symmetry),
                          torch.zeros(len(table), dtype=torch.int64), settings.padding, False, settings.insertion,
-                         ewald=curvature_sign(settings.ewald, table, Grid(own.box, own.pixel_size)))
+                         ewald=_sign(settings.ewald, records))
     wide = settings.posterior == "sigma" and settings.search != "fixed"
     limit = _limit(own)
     small = resample_volume(own.mask, coarser_box(own.box, 2 * limit + 4)).clamp(0, 1)
     source = ParticleSource(table, settings.diameter, settings.batch, files)
     return FixedRun(folder, settings.regulariser, own, small, source, model, state, _spreads(table) if wide else None,
                     limit, ProjectedPower.of(own.half1 * own.mask, own.pixel_size))
+
+
+def _sign(ewald: str, records: list[Record]) -> int:
+    """The sign of the curvature that the run corrected in the end."""
+    sign = SIGNS[ewald]
+    return int(records[-1].get("ewald") or 0) if sign is None else sign
 
 
 def _spreads(table: ParticleTable) -> Tensor | None:
