@@ -8,15 +8,12 @@ from functools import cache
 from pathlib import Path
 
 import mrcfile
-import numpy as np
 import pytest
 import torch
-from fixtures.curved_atoms import BAND, BOX, DIAMETER, OPTICS, PIXEL, seen, transform
-from torch import Tensor
+from fixtures.curved_atoms import BOX, DIAMETER, PIXEL, density, images_of, seen, write_star
 
 from halfmap.errors import InputError
-from halfmap.fourier.transform import image_ifft
-from halfmap.geometry.rotations import matrix_to_euler, random_rotations
+from halfmap.geometry.rotations import random_rotations
 from halfmap.imaging.curvature import CurvatureEvidence
 from halfmap.imaging.optics import CtfState
 from halfmap.maps.filters import lowpass
@@ -30,37 +27,6 @@ from halfmap.refinement.state import PoseTable, State
 from halfmap.runtime import checkpoint
 
 IMAGES = 160
-
-
-def images_of(coefficients: Tensor) -> Tensor:
-    """Real images [b, y, x] of the band's coefficients [b, k]."""
-    plane = torch.zeros(len(coefficients), BOX, BOX // 2 + 1, dtype=torch.complex128)
-    plane[:, BAND.kxy[:, 1] % BOX, BAND.kxy[:, 0]] = coefficients
-    column = BAND.kxy[:, 0] == 0
-    plane[:, -BAND.kxy[column, 1] % BOX, 0] = coefficients[:, column].conj()
-    return image_ifft(plane, BOX)
-
-
-def write_star(folder: Path, rotations: Tensor, under: Tensor) -> None:
-    optics = {"OpticsGroup": 1, "OpticsGroupName": "o", "Voltage": OPTICS.voltage, "ImageSize": BOX,
-              "SphericalAberration": 0.001, "AmplitudeContrast": 0.1, "ImagePixelSize": PIXEL, "ImageDimensionality": 2}
-    names = ("ImageName", "OpticsGroup", "AngleRot", "AngleTilt", "AnglePsi", "OriginXAngst", "OriginYAngst",
-             "DefocusU", "DefocusV", "DefocusAngle", "PhaseShift", "CtfBfactor", "CtfScalefactor", "RandomSubset")
-    turns = np.degrees([0.5, 0.2])
-    rows = [(f"{i + 1}@x.mrcs", 1, *angles, 0, 0, dz + 40, dz - 40, *turns, 3.0, 1.1, i % 2 + 1)
-            for i, (angles, dz) in enumerate(zip(matrix_to_euler(rotations).tolist(), under.tolist(), strict=True))]
-    with (folder / "particles.star").open("w") as file:
-        for name, labels, block in (("optics", optics, [optics.values()]), ("particles", names, rows)):
-            file.write(f"\n# version 30001\n\ndata_{name}\n\nloop_\n")
-            file.writelines(f"_rln{label}\n" for label in labels)
-            file.writelines(" ".join(map(str, row)) + "\n" for row in block)
-
-
-def density() -> Tensor:
-    """The atoms' map [z, y, x]."""
-    k = torch.fft.fftfreq(BOX, PIXEL, dtype=torch.float64)
-    q = torch.stack(torch.meshgrid(k, k, k, indexing="ij")[::-1], -1)
-    return torch.fft.fftshift(torch.fft.ifftn(transform(q) * torch.exp(-10 * q.square().sum(-1))).real)
 
 
 @pytest.fixture(scope="module")
