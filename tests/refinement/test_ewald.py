@@ -25,6 +25,7 @@ from halfmap.refinement.curvature import curvature_findings, evidence, ewald_sig
 from halfmap.refinement.imaging_model import ImagingModel
 from halfmap.refinement.state import PoseTable, State
 from halfmap.runtime import checkpoint
+from halfmap.workflows.fixed_poses import read_fixed_run
 
 IMAGES = 160
 
@@ -72,6 +73,7 @@ def test_the_final_pass_takes_the_sign_of_the_images_and_says_so(written, refine
     assert [row["ewald"] for row in done.records] == [0] * (len(done.records) - 1) + [-1]
     (finding,) = (one for one in done.records[-1]["findings"] if one["name"] == "curvature of the Ewald sphere")
     assert "was corrected with the negative sign: the images have the negative sign" in finding["text"]
+    assert read_fixed_run(done.out, None).model.ewald == -1  # what is reconstructed at its poses is so, too
 
 
 @pytest.mark.parametrize(("used", "level", "said"), [

@@ -40,14 +40,16 @@ def insert_gaussian_slab(
         b = image[j]
         ax, ay, az = axes[j, 0, 0], axes[j, 0, 1], axes[j, 0, 2]
         bx, by, bz = axes[j, 1, 0], axes[j, 1, 1], axes[j, 1, 2]
-        cx, cy, cz = constant[3] * 0, constant[3] * 0, constant[3] * 0
         if curvature is not None:
             cx, cy, cz = curvature[j] * axes[j, 2, 0], curvature[j] * axes[j, 2, 1], curvature[j] * axes[j, 2, 2]
         for k in range(len(band.u)):
             u, v = band.u[k], band.v[k]
-            square = u * u + v * v
-            x = u * ax + v * bx + square * cx
-            z = u * az + v * bz + square * cz
+            x = u * ax + v * bx
+            z = u * az + v * bz
+            if curvature is not None:
+                square = u * u + v * v
+                x += square * cx
+                z += square * cz
             flip = x < 0
             if flip:
                 x, z = -x, -z
@@ -59,7 +61,9 @@ def insert_gaussian_slab(
             across = xi == 0 and mirrored + 1 >= z0 and mirrored - 1 < z1
             if not (here or across):
                 continue
-            y = u * ay + v * by + square * cy
+            y = u * ay + v * by
+            if curvature is not None:
+                y += square * cy
             if flip:
                 y = -y
             y += centre

@@ -60,17 +60,14 @@ def with_sign(model: ImagingModel, state: State) -> ImagingModel:
     return replace(model, ewald=0 if state.curvature is None else state.curvature.sign)
 
 
-def asked(
-    state: State, source: ParticleSource, model: ImagingModel, diameter: float, resolution: float, limit: int,
-    ranks: Ranks = ALONE,
-) -> State:  # fmt: skip
-    """The state with the images' evidence, where curvature is corrected, or matters at the resolution reached (A).
+def asked(state: State, source: ParticleSource, model: ImagingModel, limit: int, ranks: Ranks = ALONE) -> State:
+    """The state with the images' evidence, where curvature is corrected, or may matter.
 
     limit: last shell of the reference that is compared. Each process takes its share of the images.
     """
     if len(state.references) > 2 or any(group.ctf_state is CtfState.PREMULTIPLIED for group in source.table.optics):
         return state  # of several classes none has all images
-    if model.ewald == 0 and resolution > _flat_to(source.table, diameter):
+    if model.ewald == 0 and not go_beyond(source.table, source.diameter):
         return state
     return replace(state, curvature=evidence(state, source, model, limit, ranks))
 
@@ -85,9 +82,10 @@ def evidence(
         reference = state.references[1 - half]
         volume, power = half_volume(reference, model.padding, limit), ProjectedPower.of(reference, model.pixel_size)
         geometries = Geometries(model.box, model.pixel_size, limit, volume.device)
-        members = torch.nonzero((poses.half == half) & poses.known & (poses.present >= 0.5))[:, 0]
-        members = members[:: max(1, math.ceil(len(members) / SAMPLE))]
-        for images in source.stream(source.share(members, ranks.rank, ranks.world)):
+        members = torch.nonzero(poses.half == half)[:, 0]
+        mine = source.share(members[:: max(1, math.ceil(len(members) / SAMPLE))], ranks.rank, ranks.world)
+        mine = mine[poses.known[mine] & (poses.present[mine] >= 0.5)]  # a process knows the poses of its share
+        for images in source.stream(mine):
             centres = poses.shifts[images.index, 0].round().long()
             batch = band_batch(state, source, model, geometries, images, centres, limit, power)
             rotations, shifts = (values[images.index, 0].double().to(volume.device)
@@ -153,7 +151,7 @@ def curvature_findings(
 ) -> list[Finding]:
     """What is to be said after the final pass, at the resolution (A) that was reached."""
     found = state.curvature
-    if found is None:
+    if found is None or (model.ewald == 0 and resolution >= _flat_to(table, diameter)):
         return []
     favoured = f"the images have the {NAMES[found.sign]} sign" if found.sign else "the images do not tell its sign"
     favoured += (f" (log-likelihood of positive less negative: {found.errors:+.1f} standard errors, {found.images:,} "

@@ -92,7 +92,7 @@ def iterate(problem: Problem, course: Course, outputs: Outputs) -> None:
     tell_processes(problem, log)
     with outputs.folder.behind.ended():
         while (plan := problem.schedule.next(course.history, course.state.shift_sigma)) is not None:
-            course.state = before_step(problem, course.state, plan, course.history[-1] if course.history else None)
+            course.state = before_step(problem, course.state, plan)
             step = em_step(problem, course.state, plan, following(problem, course, plan, outputs))
             course.state = step.after
             course.history.append(progressed(step))

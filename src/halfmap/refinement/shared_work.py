@@ -61,14 +61,12 @@ def expected(problem: Problem, state: State, plan: Plan, following: em.Following
     return em.expectation_step(state, problem.source, model, plan, seed_of(problem, state), following)
 
 
-def before_step(problem: Problem, state: State, plan: Plan, latest: Progressed | None) -> State:
+def before_step(problem: Problem, state: State, plan: Plan) -> State:
     """The state with what is asked of the images before an iteration: before the final pass, the sign of their
-    curvature. latest: the iteration before."""
+    curvature."""
     if plan.stage != "final":
         return state
-    reached = problem.schedule.start if latest is None else latest.resolution
-    return asked(state, problem.source, problem.model, problem.masking.diameter, reached, plan.sampling.limit,
-                 problem.ranks)
+    return asked(state, problem.source, problem.model, plan.sampling.limit, problem.ranks)
 
 
 def seed_of(problem: Problem, state: State) -> int:
@@ -150,7 +148,7 @@ def assist(problem: Problem, state: State, checkpoints: Checkpoints, history: Se
     problem.ranks.wait()  # until the folder of the run is there
     known = list(history)
     while (plan := problem.schedule.next(known, state.shift_sigma)) is not None:
-        state = before_step(problem, state, plan, known[-1] if known else None)
+        state = before_step(problem, state, plan)
         step = step_after(problem, state)
         begun, _ = checkpoints.begun(step, problem.model.place)
         following = em.Following(begun, keep=partial(checkpoints.keep, step))
