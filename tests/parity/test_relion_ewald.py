@@ -27,7 +27,7 @@ from halfmap.validation.fsc import fsc
 pytestmark = pytest.mark.skipif(
     shutil.which("relion_reconstruct") is None, reason="relion_reconstruct is not installed"
 )
-COUNT = 400
+COUNT = 250
 SPHERE = spherical_mask(BOX, BOX / 2 - 4, 3.0)  # RELION blanks the corners of the box
 
 

@@ -27,7 +27,7 @@ from halfmap.refinement.state import PoseTable, State
 from halfmap.runtime import checkpoint
 from halfmap.workflows.fixed_poses import read_fixed_run
 
-IMAGES = 160
+IMAGES = 120
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_a_run_says_where_its_curvature_is_not_that_of_the_images(written, used,
     table = read_star(written(1) / "particles.star")
     model = ImagingModel(BOX, PIXEL, torch.eye(3).double()[None], torch.zeros(IMAGES, dtype=torch.int64), ewald=used)
     empty = torch.zeros(0)
-    state = State(0, (), (), empty, 1.0, PoseTable.empty(empty, 1), empty, curvature=CurvatureEvidence(90.0, 9.0, 160))
+    state = State(0, (), (), empty, 1.0, PoseTable.empty(empty, 1), empty, curvature=CurvatureEvidence(90.0, 9.0, 120))
     (finding,) = curvature_findings(model, state, table, DIAMETER, 4.0)
     assert said in finding.text and finding.level == level
     assert "+10.0 standard errors" in finding.text
