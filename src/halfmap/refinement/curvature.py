@@ -157,7 +157,7 @@ def curvature_findings(
     favoured += (f" (log-likelihood of positive less negative: {found.errors:+.1f} standard errors, {found.images:,} "
                  "images)")
     if model.ewald == 0:
-        remedy = f"--ewald {NAMES[found.sign]}" if found.sign else "--ewald"
+        remedy = f"--ewald {NAMES[found.sign]}" if found.sign else "--ewald positive or negative"
         text = (f"{thickness(table, diameter)}, and the map goes to {resolution:.1f} A; {remedy} corrects for the "
                 f"curvature of the Ewald sphere; {favoured}")
         return [Finding("curvature of the Ewald sphere", text, "resolution")]
