@@ -31,8 +31,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "usual": {"max_iterations": 4},
     "global": {"search": "global", "regulariser": "nonuniform", "symmetry": "C2", "keep_iterations": True},
     "local": {"search": "local", "posterior": "best", "regulariser": "sparse_smooth", "ss_parameters": "local",
-              "ss_steps": 3, "sums": "disk"},
-    "fixed": {"search": "fixed", "scale": "particle", "padding": 1, "flatten_solvent": False},
+              "ss_steps": 3, "sums": "disk", "ewald": "auto"},
+    "fixed": {"search": "fixed", "scale": "particle", "padding": 1, "flatten_solvent": False, "ewald": "positive"},
     "many": {"insertion": "gaussian", "posterior": "modes", "scale": "none", "join_halves": 40.0, "mask": "mask.mrc",
              "regulariser": "sidesplitter", "batch": 7},
 }  # fmt: skip

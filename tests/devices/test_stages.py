@@ -78,12 +78,13 @@ def symmetric(sums: Tensor) -> tuple[Tensor, ...]:
                  for name in ("C3", "D2", "T", "I1"))
 
 
-def inserted(to: Any, kernel: str) -> Tensor:
+def inserted(to: Any, kernel: str, curvature: Tensor | None = None) -> Tensor:
     sums = to(torch.zeros(2 * M + 1, 2 * M + 1, M + 1, 3))
     samples = Samples(to(torch.tensor([0, 0, 2, 1])), to(rotations(4)), to(noise(4, 2, dtype=torch.float64)),
                       to(torch.rand(4, generator=torch.Generator().manual_seed(0))))
     kernels.insert_slices_(sums, to(complex_noise(3, len(BAND))), to(noise(3, len(BAND)).abs()),
-                           to(BAND.kxy.double() * 2), to(BAND.kxy), BOX, samples, kernel)
+                           to(BAND.kxy.double() * 2), to(BAND.kxy), BOX, samples, kernel,
+                           None if curvature is None else to(curvature))
     return sums
 
 
@@ -128,9 +129,11 @@ def gains(count: int) -> Tensor:
 
 
 KERNELS = {
-    "project_slices": lambda to: kernels.project_slices(
-        to(complex_noise(2 * M + 1, 2 * M + 1, M + 1)), to(BAND.kxy.double() * 2), to(rotations(5))),
-    "insert_slices_": lambda to: [inserted(to, kernel) for kernel in ("trilinear", "gaussian")],
+    "project_slices": lambda to: [kernels.project_slices(
+        to(complex_noise(2 * M + 1, 2 * M + 1, M + 1)), to(BAND.kxy.double() * 2), to(rotations(5)), curvature)
+        for curvature in (None, to(torch.linspace(-0.01, 0.01, 5)))],
+    "insert_slices_": lambda to: [inserted(to, kernel, curvature) for kernel in ("trilinear", "gaussian")
+                                  for curvature in (None, torch.tensor([0.01, -0.01, 0.005]).double())],
     "refine_poses": refined,
     "residual_sums": residuals,
     "best_shift": lambda to: kernels.best_shift(to(noise(2, 5, 7)), to(noise(2, 5, 7, seed=1)), to(noise(2, 7)),

@@ -70,6 +70,15 @@ class ProjectedPower:
         cosine = (mask**2 - ring**2 - moved**2) / (2 * ring * moved)
         return torch.einsum("r,rbs->bs", self.share, 1 - torch.arccos(cosine.clamp(-1, 1)) / math.pi)
 
+    def correlation_along_beam(self, spacing: Tensor) -> Tensor:
+        """Correlation [s] of the particle's transform at points that lie ``spacing`` [s] (1/A) apart along the beam.
+
+        Where atoms scatter with random phases it is the characteristic function of how their power is distributed along
+        the beam: over all views the same as along a line in the projection, of whose rings each gives J0.
+        """
+        turns = 2 * math.pi * spacing.double()[:, None] * self.radius
+        return torch.special.bessel_j0(turns) @ self.share
+
     def left(self, state: CtfState, mask: Tensor, box: Tensor, distance: Tensor) -> Tensor:
         """Share [b, s] of the model's power that is left in images under circular masks.
 

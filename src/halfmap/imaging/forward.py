@@ -6,7 +6,7 @@ under a soft circular mask, for scoring and noise estimation, and the whole one,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from halfmap.fourier.band import Band
 from halfmap.imaging.ctf import Defocus, ctf, odd_aberration, reference_coordinates
+from halfmap.imaging.curvature import CurvedImages
 from halfmap.imaging.optics import CtfState, OpticsGroup
 from halfmap.imaging.premultiplied import divided, power_left
 
@@ -110,6 +111,16 @@ class NoiseCount:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """What back-projection inserts: values [b, k] and weights [b, k], on slices of this ``curvature`` [b] (height over
+    squared distance from the origin, in cycles per box of the reference), or flat ones (None)."""
+
+    values: Tensor
+    weights: Tensor
+    curvature: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class BandImages:
     """A batch of images of one frame on their band.
 
@@ -118,7 +129,8 @@ class BandImages:
     mask_power: mean square of the mask, by which it lowers the power of white noise. From coefficient ``fine_from`` on
     the mask of image b is wider, and its mean square is fine_power [b]. left: of the model's power; None: all of it.
     counted: for the noise estimate; None: all coefficients alike. Images that were stored multiplied by their CTF are
-    here divided by it (`imaging.premultiplied`), and do not count alike.
+    here divided by it (`imaging.premultiplied`), and do not count alike. curved: where they are back-projected on the
+    Ewald sphere; scoring takes slices as flat.
 
     The CTF moves signal out of the mask, and out of the box, and the model ctf V has all of it. Of its power |m|^2 a
     share f is left in an image: that is, on average, both the product of model and image and the norm of the model in
@@ -136,6 +148,7 @@ class BandImages:
     fine_power: Tensor | None = None
     left: SignalLeft | None = None
     counted: NoiseCount | None = None
+    curved: CurvedImages | None = None
 
     def some(self, rows: Tensor) -> BandImages:
         """Those of the images that ``rows`` int64 [j] names."""
@@ -148,6 +161,7 @@ class BandImages:
             self, scored=of(self.scored), whole=of(self.whole), ctf=of(self.ctf), scale=of(self.scale), left=left,
             sigma2=of(self.sigma2) if self.sigma2.ndim == 2 else self.sigma2, counted=counted,
             fine_power=None if self.fine_power is None else of(self.fine_power),
+            curved=self.curved and self.curved.some(rows),
         )  # fmt: skip
 
     def unmasked(self, power: Tensor) -> Tensor:
@@ -196,6 +210,23 @@ class BandImages:
         if self.left is not None:
             weights = weights.mul_(self.left.box.index_select(1, self.geometry.band.shell))
         return values, weights
+
+    def spread(self) -> Iterator[Spread]:
+        """What back-projection inserts, one after the other: `sums` on flat slices, or both sides of the Ewald sphere
+        (imaging.curvature)."""
+        if self.curved is None:
+            yield Spread(*self.sums())
+            return
+        scale, shell, curved = self.scale[:, None], self.geometry.band.shell, self.curved
+        even, odd = 0.5 * self.ctf * scale, 0.5 * curved.quadrature * scale
+        overlap = curved.overlap.index_select(1, shell)
+        weights = 2 * even.square() * overlap + (even.square() + odd.square()) * (1 - overlap)
+        weights = weights / self.sigma2
+        if self.left is not None:
+            weights = weights.mul_(self.left.box.index_select(1, shell))
+        whole = self.whole / self.sigma2
+        yield Spread(torch.complex(even, -odd).to(whole) * whole, weights, curved.curvature)
+        yield Spread(torch.complex(even, odd).to(whole) * whole, weights, -curved.curvature)
 
 
 @dataclass(frozen=True)
@@ -254,6 +285,7 @@ def together(parts: Sequence[BandImages], order: Tensor) -> BandImages:
                        [p.scale for p in parts])
     )  # fmt: skip
     fine = [part.fine_power for part in parts if part.fine_power is not None]
+    curved = [part.curved for part in parts if part.curved is not None]
     left = [part.left for part in parts if part.left is not None]
     counted = None
     if any(part.counted is not None for part in parts):
@@ -263,4 +295,5 @@ def together(parts: Sequence[BandImages], order: Tensor) -> BandImages:
     shares = (torch.cat([getattr(one, name) for one in left])[back.to(device)] for name in ("coarse", "fine", "box"))
     return replace(parts[0], scored=scored, whole=whole, ctf=ctfs, sigma2=torch.cat(sigma2)[back.to(device)],
                    scale=scale, counted=counted, fine_power=torch.cat(fine)[back.to(device)] if fine else None,
-                   left=SignalLeft(*shares) if left else None)
+                   left=SignalLeft(*shares) if left else None,
+                   curved=CurvedImages.together(curved, back.to(device)) if curved else None)

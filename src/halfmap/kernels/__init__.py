@@ -15,7 +15,7 @@ from torch import Tensor
 
 from halfmap.kernels import reference, reference_poses, reference_symmetry
 from halfmap.kernels.evening import Evening
-from halfmap.kernels.insertion import insert_slices_
+from halfmap.kernels.insertion import check_reach, insert_slices_
 from halfmap.kernels.poses import Polished, PolishOptions, PosePrior, Starts, band_arrays, prior_arrays
 from halfmap.kernels.residuals import residual_sums
 from halfmap.kernels.search import BestPoints, best_shift, distinct_peaks
@@ -59,18 +59,24 @@ def _real_array(t: Tensor) -> np.ndarray:
     return torch.view_as_real(t.resolve_conj().contiguous()).numpy()
 
 
-def project_slices(volume: Tensor, coords: Tensor, rotations: Tensor) -> Tensor:
-    """Trilinear slices [r, k] of a half volume [z, y, x] at q = coords[k] . (first two rows of rotations[r])."""
-    axes = rotations[:, :2].to(volume.real.dtype).contiguous()
+def project_slices(volume: Tensor, coords: Tensor, rotations: Tensor, curvature: Tensor | None = None) -> Tensor:
+    """Trilinear slices [r, k] of a half volume [z, y, x] at q = coords[k] . (first two rows of rotations[r]).
+
+    curvature [r]: values lie curvature[r] |coords[k]|^2 above that plane, along the third row; None: on it.
+    """
+    axes = rotations[:, : 2 if curvature is None else 3].to(volume.real.dtype).contiguous()
     coords = coords.to(volume.real.dtype).contiguous()
+    bent = None if curvature is None else curvature.to(volume.real.dtype).contiguous()
+    check_reach(coords, bent, volume.shape[2])
     if volume.device.type != "cpu":
-        return reference.project_slices(volume, coords, axes)
+        return reference.project_slices(volume, coords, axes, bent)
     from halfmap.kernels.numba_slices import project_range
 
     out = torch.empty((len(axes), len(coords)), dtype=volume.dtype)
     flat, m, a = _real_array(volume).reshape(-1), volume.shape[2] - 1, axes.numpy()
     o, u, v = torch.view_as_real(out).numpy(), *(part.contiguous().numpy() for part in coords.unbind(1))
-    for_ranges(lambda i, j: project_range(o, flat, m, u, v, a, i, j), len(axes))
+    h = None if bent is None else bent.numpy()
+    for_ranges(lambda i, j: project_range(o, flat, m, u, v, a, h, i, j), len(axes))
     return out
 
 

@@ -25,27 +25,34 @@ def insert_slices_(
     box: int,
     samples: Samples,
     kernel: str = "trilinear",
+    curvature: Tensor | None = None,
 ) -> None:
     """Back-project into accumulator[z, y, x, 3] (numerator re, im, weight), in place.
 
     values[b, k] complex and weights[b, k] are those of the images. Sample j moves its image by ``-shifts[j]`` and
     counts it ``mass[j]`` times. coords[k, 2] must be a linear function of kxy[k, 2]. box: side of the image in pixels.
     kernel: ``trilinear`` spreads a coefficient over the eight grid points around it, ``gaussian`` over the 27 about the
-    nearest one. The sum is bitwise the same for any number of threads.
+    nearest one. curvature [b]: coefficients of image b are inserted curvature[b] |coords|^2 above the plane of its
+    slice, along the third row of the rotation; None: on it. The sum is bitwise the same for any number of threads.
+
+    Raises ValueError where curved slices leave the half volume.
     """
     real, turn = accumulator.dtype, 2 * math.pi / box
-    axes, coords, mass = samples.rotations[:, :2].to(real).contiguous(), coords.to(real), samples.mass.to(real)
+    rows = 2 if curvature is None else 3
+    axes, coords, mass = samples.rotations[:, :rows].to(real).contiguous(), coords.to(real), samples.mass.to(real)
+    bent = None if curvature is None else curvature[samples.image].to(real)
+    check_reach(coords, curvature, accumulator.shape[2])
     if accumulator.device.type != "cpu":
         phase = torch.polar(torch.ones((), dtype=torch.float64, device=kxy.device),
                             samples.shifts.double() @ kxy.double().T * turn)
         insert = reference.insert_gaussians_ if kernel == "gaussian" else reference.insert_slices_
         shifted = mass[:, None] * values[samples.image] * phase.to(values.dtype)
-        insert(accumulator, shifted, mass[:, None] * weights[samples.image], coords, axes)
+        insert(accumulator, shifted, mass[:, None] * weights[samples.image], coords, axes, bent)
         return
     order = torch.from_numpy(np.lexsort(kxy.T.numpy()))  # rows of constant ky
     used, image = samples.image.unique(return_inverse=True)  # often half of a batch, the other half's quarter set
     kxy = kxy[order]
-    rows = np.flatnonzero(np.diff(kxy[:, 1].numpy(), prepend=np.inf, append=np.inf))
+    starts = np.flatnonzero(np.diff(kxy[:, 1].numpy(), prepend=np.inf, append=np.inf))
     band = band_arrays(coords[order], kxy)
     index = torch.arange(-band.limit, band.limit + 1, dtype=torch.float64) * turn
     tables = [torch.polar(torch.ones((), dtype=torch.float64), samples.shifts[:, axis, None].double() * index)
@@ -53,12 +60,22 @@ def insert_slices_(
     phases = [torch.view_as_real(table.to(values.dtype).contiguous()).numpy()
               for table in (tables[0][:, band.limit :], tables[1])]
     arguments = (
-        band, rows, *_taken(values, weights.to(real), used, order), image.numpy(), axes.numpy(), *phases,
-        mass.contiguous().numpy(),
+        band, starts, *_taken(values, weights.to(real), used, order), image.numpy(), axes.numpy(),
+        None if bent is None else bent.numpy(), *phases, mass.contiguous().numpy(),
     )  # fmt: skip
     slab = _slab_kernel(kernel)
     run_all([partial(slab, accumulator.numpy(), *arguments, first, last)
              for first, last in pairwise(_slab_edges(accumulator.shape[0], accumulator.numel()))])
+
+
+def check_reach(coords: Tensor, curvature: Tensor | None, points: int) -> None:
+    """Raise ValueError where curved slices leave a half volume of so many points along x."""
+    if curvature is None or not len(curvature):
+        return
+    square = float(coords.double().square().sum(dim=1).max())
+    reach = math.hypot(math.sqrt(square), float(curvature.abs().max()) * square)
+    if reach > points - 2:
+        raise ValueError(f"curved slices reach {reach:.1f} points from the origin, beyond the half volume")
 
 
 def _taken(values: Tensor, weights: Tensor, used: Tensor, order: Tensor) -> list[np.ndarray]:

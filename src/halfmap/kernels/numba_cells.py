@@ -39,6 +39,26 @@ def place(cell, fraction, sign, u, v, axes, centre, stride_y, stride_z, stride_x
         sign[i] = s
 
 
+@njit(nogil=True, cache=True)
+def place_curved(cell, fraction, sign, u, v, curvature, axes, centre, stride_y, stride_z, stride_x):
+    """The same for positions at the height ``curvature`` (u^2 + v^2) along a third axis, axes[2]: axes[3, 3]."""
+    ax, ay, az = axes[0, 0], axes[0, 1], axes[0, 2]
+    bx, by, bz = axes[1, 0], axes[1, 1], axes[1, 2]
+    cx, cy, cz = curvature * axes[2, 0], curvature * axes[2, 1], curvature * axes[2, 2]
+    one = axes.dtype.type(1)
+    for i in range(u.shape[0]):
+        square = u[i] * u[i] + v[i] * v[i]
+        x = u[i] * ax + v[i] * bx + square * cx
+        s = one if x >= 0 else -one
+        x *= s
+        y = s * (u[i] * ay + v[i] * by + square * cy) + centre
+        z = s * (u[i] * az + v[i] * bz + square * cz) + centre
+        below_x, below_y, below_z = np.floor(x), np.floor(y), np.floor(z)
+        cell[i] = np.int64(below_z) * stride_z + np.int64(below_y) * stride_y + np.int64(below_x) * stride_x
+        fraction[0, i], fraction[1, i], fraction[2, i] = x - below_x, y - below_y, z - below_z
+        sign[i] = s
+
+
 class Vectors:
     """Writes instructions on vectors of four numbers side by side in flat arrays."""
 

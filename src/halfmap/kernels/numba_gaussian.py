@@ -27,7 +27,7 @@ def _weigh(weight, axis, f, constant):
 
 @njit(nogil=True, cache=True, fastmath=True)
 def insert_gaussian_slab(
-    accumulator, band, rows, values, weights, image, axes, phase_x, phase_y, mass, z0, z1
+    accumulator, band, rows, values, weights, image, axes, curvature, phase_x, phase_y, mass, z0, z1
 ):
     """Like numba_insertion.insert_slab, but a sample is added to the nearest grid point and the 26 around it, each at
     distance d with weight exp(-|d|^2 / 2) / TOTAL^3."""
@@ -40,10 +40,16 @@ def insert_gaussian_slab(
         b = image[j]
         ax, ay, az = axes[j, 0, 0], axes[j, 0, 1], axes[j, 0, 2]
         bx, by, bz = axes[j, 1, 0], axes[j, 1, 1], axes[j, 1, 2]
+        if curvature is not None:
+            cx, cy, cz = curvature[j] * axes[j, 2, 0], curvature[j] * axes[j, 2, 1], curvature[j] * axes[j, 2, 2]
         for k in range(len(band.u)):
             u, v = band.u[k], band.v[k]
             x = u * ax + v * bx
             z = u * az + v * bz
+            if curvature is not None:
+                square = u * u + v * v
+                x += square * cx
+                z += square * cz
             flip = x < 0
             if flip:
                 x, z = -x, -z
@@ -56,6 +62,8 @@ def insert_gaussian_slab(
             if not (here or across):
                 continue
             y = u * ay + v * by
+            if curvature is not None:
+                y += square * cy
             if flip:
                 y = -y
             y += centre

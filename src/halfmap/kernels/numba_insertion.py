@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from halfmap.kernels.numba_cells import BLOCK, Vectors, place
+from halfmap.kernels.numba_cells import BLOCK, Vectors, place, place_curved
 
 BORDER = 1e-3  # grid points by which a slab is taken to be thicker than it is: more than positions are rounded by
 
@@ -91,6 +91,14 @@ def _step(u, v, rows):
 
 
 @njit(nogil=True, cache=True)
+def _least_square(u, v, step_u, step_v, count):
+    """The least |(u, v)|^2 of a row that begins at u, v."""
+    length = step_u * step_u + step_v * step_v
+    nearest = min(max(-(u * step_u + v * step_v) / length, 0.0), count - 1.0) if length > 0.0 else 0.0
+    return (u + nearest * step_u) ** 2 + (v + nearest * step_v) ** 2
+
+
+@njit(nogil=True, cache=True)
 def _moved(triple, sign, values, weights, kx, phase_x, phase_real, phase_imag, mass):
     """triple[3, k] = values[k, 2] times phase_x[kx, 2] times a phase, and weights[k], both ``mass`` times.
 
@@ -132,12 +140,14 @@ def take_range(out_values, out_weights, values, weights, used, order, start, sto
 
 
 @njit(nogil=True, cache=True)
-def insert_slab(accumulator, band, rows, values, weights, image, axes, phase_x, phase_y, mass, z0, z1):
+def insert_slab(accumulator, band, rows, values, weights, image, axes, curvature, phase_x, phase_y, mass, z0, z1):
     """Add samples j to the planes z0 <= z < z1 of accumulator[z, y, x, 3] (numerator re, im, weight).
 
     band: poses.band_arrays, in rows of constant ky that begin at rows[r], with kx ascending; rows ends with the number
     of coefficients. Sample j is values[image[j], k, 2] and weights[image[j], k], shifted by the phase tables
-    phase_x[j, kx, 2] and phase_y[j, ky + limit, 2], seen from axes[j], counted mass[j] times.
+    phase_x[j, kx, 2] and phase_y[j, ky + limit, 2], seen from axes[j], counted mass[j] times. It is flat where
+    curvature is None, and axes are [j, 2, 3]; otherwise it lies curvature[j] |(u, v)|^2 above its plane, and axes are
+    [j, 3, 3].
     """
     u, v, kx, row = band.u, band.v, band.kx, band.row
     m, sums, dtype = accumulator.shape[2] - 1, accumulator.reshape(-1), accumulator.dtype
@@ -156,11 +166,20 @@ def insert_slab(accumulator, band, rows, values, weights, image, axes, phase_x, 
             start, count = rows[r], rows[r + 1] - rows[r]
             x, z = float(u[start] * ax + v[start] * bx), float(u[start] * az + v[start] * bz)
             last_z = z + (count - 1) * step_z
-            lowest, highest = min(z, last_z), max(z, last_z)
+            # How far a curved slice leaves its plane along x and z, at the least and at the most.
+            low_x, high_x, low_z, high_z = 0.0, 0.0, 0.0, 0.0
+            if curvature is not None:
+                cx, cz = curvature[j] * axes[j, 2, 0], curvature[j] * axes[j, 2, 2]
+                end = start + count - 1
+                near = _least_square(float(u[start]), float(v[start]), step_u, step_v, count)
+                far = max(float(u[start]) ** 2 + float(v[start]) ** 2, float(u[end]) ** 2 + float(v[end]) ** 2)
+                low_x, high_x = min(near * cx, far * cx), max(near * cx, far * cx)
+                low_z, high_z = min(near * cz, far * cz), max(near * cz, far * cz)
+            lowest, highest = min(z, last_z) + low_z, max(z, last_z) + high_z
             if (highest < bottom or lowest > top) and (-lowest < bottom or -highest > top):
                 continue
-            own = _stretch(x, step_x, per_x, m + z, step_z, per_z, z0 - 1.0, z1, count)
-            mates = _stretch(-x, -step_x, -per_x, m - z, -step_z, -per_z, z0 - 1.0, z1, count)
+            own = _stretch(x + high_x, step_x, per_x, m + z, step_z, per_z, z0 - 1.0 - high_z, z1 - low_z, count)
+            mates = _stretch(-x - low_x, -step_x, -per_x, m - z, -step_z, -per_z, z0 - 1.0 + low_z, z1 + high_z, count)
             if own[1] <= own[0] or (own[0] > mates[0] and mates[1] > mates[0]):
                 own, mates = mates, own
             through = own[1]
@@ -168,7 +187,11 @@ def insert_slab(accumulator, band, rows, values, weights, image, axes, phase_x, 
             for begin, stop in (own, (max(mates[0], through), mates[1])):
                 for k in range(start + begin, start + stop, BLOCK):
                     ends = min(k + BLOCK, start + stop)
-                    place(cell, fraction, sign, u[k:ends], v[k:ends], axes[j], centre, stride_y, stride_z, 3)
+                    if curvature is None:
+                        place(cell, fraction, sign, u[k:ends], v[k:ends], axes[j], centre, stride_y, stride_z, 3)
+                    else:
+                        place_curved(cell, fraction, sign, u[k:ends], v[k:ends], curvature[j], axes[j], centre,
+                                     stride_y, stride_z, 3)
                     _moved(triple, sign, values[b, k:ends], weights[b, k:ends], kx[k:ends], phase_x[j], pr, pi, mass[j])
                     _add_within(sums, cell, fraction, triple, ends - k, stride_y, stride_z, z0 * stride_z,
                                 z1 * stride_z)

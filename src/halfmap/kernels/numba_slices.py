@@ -9,14 +9,15 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from halfmap.kernels.numba_cells import BLOCK, place, read_rows
+from halfmap.kernels.numba_cells import BLOCK, place, place_curved, read_rows
 
 
 @njit(nogil=True, cache=True, fastmath=True)
-def project_range(out, volume, m, u, v, axes, start, stop):
+def project_range(out, volume, m, u, v, axes, curvature, start, stop):
     """out[r, k, 2] = volume at u[k] * axes[r, 0] + v[k] * axes[r, 1] for r in [start, stop).
 
-    volume: flat half volume [z, y, x, 2] that reaches to m.
+    volume: flat half volume [z, y, x, 2] that reaches to m. curvature [r]: how many times |(u, v)|^2 above the plane of
+    its slice each value lies, along axes[r, 2]; None: on it.
     """
     cell, sign, rows = np.empty(BLOCK, np.int64), np.empty(BLOCK, out.dtype), np.empty((1, BLOCK, 4), out.dtype)
     fraction, centre = np.empty((3, BLOCK), out.dtype), axes.dtype.type(m)
@@ -25,7 +26,11 @@ def project_range(out, volume, m, u, v, axes, start, stop):
     for r in range(start, stop):
         for k in range(0, len(u), BLOCK):
             end = min(k + BLOCK, len(u))
-            place(cell, fraction, sign, u[k:end], v[k:end], axes[r], centre, stride_y, stride_z, 2)
+            if curvature is None:
+                place(cell, fraction, sign, u[k:end], v[k:end], axes[r], centre, stride_y, stride_z, 2)
+            else:
+                place_curved(cell, fraction, sign, u[k:end], v[k:end], curvature[r], axes[r], centre, stride_y,
+                             stride_z, 2)
             read_rows(rows, volume, cell, fraction, end - k, stride_y, stride_z)
             _across_rows(out[r, k:end], rows[0], fraction[0], sign)
 

@@ -15,9 +15,17 @@ CHUNK = 1 << 22  # coefficients whose corners are held at once
 LAST = (1 << 32) - 1  # numbers of grid points lie below
 
 
-def positions(coords: Tensor, axes: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Positions [r, k, 3] (x, y, z) on the x >= 0 side, and where Friedel's law was used [r, k]."""
-    q = torch.einsum("ka,rac->rkc", coords.to(dtype), axes.to(dtype))
+def positions(
+    coords: Tensor, axes: Tensor, dtype: torch.dtype, curvature: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Positions [r, k, 3] (x, y, z) on the x >= 0 side, and where Friedel's law was used [r, k].
+
+    curvature [r]: slices lie so many times |coords|^2 above their plane, along the third of the axes [r, 3, 3].
+    """
+    q = torch.einsum("ka,rac->rkc", coords.to(dtype), axes[:, :2].to(dtype))
+    if curvature is not None:
+        height = curvature.to(dtype)[:, None] * coords.to(dtype).square().sum(-1)
+        q = q + height[..., None] * axes[:, None, 2].to(dtype)
     flip = q[..., 0] < 0
     return torch.where(flip[..., None], -q, q), flip
 
@@ -47,14 +55,15 @@ def corner_list(shape: torch.Size) -> list[Corner]:
     return [Corner(dz, dy, dx, (dz * shape[1] + dy) * shape[2] + dx) for dz, dy, dx in steps]
 
 
-def project_slices(volume: Tensor, coords: Tensor, axes: Tensor) -> Tensor:
+def project_slices(volume: Tensor, coords: Tensor, axes: Tensor, curvature: Tensor | None = None) -> Tensor:
     """Trilinear slices [r, k] of volume[z, y, x] (complex, Hermitian half)."""
     real = volume.real.dtype
     flat = volume.reshape(-1)
     out = volume.new_empty((axes.shape[0], coords.shape[0]))
     step = max(1, CHUNK // max(1, coords.shape[0]))
     for r in range(0, axes.shape[0], step):
-        q, flip = positions(coords, axes[r : r + step], real)
+        bent = None if curvature is None else curvature[r : r + step]
+        q, flip = positions(coords, axes[r : r + step], real, bent)
         index, w = corners(q, volume.shape)
         value = torch.zeros_like(index, dtype=volume.dtype)
         for dz, dy, dx, offset in corner_list(volume.shape):
@@ -83,14 +92,15 @@ def residual_sums(
 
 
 def insert_slices_(
-    accumulator: Tensor, values: Tensor, weights: Tensor, coords: Tensor, axes: Tensor
+    accumulator: Tensor, values: Tensor, weights: Tensor, coords: Tensor, axes: Tensor, curvature: Tensor | None = None
 ) -> None:
     """Scatter values[j, k] (complex) and weights[j, k] into accumulator[z, y, x, 3]."""
     flat = accumulator.view(-1, 3)
     shape = accumulator.shape[:3]
     step = max(1, CHUNK // max(1, coords.shape[0]))
     for r in range(0, axes.shape[0], step):
-        q, flip = positions(coords, axes[r : r + step], accumulator.dtype)
+        bent = None if curvature is None else curvature[r : r + step]
+        q, flip = positions(coords, axes[r : r + step], accumulator.dtype, bent)
         index, w = corners(q, shape)
         v = values[r : r + step]
         v = torch.where(flip, v.conj(), v)
@@ -101,14 +111,15 @@ def insert_slices_(
 
 
 def insert_gaussians_(
-    accumulator: Tensor, values: Tensor, weights: Tensor, coords: Tensor, axes: Tensor
+    accumulator: Tensor, values: Tensor, weights: Tensor, coords: Tensor, axes: Tensor, curvature: Tensor | None = None
 ) -> None:
     """The same onto the 27 grid points about the nearest, weights exp(-|d|^2 / 2), which add up to 1 on average."""
     total = math.sqrt(2 * math.pi) * math.erf(1.5 / math.sqrt(2))
     m = accumulator.shape[2] - 1
     step = max(1, CHUNK // max(1, coords.shape[0]))
     for r in range(0, axes.shape[0], step):
-        q, flip = positions(coords, axes[r : r + step], accumulator.dtype)
+        bent = None if curvature is None else curvature[r : r + step]
+        q, flip = positions(coords, axes[r : r + step], accumulator.dtype, bent)
         v = values[r : r + step]
         v = torch.where(flip, v.conj(), v)
         nearest = (q + 0.5).floor()

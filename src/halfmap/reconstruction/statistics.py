@@ -66,11 +66,17 @@ class Backprojection:
         m = half_volume_extent(padding, limit)
         return Backprojection(like.new_zeros((2 * m + 1, 2 * m + 1, m + 1, 3)), box, padding, limit, kernel=kernel)
 
-    def insert_(self, values: Tensor, weights: Tensor, coords: Tensor, band: Band, samples: Samples) -> None:
+    def insert_(
+        self, values: Tensor, weights: Tensor, coords: Tensor, band: Band, samples: Samples,
+        curvature: Tensor | None = None,
+    ) -> None:  # fmt: skip
         """Add values[b, k] (ctf y / sigma2) and weights[b, k] (f ctf^2 / sigma2) in place; see kernels.insert_slices_.
+
+        curvature [b]: of the slices, at ``coords`` (imaging.forward.Spread); None: flat.
         """
+        bent = None if curvature is None else curvature / self.padding
         place = coords * self.padding
-        kernels.insert_slices_(self.sums, values, weights, place, band.kxy, band.box, samples, self.kernel)
+        kernels.insert_slices_(self.sums, values, weights, place, band.kxy, band.box, samples, self.kernel, bent)
         if self.core is not None:
             middle = self._middle()
             self.core.add_(middle)

@@ -21,6 +21,7 @@ import torch
 from halfmap.errors import InputError
 from halfmap.finding import Finding
 from halfmap.imaging.ctf import Defocus
+from halfmap.imaging.curvature import CurvatureEvidence
 from halfmap.imaging.optics import CtfState, OpticsGroup
 from halfmap.maps.grid import Grid
 from halfmap.maps.mrc import replaced_atomically
@@ -103,6 +104,7 @@ RECORDS = (
     Origin, Course, Finding, StepIdentity, _Sums, Inputs, InputFile, RefineSettings, ClassifySettings, MemoryLimits,
     Grid, State, PoseTable, Progressed, Expectation, Tally, Cost, Backprojection, InputPrior, Moves, SignSums,
     RefinedOptics, Defocus, OpticsGroup, CtfState,
+    CurvatureEvidence,
 )  # fmt: skip
 
 

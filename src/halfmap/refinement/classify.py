@@ -30,7 +30,7 @@ from halfmap.refinement.classes import ClassProblem, ClassStep, class_step
 from halfmap.refinement.outputs import Record
 from halfmap.refinement.records import what_crosses
 from halfmap.refinement.refine import Kind, Outputs, Report, following, run_of
-from halfmap.refinement.shared_work import handed_out, tell_processes
+from halfmap.refinement.shared_work import before_step, handed_out, tell_processes
 from halfmap.refinement.state import State
 from halfmap.refinement.told import findings_in, summed_up, tell
 from halfmap.settings.classify import ClassifySettings
@@ -53,6 +53,7 @@ def _iterate(problem: ClassProblem, course: Course, outputs: Outputs) -> None:
     tell_processes(problem, log)
     with outputs.folder.behind.ended():
         while (plan := problem.schedule.next(course.history, course.state.shift_sigma)) is not None:
+            course.state = before_step(problem, course.state, plan)
             step = class_step(problem, course.state, plan, following(problem, course, plan, outputs))
             course.state = step.after
             course.history.append(class_progressed(step))

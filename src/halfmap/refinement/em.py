@@ -144,20 +144,21 @@ def _insert(
 ) -> None:
     """Back-project samples of a batch's posterior, whose images lie in the quarter sets ``quarter_of`` [b], into the
     sets [k][q] of its half set."""
-    values, weights = found.images.sums()
-    geometry = found.images.geometry
-    for quarters, poses, share in zip(sets, found.mixture.poses, found.mixture.share.unbind(1), strict=True):
+    geometry, classes = found.images.geometry, []
+    for poses, share in zip(found.mixture.poses, found.mixture.share.unbind(1), strict=True):
         samples = posterior_samples(poses, posterior)
         own = share[samples.image]
         samples = replace(samples, mass=samples.mass * own * found.present[samples.image])
-        if len(sets) > 1:
-            samples = samples.where(own > SHARE_USED)
-        for q, quarter in enumerate(quarters):
-            chosen = quarter_of.to(samples.image.device)[samples.image] == q
-            if not bool(chosen.any()):
-                continue
-            taken = samples.where(chosen)
-            quarter.insert_(values, weights, geometry.coords, geometry.band, replace(taken, mass=taken.mass.float()))
+        classes.append(samples.where(own > SHARE_USED) if len(sets) > 1 else samples)
+    for side in found.images.spread():
+        for quarters, samples in zip(sets, classes, strict=True):
+            for q, quarter in enumerate(quarters):
+                chosen = quarter_of.to(samples.image.device)[samples.image] == q
+                if not bool(chosen.any()):
+                    continue
+                taken = samples.where(chosen)
+                quarter.insert_(side.values, side.weights, geometry.coords, geometry.band,
+                                replace(taken, mass=taken.mass.float()), side.curvature)
 
 
 def _count(tally: Tally, found: Found, search: HalfSearch, scale_group: Tensor) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from halfmap.imaging.ctf import Defocus
+from halfmap.imaging.curvature import CurvedImages
 from halfmap.imaging.delocalisation import ProjectedPower, delocalisation
 from halfmap.imaging.forward import (
     BandImages,
@@ -40,7 +41,8 @@ class ImagingModel:
     that one quarter set is made after the other; None keeps sums in memory, and both quarter sets of a half set are
     made together. null_hypothesis: whether an image may hold no particle, and counts as far as it holds one.
     slices_room: bytes that the slices of a global search may take (`GlobalSearch`), as the memory plan says; it changes
-    no bit.
+    no bit. ewald: +1 or -1 where images are back-projected on the Ewald sphere (imaging.curvature), by their hand; 0:
+    flat; None: flat until the images decide (refinement.curvature).
     """
 
     box: int
@@ -53,6 +55,7 @@ class ImagingModel:
     place: Place | None = None
     null_hypothesis: bool = True
     slices_room: int | None = None
+    ewald: int | None = 0
 
     @property
     def grid(self) -> Grid:
@@ -90,7 +93,10 @@ def band_batch(
         fine = fine_mask(geometry, defocus, model.grid, radius, centres.to(device)[own], limit)
         seen = band_images(part.images.to(device), moved if len(moved) == 1 else moved[own], geometry, defocus,
                            sigma2, scale, fine)
-        parts.append(replace(seen, left=signal_left(power, geometry, defocus, radius, fine)))
+        left, curved = signal_left(power, geometry, defocus, radius, fine), None
+        if model.ewald:
+            curved = CurvedImages.of(geometry.band, geometry.optics, defocus, model.ewald, model.grid.length, power)
+        parts.append(replace(seen, left=left, curved=curved))
     result = parts[0] if len(parts) == 1 else together(parts, order)
     return replace(result, mask_power=float((mask**2).mean()))
 

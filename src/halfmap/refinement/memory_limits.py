@@ -34,7 +34,7 @@ class SolveMethod:
 
     regulariser: as memory_plan.REGULARISER names it; padding: of the reference; joined: whether half maps share their
     low resolution; mask_anywhere: whether references are kept within a mask that may lie anywhere in the box; classes:
-    how many there are.
+    how many there are; ewald: as the settings say, whether images are inserted on curved slices.
     """
 
     regulariser: str
@@ -42,6 +42,7 @@ class SolveMethod:
     joined: bool = False
     mask_anywhere: bool = False
     classes: int = 1
+    ewald: str = "off"
 
 
 def plan_memory(
@@ -66,6 +67,7 @@ def _demand(source: ParticleSource, schedule: Schedule, method: SolveMethod) -> 
     return replace(
         demand, joined=method.joined, kept=0 if method.mask_anywhere else demand.kept, batch_given=source.batch > 0,
         grid_coefficients=math.ceil(demand.grid_coefficients * max(1.0, longer) ** 2), classes=method.classes,
+        curved=method.ewald != "off",
     )  # fmt: skip
 
 

@@ -41,6 +41,7 @@ CURVE_MAPS = 12  # half maps, mask, and transforms of half maps, masked and with
 WITHOUT_QUARTERS = ("uniform", "cutoff", "local-fsc", "sidesplitter")
 PIECES = 4  # arrays of 2^24 values at most: more than pieces that are transformed together, of 2^20, take
 PER_PIXEL, PER_COEFFICIENT = 48, 80  # bytes of an image in a batch: read, masked, transformed; data, CTF, noise, sums
+PER_CURVED = 40  # more bytes of a coefficient on curved slices: the CTF a quarter of a turn on, both sides
 PER_SCORE = 128  # bytes of an orientation of a block and image: two scores and shifts, and the best of them
 PROJECTING = 16  # bytes of a coefficient while it becomes one of a grid's slices
 PER_ROTATION = 72  # bytes of an orientation of the grid
@@ -82,7 +83,8 @@ class Demand:
     many would be worked on at once; batch_given: whether there may be no more. rotations, grid_coefficients: of the
     finest orientation grid, and scored on it. symmetric: whether there is a point group. regulariser: a key of
     REGULARISER. joined: whether half maps share their low resolution. kept: side of the cube that references are kept
-    within, in voxels (0: the whole box). classes: maps that every image is compared with.
+    within, in voxels (0: the whole box). classes: maps that every image is compared with. curved: whether images are
+    inserted on curved slices.
     """
 
     box: int
@@ -98,6 +100,7 @@ class Demand:
     kept: int = 0
     batch_given: bool = False
     classes: int = 1
+    curved: bool = False
 
 
 @dataclass(frozen=True)
@@ -293,7 +296,8 @@ def _slices(demand: Demand, rotations: int | None = None) -> int:
 def _plan(demand: Demand, available: int, on_disk: bool, slices: int, batch: int) -> MemoryPlan:
     sums = _sums(demand)
     k = int(0.5 * math.pi * (demand.image_box / 2) ** 2)
-    image = PER_PIXEL * demand.image_box**2 + PER_COEFFICIENT * k + PER_SCORE * min(BLOCK, demand.rotations)
+    per_coefficient = PER_COEFFICIENT + PER_CURVED * demand.curved
+    image = PER_PIXEL * demand.image_box**2 + per_coefficient * k + PER_SCORE * min(BLOCK, demand.rotations)
     grid = PER_ROTATION * demand.rotations + slices + PER_SHIFTED * REFERENCES_AT_ONCE * demand.grid_coefficients
     grid += PROJECTING * min(PROJECTED_AT_ONCE, demand.rotations * demand.grid_coefficients)
     # The second reference is made when the sums of the first half set are there.

@@ -25,6 +25,7 @@ from halfmap.particles.source import ParticleSource
 from halfmap.particles.stack_files import StackFiles
 from halfmap.particles.table import ParticleTable
 from halfmap.refinement.checkpoints import Origin
+from halfmap.refinement.curvature import ewald_sign, thick_particle
 from halfmap.refinement.disk_space import check_disk
 from halfmap.refinement.grey_scale import on_grey_scale
 from halfmap.refinement.imaging_model import ImagingModel
@@ -162,7 +163,7 @@ def prepared(
         check_particles("--ctf-refine", problem.optics, table)
     progress.start_iteration(0, "reading images", len(table), None)
     inspected = inspect_images(problem.source, lambda n: progress.advance(n * ranks.world), ranks, read.drawn)
-    found = [*read.findings, *at_start.findings, *inspected.findings]
+    found = [*read.findings, *at_start.findings, *inspected.findings, *thick_particle(problem.model, source)]
     if settings.relax_symmetry is not None and settings.join_halves is None:
         used, mates = replace(start, map=at_start.map), problem.schedule.mates
         found += alike_at_start(settings.starting_map, used, mates, settings.ini_high)
@@ -248,7 +249,7 @@ def _schedule_of(settings: RefineSettings, grid: Grid, symmetry: Tensor) -> Sche
 def _solve_of(settings: RefineSettings, classes: int) -> SolveMethod:
     return SolveMethod(
         needs_of(settings.regulariser, settings.ss_parameters), settings.padding, settings.join_halves is not None,
-        mask_anywhere=settings.mask is not None and settings.flatten_solvent, classes=classes,
+        mask_anywhere=settings.mask is not None and settings.flatten_solvent, classes=classes, ewald=settings.ewald,
     )  # fmt: skip
 
 
@@ -265,7 +266,7 @@ def _described(
     model = ImagingModel(
         grid.box, grid.pixel_size, symmetry, torch.empty(0), settings.padding, settings.scale != "none",
         settings.insertion, Scratch(settings.scratch or settings.out / "checkpoint").keep if on_disk else None,
-        settings.null_hypothesis, memory.slices_room,
+        settings.null_hypothesis, memory.slices_room, ewald_sign(settings.ewald, source.table, grid),
     )  # fmt: skip
     masking = Masking(grid, settings.diameter, method.mask, settings.flatten_solvent).to(device)
     problem = Problem(

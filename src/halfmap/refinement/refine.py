@@ -23,6 +23,7 @@ from halfmap.particles.star import write_star
 from halfmap.reconstruction.statistics import in_memory, sums_put
 from halfmap.refinement import em
 from halfmap.refinement.checkpoints import Checkpoints, Course, Origin
+from halfmap.refinement.curvature import with_sign
 from halfmap.refinement.half_maps import built
 from halfmap.refinement.input_files import Inputs
 from halfmap.refinement.optics_pass import refitted
@@ -33,6 +34,7 @@ from halfmap.refinement.records import Step, progressed, record, what_crosses
 from halfmap.refinement.schedule import Plan
 from halfmap.refinement.shared_work import (
     assist,
+    before_step,
     expected,
     handed_out,
     how_to_go_on,
@@ -93,6 +95,7 @@ def iterate(problem: Problem, course: Course, outputs: Outputs) -> None:
         while (plan := problem.schedule.next(course.history, course.state.shift_sigma)) is not None:
             course.state = _with_optics(problem, course, plan, outputs)
             problem = problem.with_optics(course.state.optics)
+            course.state = before_step(problem, course.state, plan)
             step = em_step(problem, course.state, plan, following(problem, course, plan, outputs))
             course.state = step.after
             course.history.append(progressed(step))
@@ -173,7 +176,8 @@ def _record(problem: Problem, course: Course, step: Step, poor: bool) -> Record:
     groups = [group.name for group in problem.source.table.optics]
     found = course.findings + verdict(problem, course.history, step, poor)
     return record(step, course.history[-1], groups, crosses) | {
-        "regulariser": step.solution.chosen, "findings": [asdict(one) for one in found]}
+        "regulariser": step.solution.chosen, "ewald": with_sign(problem.model, step.after).ewald,
+        "findings": [asdict(one) for one in found]}
 
 
 def _write(problem: Problem, course: Course, step: Step, outputs: Outputs) -> None:

@@ -20,6 +20,7 @@ from halfmap import kernels
 from halfmap.kernels.threads import available_cores
 from halfmap.refinement import em
 from halfmap.refinement.checkpoints import Checkpoints, StepIdentity
+from halfmap.refinement.curvature import asked, with_sign
 from halfmap.refinement.optics_pass import refitted
 from halfmap.refinement.problem import Problem
 from halfmap.refinement.schedule import Plan, Progressed
@@ -57,7 +58,16 @@ def expected(problem: Problem, state: State, plan: Plan, following: em.Following
     if ranks.world > 1:
         mine = partial(problem.source.share, part=ranks.rank, parts=ranks.world)
         following = replace(following, share=mine)
-    return em.expectation_step(state, problem.source, problem.model, plan, seed_of(problem, state), following)
+    model = with_sign(problem.model, state)
+    return em.expectation_step(state, problem.source, model, plan, seed_of(problem, state), following)
+
+
+def before_step(problem: Problem, state: State, plan: Plan) -> State:
+    """The state with what is asked of the images before an iteration: before the final pass, the sign of their
+    curvature."""
+    if plan.stage != "final":
+        return state
+    return asked(state, problem.source, problem.model, plan.sampling.limit, problem.ranks)
 
 
 def seed_of(problem: Problem, state: State) -> int:
@@ -141,6 +151,7 @@ def assist(problem: Problem, state: State, checkpoints: Checkpoints, history: Se
     while (plan := problem.schedule.next(known, state.shift_sigma)) is not None:
         state = refitted(problem, state, plan)
         problem = problem.with_optics(state.optics)
+        state = before_step(problem, state, plan)
         step = step_after(problem, state)
         begun, _ = checkpoints.begun(step, problem.model.place)
         following = em.Following(begun, keep=partial(checkpoints.keep, step))

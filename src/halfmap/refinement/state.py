@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from halfmap.imaging.curvature import CurvatureEvidence
 from halfmap.refinement.input_prior import InputPrior
 from halfmap.refinement.refined_optics import RefinedOptics
 
@@ -77,7 +78,8 @@ class State:
     solvent mask. memory: the regulariser's own. share: of the images that hold a particle. contrast_spread: standard
     deviation of log contrast, of the prior that ``scale`` was found with. prior: about the poses of the particle file,
     if there is one. class_shares float64 [k]: of the particles, in each class. optics: those that were fitted, which
-    take the place of the particle file's.
+    take the place of the particle file's. curvature: what the images say about its sign, once they were asked, before
+    the final pass.
     """
 
     iteration: int
@@ -93,3 +95,4 @@ class State:
     prior: InputPrior | None = None
     class_shares: Tensor = field(default_factory=lambda: torch.ones(1, dtype=torch.float64))
     optics: RefinedOptics | None = None
+    curvature: CurvatureEvidence | None = None

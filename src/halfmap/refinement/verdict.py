@@ -10,6 +10,7 @@ from torch import Tensor
 from halfmap.finding import Finding
 from halfmap.geometry.rotations import view_directions
 from halfmap.refinement import health
+from halfmap.refinement.curvature import curvature_findings
 from halfmap.refinement.problem import Problem
 from halfmap.refinement.records import Step, mean_gain
 from halfmap.refinement.schedule import Progressed
@@ -36,6 +37,8 @@ def verdict(problem: Problem, history: Sequence[Progressed], step: Step, poor: b
         return found
     found += mask_verdict(curves, grid.box, grid.pixel_size) + tail_verdict(curves, grid.box, grid.pixel_size)
     found += health.box_too_small(problem.source.table, problem.masking.diameter, history[-1].resolution)
+    found += curvature_findings(problem.model, step.after, problem.source.table, problem.masking.diameter,
+                                history[-1].resolution)
     found += step.after.prior.straining if step.after.prior is not None else []
     return found + _empty_images(poses)
 

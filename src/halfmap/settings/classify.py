@@ -87,6 +87,10 @@ class ClassifySettings(ImageOptions):
     padding: int = field(default=2, metadata={
         "help": "padding of the references before their Fourier transform; 1 needs an eighth of the memory",
         "choices": (1, 2), "aliases": ("--pad",), "advanced": True})
+    ewald: str = field(default="off", metadata={
+        "help": "correct maps for the curvature of the Ewald sphere, of this sign, which depends on the hand of the "
+                "images: positive as relion_reconstruct --ewald, negative as with its --reverse_curvature",
+        "choices": ("off", "positive", "negative"), "advanced": True})
     batch: int = field(default=0, metadata={
         "help": "images worked on at once, 0 for automatic", "at_least": 0, "advanced": True})
     max_memory: float | None = field(default=None, metadata={

@@ -120,6 +120,11 @@ class RefineSettings(RegulariserOptions, ParticleFileOptions):
         "help": "how a coefficient of an image enters the map's transform: shared by the eight grid points around it, "
                 "or by 27 with the Gaussian weights of OPUS-SSRI",
         "choices": ("trilinear", "gaussian"), "advanced": True})
+    ewald: str = field(default="off", metadata={
+        "help": "correct maps for the curvature of the Ewald sphere, of this sign, which depends on the hand of the "
+                "images: positive as relion_reconstruct --ewald, negative as with its --reverse_curvature; auto: in "
+                "the final pass, of the sign that fits the images",
+        "choices": ("off", "positive", "negative", "auto"), "advanced": True})
     batch: int = field(default=0, metadata={
         "help": "images worked on at once, 0 for automatic", "at_least": 0, "advanced": True})
     max_memory: float | None = field(default=None, metadata={

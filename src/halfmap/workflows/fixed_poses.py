@@ -32,6 +32,7 @@ from halfmap.particles.stack_files import StackFiles
 from halfmap.particles.table import ParticleTable
 from halfmap.reconstruction.inverse import reconstruct
 from halfmap.reconstruction.statistics import Backprojection
+from halfmap.refinement.curvature import SIGNS
 from halfmap.refinement.imaging_model import ImagingModel, band_batch
 from halfmap.refinement.outputs import Record, read_records
 from halfmap.refinement.preflight import ParticleInput, read_particles
@@ -122,13 +123,20 @@ def read_fixed_run(folder: Path, mask: Path | None) -> FixedRun:
     noise = tuple(torch.tensor(s, dtype=torch.float64) for s in spectra)
     state = State(0, (own.half1, own.half2), noise, one, 1.0, poses, own.mask)
     model = ImagingModel(own.box, own.pixel_size, symmetry_group(settings.symmetry),
-                         torch.zeros(len(table), dtype=torch.int64), settings.padding, False, settings.insertion)
+                         torch.zeros(len(table), dtype=torch.int64), settings.padding, False, settings.insertion,
+                         ewald=_sign(settings.ewald, records))
     wide = settings.posterior == "sigma" and settings.search != "fixed"
     limit = _limit(own)
     small = resample_volume(own.mask, coarser_box(own.box, 2 * limit + 4)).clamp(0, 1)
     source = ParticleSource(table, settings.diameter, settings.batch, files)
     return FixedRun(folder, settings.regulariser, own, small, source, model, state, _spreads(table) if wide else None,
                     limit, ProjectedPower.of(own.half1 * own.mask, own.pixel_size))
+
+
+def _sign(ewald: str, records: list[Record]) -> int:
+    """The sign of the curvature that the run corrected in the end."""
+    sign = SIGNS[ewald]
+    return int(records[-1].get("ewald") or 0) if sign is None else sign
 
 
 def _spreads(table: ParticleTable) -> Tensor | None:
@@ -207,9 +215,10 @@ def insert_(sums: Backprojection, run: FixedRun, members: Tensor, advance: Calla
         index = images.index
         centred = torch.zeros(len(index), 2, dtype=torch.int64)  # of the mask for scoring: nothing is scored
         batch = band_batch(run.state, run.source, run.model, geometries, images, centred, 0, run.power)
-        values, weights = batch.sums()
         samples, geometry = _samples(run, index), batch.geometry
-        sums.insert_(values, weights, geometry.coords, geometry.band, replace(samples, mass=samples.mass.float()))
+        samples = replace(samples, mass=samples.mass.float())
+        for side in batch.spread():
+            sums.insert_(side.values, side.weights, geometry.coords, geometry.band, samples, side.curvature)
         advance(len(index))
 
 

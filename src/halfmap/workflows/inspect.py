@@ -45,7 +45,7 @@ from halfmap.settings.particle_sets import check_refinement
 from halfmap.settings.refine import RefineSettings, from_toml
 from halfmap.validation.halfset_leaks import leaks
 from halfmap.workflows.inspect_images import Looked, look
-from halfmap.workflows.inspect_words import Fact, image_facts, image_faults, image_notes, table_facts
+from halfmap.workflows.inspect_words import Fact, flat_slices_fact, image_facts, image_faults, image_notes, table_facts
 
 Report = Callable[..., Any]
 STACKS_NAMED = 5
@@ -132,6 +132,7 @@ def particles(table: ParticleTable, kind: str, settings: InspectSettings) -> Ins
         facts += image_facts(looked)
         faults += image_faults(looked)
         notes += image_notes(looked, settings.invert_contrast)
+    facts.append(flat_slices_fact(table, diameter))
     cost = _cost(table, diameter, settings)
     if cost.plan.peak > cost.plan.available:
         notes.append(_refused(cost.plan))

@@ -9,6 +9,7 @@ import numpy as np
 from halfmap.imaging.optics import CtfState, names_of
 from halfmap.particles.stack import SeenStack
 from halfmap.particles.table import ParticleTable
+from halfmap.refinement.curvature import go_beyond, thickness
 from halfmap.workflows.inspect_images import MASKED, GroupSpectra, Looked
 
 MOST_LISTED = 12  # lines for optics groups that differ
@@ -70,6 +71,12 @@ def _optics_facts(table: ParticleTable) -> list[Fact]:
         return facts
     rest = len(facts) - MOST_LISTED
     return [*facts[:MOST_LISTED], Fact("optics", f"{rest:,} more kinds of optics groups")]
+
+
+def flat_slices_fact(table: ParticleTable, diameter: float) -> Fact:
+    """To which resolution the curvature of the Ewald sphere does not matter to a particle of this diameter (A)."""
+    beyond = "beyond, refine --ewald auto corrects for it" if go_beyond(table, diameter) else "images do not go so far"
+    return Fact("Ewald sphere", f"{thickness(table, diameter)}; {beyond}")
 
 
 def image_facts(looked: Looked) -> list[Fact]:
