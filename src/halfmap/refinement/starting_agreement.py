@@ -32,9 +32,9 @@ HALF_TURN = torch.diag(torch.tensor([-1.0, -1.0, 1.0], dtype=torch.float64))
 class Agreement:
     """What two starts have in common.
 
-    share: of the images that hold a particle, with the same pose in both. mirrored: whether the other is of the other
-    hand. resolution: in angstrom, FSC 0.5 of the maps in one frame, the length of the box where they have nothing in
-    common. curve [s]: that FSC.
+    share: of the images that hold a particle in one of them, with the same pose in both. mirrored: whether the other is
+    of the other hand. resolution: in angstrom, FSC 0.5 of the maps in one frame, the length of the box where they have
+    nothing in common. curve [s]: that FSC.
     """
 
     share: float
@@ -68,7 +68,8 @@ def agreement(first: FoundMaps, other: FoundMaps, grid: Grid, group: Tensor) -> 
     Of several classes each of the first is compared with that of the other in which most of its images have the same
     pose; the map and the hand are those of the largest one.
     """
-    sure = (first.poses.present > SURE) & (other.poses.present > SURE)
+    mine, its = first.poses.present > SURE, other.poses.present > SURE
+    sure = mine & its
     nothing = _Pair(0, False, grid.length, torch.zeros(grid.box // 2 + 1))
     pairs = []
     for a in first.poses.class_of[sure].bincount().argsort(descending=True).tolist():
@@ -76,7 +77,7 @@ def agreement(first: FoundMaps, other: FoundMaps, grid: Grid, group: Tensor) -> 
         pairs.append(max((one for one in found if one is not None), key=lambda one: one.same, default=nothing))
     same = sum(pair.same for pair in pairs)
     best = pairs[0] if pairs else nothing
-    return Agreement(same / max(1, int(sure.sum())), best.mirrored, best.resolution, best.curve)
+    return Agreement(same / max(1, int((mine | its).sum())), best.mirrored, best.resolution, best.curve)
 
 
 @dataclass(frozen=True)
