@@ -65,6 +65,7 @@ SUBSET = 1  # stream of random numbers
 FINER = 0.7  # of the finest detail of a start, which its grid has room for
 OTHERS_NEEDED = 1  # starts beside the best that must agree with it
 VIEWS = 8  # on the page
+WORTH_SAYING = 0.05  # of the images hold no particle
 
 
 @dataclass(frozen=True)
@@ -271,6 +272,10 @@ def _say(found: StartingMap, settings: StartSettings, told: dict[str, Any], log:
         stream.write((json.dumps(told, indent=1, allow_nan=False) + "\n").encode())
     say = log.notice if found.succeeded else log.warning
     say(found.verdict())
+    empty = 1 - found.best.last.share
+    if empty > WORTH_SAYING:
+        log.notice(f"{100 * empty:.0f} % of the images hold no particle, as far as this map tells: "
+                   "halfmapParticleProbability in particles.star")
     if found.scores:
         some = ", ".join(f"{one.name} {one.score:.2f}" for one in found.scores[:4])
         log.notice(f"the map against itself turned: {some}; a group that the particle has scores near 1")
