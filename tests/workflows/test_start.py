@@ -160,6 +160,16 @@ def test_images_that_hold_nothing_have_no_pose_in_common(blobs):
     assert not found.agrees and found.resolution == 128.0
 
 
+def test_starts_that_give_all_images_one_pose_do_not_agree(blobs):
+    def start(seed: int) -> FoundMaps:
+        one, ones = random_rotations(1, torch.Generator().manual_seed(seed)).expand(60, 3, 3), torch.ones(60)
+        poses = ImagePoses(torch.arange(60), one, torch.zeros(60, 2), 0 * ones.long(), ones, ones, ones)
+        return FoundMaps((blobs(32).map().float(),), poses)
+
+    found = agreement(start(1), start(2), Grid(32, 4.0), torch.eye(3)[None])
+    assert found.share == 0 and not found.agrees
+
+
 def test_the_folder_of_a_start_is_not_taken_for_a_refinement(tmp_path, halfmap):
     settings = StartSettings(tmp_path / "particles.star", 156.0, tmp_path)
     (tmp_path / "settings.toml").write_text(to_toml(settings))
