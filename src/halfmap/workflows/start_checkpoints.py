@@ -27,7 +27,7 @@ from halfmap.runtime import checkpoint
 from halfmap.runtime.lock import only_process
 from halfmap.settings.start import BEGUN, StartSettings, stopped
 
-FREE = ("starts", "hand", "out", "threads", "device")  # settings that no start depends on
+FREE = ("starts", "hand", "out", "threads", "device", "data_dir")  # no start depends on them; images may be moved
 
 
 @dataclass(frozen=True)
