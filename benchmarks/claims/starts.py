@@ -5,17 +5,17 @@ python benchmarks/claims/starts.py particles.star --truth truth.star --diameter 
 
 Every start of one `halfmap start` counts as a trial. A start has succeeded if the poses of more than half of the images
 that hold a particle (of what symmetry lets be found) are within 20 degrees of the truth, up to one rotation and the
-hand. Printed for each: evidence, share of right poses, and what it has in common with the best one. --noise: a share of
-images of white noise is put among the others. Results are added to benchmarks/results/starts.json under NAME.
+hand. Printed for each: evidence, share of right poses, share of the images of noise that it takes for particles and of
+particles that it takes for noise, and what it has in common with the best one. --noise: so many of the images are
+replaced by white noise under the same mask. Results are added to benchmarks/results/starts.json under NAME.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +23,11 @@ import torch
 from evidence import RESULTS, circumstances
 
 from halfmap.geometry.symmetry import symmetry_group
+from halfmap.particles.preprocess import soft_circle
 from halfmap.particles.star import read_star
+from halfmap.refinement.imaging_model import MASK_EDGE
 from halfmap.refinement.soft_em import ImagePoses, SoftTask, WhitenedImages
-from halfmap.refinement.starting_agreement import HALF_TURN, NEAR
+from halfmap.refinement.starting_agreement import HALF_TURN, NEAR, SURE
 from halfmap.refinement.starting_schedule import finest
 from halfmap.refinement.starts import finished, operators_in_frame, ranked, scored_groups, start_from_nothing
 from halfmap.settings.start import StartSettings
@@ -51,22 +53,39 @@ def options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def with_noise(task: SoftTask, share: float, seed: int) -> SoftTask:
+@dataclass(frozen=True)
+class Mixed:
+    """A task of which images empty [b] are noise."""
+
+    task: SoftTask
+    empty: torch.Tensor
+
+
+def with_noise(task: SoftTask, share: float, seed: int) -> Mixed:
     """The task with a share of its images replaced by white noise."""
     generator = torch.Generator().manual_seed(seed)
+    empty = torch.zeros(sum(len(held) for half in task.halves for held in half), dtype=torch.bool)
 
     def mixed(held: WhitenedImages) -> WhitenedImages:
         noise = torch.rand(len(held), generator=generator) < share
-        values = torch.view_as_complex(torch.randn(*held.y.shape, 2, generator=generator))
-        return replace(held, y=torch.where(noise[:, None], values * math.sqrt(held.mask_power / 2), held.y))
+        empty[held.index[noise]] = True
+        optics = held.geometry.optics
+        radius = min(task.diameter / (2 * optics.pixel_size), optics.box / 2 - 1.0)
+        white = torch.randn(len(held), optics.box, optics.box, generator=generator) / optics.box
+        values = held.geometry.band.transform(white * soft_circle(optics.box, radius, MASK_EDGE))
+        return replace(held, y=torch.where(noise[:, None], values, held.y))
 
-    return replace(task, halves=tuple([mixed(held) for held in half] for half in task.halves)) if share else task
+    halves = tuple([mixed(held) for held in half] for half in task.halves) if share else task.halves
+    return Mixed(replace(task, halves=halves), empty)
 
 
-def right(poses: ImagePoses, truth: torch.Tensor, group: torch.Tensor) -> float:
-    """Share of poses within 20 degrees of the truth [b, 3, 3], of the better hand."""
-    sure = poses.present > 0.5
-    shares = [float((common_frame(r[sure], truth[sure], group)[1] < NEAR).double().mean())
+def right(poses: ImagePoses, truth: torch.Tensor, empty: torch.Tensor, group: torch.Tensor) -> float:
+    """Share of the poses of images that hold a particle within 20 degrees of the truth [b, 3, 3], of the better hand.
+    An image that is taken for noise has no right pose."""
+    if bool(empty.all()):
+        return 0.0
+    sure = (poses.present > SURE)[~empty]
+    shares = [float(((common_frame(r[~empty], truth[~empty], group)[1] < NEAR) & sure).double().mean())
               for r in (poses.rotations.double(), HALF_TURN @ poses.rotations.double())]
     return max(shares)
 
@@ -82,7 +101,8 @@ def main() -> None:
     truth = read_star(given.truth)
     with workflow.StackFiles() as files:
         source = workflow._inspected(settings, files).source
-        task = with_noise(workflow._task(source, settings, fine, group), given.noise, given.seed)
+        made = with_noise(workflow._task(source, settings, fine, group), given.noise, given.seed)
+    task, empty = made.task, made.empty
     order = {(int(i), int(s)): row for row, (i, s) in enumerate(zip(truth.image_index, truth.stack_index, strict=True))}
     rows = [order[int(i), int(s)] for i, s in zip(source.table.image_index, source.table.stack_index, strict=True)]
     wanted = truth.rotations[torch.tensor(rows)]
@@ -92,7 +112,8 @@ def main() -> None:
         starts.append(start_from_nothing(task, number, fine, given.seed))
         seconds.append(time.process_time() - begun)
         one = starts[-1]
-        print(f"start {number} {one.route}: {one.gain:.1f} nats, {right(one.last.poses, wanted, true):.2f} right, "
+        found = right(one.last.poses, wanted, empty, true)
+        print(f"start {number} {one.route}: {one.gain:.1f} nats, {found:.2f} right, "
               f"{seconds[-1]:.0f} CPU s", flush=True)
     best, alike, groups = max(starts, key=lambda one: one.gain), group, {}
     if given.symmetry is None:
@@ -103,11 +124,15 @@ def main() -> None:
     further = finished(task, best, fine, given.seed, lambda: None)
     table = []
     for one, common in zip(compared.starts, compared.agreements, strict=True):
+        sure = one.last.poses.present > SURE
         table.append({"start": one.number, "route": one.route, "evidence": one.gain,
-                      "cpu_seconds": seconds[one.number - 1], "right": right(one.last.poses, wanted, true),
+                      "cpu_seconds": seconds[one.number - 1], "right": right(one.last.poses, wanted, empty, true),
+                      "particles": one.last.share, "noise_taken": int((sure & empty).sum()),
+                      "particles_lost": int((~sure & ~empty).sum()),
                       "same_pose_as_best": common.share, "agrees": common.agrees, "agrees_to_A": common.resolution})
     found = {"images": len(source.table), "noise": given.noise, "symmetry": given.symmetry, "fine_A": fine,
-             "energy": task.energy(6), "best_right_when_finished": right(further.last.poses, wanted, true),
+             "energy": task.energy(6), "images_of_noise": int(empty.sum()),
+             "best_right_when_finished": right(further.last.poses, wanted, empty, true),
              "finishing_cpu_seconds": time.process_time() - begun, "point_groups": groups, "starts": table}
     for row in table:
         print({key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()})

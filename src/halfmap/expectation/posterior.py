@@ -88,6 +88,13 @@ def particle_probability(log_evidence: Tensor, share: float) -> Tensor:
     return torch.sigmoid(log_evidence + math.log(share / (1 - share)))
 
 
+def mixture_evidence(log_evidence: Tensor, share: float) -> Tensor:
+    """Log evidence [b] of images that hold a particle or none, where a ``share`` of all does: log(share Z + 1 - share),
+    relative to noise alone, with Z the evidence of a particle."""
+    share = min(max(share, SHARE_LEAST), 1 - SHARE_LEAST)
+    return torch.nn.functional.softplus(log_evidence + math.log(share / (1 - share))) + math.log(1 - share)
+
+
 def merge_modes(poses: Poses, operators: Tensor, angle: float, drop: float, most: int) -> Poses:
     """The ``most`` best modes of each image, sorted by gain.
 

@@ -3,8 +3,16 @@
 The images are in two halves, and each is compared with the map of the *other*. A map that holds an image explains
 that image better than it should, and with few images and a sharp posterior this feeds itself: first guesses stay. The
 other half's map holds none of the image's noise. So the evidence is that of images which the map has not seen, and the
-FSC of the two maps says how far to trust them. The halves share one frame because each is aligned to the other; they
-are no gold standard.
+FSC of the two maps says how far to trust them.
+
+The halves take turns: the second is compared with the map that the first has just made. Compared with what was there
+before, the maps would be two chains, first - second - first and second - first - second, that never meet: their frames
+and hands may drift apart, and the FSC of maps in different frames filters them away. The halves share one frame because
+each is aligned to the other; they are no gold standard.
+
+An image may hold no particle from the first iteration on. If it had to hold one, images of noise would go where the
+projections of the map have least power; there they dilute the views, which lose more power by it, and the map that
+comes of it is wrong and the same in every start.
 """
 
 from __future__ import annotations
@@ -16,6 +24,7 @@ import torch
 from torch import Tensor
 
 from halfmap import kernels
+from halfmap.expectation.posterior import mixture_evidence
 from halfmap.expectation.score import ReferenceSlices, grid_rotation, shift_phases
 from halfmap.expectation.soft import GridSums, Softness, SoftPoses, assign_
 from halfmap.fourier.transform import half_volume
@@ -37,6 +46,7 @@ LEAST_SHARE = 0.01  # of a class, so that it may come back
 SHARP = 0.4  # tempering from which on posteriors hold few orientations
 EDGE = 10.0  # A, of the sphere around the particle
 LEAST_FSC, MOST_FSC = 0.05, 0.999  # a shell that does not agree yet must be able to begin
+WITH_SIGNAL = 0.5  # of the mean energy of images, from which on one counts as an image with signal
 
 
 @dataclass(frozen=True)
@@ -88,7 +98,7 @@ class SoftSearch:
     """What an iteration searches.
 
     limit: highest shell. order: of the orientation grid. tempering: of log-likelihoods. reach, step, spread: of shifts,
-    in angstrom: how far, how fine, and the sd of their prior. null: whether an image may hold no particle.
+    in angstrom: how far, how fine, and the sd of their prior.
     """
 
     limit: int
@@ -97,7 +107,6 @@ class SoftSearch:
     reach: float
     step: float
     spread: float
-    null: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,8 +120,10 @@ class SoftTask:
     group: Tensor
 
     def energy(self, limit: int) -> float:
-        """Mean power of the signal of an image up to a shell, in units of the noise (`WhitenedImages.energy`)."""
-        return float(torch.cat([held.energy(limit) for images in self.halves for held in images]).mean())
+        """Mean power of the signal of an image up to a shell, in units of the noise (`WhitenedImages.energy`). Images
+        of much less than the mean, which may hold no particle, are not counted."""
+        each = torch.cat([held.energy(limit) for images in self.halves for held in images])
+        return float(each[each >= min(WITH_SIGNAL * float(each.mean()), float(each.max()))].mean())
 
     @property
     def sphere(self) -> Tensor:
@@ -181,8 +192,8 @@ class SoftMaps:
 class SoftStep:
     """What an iteration leaves.
 
-    classes [k]: their maps. gain: mean log evidence of an image, in nats. share: of the images that hold a particle.
-    seen: the slices of the first half, frame by frame.
+    classes [k]: their maps. gain: mean log evidence of an image, of a particle or none, in nats. share: of the images
+    that hold a particle. seen: the slices of the first half, frame by frame.
     """
 
     classes: tuple[SoftMaps, ...]
@@ -200,34 +211,37 @@ class SoftStep:
 def soft_step(
     task: SoftTask, classes: Sequence[SoftMaps], search: SoftSearch, share: float, generator: torch.Generator
 ) -> SoftStep:
-    """Compare each half of the images with the maps of the other, and make all maps anew.
+    """Compare each half of the images with the maps of the other, one half after the other, and make all maps anew.
 
     share: of the images that hold a particle, so far. generator: turns the grid, where the group leaves it free.
     """
     turn = random_rotations(1, generator)[0] if len(task.group) == 1 else None
     rotations = orientation_grid(search.order, task.group.cpu(), perturbation=turn).to(task.group.device)
-    softness = Softness(search.tempering, share if search.null else None, search.tempering > SHARP)
+    softness = Softness(search.tempering, share, search.tempering > SHARP)
     log_share = torch.tensor([max(one.share, LEAST_SHARE) for one in classes]).log().to(task.group.device)
-    statistics: list[list[Backprojection]] = [[] for _ in classes]
+    finished: list[list[Backprojection]] = []
     poses, seen, mass = list[ImagePoses](), list[SlicesSeen](), torch.zeros(len(classes), dtype=torch.float64)
+    others = [one.maps[1] for one in classes]
     for half, images in enumerate(task.halves):
-        volumes = [half_volume(one.maps[1 - half], PADDING, search.limit) for one in classes]
-        for made in statistics:
-            made.append(Backprojection.zeros(task.grid.box, PADDING, search.limit, classes[0].joined.new_zeros(())))
+        volumes = [half_volume(other, PADDING, search.limit) for other in others]
+        made = [Backprojection.zeros(task.grid.box, PADDING, search.limit, other.new_zeros(())) for other in others]
         for held in images:
             few = held.to_shell(search.limit)
             soft, slices = _assigned(few, volumes, rotations, search, softness, log_share)
-            for number, made in enumerate(statistics):
-                _insert(made[half], slices, number)
+            for number, sums in enumerate(made):
+                _insert(sums, slices, number)
                 mass[number] += float(slices.of_class(number).mass.sum())
             poses.append(_poses_of(few, soft, rotations, search, len(classes)))
             if half == 0:
                 seen.append(slices)
-    finished = [[one.finished_(task.group) for one in made] for made in statistics]
+        finished.append([sums.finished_(task.group) for sums in made])
+        if half == 0:
+            others = [_filtered(task, sums, other) for sums, other in zip(finished[0], others, strict=True)]
     shares = (mass / mass.sum().clamp_min(1e-12)).tolist()
     together = ImagePoses.sorted(poses)
-    return SoftStep(tuple(_solved(task, made, part) for made, part in zip(finished, shares, strict=True)),
-                    float(together.evidence.mean()), float(together.present.mean()), together, seen)
+    return SoftStep(tuple(_solved(task, both, part) for *both, part in zip(*finished, shares, strict=True)),
+                    float(mixture_evidence(together.evidence, share).mean()), float(together.present.mean()), together,
+                    seen)
 
 
 def _shifts(held: WhitenedImages, search: SoftSearch) -> Tensor:
@@ -282,11 +296,22 @@ def _add(statistics: Backprojection, values: Tensor, weights: Tensor, held: Whit
                            geometry.band.box, samples, statistics.kernel)
 
 
+def _filtered(task: SoftTask, statistics: Backprojection, other: Tensor) -> Tensor:
+    """The Wiener-filtered map of finished statistics, trusted as far as it agrees with the other half's map."""
+    sphere = task.sphere
+    curve = fsc(reconstruct(statistics) * sphere, other)
+    return reconstruct(statistics, wiener_ridge(statistics, _trusted(curve, statistics), joined=False)) * sphere
+
+
+def _trusted(curve: Tensor, statistics: Backprojection) -> Tensor:
+    return curve[: statistics.limit + 1].clamp(LEAST_FSC, MOST_FSC)
+
+
 def _solved(task: SoftTask, statistics: Sequence[Backprojection], share: float) -> SoftMaps:
     """Wiener-filtered maps from the finished statistics [h] of both halves."""
     sphere = task.sphere
     curve = fsc(*(reconstruct(one) * sphere for one in statistics))
-    trusted = curve[: statistics[0].limit + 1].clamp(LEAST_FSC, MOST_FSC)
+    trusted = _trusted(curve, statistics[0])
     maps = tuple(reconstruct(one, wiener_ridge(one, trusted, joined=False)) * sphere for one in statistics)
     both = replace(statistics[0], sums=statistics[0].sums + statistics[1].sums)
     return SoftMaps(maps, reconstruct(both, wiener_ridge(both, trusted, joined=True)) * sphere, curve, share)

@@ -53,12 +53,12 @@ def search_at(grid: Grid, diameter: float, limit: int, order: int, tempering: fl
     """A search to a shell ``limit``."""
     detail = grid.length / limit
     reach = max(LEAST_REACH, REACH * diameter)
-    return SoftSearch(limit, order, tempering, reach, detail / SHIFTS, SPREAD * diameter, null=tempering == 1)
+    return SoftSearch(limit, order, tempering, reach, detail / SHIFTS, SPREAD * diameter)
 
 
 def first_tempering(energy: float) -> float:
     """The tempering of the first iteration. energy: mean power of the signal of an image in its shells, in units of the
-    noise."""
+    noise (`SoftTask.energy`)."""
     return min(SHARPEST, max(SOFTEST, FIRST_NATS / max(energy, 1e-9)))
 
 

@@ -59,7 +59,7 @@ class Start:
 
     @property
     def gain(self) -> float:
-        """Mean log evidence of an image against the map of the other half, in nats."""
+        """Mean log evidence of an image, of a particle or none, against the map of the other half, in nats."""
         return self.last.gain
 
     @property
@@ -103,8 +103,7 @@ def _run(
     share, step = SHARE, None
     for search in searches:
         step = soft_step(task, classes, search, share, generator)
-        classes = step.classes
-        share = step.share if search.null else SHARE
+        classes, share = step.classes, step.share
         gains.append(step.gain)
         advance()
     assert step is not None

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from halfmap.options import check_declared
 from halfmap.settings.checks import absolute_paths, check_diameter, check_new_folder
 from halfmap.settings.particle_files import ParticleImageOptions, check_particle_files
+
+BEGUN = Path("checkpoint", "begun")  # in the folder of the results, until everything is there
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,11 @@ class StartSettings(ParticleImageOptions):
         "help": "seed of every random choice", "at_least": 0, "aliases": ("--random_seed",), "advanced": True})
 
 
+def stopped(out: Path) -> bool:
+    """Whether the folder holds starts of a command that was stopped, which the same command goes on with."""
+    return (out / BEGUN).is_file()
+
+
 def validated_start(settings: StartSettings) -> StartSettings:
     """Check the settings as far as is possible without reading data, and make their paths absolute.
 
@@ -43,5 +51,6 @@ def validated_start(settings: StartSettings) -> StartSettings:
     check_diameter(settings.diameter)
     paths = absolute_paths(settings)
     check_particle_files(settings, paths)
-    check_new_folder(paths["out"])
+    if not stopped(paths["out"]):
+        check_new_folder(paths["out"])
     return dataclasses.replace(settings, **paths)

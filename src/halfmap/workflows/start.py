@@ -57,6 +57,7 @@ from halfmap.runtime.progress import counted
 from halfmap.settings.commands import command_line, to_toml
 from halfmap.settings.start import StartSettings
 from halfmap.validation.fsc import GOLD_STANDARD, resolution
+from halfmap.workflows.start_checkpoints import StartCheckpoints
 
 Report = Callable[..., Any]
 FEWEST = 100  # images that a map is looked for in
@@ -64,6 +65,7 @@ SUBSET = 1  # stream of random numbers
 FINER = 0.7  # of the finest detail of a start, which its grid has room for
 OTHERS_NEEDED = 1  # starts beside the best that must agree with it
 VIEWS = 8  # on the page
+WORTH_SAYING = 0.05  # of the images hold no particle
 
 
 @dataclass(frozen=True)
@@ -104,31 +106,34 @@ class StartingMap:
 def start(settings: StartSettings, report: Report | None = None) -> StartingMap:
     """Find a map and write it into settings.out. settings: as `validated_start` returns them.
 
-    report: writes the page, and is called with its fields. Raises InputError for what a user can mend, before anything
-    is written.
+    Where the same command was stopped, the starts that it had finished are taken up. report: writes the page, and is
+    called with its fields. Raises InputError for what a user can mend, before anything is written.
     """
     share_cores(settings.threads)
     device = device_named(settings.device)
     name = canonical_name(settings.symmetry or "C1")
+    kept = StartCheckpoints(settings, device)
+    kept.check()
     with StackFiles() as files:
         inspected = _inspected(settings, files)
         source = inspected.source
         fine = settings.resolution or finest(len(symmetry_group(name)))
         task = _task(source, settings, fine, symmetry_group(name).to(device))
         made_folder(settings.out)
-        with RunLog(settings.out / "log.txt") as log:
+        with kept.held(source.table, files), RunLog(settings.out / "log.txt") as log:
             log.begin(__version__, command_line(settings))
             tell([], inspected.findings, log)
             if inspected.rejected is not None:
                 write_star(settings.out / "rejected.star", inspected.rejected)
             with replaced_atomically(settings.out / "settings.toml") as stream:
                 stream.write(to_toml(settings).encode())
-            found = _found(task, settings, fine, log)
+            found = _found(task, settings, fine, log, kept)
             _written(found, source.table, settings)
             told = _told(found, settings, name)
             _say(found, settings, told, log)
             if report is not None:
                 report(**_seen(found, told))
+            kept.remove()
     return found
 
 
@@ -169,14 +174,21 @@ def _of_half(images: WhitenedImages, half: Tensor, h: int) -> WhitenedImages:
     return images.where(half[images.index] == h)
 
 
-def _found(task: SoftTask, settings: StartSettings, fine: float, log: RunLog) -> StartingMap:
+def _found(
+    task: SoftTask, settings: StartSettings, fine: float, log: RunLog, kept: StartCheckpoints
+) -> StartingMap:  # fmt: skip
     """All starts, and the best of them taken further."""
     starts = []
     for number in range(1, settings.starts + 1):
         title = f"start {number} of {settings.starts}"
-        with counted(title, iterations_of(number, task)) as advance:
-            starts.append(start_from_nothing(task, number, fine, settings.seed, lambda: advance(1), settings.classes))
-        log.notice(f"{title}: evidence {starts[-1].gain:.1f} nats an image{_by(starts[-1])}")
+        one, how = _kept(number, task, kept, log), ", made before the command was stopped"
+        if one is None:
+            with counted(title, iterations_of(number, task)) as advance:
+                one = start_from_nothing(task, number, fine, settings.seed, lambda: advance(1), settings.classes)
+            kept.save(one)
+            how = ""
+        starts.append(one)
+        log.notice(f"{title}: evidence {one.gain:.1f} nats an image{_by(one)}{how}")
     best, scores, alike = max(starts, key=lambda one: one.gain), list[GroupScore](), task.group.cpu()
     if settings.symmetry is None:
         scores = scored_groups(best.last, task, fine)
@@ -189,6 +201,15 @@ def _found(task: SoftTask, settings: StartSettings, fine: float, log: RunLog) ->
     reached = [resolution(one.curve, task.grid.box, task.grid.pixel_size, GOLD_STANDARD) for one in best.last.classes]
     return StartingMap(compared, centred(best, task), scores, [max(one, finest_shown) for one in reached], views,
                        task.grid)
+
+
+def _kept(number: int, task: SoftTask, kept: StartCheckpoints, log: RunLog) -> Start | None:
+    """A start that was finished before the command was stopped. One that cannot be read is made again."""
+    try:
+        return kept.load(number, task)
+    except InputError as error:
+        log.notice(f"start {number} is made again: {error}")
+        return None
 
 
 def _by(start: Start) -> str:
@@ -251,6 +272,10 @@ def _say(found: StartingMap, settings: StartSettings, told: dict[str, Any], log:
         stream.write((json.dumps(told, indent=1, allow_nan=False) + "\n").encode())
     say = log.notice if found.succeeded else log.warning
     say(found.verdict())
+    empty = 1 - found.best.last.share
+    if empty > WORTH_SAYING:
+        log.notice(f"{100 * empty:.0f} % of the images hold no particle, as far as this map tells: "
+                   "halfmapParticleProbability in particles.star")
     if found.scores:
         some = ", ".join(f"{one.name} {one.score:.2f}" for one in found.scores[:4])
         log.notice(f"the map against itself turned: {some}; a group that the particle has scores near 1")
