@@ -122,8 +122,8 @@ def thickness(table: ParticleTable, diameter: float) -> str:
     """In words: to which resolution flat slices do for a particle of this diameter (A)."""
     slowest = min(table.optics, key=lambda group: group.voltage)
     return (f"at {slowest.voltage:g} kV flat slices of a particle of {diameter:.0f} A do to "
-            f"{_flat_to(table, diameter):.1f} A (sqrt(lambda diameter): there its near and far sides are a quarter of a "
-            "turn off)")
+            f"{_flat_to(table, diameter):.1f} A (sqrt(lambda diameter): there its near and far sides are a quarter of "
+            "a turn off)")
 
 
 def go_beyond(table: ParticleTable, diameter: float) -> bool:
