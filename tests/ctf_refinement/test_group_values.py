@@ -83,8 +83,8 @@ class Study:
     def even(self, *names: str) -> Even:
         return self._counted(Even(names, self.table, self.geometries, USED))
 
-    def magnification(self, insignificant: bool = False) -> Magnification:
-        return self._counted(Magnification(self.table, self.geometries, USED, insignificant))
+    def magnification(self, *moved: int) -> Magnification:
+        return self._counted(Magnification(self.table, self.geometries, USED, moved=moved))
 
     def _counted(self, fit):
         for posed in self.batches:
@@ -239,7 +239,7 @@ def test_a_change_of_magnification_comes_before_the_old_matrix_and_two_passes_fi
     first = made.magnification().solved(made.table)
     assert first.again
     made = study(blobs, 80, optics[:1], first.table.optics, noise=0.1)
-    second = made.magnification(insignificant=True).solved(made.table)
+    second = made.magnification(0).solved(made.table)
     assert not second.again
     assert float((matrix(second.table.optics[0]) - true).abs().max()) < 2e-4  # the other order: 5e-4
 

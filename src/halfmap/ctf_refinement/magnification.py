@@ -18,7 +18,7 @@ with M so that it stays. If, however, images say that the CTF moves with the sli
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -50,12 +50,14 @@ class Magnification:
 
     common = True
 
-    def __init__(self, table: ParticleTable, geometries: Geometries, used: Range, insignificant: bool = False) -> None:
-        """insignificant: whether values are applied too that are not significant."""
+    def __init__(self, table: ParticleTable, geometries: Geometries, used: Range, insignificant: bool = False,
+                 moved: Collection[int] = ()) -> None:
+        """insignificant: whether values are applied too that are not significant; moved: optics groups that an earlier
+        pass has changed, whose next step is not tested again: it mends what the first one fell short by."""
         def sums(*shape: int) -> Tensor:
             return torch.zeros((len(table.optics), *shape), dtype=torch.float64, device=geometries.device)
 
-        self.table, self.used, self.insignificant = table, used, insignificant
+        self.table, self.used, self.insignificant, self.moved = table, used, insignificant, moved
         self.length = geometries.box * geometries.pixel_size
         self.images = sums()
         self.score, self.curvature = sums(BANDS, NUMBERS), sums(BANDS, NUMBERS, NUMBERS)
@@ -93,7 +95,7 @@ class Magnification:
                 values.append(GroupValue.unknown(_parts(before)))
                 continue
             tested = found[group].against(mean if len(found) > 1 else None)
-            applied = self.insignificant or tested.chance < CHANCE
+            applied = self.insignificant or group in self.moved or tested.chance < CHANCE
             after = _stretched(before, tested.change)
             if applied:
                 changes[group], optics[group] = tested.change, after

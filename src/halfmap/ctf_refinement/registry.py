@@ -23,11 +23,13 @@ class Choices:
     """How values are fitted and applied.
 
     prior_defocus: standard deviation in A of how far the defocus of particles is from the given one; None: as the
-    images say. insignificant: whether values are applied too that are not significant.
+    images say. insignificant: whether values are applied too that are not significant. moved: optics groups whose
+    magnification an earlier pass has changed.
     """
 
     prior_defocus: float | None = None
     insignificant: bool = False
+    moved: tuple[int, ...] = ()
 
 
 def fits_for(
@@ -53,7 +55,7 @@ def fits_for(
     if even := of("tetrafoil", "amplitude-contrast", "cs"):  # after defocus, whose mean change it takes for its own
         fits.append(Even(even, table, geometries, used, choices.insignificant))
     if "magnification" in names:  # last, since the sums of all others are those of the old matrix
-        fits.append(Magnification(table, geometries, used, choices.insignificant))
+        fits.append(Magnification(table, geometries, used, choices.insignificant, choices.moved))
     return fits
 
 

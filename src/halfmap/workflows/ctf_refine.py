@@ -131,7 +131,9 @@ def _fitted(posed: PosedParticles, names: tuple[str, ...], used: Range, choices:
     while now and number < MOST_PASSES:
         here = _about(posed, found.table)
         geometries = Geometries(here.model.box, here.model.pixel_size, used.last, here.state.references[0].device)
-        fits = fits_for(now, found.table, geometries, used, choices)
+        moved = tuple(int(group) for one in found.fitted if one.name == "magnification"
+                      for group in one.number[one.applied])
+        fits = fits_for(now, found.table, geometries, used, replace(choices, moved=moved))
         title = "comparing images and maps" + (f", {', '.join(now)} again" if number else "")
         with counted(title, len(found.table)) as advance:
             count_images(compared, here.state, here.source, here.model, used, fits, advance)
