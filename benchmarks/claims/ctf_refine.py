@@ -5,12 +5,12 @@ python benchmarks/claims/ctf_refine.py --out FOLDER [--count 4000] [--seed 1] [-
 
 Images of a simulated transporter are made here, atom by atom, with beam tilt, trefoil, anisotropic magnification and
 defocus values of their own. Three STAR files describe them: true.star knows all, wrong.star has defocus values that are
-off by --defocus-sd and no aberrations. Refined, all from one 30 A map:
-    true            true.star
-    wrong           wrong.star
-    wrong, inside   wrong.star, refine --ctf-refine
+off by --defocus-sd and no aberrations. Refined:
+    true            true.star, from a 30 A map
+    wrong           wrong.star, from a 30 A map
+    wrong, inside   `wrong` refined further, locally, with --ctf-refine
     wrong, after    what halfmap ctf-refine makes of `wrong`, refined locally
-    true, inside    true.star, refine --ctf-refine: nothing was wrong, and nothing should be lost
+    true, inside    `true` refined further with --ctf-refine: nothing was wrong, and nothing should be lost
 Prints errors of optics and poses and the maps' FSC with the truth, and writes benchmarks/results/ctf_refine.json (or
 --result). Runs that are finished are kept.
 """
@@ -221,16 +221,19 @@ def main() -> None:
         look(name, place, json.loads(kept.read_text(encoding="utf-8")))
         return place
 
-    run("true", [folder / "true.star", *fresh])
+    def further(run: Path, particles: Path | None = None) -> list[object]:
+        return [particles or run / "particles.star", "--map", run / "map.mrc", "--search", "local", "--ini-high", 8,
+                *common]
+
+    true = run("true", [folder / "true.star", *fresh])
     wrong = run("wrong", [folder / "wrong.star", *fresh])
-    run("wrong, inside", [folder / "wrong.star", *fresh, *inside])
+    run("wrong, inside", [*further(wrong), *inside])
     fitted = runs / "fitted"
     if not (fitted / "particles.star").exists():
         cost = ctf_refine([wrong, "--fit", given.fit], fitted)
         record["ctf_refine"] = asdict(cost)
-    start = ["--map", wrong / "map.mrc", "--search", "local", "--ini-high", 8, *common]
-    run("wrong, after", [fitted / "particles.star", *start])
-    run("true, inside", [folder / "true.star", *fresh, *inside])
+    run("wrong, after", further(wrong, fitted / "particles.star"))
+    run("true, inside", [*further(true), *inside])
     rows = [(title, [one.get(key) for one in results.values()], style) for title, key, style in ROWS]
     shown(rows, list(results), f"{given.count} images, seed {given.seed}")
 

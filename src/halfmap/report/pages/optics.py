@@ -13,8 +13,8 @@ class OpticsRow:
     name: str
     per: str
     changed: str
-    first: str
-    last: str
+    first: list[str]
+    last: list[str]
     verdict: str
 
 
@@ -32,8 +32,8 @@ def optics_rows(records: Sequence[Mapping[str, Any]]) -> list[OpticsRow]:
     return rows
 
 
-def _moved(one: dict[str, Any]) -> str:
+def _moved(one: Mapping[str, Any]) -> list[str]:
     """Root mean square of the changes, by component."""
     several = len(one["components"]) > 1
-    return ", ".join(f"{name + ' ' if several else ''}{value:.3g} {unit}".rstrip()
-                     for name, value, unit in zip(one["components"], one["change_rms"], one["units"], strict=True))
+    return [f"{name + ' ' if several else ''}{value:.3g} {unit}".rstrip()
+            for name, value, unit in zip(one["components"], one["change_rms"], one["units"], strict=True)]
