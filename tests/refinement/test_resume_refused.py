@@ -42,6 +42,10 @@ def test_a_finished_run_is_left_alone(whole, resume):
 
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path, refused):
     assert "holds no checkpoint" in refused(tmp_path)
+    begun = tmp_path / "start" / "checkpoint" / "begun"  # of a refinement without a map
+    begun.parent.mkdir(parents=True)
+    begun.touch()
+    assert "the command that began them goes on" in refused(tmp_path)
     assert "no such folder" in refused(tmp_path / "none")
 
 
