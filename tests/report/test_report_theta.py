@@ -217,7 +217,7 @@ class WithTheta(Uniform):
 
 
 def test_a_refinement_hands_its_theta_to_the_report(refine, dataset, monkeypatch) -> None:
-    monkeypatch.setattr("halfmap.refinement.problem.regulariser_named", lambda name, **options: WithTheta())
+    monkeypatch.setattr("halfmap.refinement.method.regulariser_named", lambda name, **options: WithTheta())
     done = refine(dataset, "--max-iterations", 1)
     assert done.status == 0, done.error
     page = (done.out / "report.html").read_text(encoding="utf-8")

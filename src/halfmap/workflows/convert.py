@@ -27,7 +27,7 @@ from halfmap.workflows.optics_groups import told_groups
 MOST_NAMED = 8  # dropped fields of one kind are named up to this many, and counted beyond
 
 
-def convert(settings: ConvertSettings, report: Callable[..., Path]) -> None:
+def convert(settings: ConvertSettings, report: Callable[..., Path] | None = None) -> None:
     """Read a file, divide its optics groups if that is asked for, write the other, and print what it holds and what was
     dropped. report writes the page of the groups from the fields of an OpticsGroupsPage.
 

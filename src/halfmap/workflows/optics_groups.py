@@ -15,17 +15,20 @@ MOST_NAMED = 8
 MOST_PLACES = 4000  # positions that are drawn; of more, every n-th
 
 
-def told_groups(division: Division, rule: DivisionRule, report: Callable[..., Path]) -> list[str]:
-    """Write the page of the groups, and return what is to be said of them, in sentences."""
+def told_groups(division: Division, rule: DivisionRule, report: Callable[..., Path] | None) -> list[str]:
+    """Write the page of the groups, if there is to be one, and return what is to be said of them, in sentences."""
     groups, notes = _groups(division), _notes(division)
-    page = report(rule=rule.said, old=len(set(division.parent.tolist())), groups=groups, places=_places(division),
-                  labels=division.labels, gap=division.gap, notes=notes)
+    pages = []
+    if report is not None:
+        page = report(rule=rule.said, old=len(set(division.parent.tolist())), groups=groups, places=_places(division),
+                      labels=division.labels, gap=division.gap, notes=notes)
+        pages.append(f"page: {page}")
     sizes = [group["particles"] for group in groups]
     apart = "" if division.gap is None else (f"; positions fall apart clearly: the smallest distance between groups is "
                                              f"{division.gap:.3g} times the largest gap within one")
     first = f"{groups[0]['name']} to {groups[-1]['name']}"
     return [f"divided by {rule.said}: {len(groups)} optics groups ({first}) of {min(sizes):,} to {max(sizes):,} images"
-            f"{apart}", *(text for _, text in notes), f"page: {page}"]
+            f"{apart}", *(text for _, text in notes), *pages]
 
 
 def _groups(division: Division) -> list[dict[str, Any]]:
