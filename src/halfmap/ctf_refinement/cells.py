@@ -28,8 +28,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from halfmap.ctf_refinement.products import Products
-from halfmap.imaging.ctf import COEFFICIENTS_PER_PASS, quadratures
+from halfmap.ctf_refinement.products import Products, row_blocks
+from halfmap.imaging.ctf import quadratures
 
 TURN = 0.5  # radians of 2a within a cell, at most
 SUMS = 5  # of a cell
@@ -80,9 +80,7 @@ class Cells:
 def cell_sums(products: Products, cells: Cells) -> Iterator[CellSums]:
     """The five sums of every cell, float32 [b, 5, c], of a few images after the other."""
     holding = cells.holding(products.frequencies)
-    step = max(1, COEFFICIENTS_PER_PASS // max(1, len(holding)))
-    for start in range(0, len(products), step):
-        part = slice(start, start + step)
+    for part in row_blocks(len(products), len(holding)):
         at = quadratures(products.kxy, products.optics, products.defocus[part])
         data, norm, sine, cosine = products.cross[part].real, products.norm[part], at.sine, at.cosine
         square, other = norm * sine.square(), norm * cosine.square()

@@ -25,7 +25,9 @@ from halfmap.ctf_refinement.empirical_prior import (
     moved,
     posterior,
 )
-from halfmap.ctf_refinement.fit import Fitted, Per, Solved
+from halfmap.ctf_refinement.fit import Fitted, Solved
+from halfmap.ctf_refinement.input_checks import check_untouched
+from halfmap.ctf_refinement.parameters import Per
 from halfmap.ctf_refinement.phase_profiles import Conditional, ProfileSums
 from halfmap.ctf_refinement.phase_values import (
     ACROSS,
@@ -34,7 +36,6 @@ from halfmap.ctf_refinement.phase_values import (
     MEAN,
     SPHERICAL,
     changed,
-    check_untouched,
     phase_values,
     still_physical,
 )

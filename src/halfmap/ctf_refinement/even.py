@@ -18,15 +18,15 @@ import torch
 from torch import Tensor
 
 from halfmap.ctf_refinement.fit import PhaseMap, Solved
-from halfmap.ctf_refinement.group_maps import GroupMaps, row_blocks
+from halfmap.ctf_refinement.group_maps import GroupMaps
 from halfmap.ctf_refinement.group_values import GroupValue, fitted_values, most_seen
+from halfmap.ctf_refinement.input_checks import check_untouched
 from halfmap.ctf_refinement.phase_likelihood import EvenLikelihood
 from halfmap.ctf_refinement.phase_terms import Chosen, Term, chosen, phase_of, turns_much
-from halfmap.ctf_refinement.products import PosedImages, Products, Range
-from halfmap.errors import InputError
+from halfmap.ctf_refinement.products import PosedImages, Products, Range, row_blocks
 from halfmap.imaging.ctf import quadratures, undistorted, zernike, zernike_place
 from halfmap.imaging.forward import Geometries
-from halfmap.imaging.optics import CtfState, OpticsGroup
+from halfmap.imaging.optics import OpticsGroup
 from halfmap.particles.table import ParticleTable
 
 TETRAFOIL = (zernike_place(4, -4), zernike_place(4, 4))
@@ -44,7 +44,7 @@ class Even:
     To be solved after the fits of defocus and phase shift of particles and micrographs: the mean of what these
     changed is part of what this one finds, and is not added twice.
 
-    Raises InputError for images that were multiplied by their CTF, or by its sign: that CTF cannot be changed.
+    Raises InputError as `check_untouched` does.
     """
 
     common = True
@@ -52,12 +52,7 @@ class Even:
     def __init__(self, names: Sequence[str], table: ParticleTable, geometries: Geometries, used: Range,
                  insignificant: bool = False) -> None:
         """insignificant: whether values are applied too that are not significant."""
-        for group in table.optics:
-            if group.ctf_state is not CtfState.UNTOUCHED:
-                raise InputError(
-                    f"{table.source}: images of optics group '{group.name}' are {group.ctf_state.value} with the CTF "
-                    f"of the file, so {', '.join(names)} cannot be changed; use the images as they were before that"
-                )
+        check_untouched(table, names)
         self.names, self.table, self.insignificant = tuple(names), table, insignificant
         self.maps = GroupMaps(5, table.optics, geometries, used)
         # What an image counts when defocus is averaged over a group: the information on it.

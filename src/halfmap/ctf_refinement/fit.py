@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from halfmap.ctf_refinement.parameters import Per as Per
+from halfmap.ctf_refinement.parameters import Per
 from halfmap.ctf_refinement.products import PosedImages, Products
 from halfmap.particles.table import ParticleTable
 
@@ -37,6 +37,12 @@ class Fitted:
     applied: Tensor
     verdict: str
     prior: float | None = None
+
+    @property
+    def change_rms(self) -> list[float]:
+        """Root mean square [p] of the changes that were made; 0 where none was."""
+        made = self.change[self.applied]
+        return made.square().mean(dim=0).sqrt().tolist() if len(made) else [0.0] * len(self.components)
 
 
 class Fit(Protocol):

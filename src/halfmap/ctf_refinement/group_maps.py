@@ -9,9 +9,7 @@ from torch import Tensor
 
 from halfmap.ctf_refinement.products import Range
 from halfmap.imaging.forward import Geometries
-from halfmap.imaging.optics import OpticsGroup
-
-COEFFICIENTS_AT_ONCE = 1 << 19  # of images, so that what is made of them stays in the cache
+from halfmap.imaging.optics import Frame, OpticsGroup
 
 
 class GroupMaps:
@@ -26,13 +24,14 @@ class GroupMaps:
         self.kxy: list[Tensor] = []
         self.maps: list[Tensor] = []
         self.images = torch.zeros(len(optics), dtype=torch.float64, device=geometries.device)
-        last: tuple[object, Tensor] | None = None
+        known: dict[Frame, Tensor] = {}
         for group in optics:
-            if last is None or last[0] != group.frame:
+            if group.frame not in known:
                 geometry = geometries.of(group)
-                last = group.frame, geometry.band.kxy[used.stretch(geometry)]
-            self.kxy.append(last[1])
-            self.maps.append(torch.zeros((kinds, len(last[1])), dtype=torch.float32, device=geometries.device))
+                known[group.frame] = geometry.band.kxy[used.stretch(geometry)]
+            kxy = known[group.frame]
+            self.kxy.append(kxy)
+            self.maps.append(torch.zeros((kinds, len(kxy)), dtype=torch.float32, device=geometries.device))
 
     def count_(self, group: int, present: Tensor) -> None:
         """Count images of a group, each as far as it holds a particle, present [b]."""
@@ -45,9 +44,3 @@ class GroupMaps:
     def of(self, group: int) -> Tensor:
         """The maps [m, k] of a group in float64 on the CPU."""
         return self.maps[group].double().cpu()
-
-
-def row_blocks(images: int, coefficients: int) -> list[slice]:
-    """The images of a batch in blocks that are dealt with at once."""
-    step = max(1, COEFFICIENTS_AT_ONCE // max(1, coefficients))
-    return [slice(start, start + step) for start in range(0, images, step)]

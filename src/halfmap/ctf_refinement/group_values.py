@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from halfmap.ctf_refinement.fit import Fitted, Per
+from halfmap.ctf_refinement.fit import Fitted
+from halfmap.ctf_refinement.parameters import Per
 from halfmap.ctf_refinement.significance import CHANCE
 
 PICTURED = 6  # optics groups of which there are phase maps: those with most images

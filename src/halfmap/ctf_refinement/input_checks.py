@@ -18,12 +18,19 @@ def check_particles(option: str, names: Sequence[str], table: ParticleTable) -> 
     Images that were multiplied by their CTF, or by its sign, keep the mark of the CTF that would be changed. What a
     parameter has one value for must be known, and have more than one image.
     """
-    for group in table.optics:
-        if group.ctf_state is not CtfState.UNTOUCHED:
-            raise InputError(f"{option}: images of optics group '{group.name}' in {table.source} are "
-                             f"{group.ctf_state.value}, by the CTF that is to be refined; extract them again without")
+    check_untouched(table, [f"{option} {name}" for name in names])
     for name in names:
         _check_units(f"{option} {name}", PARAMETERS[name].per, table)
+
+
+def check_untouched(table: ParticleTable, names: Sequence[str]) -> None:
+    """Raise InputError for images that were multiplied by their CTF, or by its sign: that CTF cannot be changed."""
+    for group in table.optics:
+        if group.ctf_state is not CtfState.UNTOUCHED:
+            raise InputError(
+                f"{table.source}: images of optics group '{group.name}' are {group.ctf_state.value} with the CTF "
+                f"of the file, so {', '.join(names)} cannot be changed; use the images as they were before that"
+            )
 
 
 def _check_units(what: str, per: Per, table: ParticleTable) -> None:

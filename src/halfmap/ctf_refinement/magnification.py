@@ -27,9 +27,8 @@ from torch import Tensor
 
 from halfmap.ctf_refinement.distortion_sums import NUMBERS, FocusSums, GradientSums, defocus_forms
 from halfmap.ctf_refinement.fit import Solved
-from halfmap.ctf_refinement.group_maps import row_blocks
 from halfmap.ctf_refinement.group_values import GroupValue, fitted_values
-from halfmap.ctf_refinement.products import PosedImages, Products, Range
+from halfmap.ctf_refinement.products import PosedImages, Products, Range, row_blocks
 from halfmap.ctf_refinement.significance import CHANCE, chance_of
 from halfmap.imaging.ctf import Defocus
 from halfmap.imaging.forward import Geometries

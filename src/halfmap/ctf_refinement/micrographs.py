@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from halfmap.ctf_refinement.cells import SUMS, Cells, cell_sums
-from halfmap.ctf_refinement.fit import Fitted, Per, Solved
+from halfmap.ctf_refinement.fit import Fitted, Solved
+from halfmap.ctf_refinement.input_checks import check_untouched
 from halfmap.ctf_refinement.micrograph_values import (
     BFACTOR,
     LIMITS,
@@ -32,13 +33,13 @@ from halfmap.ctf_refinement.micrograph_values import (
     estimated,
     usual_prior,
 )
+from halfmap.ctf_refinement.parameters import Per
 from halfmap.ctf_refinement.phase_values import (
     ACROSS,
     ALONG,
     CONSTANT,
     MEAN,
     changed,
-    check_untouched,
     phase_values,
     still_physical,
 )

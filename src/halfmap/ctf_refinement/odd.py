@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from halfmap.ctf_refinement.fit import PhaseMap, Solved
-from halfmap.ctf_refinement.group_maps import GroupMaps, row_blocks
+from halfmap.ctf_refinement.group_maps import GroupMaps
 from halfmap.ctf_refinement.group_values import GroupValue, fitted_values, most_seen
 from halfmap.ctf_refinement.phase_likelihood import OddLikelihood
 from halfmap.ctf_refinement.phase_terms import Chosen, Term, chosen, phase_of, turns_much
-from halfmap.ctf_refinement.products import PosedImages, Products, Range
+from halfmap.ctf_refinement.products import PosedImages, Products, Range, row_blocks
 from halfmap.imaging.ctf import undistorted, zernike, zernike_place
 from halfmap.imaging.forward import Geometries
 from halfmap.imaging.optics import OpticsGroup

@@ -9,7 +9,6 @@ is the phase shift plus asin(amplitude contrast). Columns [5] are in this order.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,9 +16,7 @@ import torch
 from torch import Tensor
 
 from halfmap.ctf_refinement.cells import Cells
-from halfmap.errors import InputError
 from halfmap.imaging.ctf import Defocus
-from halfmap.imaging.optics import CtfState
 from halfmap.particles.table import ParticleTable
 
 MEAN, ALONG, ACROSS, CONSTANT, SPHERICAL = range(5)  # A, A, A, radians, mm
@@ -37,16 +34,6 @@ def phase_values(table: ParticleTable) -> Tensor:
     half = 0.5 * (u - v)
     return torch.stack([0.5 * (u + v), half * twice.cos(), half * twice.sin(), d.phase_shift.double() + amplitude,
                         spherical], dim=1)
-
-
-def check_untouched(table: ParticleTable, names: Sequence[str]) -> None:
-    """Raise InputError for images that were multiplied by their CTF, or by its sign: that CTF cannot be changed."""
-    for group in table.optics:
-        if group.ctf_state is not CtfState.UNTOUCHED:
-            raise InputError(
-                f"{table.source}: images of optics group '{group.name}' are {group.ctf_state.value} with the CTF "
-                f"of the file, so {', '.join(names)} cannot be changed; use the images as they were before that"
-            )
 
 
 def phase_functions(cells: Cells, wavelength: float) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 from halfmap import kernels
 from halfmap.expectation.score import shift_phases
 from halfmap.expectation.search import Reference
-from halfmap.imaging.ctf import Defocus, undistorted
+from halfmap.imaging.ctf import COEFFICIENTS_PER_PASS, Defocus, undistorted
 from halfmap.imaging.forward import BandImages, ImagingGeometry
 from halfmap.imaging.optics import OpticsGroup
 
@@ -65,6 +65,12 @@ class Products:
     def frequencies(self) -> Tensor:
         """Undistorted spatial frequencies float64 [k, 2] in 1/A, which CTF and aberrations are functions of."""
         return undistorted(self.kxy, self.optics)
+
+
+def row_blocks(images: int, coefficients: int) -> list[slice]:
+    """The images of a batch in blocks that are dealt with at once, so that what is made of them stays in the cache."""
+    step = max(1, COEFFICIENTS_PER_PASS // max(1, coefficients))
+    return [slice(start, start + step) for start in range(0, images, step)]
 
 
 @dataclass(frozen=True)

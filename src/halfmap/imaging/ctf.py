@@ -97,9 +97,18 @@ class Quadratures:
 
 def quadratures(kxy: Tensor, optics: OpticsGroup, defocus: Defocus) -> Quadratures:
     """The CTF of images that nothing was done to, and its other quadrature, at the coefficients kxy[k,2]."""
+    return Quadratures(untouched_ctf(kxy, optics, defocus), quadrature(kxy, optics, defocus))
+
+
+def untouched_ctf(kxy: Tensor, optics: OpticsGroup, defocus: Defocus) -> Tensor:
+    """The CTF [b,k] that images have before anything is done to them about it."""
+    return ctf(kxy, replace(optics, ctf_state=CtfState.UNTOUCHED), defocus)
+
+
+def quadrature(kxy: Tensor, optics: OpticsGroup, defocus: Defocus) -> Tensor:
+    """The other quadrature [b,k] of that CTF."""
     ahead = replace(defocus, phase_shift=defocus.phase_shift + 0.5 * math.pi)  # it is subtracted in gamma
-    plain = replace(optics, ctf_state=CtfState.UNTOUCHED)
-    return Quadratures(ctf(kxy, plain, defocus), ctf(kxy, plain, ahead))
+    return untouched_ctf(kxy, optics, ahead)
 
 
 def odd_aberration(kxy: Tensor, optics: OpticsGroup) -> Tensor | None:
@@ -174,16 +183,25 @@ def _zernike_sum(f: Tensor, coefficients: tuple[float, ...], odd: bool) -> Tenso
     total = torch.zeros_like(f[..., 0])
     if not any(coefficients):
         return total
+    radius, azimuth = _polar(f)
     orders = ((n, m) for n in range(1 if odd else 0, len(coefficients) + 2, 2) for m in range(-n, n + 1, 2))
     for value, (n, m) in zip(coefficients, orders, strict=False):
         if value != 0.0:
-            total = total + value * zernike(f, n, m)
+            total = total + value * _zernike_at(n, m, radius, azimuth)
     return total
 
 
 def zernike(f: Tensor, n: int, m: int) -> Tensor:
     """The Zernike polynomial [k] of order n and angular frequency m, the sine if negative, at f[k,2] in 1/A."""
-    radius, azimuth = f.norm(dim=-1), torch.atan2(f[..., 1], f[..., 0])
+    return _zernike_at(n, m, *_polar(f))
+
+
+def _polar(f: Tensor) -> tuple[Tensor, Tensor]:
+    """Radius [k] and azimuth [k] of f[k,2]."""
+    return f.norm(dim=-1), torch.atan2(f[..., 1], f[..., 0])
+
+
+def _zernike_at(n: int, m: int, radius: Tensor, azimuth: Tensor) -> Tensor:
     return _zernike_radial(n, abs(m), radius) * (torch.cos(m * azimuth) if m >= 0 else torch.sin(-m * azimuth))
 
 

@@ -27,17 +27,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from halfmap.fourier.band import Band
-from halfmap.imaging.ctf import Defocus, ctf
+from halfmap.imaging.ctf import Defocus, quadrature, untouched_ctf
 from halfmap.imaging.delocalisation import ProjectedPower
 from halfmap.imaging.optics import CtfState, OpticsGroup
 
-QUARTER_TURN = math.pi / 2
 SURE = 4.0  # standard errors by which one sign must fit better than the other
 
 
@@ -96,14 +95,13 @@ class CurvedImages:
         """
         if optics.ctf_state is CtfState.PREMULTIPLIED:
             raise ValueError(f"optics group {optics.name}: multiplied by the CTF")
-        plain = replace(optics, ctf_state=CtfState.UNTOUCHED)
-        quadrature = ctf(band.kxy, plain, replace(defocus, phase_shift=defocus.phase_shift + QUARTER_TURN))
-        if optics.ctf_state is CtfState.PHASE_FLIPPED:
-            quadrature.copysign_(quadrature * ctf(band.kxy, plain, defocus))  # sign(CTF) y is given: times sign(CTF)
+        other = quadrature(band.kxy, optics, defocus)
+        if optics.ctf_state is CtfState.PHASE_FLIPPED:  # sign(CTF) y is given: times sign(CTF)
+            other.copysign_(other * untouched_ctf(band.kxy, optics, defocus))
         f = torch.arange(band.limit + 1, dtype=torch.float64, device=defocus.u.device) / optics.box_length
         curvature = torch.full_like(defocus.u.double(), -0.5 * sign * optics.wavelength / length)
         overlap = power.correlation_along_beam(optics.wavelength * f.square()).float()
-        return CurvedImages(quadrature, curvature, overlap.expand(len(defocus), -1))
+        return CurvedImages(other, curvature, overlap.expand(len(defocus), -1))
 
     def some(self, rows: Tensor) -> CurvedImages:
         """Those of the images that ``rows`` int64 [j] names."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from halfmap import kernels
 from halfmap.errors import InputError
+from halfmap.expectation.score import shift_phases
 from halfmap.finding import Finding
 from halfmap.fourier.transform import half_volume
 from halfmap.imaging.curvature import CurvatureEvidence, depth_resolution
@@ -102,8 +103,7 @@ def _gain(batch: BandImages, volume: Tensor, padding: int, rotations: Tensor, sh
     geometry, curved = batch.geometry, batch.curved
     assert curved is not None
     band = geometry.band
-    angle = shifts @ band.kxy.double().T * (2 * math.pi / band.box)
-    data = batch.scored * torch.polar(torch.ones_like(angle), angle).to(batch.scored)
+    data = batch.scored * shift_phases(band.kxy, shifts, band.box)
     bent = curved.curvature / padding
     here, there = (kernels.project_slices(volume, geometry.coords * padding, rotations, side) for side in (bent, -bent))
     # With a = ctf + i q, the models differ by i q (here - there), and their sum is ctf (here + there).

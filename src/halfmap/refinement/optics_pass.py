@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -29,18 +29,6 @@ from halfmap.refinement.state import State
 SAMPLE = 400  # images of each half set that their own noise is measured in
 
 
-@dataclass(frozen=True)
-class Compared:
-    """Images that are compared with the same maps.
-
-    own [z, y, x]: of their half set; other [z, y, x]: of the other one; members int64 [m]: their particles.
-    """
-
-    own: Tensor
-    other: Tensor
-    members: Tensor
-
-
 def refitted(problem: Problem, state: State, plan: Plan, advance: Callable[[int], None] = lambda n: None) -> State:
     """The state with optics fitted anew, where the plan wants that. All processes of a run call it together."""
     if plan.optics is None:
@@ -53,8 +41,7 @@ def refitted(problem: Problem, state: State, plan: Plan, advance: Callable[[int]
         members = problem.chosen(plan.images, half, torch.nonzero(state.poses.half == half)[:, 0])
         return problem.source.share(members, ranks.rank, ranks.world) if ranks.world > 1 else members
 
-    compared = [Compared(state.references[half], state.references[1 - half], mine(half)) for half in range(HALVES)]
-    count_images(compared, state, problem.source, problem.model, plan.optics, fits, lambda n: advance(n * ranks.world),
+    count_images(state, problem.source, problem.model, plan.optics, fits, mine, lambda n: advance(n * ranks.world),
                  ranks.add_)
     ranks.add_([sums for fit in fits for sums in fit.sums()])
     found: list[dict[str, Any]] = []
@@ -66,54 +53,64 @@ def refitted(problem: Problem, state: State, plan: Plan, advance: Callable[[int]
 
 
 def count_images(
-    compared: Sequence[Compared], state: State, source: ParticleSource, model: ImagingModel, used: Range,
-    fits: Sequence[Fit], advance: Callable[[int], None] = lambda n: None,
+    state: State, source: ParticleSource, model: ImagingModel, used: Range, fits: Sequence[Fit],
+    members: Callable[[int], Tensor] | None = None, advance: Callable[[int], None] = lambda n: None,
     add_up_: Callable[[list[Tensor]], object] = lambda sums: None,
 ) -> None:  # fmt: skip
-    """Add images that have a pose to the fits, each against its map.
+    """Add images that have a pose to the fits, each against the references of the state.
 
     Values that both half sets get are fitted against the map of the other half set, all others against that of the own
-    one, less what images find of their own noise in it. used: shells that are fitted to. add_up_: adds tensors of all
-    processes up, in place.
+    one, less what images find of their own noise in it. used: shells that are fitted to. members: the particles int64
+    [m] of a half set that this process deals with; None: all. add_up_: adds tensors of all processes up, in place.
     """
+    poses = state.poses
+    every = [torch.nonzero(poses.half == half)[:, 0] if members is None else members(half) for half in range(HALVES)]
+    posed = _Posed(state, source, model, used)
     kinds = [[fit for fit in fits if fit.common == common] for common in (False, True)]
-    own_noise = None
+    share = None
     if kinds[0]:
-        own_noise = OwnNoise(used)
-        for one in compared:
-            some = replace(one, members=one.members[:: max(1, math.ceil(len(one.members) / SAMPLE))])
-            for posed in _posed(some, state, source, model, used):
-                own_noise.add_(posed, True)
-                own_noise.add_(posed.exchanged(), False)
-        add_up_(own_noise.sums())
-    for one in compared:
-        for posed in _posed(one, state, source, model, used, advance):
-            own = posed if own_noise is None else replace(posed, own_noise=own_noise.share())
-            for against, some_fits in zip((own, posed.exchanged()), kinds, strict=True):
-                products = against.products(used) if some_fits else None
-                for fit in some_fits:
+        noise = OwnNoise(used)
+        for half, rows in enumerate(every):
+            for some in posed.of(half, rows[:: max(1, math.ceil(len(rows) / SAMPLE))]):
+                noise.add_(some, True)
+                noise.add_(some.exchanged(), False)
+        add_up_(noise.sums())
+        share = noise.share()
+    for half, rows in enumerate(every):
+        for some in posed.of(half, rows, advance):
+            for against, own_fits in zip((replace(some, own_noise=share), some.exchanged()), kinds, strict=True):
+                products = against.products(used) if own_fits else None
+                for fit in own_fits:
                     assert products is not None
                     fit.add_(against, products)
 
 
-def _posed(
-    compared: Compared, state: State, source: ParticleSource, model: ImagingModel, used: Range,
-    advance: Callable[[int], None] = lambda n: None,
-) -> Iterator[PosedImages]:  # fmt: skip
-    """Images, those of one optics group at a time, at the best pose of each."""
-    own, other = (Reference(half_volume(one, model.padding, used.last + 1), model.padding)
-                  for one in (compared.own, compared.other))
-    device = own.volume.device
-    power = ProjectedPower.of(compared.own, model.pixel_size)
-    geometries = Geometries(model.box, model.pixel_size, used.last, device)
-    for batch in source.stream(compared.members[state.poses.known[compared.members]]):
-        for part in batch.apart():
-            index = part.index
-            shifts = state.poses.shifts[index, 0]
-            images = band_batch(state, source, model, geometries, part, shifts.round().long(), used.last, power)
-            yield PosedImages(
-                index, part.group, images, own, other, state.poses.rotations[index, 0].double().to(device),
-                shifts.double().to(device), (state.poses.present[index] * part.sound).to(device),
-                source.table.defocus[index].to(device),
-            )  # fmt: skip
-        advance(len(batch))
+class _Posed:
+    """The images at the poses of a state. References are transformed once, for all that is asked of them."""
+
+    def __init__(self, state: State, source: ParticleSource, model: ImagingModel, used: Range) -> None:
+        self.state, self.source, self.model, self.used = state, source, model, used
+        self.references = [Reference(half_volume(one, model.padding, used.last + 1), model.padding)
+                           for one in state.references]
+        self.powers = [ProjectedPower.of(one, model.pixel_size) for one in state.references]
+        self.device = self.references[0].volume.device
+        self.geometries = Geometries(model.box, model.pixel_size, used.last, self.device)
+
+    def of(
+        self, half: int, members: Tensor, advance: Callable[[int], None] = lambda n: None
+    ) -> Iterator[PosedImages]:
+        """Particles int64 [m] of a half set that have a pose, those of one optics group at a time, at the best one."""
+        poses, device = self.state.poses, self.device
+        own, other = self.references[half], self.references[1 - half]
+        for batch in self.source.stream(members[poses.known[members]]):
+            for part in batch.apart():
+                index = part.index
+                shifts = poses.shifts[index, 0]
+                images = band_batch(self.state, self.source, self.model, self.geometries, part, shifts.round().long(),
+                                    self.used.last, self.powers[half])
+                yield PosedImages(
+                    index, part.group, images, own, other, poses.rotations[index, 0].double().to(device),
+                    shifts.double().to(device), (poses.present[index] * part.sound).to(device),
+                    self.source.table.defocus[index].to(device),
+                )  # fmt: skip
+            advance(len(batch))

@@ -90,7 +90,10 @@ class Problem:
 
     def with_optics(self, optics: RefinedOptics | None) -> Problem:
         """The problem whose particles have these optics; None: those that they have."""
-        return self if optics is None else replace(self, source=optics.of(self.source))
+        table = self.source.table
+        if optics is None or (optics.defocus is table.defocus and optics.groups is table.optics):
+            return self
+        return replace(self, source=optics.of(self.source))
 
     @property
     def grid(self) -> Grid:

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from halfmap.ctf_refinement.fit import Per
-from halfmap.ctf_refinement.parameters import PARAMETERS
+from halfmap.ctf_refinement.parameters import PARAMETERS, Per
 from halfmap.geometry.rotations import angular_distance
 from halfmap.maps.grid import Grid
 from halfmap.refinement.ctf_signs import SignSums

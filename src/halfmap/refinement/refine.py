@@ -26,7 +26,6 @@ from halfmap.refinement.checkpoints import Checkpoints, Course, Origin
 from halfmap.refinement.curvature import with_sign
 from halfmap.refinement.half_maps import built
 from halfmap.refinement.input_files import Inputs
-from halfmap.refinement.optics_pass import refitted
 from halfmap.refinement.outputs import Record, RunFolder
 from halfmap.refinement.problem import Prepared, Problem, files_read, outlook, prepared, prepared_again
 from halfmap.refinement.process_layout import Outlook, laid_out
@@ -93,9 +92,8 @@ def iterate(problem: Problem, course: Course, outputs: Outputs) -> None:
     tell_processes(problem, log)
     with outputs.folder.behind.ended():
         while (plan := problem.schedule.next(course.history, course.state.shift_sigma)) is not None:
-            course.state = _with_optics(problem, course, plan, outputs)
+            course.state = _before_step(problem, course, plan, outputs)
             problem = problem.with_optics(course.state.optics)
-            course.state = before_step(problem, course.state, plan)
             step = em_step(problem, course.state, plan, following(problem, course, plan, outputs))
             course.state = step.after
             course.history.append(progressed(step))
@@ -146,17 +144,17 @@ def em_step(problem: Problem, state: State, plan: Plan, following: em.Following)
                 cost.cpu + outcome.cost.cpu - own_cpu)
 
 
-def _with_optics(problem: Problem, course: Course, plan: Plan, outputs: Outputs) -> State:
-    """The state with optics fitted anew, where the plan wants that, and told what was found."""
-    state = course.state
+def _before_step(problem: Problem, course: Course, plan: Plan, outputs: Outputs) -> State:
+    """The state with what is asked of the images before the iteration, and told what was found of the optics."""
+    iteration = course.state.iteration + 1
     if plan.optics is None:
-        return state
-    outputs.progress.start_iteration(state.iteration + 1, "optics", len(problem.source.table),
-                                     course.history[-1].resolution, problem.grid.length / plan.optics.last)
-    state = refitted(problem, state, plan, outputs.progress.advance)
+        return before_step(problem, course.state, plan)
+    outputs.progress.start_iteration(iteration, "optics", len(problem.source.table), course.history[-1].resolution,
+                                     problem.grid.length / plan.optics.last)
+    state = before_step(problem, course.state, plan, outputs.progress.advance)
     assert state.optics is not None
     for one in state.optics.found:
-        outputs.log.line(f"optics before iteration {state.iteration + 1}, {one['name']}: {one['verdict']}")
+        outputs.log.line(f"optics before iteration {iteration}, {one['name']}: {one['verdict']}")
     return state
 
 

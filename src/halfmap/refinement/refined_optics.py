@@ -31,10 +31,8 @@ class RefinedOptics:
 def summary(fitted: Fitted) -> dict[str, Any]:
     """Values of one kind for the record of an iteration: how many of what were changed, by how much (root mean square
     of each component), and why."""
-    moved = fitted.change[fitted.applied]
-    spread = moved.square().mean(dim=0).sqrt().tolist() if len(moved) else [0.0] * len(fitted.components)
     return {
         "name": fitted.name, "per": fitted.per.value, "components": list(fitted.components),
         "units": list(fitted.units), "number": len(fitted.applied), "applied": int(fitted.applied.sum()),
-        "change_rms": spread, "gain": float(fitted.gain.sum()), "verdict": fitted.verdict,
+        "change_rms": fitted.change_rms, "gain": float(fitted.gain.sum()), "verdict": fitted.verdict,
     }  # fmt: skip

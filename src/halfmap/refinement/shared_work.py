@@ -8,7 +8,7 @@ other processes know the poses of their own particles only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -62,12 +62,16 @@ def expected(problem: Problem, state: State, plan: Plan, following: em.Following
     return em.expectation_step(state, problem.source, model, plan, seed_of(problem, state), following)
 
 
-def before_step(problem: Problem, state: State, plan: Plan) -> State:
-    """The state with what is asked of the images before an iteration: before the final pass, the sign of their
-    curvature."""
+def before_step(
+    problem: Problem, state: State, plan: Plan, advance: Callable[[int], None] = lambda n: None
+) -> State:
+    """The state with what is asked of the images before an iteration: where the plan wants it their optics, and before
+    the final pass the sign of their curvature. advance: told how many of them were asked about their optics."""
+    state = refitted(problem, state, plan, advance)
     if plan.stage != "final":
         return state
-    return asked(state, problem.source, problem.model, plan.sampling.limit, problem.ranks)
+    source = problem.with_optics(state.optics).source
+    return asked(state, source, problem.model, plan.sampling.limit, problem.ranks)
 
 
 def seed_of(problem: Problem, state: State) -> int:
@@ -149,9 +153,8 @@ def assist(problem: Problem, state: State, checkpoints: Checkpoints, history: Se
     problem.ranks.wait()  # until the folder of the run is there
     known = list(history)
     while (plan := problem.schedule.next(known, state.shift_sigma)) is not None:
-        state = refitted(problem, state, plan)
-        problem = problem.with_optics(state.optics)
         state = before_step(problem, state, plan)
+        problem = problem.with_optics(state.optics)
         step = step_after(problem, state)
         begun, _ = checkpoints.begun(step, problem.model.place)
         following = em.Following(begun, keep=partial(checkpoints.keep, step))

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.markup import escape
 
@@ -31,8 +30,7 @@ from halfmap.imaging.forward import Geometries
 from halfmap.maps.mrc import replaced_atomically
 from halfmap.particles.star import write_star
 from halfmap.particles.table import ParticleTable
-from halfmap.refinement.half_search import HALVES
-from halfmap.refinement.optics_pass import Compared, count_images
+from halfmap.refinement.optics_pass import count_images
 from halfmap.refinement.outputs import made_folder
 from halfmap.runtime.progress import counted
 from halfmap.settings.ctf_refine import ALL, CtfRefineSettings
@@ -126,8 +124,6 @@ def _fitted(posed: PosedParticles, names: tuple[str, ...], used: Range, choices:
     """Fit these parameters, and those that ask for it in further passes."""
     found = _Values(posed.table, (), ())
     now, number = names, 0
-    own, half_of = posed.state.references, posed.state.poses.half
-    compared = [Compared(own[h], own[1 - h], torch.nonzero(half_of == h)[:, 0]) for h in range(HALVES)]
     while now and number < MOST_PASSES:
         here = _about(posed, found.table)
         geometries = Geometries(here.model.box, here.model.pixel_size, used.last, here.state.references[0].device)
@@ -136,7 +132,7 @@ def _fitted(posed: PosedParticles, names: tuple[str, ...], used: Range, choices:
         fits = fits_for(now, found.table, geometries, used, replace(choices, moved=moved))
         title = "comparing images and maps" + (f", {', '.join(now)} again" if number else "")
         with counted(title, len(found.table)) as advance:
-            count_images(compared, here.state, here.source, here.model, used, fits, advance)
+            count_images(here.state, here.source, here.model, used, fits, advance=advance)
         new, again = list[Fitted](), list[str]()
         table, maps = found.table, found.maps
         for fit in fits:

@@ -66,8 +66,8 @@ def _spread(one: Fitted) -> str:
     change, error = one.change[one.applied].numpy(), one.error.numpy()
     if not len(change):
         return f"are within their errors of {_joined(one, np.nanmedian(error, axis=0))}"
-    size = np.sqrt(np.mean(change**2, axis=0))
-    return (f"of {_joined(one, size)} (root mean square), at most {_joined(one, np.abs(change).max(axis=0))}; "
+    most = np.abs(change).max(axis=0)
+    return (f"of {_joined(one, one.change_rms)} (root mean square), at most {_joined(one, most)}; "
             f"errors of {_joined(one, np.nanmedian(error, axis=0))}")
 
 
@@ -79,12 +79,11 @@ def _joined(one: Fitted, values: Sequence[float] | np.ndarray) -> str:
 
 def _record(one: Fitted, table: ParticleTable) -> dict[str, Any]:
     applied = one.applied.numpy()
-    changed = one.change.numpy()[applied]
     told: dict[str, Any] = {
         "name": one.name, "meaning": PARAMETERS[one.name].meaning, "one_value_per": one.per.value,
         "components": list(one.components), "units": list(one.units), "verdict": one.verdict, "of": len(applied),
         "applied": int(applied.sum()), "gain_nats": float(one.gain[one.applied].sum()),
-        "change_rms": np.sqrt(np.mean(changed**2, axis=0)).tolist() if len(changed) else [0.0] * len(one.units),
+        "change_rms": one.change_rms,
         "error_median": _numbers(np.nanmedian(one.error.numpy(), axis=0)) if len(applied) else [],
     }  # fmt: skip
     if one.per is Per.PARTICLE:

@@ -10,7 +10,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from halfmap.ctf_refinement.fit import Fitted, Per, PhaseMap
+from halfmap.ctf_refinement.fit import Fitted, PhaseMap
+from halfmap.ctf_refinement.parameters import Per
 from halfmap.imaging.optics import OpticsGroup
 from halfmap.report.pictures.axes import Axis, linear_ticks, value_axis
 from halfmap.report.pictures.charts import Chart, Drawing, Guide, Series, draw, draw_histogram
