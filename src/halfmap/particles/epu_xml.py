@@ -13,8 +13,7 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from halfmap.errors import InputError
-from halfmap.particles.optics_division import different
-from halfmap.particles.table import ParticleTable
+from halfmap.particles.table import ParticleTable, different
 
 LABELS = ("halfmapBeamShiftX", "halfmapBeamShiftY")
 _EXPOSURE = re.compile(r"FoilHole_\d+_Data_\d+_\d+_\d{8}_\d+")

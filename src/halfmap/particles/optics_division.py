@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from halfmap.errors import InputError
 from halfmap.particles.clusters import Clusters, clusters_of
 from halfmap.particles.star_text import numbers_of
-from halfmap.particles.table import Column, Integers, ParticleTable
-from halfmap.particles.text_column import TextColumn
+from halfmap.particles.table import Integers, ParticleTable, different, taken
 
 EPU = r"FoilHole_\d+_Data_(\d+_\d+)_\d{8}_\d+"
 NAMES = ("rlnMicrographName", "rlnImageName")  # where a name is looked for, the first that there is
@@ -108,7 +107,7 @@ def divided(table: ParticleTable, rule: DivisionRule, count: int | None = None) 
     _check_sizes(table, rule, len(there), len(np.unique(table.optics_index)))
     made = [replace(table.optics[group], name=_joined(table.optics[group].name, keys[part]), number=place)
             for place, (group, part) in enumerate(zip(parent, there % len(keys), strict=True), 1)]
-    columns = {label: _rows(column, parent) for label, column in table.optics_columns.items()}
+    columns = {label: taken(column, parent) for label, column in table.optics_columns.items()}
     new = replace(table, optics=tuple(made), optics_index=index.reshape(-1).astype(np.int64), optics_columns=columns)
     return Division(new, keys, key, parent, labels, places, found.gap if found else None)
 
@@ -141,15 +140,6 @@ def _text_in(word: str, pattern: re.Pattern[str] | None) -> str | None:
     if match is None:
         return None
     return "_".join(part or "" for part in match.groups()) if pattern.groups else match[0]
-
-
-def different(column: Column) -> tuple[Integers, tuple[str, ...]]:
-    """Which of the different words of a column each row holds, and these words."""
-    if isinstance(column, TextColumn):
-        kinds = column.kinds()
-        return kinds.number, kinds.words
-    known: dict[str, int] = {}
-    return np.array([known.setdefault(str(word), len(known)) for word in column], np.int64), tuple(known)
 
 
 def _natural(text: str) -> list[str]:
@@ -195,8 +185,4 @@ def _check_sizes(table: ParticleTable, rule: DivisionRule, new: int, old: int) -
 def _joined(name: str, key: str) -> str:
     """The name of a new optics group, without spaces and signs that a STAR file would quote."""
     return f"{name}_{_UNSAFE.sub('_', key).strip('_') or 'none'}"
-
-
-def _rows(column: Column, index: Integers) -> Column:
-    return [column[i] for i in index.tolist()] if isinstance(column, list) else column[index]
 

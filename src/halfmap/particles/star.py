@@ -21,7 +21,7 @@ from halfmap.particles.image_names import ImageNames, resolve_names, written_nam
 from halfmap.particles.stack import box_of
 from halfmap.particles.star_text import StarTable, read_tables, write_tables
 from halfmap.particles.star_upgrade import RelionTables, origins_in_angstrom, upgrade_table
-from halfmap.particles.table import Column, Integers, ParticleTable
+from halfmap.particles.table import Column, Integers, ParticleTable, different
 from halfmap.particles.text_column import TextColumn
 
 Numbers = NDArray[np.float64] | Integers
@@ -238,13 +238,7 @@ def _ids(particles: StarTable, *labels: str) -> tuple[Integers, tuple[str, ...]]
     """Ids[b] from 0 in the order of appearance, and their names, from the first of these columns that the table has."""
     for label in labels:
         if label in particles.columns:
-            column = particles.columns[label]
-            if isinstance(column, TextColumn):
-                kinds = column.kinds()
-                return kinds.number, kinds.words
-            known: dict[str, int] = {}
-            ids = [known.setdefault(text, len(known)) for text in column]
-            return np.array(ids, np.int64), tuple(known)
+            return different(particles.columns[label])
     return np.zeros(len(particles), np.int64), ()
 
 

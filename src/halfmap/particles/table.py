@@ -104,7 +104,7 @@ class ParticleTable:
         at = torch.from_numpy(chosen)
         return replace(
             self,
-            columns={label: _taken(column, chosen) for label, column in self.columns.items()},
+            columns={label: taken(column, chosen) for label, column in self.columns.items()},
             optics_index=self.optics_index[chosen],
             stack_index=self.stack_index[chosen],
             image_index=self.image_index[chosen],
@@ -136,5 +136,15 @@ def with_poses(table: ParticleTable, rotations: Tensor, origins: Tensor,
                    origins=origins.detach().double().cpu(), half=halves)
 
 
-def _taken(column: Column, index: Integers) -> Column:
+def taken(column: Column, index: Integers) -> Column:
+    """The values of a column at ``index`` [b], in that order."""
     return [column[i] for i in index.tolist()] if isinstance(column, list) else column[index]
+
+
+def different(column: Column) -> tuple[Integers, tuple[str, ...]]:
+    """Which of the different words of a column each row holds, and these words."""
+    if isinstance(column, TextColumn):
+        kinds = column.kinds()
+        return kinds.number, kinds.words
+    known: dict[str, int] = {}
+    return np.array([known.setdefault(str(word), len(known)) for word in column], np.int64), tuple(known)
