@@ -1,8 +1,9 @@
 """Kernels: the only place that knows a device.
 
-On the CPU they are compiled (Numba), elsewhere plain torch; every function takes and returns tensors and works where
-its tensors are. ``coords`` are band coordinates already multiplied by the padding factor; half volumes are complex
-[z, y, x] with z and y centred and x >= 0 (fourier.transform.half_volume); rotations are RELION's A matrices.
+On the CPU they are compiled by Numba, on a GPU by Triton where it can and has the kernel, else they are plain torch
+(`paths`); every function takes and returns tensors and works where its tensors are. ``coords`` are band coordinates
+already multiplied by the padding factor; half volumes are complex [z, y, x] with z and y centred and x >= 0
+(fourier.transform.half_volume); rotations are RELION's A matrices.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor
 from halfmap.kernels import reference, reference_poses, reference_symmetry
 from halfmap.kernels.evening import Evening
 from halfmap.kernels.insertion import check_reach, insert_slices_
+from halfmap.kernels.paths import elsewhere
 from halfmap.kernels.poses import Polished, PolishOptions, PosePrior, Starts, band_arrays, prior_arrays
 from halfmap.kernels.residuals import residual_sums
 from halfmap.kernels.search import BestPoints, best_shift, distinct_peaks
@@ -69,7 +71,7 @@ def project_slices(volume: Tensor, coords: Tensor, rotations: Tensor, curvature:
     bent = None if curvature is None else curvature.to(volume.real.dtype).contiguous()
     check_reach(coords, bent, volume.shape[2])
     if volume.device.type != "cpu":
-        return reference.project_slices(volume, coords, axes, bent)
+        return elsewhere("project_slices", volume.device)(volume, coords, axes, bent)
     from halfmap.kernels.numba_slices import project_range
 
     out = torch.empty((len(axes), len(coords)), dtype=volume.dtype)
@@ -91,7 +93,8 @@ def refine_poses(
     limits are moved back to them.
     """
     if volume.device.type != "cpu":
-        return reference_poses.refine_poses(volume, coords, kxy, y, c, starts, options, prior)
+        polish = elsewhere("refine_poses", volume.device, reference_poses)
+        return polish(volume, coords, kxy, y, c, starts, options, prior)
     from halfmap.kernels.numba_poses import refine_range
 
     real = volume.real.dtype

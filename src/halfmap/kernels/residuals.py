@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from halfmap.kernels import reference
+from halfmap.kernels.paths import elsewhere
 from halfmap.kernels.poses import band_arrays
 from halfmap.kernels.threads import for_ranges
 
@@ -42,7 +42,8 @@ def residual_sums(
     weight = c.new_ones((1, c.shape[1])) if weight is None else weight.to(real)
     coords, shifts = coords.to(real), shifts.double()
     if volume.device.type != "cpu":
-        sums = reference.residual_sums(volume, coords, kxy, shell, box, y, c, weight, scale, axes, shifts)
+        count = elsewhere("residual_sums", volume.device)
+        sums = count(volume, coords, kxy, shell, box, y, c, weight, scale, axes, shifts)
     else:
         from halfmap.kernels.numba_residuals import residual_range
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from halfmap.kernels import reference
+from halfmap.kernels.paths import elsewhere
 from halfmap.kernels.threads import for_ranges
 
 
@@ -17,7 +18,7 @@ def best_shift(cross_re: Tensor, cross_im: Tensor, norm: Tensor, log_prior: Tens
     cross_re, cross_im [b, t, r]: twice the products of real and imaginary parts; norm[b, r]; log_prior[t].
     """
     if norm.device.type != "cpu":
-        return reference.best_shift(cross_re, cross_im, norm, log_prior)
+        return elsewhere("best_shift", norm.device)(cross_re, cross_im, norm, log_prior)
     from halfmap.kernels.numba_search import best_shift_range
 
     score = torch.empty((norm.shape[0], 2, norm.shape[1]))
