@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,17 +41,22 @@ class Band:
         order = torch.argsort(shell.double() * 8 + angle, stable=True)
         return Band(box, torch.stack([kx[order], ky[order]], dim=1), shell[order])
 
+    @cached_property
+    def _shells(self) -> np.ndarray:
+        """The shells [k] where they can be looked at without waiting for a device."""
+        return self.shell.cpu().numpy()
+
     @property
     def limit(self) -> int:
         """The highest shell of the band."""
-        return int(self.shell[-1])
+        return int(self._shells[-1])
 
     def __len__(self) -> int:
         return len(self.shell)
 
     def count(self, limit: int) -> int:
         """Number of coefficients with shell <= limit. ``[:count]`` is the band of that lower resolution."""
-        return int(torch.searchsorted(self.shell, torch.tensor(limit, device=self.shell.device), right=True))
+        return int(np.searchsorted(self._shells, limit, side="right"))
 
     def to(self, device: torch.device) -> Band:
         """The same band on another device."""

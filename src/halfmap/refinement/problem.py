@@ -148,7 +148,7 @@ def prepared(
     start = read_reference(settings.starting_map, table, settings.diameter)
     method = _method_of(settings, table)
     at_start = _start_of(settings, start, symmetry, method)
-    source = ParticleSource(table, settings.diameter, settings.batch, files)
+    source = ParticleSource(table, settings.diameter, settings.batch, files, device)
     limits = MemoryLimits(settings.max_memory, settings.sums, settings.batch)
     problem = _described(settings, source, start.grid, symmetry.to(device), method, limits, ranks, classes)
     if device.type == "cpu":
@@ -197,7 +197,7 @@ def prepared_again(
     # Where there is no memory for sums any longer, they go to disk, also if they were asked for in memory.
     sums = "auto" if origin.limits.sums == "memory" else origin.limits.sums
     limits = replace(origin.limits, gigabytes=settings.max_memory, sums=sums)
-    source = ParticleSource(table, settings.diameter, limits.batch, files)
+    source = ParticleSource(table, settings.diameter, limits.batch, files, device)
     problem = _described(settings, source, origin.grid, symmetry.to(device), method, limits, ranks, classes)
     if device.type == "cpu":
         checked(problem.memory, begun=True, processes=ranks.on_machine)
