@@ -50,7 +50,7 @@ from halfmap.refinement.schedule import Schedule, subsets_of
 from halfmap.refinement.start import Placed, Wanted, placed
 from halfmap.refinement.state import PoseTable, State
 from halfmap.regularisation.protocol import Regulariser
-from halfmap.runtime.device import device_named
+from halfmap.runtime.device import computed_on, device_named
 from halfmap.runtime.distributed import ALONE, Ranks
 from halfmap.runtime.progress import Progress
 from halfmap.runtime.scratch import Scratch
@@ -158,7 +158,8 @@ def prepared(
     if settings.relax_symmetry is not None:
         notes.append(f"local searches try the {len(problem.schedule.mates)} poses that {settings.relax_symmetry} makes "
                      "of each particle's best one, and the images decide")
-    notes += [problem.memory.sentence(), *check_disk(problem.memory, table, settings.out, settings.scratch, kept)]
+    notes += [*computed_on(device), problem.memory.sentence(),
+              *check_disk(problem.memory, table, settings.out, settings.scratch, kept)]
     if settings.search in ("local", "fixed") and table.rotations is None:
         raise InputError(f"{settings.particles}: no angles (rlnAngleRot, rlnAngleTilt, rlnAnglePsi), which --search "
                          f"{settings.search} starts from; use --search auto")
