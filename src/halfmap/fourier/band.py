@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from halfmap.runtime.device import sent
+
 
 @dataclass(frozen=True)
 class Band:
@@ -82,8 +84,8 @@ class Band:
         fewer than pixels.
         """
         box = self.box
-        taken = torch.fft.rfft2(images).flatten(1).index_select(1, self._places(part).to(images.device))
-        turns = (self.kxy[part].sum(dim=1) * (box // 2) % box).to(images.device)
+        taken = torch.fft.rfft2(images).flatten(1).index_select(1, sent(self._places(part), images.device))
+        turns = sent(self.kxy[part].sum(dim=1) * (box // 2) % box, images.device)
         if box % 2 == 0:
             return taken.mul_((1 - 4 * turns / box).to(images.dtype))  # no turn or half of one
         angle = turns.double() * (2 * math.pi / box)

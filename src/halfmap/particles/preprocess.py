@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from halfmap import kernels
+from halfmap.runtime.device import sent
 
 # Pixels processed together, so that a pass stays in the cache.
 PIXELS_PER_PASS = 1 << 19
@@ -91,7 +92,7 @@ class _Background(NamedTuple):
     pixel: int
 
     def to(self, device: torch.device) -> _Background:
-        return _Background(self.basis.to(device), self.inverse.to(device), self.weight.to(device), self.pixel)
+        return _Background(sent(self.basis, device), sent(self.inverse, device), sent(self.weight, device), self.pixel)
 
 
 @lru_cache(maxsize=8)

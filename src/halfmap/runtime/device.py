@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from halfmap.errors import InputError
 
@@ -30,6 +31,15 @@ def computed_on(device: torch.device) -> list[str]:
         return ["computing on the CPU: Apple's GPUs are not used"] if torch.backends.mps.is_available() else []
     plain = "" if torch.version.cuda else ", with kernels in plain torch: those of Triton are for NVIDIA's"
     return [f"computing on {described(device)}{plain}"]
+
+
+def sent(t: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device, for work that is ordered there from now on: nobody waits for that device.
+
+    It may be changed at once: CUDA has a copy of what can be paged out when this returns. (The way back is another
+    matter: it has to be waited for.)
+    """
+    return t.to(device, non_blocking=True)
 
 
 def finished(device: torch.device) -> None:
