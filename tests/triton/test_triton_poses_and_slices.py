@@ -67,10 +67,10 @@ class Scene:
         return [self.volume.to(whole), self.coords.to(real), self.band.kxy, self.y[:count].to(whole),
                 self.c[:count].to(real)]
 
-    def starts(self, image: list[int]) -> Starts:
-        """Poses some degrees and half a pixel off."""
+    def starts(self, image: list[int], spread: float) -> Starts:
+        """Poses turned by so many radians about each axis, and half a pixel off."""
         took, count = torch.tensor(image, dtype=torch.int64), len(image)
-        off = torch.from_numpy(Rotation.from_rotvec(0.08 * noise(count, 3, seed=2).numpy()).as_matrix())
+        off = torch.from_numpy(Rotation.from_rotvec(spread * noise(count, 3, seed=2).numpy()).as_matrix())
         return Starts(took, (off @ self.rotations[took]).float().double(), self.shifts[took] + 0.4)
 
     def prior(self, turn_limit: float = math.inf, shift_limit: float = math.inf) -> PosePrior:
@@ -101,8 +101,9 @@ def residuals(scene: Scene, real: torch.dtype, count: int, shells: Callable[[Ten
 
 
 def polish(scene: Scene, real: torch.dtype, image: list[int], prior: PosePrior | None = None, **more: Any) -> list[Any]:
-    options = PolishOptions(scene.band.box, more.pop("steps", 4), 0.1, 1e-3, math.radians(6), **more)
-    return [*scene.images(real), scene.starts(image), options, prior]
+    spread = more.pop("spread", 0.08)
+    options = PolishOptions(scene.band.box, prior=0.1, **{"steps": 4, "tolerance": 1e-3, "max_step": 0.1} | more)
+    return [*scene.images(real), scene.starts(image, spread), options, prior]
 
 
 def without_contrast(arguments: list[Any]) -> list[Any]:
@@ -134,6 +135,10 @@ CASES = {
     "poses of which some are out of the running": Case(
         "refine_poses", lambda s, real: polish(s, real, [0, 0, 0, 2, 3, 3], drop=0.5, look=1), reference_poses,
         error=1e-5),
+    # Half of these steps are rejected.
+    "poses far from the true ones": Case(
+        "refine_poses", lambda s, real: polish(s, real, [0, 1, 2, 3], spread=0.8, max_step=1.0, steps=6),
+        reference_poses, error=1e-4),
     "poses about given ones": Case(
         "refine_poses", lambda s, real: polish(s, real, [0, 1, 2], s.prior()), reference_poses, error=1e-5),
     "poses at the limits of their prior": Case(
@@ -238,6 +243,14 @@ def test_triton_slices_at_a_rotation_that_is_no_number_are_none_and_read_no_fore
     found = kernel("project_slices")(volume, coords, broken)
     assert bool(found[1].isnan().all())
     assert torch.equal(found[3:], kernel("project_slices")(volume, coords, axes)[3:])
+
+
+def test_a_triton_polish_leaves_a_start_as_it_is_whose_precision_no_damping_makes_positive(scene):
+    arguments = polish(scene(15, 2, 6), torch.float32, [0, 1])
+    options = replace(arguments[6], prior=-1e6)
+    expected = kernel("refine_poses")(*arguments[:6], replace(options, steps=0))
+    for mine, other in zip(tensors(kernel("refine_poses")(*arguments[:6], options)), tensors(expected), strict=True):
+        assert torch.equal(mine, other)
 
 
 @pytest.mark.parametrize("count", [1, 3])
