@@ -14,12 +14,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from halfmap import kernels
 from halfmap.expectation.score import shift_phases
 from halfmap.expectation.search import Reference
-from halfmap.imaging.ctf import COEFFICIENTS_PER_PASS, Defocus, undistorted
+from halfmap.imaging.ctf import COEFFICIENTS_PER_PASS, Defocus, Quadratures, quadratures, undistorted
 from halfmap.imaging.forward import BandImages, ImagingGeometry
 from halfmap.imaging.optics import OpticsGroup
 
@@ -46,7 +47,8 @@ class Products:
     index int64 [b]: their particles; group: the optics group, of which ``optics`` are the current values; defocus [b]:
     the current values of the images. kxy int64 [k, 2]: coefficients in cycles per box of the image. cross [b, k]
     complex64, norm [b, k] float32: as above, phases of the current odd aberrations undone. present [b]: probability
-    that an image holds a particle, by which cross and norm are multiplied already.
+    that an image holds a particle, by which cross and norm are multiplied already. turn [b, k]: how much of the other
+    quadrature of the CTF masks have brought into the images (`imaging.cut_signal`); None: nothing.
     """
 
     index: Tensor
@@ -57,9 +59,19 @@ class Products:
     cross: Tensor
     norm: Tensor
     present: Tensor
+    turn: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def quadratures(self, rows: slice) -> Quadratures:
+        """The CTF of some of the images as their masks leave it, and what it becomes a quarter of a turn on."""
+        seen = quadratures(self.kxy, self.optics, self.defocus[rows])
+        if self.turn is None:
+            return seen
+        turn = self.turn[rows]
+        return Quadratures(torch.addcmul(seen.sine, turn, seen.cosine),
+                           torch.addcmul(seen.cosine, turn, seen.sine, value=-1.0))
 
     @cached_property
     def frequencies(self) -> Tensor:
@@ -80,7 +92,9 @@ class PosedImages:
     index int64 [b]: their particles; group: their optics group; mate: a map of the same signal whose noise is not that
     of the reference, so that products of both hold that of the signal alone; rotations [b, 3, 3], shifts [b, 2]
     (pixels); present [b]: probability that an image holds a particle; defocus [b]: the current values. own_noise [s]:
-    what each finds of its own noise in the reference, by shell of that (`own_noise`).
+    what each finds of its own noise in the reference, by shell of that (`own_noise`). turn [b, s]: how much of the
+    other quadrature of the CTF masks have brought into them, by shell of the images (`imaging.cut_signal`); None:
+    nothing.
     """
 
     index: Tensor
@@ -93,6 +107,7 @@ class PosedImages:
     present: Tensor
     defocus: Defocus
     own_noise: Tensor | None = None
+    turn: Tensor | None = None
 
     def stretch(self, used: Range) -> slice:
         """The coefficients of a range of shells."""
@@ -137,11 +152,14 @@ class PosedImages:
         if self.own_noise is not None:
             cross -= self.own_noise.to(weight)[self.shell(used)] * weight * self.images.ctf[:, part]
         norm = weight.mul_(slices.real.square() + slices.imag.square())
-        return Products(self.index, self.group, self.images.geometry.optics, self.defocus,
-                        self.images.geometry.band.kxy[part], cross, norm, self.present)
+        band, turn = self.images.geometry.band, self.turn
+        if turn is not None:
+            turn = turn.to(norm).index_select(1, band.shell[part])
+        return Products(self.index, self.group, self.images.geometry.optics, self.defocus, band.kxy[part], cross, norm,
+                        self.present, turn)
 
     def some(self, rows: Tensor) -> PosedImages:
         """Those of the images that ``rows`` int64 [j] names."""
         return replace(self, index=self.index[rows.to(self.index.device)], images=self.images.some(rows),
                        rotations=self.rotations[rows], shifts=self.shifts[rows], present=self.present[rows],
-                       defocus=self.defocus[rows])
+                       defocus=self.defocus[rows], turn=None if self.turn is None else self.turn[rows])

@@ -14,13 +14,14 @@ from halfmap.ctf_refinement.fit import Fit
 from halfmap.ctf_refinement.own_noise import OwnNoise
 from halfmap.ctf_refinement.products import PosedImages, Range
 from halfmap.ctf_refinement.registry import Choices, fits_for
+from halfmap.ctf_refinement.signal_power import signal_power
 from halfmap.expectation.search import Reference
 from halfmap.fourier.transform import half_volume
 from halfmap.imaging.delocalisation import ProjectedPower
 from halfmap.imaging.forward import Geometries
 from halfmap.particles.source import ParticleSource
 from halfmap.refinement.half_search import HALVES
-from halfmap.refinement.imaging_model import ImagingModel, band_batch
+from halfmap.refinement.imaging_model import ImagingModel, band_batch, turned_by_masks
 from halfmap.refinement.problem import Problem
 from halfmap.refinement.refined_optics import RefinedOptics, summary
 from halfmap.refinement.schedule import Plan
@@ -93,6 +94,7 @@ class _Posed:
         self.references = [Reference(half_volume(one, model.padding, used.last + 1), model.padding)
                            for one in state.references]
         self.powers = [ProjectedPower.of(one, model.pixel_size) for one in state.references]
+        self.signal = signal_power(*state.references)
         self.device = self.references[0].volume.device
         self.geometries = Geometries(model.box, model.pixel_size, used.last, self.device)
 
@@ -108,9 +110,11 @@ class _Posed:
                 shifts = poses.shifts[index, 0]
                 images = band_batch(self.state, self.source, self.model, self.geometries, part, shifts.round().long(),
                                     self.used.last, self.powers[half])
+                defocus = self.source.table.defocus[index].to(device)
+                turn = turned_by_masks(self.powers[half], self.signal, images.geometry, defocus, self.model,
+                                       self.source.diameter, self.used.last)
                 yield PosedImages(
                     index, part.group, images, own, other, poses.rotations[index, 0].double().to(device),
-                    shifts.double().to(device), (poses.present[index] * part.sound).to(device),
-                    self.source.table.defocus[index].to(device),
+                    shifts.double().to(device), (poses.present[index] * part.sound).to(device), defocus, turn=turn,
                 )  # fmt: skip
             advance(len(batch))
