@@ -86,6 +86,23 @@ def row_blocks(images: int, coefficients: int) -> list[slice]:
 
 
 @dataclass(frozen=True)
+class OwnNoiseShare:
+    """How much of its own noise an image finds in its reference (`own_noise`).
+
+    powers [p, s]: coefficients of a polynomial in the share of the signal that masks leave, by shell of the reference.
+    """
+
+    powers: Tensor
+
+    def of(self, left: Tensor, shell: Tensor) -> Tensor:
+        """Of images, by shell of theirs [b, s]. left [b, s]: what masks leave; shell [s]: of the reference."""
+        total = torch.zeros_like(left)
+        for power in self.powers.to(left).flip(0):
+            total = total * left + power[shell]
+        return total.clamp_min_(0.0)
+
+
+@dataclass(frozen=True)
 class PosedImages:
     """Images of one optics group at their poses, against a reference.
 
@@ -106,7 +123,7 @@ class PosedImages:
     shifts: Tensor
     present: Tensor
     defocus: Defocus
-    own_noise: Tensor | None = None
+    own_noise: OwnNoiseShare | None = None
     turn: Tensor | None = None
 
     def stretch(self, used: Range) -> slice:
@@ -140,17 +157,33 @@ class PosedImages:
 
     def norm_weight(self, used: Range) -> Tensor:
         """f s^2 / sigma2 [b, k], weighed by the probability of a particle."""
+        return self._weighed(used, self.left)
+
+    def own_noise_weight(self, used: Range) -> Tensor:
+        """s^2 / sigma2 [b, k], weighed by the probability of a particle."""
+        return self._weighed(used, torch.ones_like(self.left))
+
+    @cached_property
+    def left(self) -> Tensor:
+        """Share f [b, s] of the model's power that masks leave, by shell of the images."""
+        return self.images.left_by_shell()
+
+    def _weighed(self, used: Range, left: Tensor) -> Tensor:
+        """s^2 / sigma2 [b, k] times shares [b, s], weighed by the probability of a particle."""
         part, images = self.stretch(used), self.images
-        left = images.left_by_shell().index_select(1, images.geometry.band.shell[part])
         weight = images.scale.square() * self.present.to(images.scale)
-        return left.mul_(weight[:, None]).div_(images.sigma2[..., part])
+        each = left.index_select(1, images.geometry.band.shell[part])
+        return each.mul_(weight[:, None]).div_(images.sigma2[..., part])
 
     def products(self, used: Range) -> Products:
         """What these images say about the optics."""
         slices, weight, part = self.slices(used), self.norm_weight(used), self.stretch(used)
         cross = self.data(used).mul_(slices.conj())
         if self.own_noise is not None:
-            cross -= self.own_noise.to(weight)[self.shell(used)] * weight * self.images.ctf[:, part]
+            geometry = self.images.geometry
+            shell = torch.arange(geometry.band.limit + 1, device=weight.device).div(geometry.ratio).round_().long()
+            own = self.own_noise.of(self.left, shell.clamp_(max=used.last))
+            cross -= self._weighed(used, own).mul_(self.images.ctf[:, part])
         norm = weight.mul_(slices.real.square() + slices.imag.square())
         band, turn = self.images.geometry.band, self.turn
         if turn is not None:
