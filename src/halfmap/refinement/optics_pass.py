@@ -19,6 +19,7 @@ from halfmap.expectation.search import Reference
 from halfmap.fourier.transform import half_volume
 from halfmap.imaging.delocalisation import ProjectedPower
 from halfmap.imaging.forward import Geometries
+from halfmap.maps.filters import lowpass
 from halfmap.particles.source import ParticleSource
 from halfmap.refinement.half_search import HALVES
 from halfmap.refinement.imaging_model import ImagingModel, band_batch, turned_by_masks
@@ -93,7 +94,10 @@ class _Posed:
         self.state, self.source, self.model, self.used = state, source, model, used
         self.references = [Reference(half_volume(one, model.padding, used.last + 1), model.padding)
                            for one in state.references]
-        self.powers = [ProjectedPower.of(one, model.pixel_size) for one in state.references]
+        # Of what is compared: detergent that is smooth has its power elsewhere in space, and none in these shells.
+        coarsest = model.grid.length / used.first
+        self.powers = [ProjectedPower.of(one - lowpass(one, model.pixel_size, coarsest), model.pixel_size)
+                       for one in state.references]
         self.signal = signal_power(*state.references)
         self.device = self.references[0].volume.device
         self.geometries = Geometries(model.box, model.pixel_size, used.last, self.device)
