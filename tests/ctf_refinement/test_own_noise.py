@@ -124,3 +124,27 @@ def test_images_of_which_masks_leave_less_signal_find_as_much_of_their_own_noise
         spread.append(float(fitted.change[:, 1].std()))
     assert applied == [True, False]
     assert spread[1] < 0.2 * spread[0]
+
+
+def test_own_noise_has_the_ctf_with_which_the_map_was_made_whatever_the_images_are_compared_with_now():
+    """Maps are those of wrong defoci, and the images have the right ones by now: these hardly change."""
+    old, change, posed, _ = study()
+    now = with_changes(old, mean=change)
+    slopes, sizes = [], []
+    for known in (False, True):
+        here = [replace(one, images=replace(one.images, ctf=ctf(one.images.geometry.band.kxy, OPTICS, now[one.index])),
+                        defocus=now[one.index], made=one.images.ctf if known else None) for one in posed]
+        noise = OwnNoise(USED)
+        for one in here:
+            noise.add_(one, True)
+            noise.add_(one.exchanged(), False)
+        fit = ParticleDefocus(a_table(now), FINEST)
+        for one in here:
+            one = replace(one, own_noise=noise.share())
+            fit.add_(one, one.products(USED))
+        fitted = fit.solved(a_table(now)).fitted[0]
+        found = fitted.change[:, 0]
+        slopes.append(float((found * change[fitted.number]).sum() / change.square().sum()))
+        sizes.append(float(found.square().mean().sqrt()))
+    assert slopes[0] < -0.4 and abs(slopes[1]) < 0.05  # away from the wrong ones, whose noise is not there to be taken
+    assert sizes[1] < 0.25 * sizes[0]

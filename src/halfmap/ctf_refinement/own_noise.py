@@ -4,8 +4,9 @@ Of n images a voxel of their map is sum s c y / sum s^2 c^2, so that an image me
 of itself in ``cross``: a signal that any change of the CTF loses, and that pulls every value to the old one. In small
 sets it outweighs the particle at high resolution. The map of the other half set has the same particle and none of this
 noise. The difference of the products with both maps, summed over many images, is the noise alone: for each shell a
-share e of (s^2 / sigma2) c, which `products` takes off. Poses that have followed noise are in it, too. Nothing but
-these few numbers, which tell less than the FSC does, goes from one half set to the other.
+share e of (s^2 / sigma2) c, which `products` takes off; c is the CTF with which the map was made. Poses that have
+followed noise are in it, too. Nothing but these few numbers, which tell less than the FSC does, goes from one half set
+to the other.
 
 The CTF moves an image's noise when the map is made, as it moved the signal when the image was. So the share is another
 one for images of another defocus, and goes with the share f of the signal that masks leave, but by less: what is moved
@@ -49,7 +50,7 @@ class OwnNoise:
         ways."""
         products = replace(posed, own_noise=None).products(self._used)
         part = posed.stretch(self._used)
-        contrast, shell = posed.images.ctf[:, part], posed.shell(self._used).cpu()
+        contrast, shell = posed.made_ctf(self._used), posed.shell(self._used).cpu()
         left = posed.left.index_select(1, posed.images.geometry.band.shell[part])
 
         def count_(into: Tensor, values: Tensor, sign: float) -> None:

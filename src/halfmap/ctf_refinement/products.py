@@ -111,7 +111,8 @@ class PosedImages:
     (pixels); present [b]: probability that an image holds a particle; defocus [b]: the current values. own_noise [s]:
     what each finds of its own noise in the reference, by shell of that (`own_noise`). turn [b, s]: how much of the
     other quadrature of the CTF masks have brought into them, by shell of the images (`imaging.cut_signal`); None:
-    nothing.
+    nothing. made [b, k]: the CTF with which the reference was made of them, relative to the phases that they have now;
+    None: that of the images.
     """
 
     index: Tensor
@@ -125,6 +126,7 @@ class PosedImages:
     defocus: Defocus
     own_noise: OwnNoiseShare | None = None
     turn: Tensor | None = None
+    made: Tensor | None = None
 
     def stretch(self, used: Range) -> slice:
         """The coefficients of a range of shells."""
@@ -168,6 +170,10 @@ class PosedImages:
         """Share f [b, s] of the model's power that masks leave, by shell of the images."""
         return self.images.left_by_shell()
 
+    def made_ctf(self, used: Range) -> Tensor:
+        """The CTF [b, k] that is in what an image finds of its own noise in the reference."""
+        return (self.images.ctf if self.made is None else self.made)[:, self.stretch(used)]
+
     def _weighed(self, used: Range, left: Tensor) -> Tensor:
         """s^2 / sigma2 [b, k] times shares [b, s], weighed by the probability of a particle."""
         part, images = self.stretch(used), self.images
@@ -183,7 +189,7 @@ class PosedImages:
             geometry = self.images.geometry
             shell = torch.arange(geometry.band.limit + 1, device=weight.device).div(geometry.ratio).round_().long()
             own = self.own_noise.of(self.left, shell.clamp_(max=used.last))
-            cross -= self._weighed(used, own).mul_(self.images.ctf[:, part])
+            cross -= self._weighed(used, own).mul_(self.made_ctf(used))
         norm = weight.mul_(slices.real.square() + slices.imag.square())
         band, turn = self.images.geometry.band, self.turn
         if turn is not None:
@@ -195,4 +201,5 @@ class PosedImages:
         """Those of the images that ``rows`` int64 [j] names."""
         return replace(self, index=self.index[rows.to(self.index.device)], images=self.images.some(rows),
                        rotations=self.rotations[rows], shifts=self.shifts[rows], present=self.present[rows],
-                       defocus=self.defocus[rows], turn=None if self.turn is None else self.turn[rows])
+                       defocus=self.defocus[rows], turn=None if self.turn is None else self.turn[rows],
+                       made=None if self.made is None else self.made[rows])
