@@ -1,10 +1,11 @@
 """From which resolution on it is worth fitting the optics inside a refinement.
 
-python benchmarks/claims/ctf_refine_from.py --out FOLDER [--counts 250,500,1000,1500] [--snr 0.05] [--result FILE.json]
+python benchmarks/claims/ctf_refine_from.py --out FOLDER [--sets 250:0.05,500:0.05,1500:0.05,1500:0.2]
+    [--result FILE.json]
 
 Images of a simulated transporter (128 px of 1.5 A) are described by defocus values that are off by 300 A (sd) and
-without their beam tilt. Sets of more and fewer of them are refined locally from their true poses and a 30 A map, until
-poses stand still: each set stops at another resolution. Without --ctf-refine, and with it as soon as they stand still,
+without their beam tilt. Sets of them (images:SNR) are refined locally from their true poses and a 30 A map, until poses
+stand still: each set stops at another resolution. Without --ctf-refine, and with it as soon as they stand still,
 whatever the resolution. Where the second run is better than the first, --ctf-refine-from should let it happen.
 Prints the resolution at which optics were fitted first, what was left of their errors, and the FSC with the truth, and
 writes benchmarks/results/ctf_refine_from.json (or --result). Runs that are finished are kept.
@@ -45,15 +46,20 @@ def options() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="From which resolution on the optics should be fitted.")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--counts", default="250,500,1000,1500", help="numbers of images")
-    parser.add_argument("--snr", type=float, default=0.05)
+    parser.add_argument("--sets", default="250:0.05,500:0.05,1500:0.05,1500:0.2", help="images:SNR, from most noise on")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--defocus-sd", type=float, default=300.0)
     parser.add_argument("--result", type=Path, default=RESULTS / "ctf_refine_from.json", metavar="FILE.json")
-    given = parser.parse_args()
-    given.counts = [int(word) for word in given.counts.split(",")]
-    given.count, given.box, given.apix = max(given.counts), 128, 1.5  # as images_of reads them
-    return given
+    return parser.parse_args()
+
+
+def sets_of(words: str) -> dict[str, list[int]]:
+    """Numbers of images by SNR."""
+    sets: dict[str, list[int]] = {}
+    for word in words.split(","):
+        count, snr = word.split(":")
+        sets.setdefault(snr, []).append(int(count))
+    return sets
 
 
 def stood_at(run: Path) -> float | None:
@@ -68,31 +74,34 @@ def stood_at(run: Path) -> float | None:
 def main() -> None:
     """Run the benchmark."""
     given = options()
-    folder = images_of(given, MICROSCOPE)
-    truth = read_star(folder / "true.star")
-    known = Truth(truth, "C1", rigid_part(given.out / "transporter.pdb", "", 30.0))
     results: dict[str, Any] = {}
-    record = {**circumstances(), "snr": given.snr, "defocus_sd": given.defocus_sd, "results": results}
-    for count in given.counts:
-        chosen = np.arange(given.count)[:: given.count // count][:count]
-        star = folder / f"wrong_{count}.star"
-        write_star(star, read_star(folder / "wrong.star").select(chosen))
-        for name, words in (("", []), (", fitted", ["--ctf-refine", "defocus,tilt", "--ctf-refine-from", 30])):
-            run = given.out / f"runs_seed{given.seed}" / f"{count}{name}".replace(", ", "_")
-            kept = run.with_suffix(".json")
-            if not kept.exists():
-                cost = refine([star, "--map", folder / "initial.mrc", "--search", "local",
-                               "--diameter", f"{DIAMETER:g}", "--seed", given.seed, "--threads", 1, *words], run)
-                kept.write_text(json.dumps(cost.cpu_seconds), encoding="utf-8")
-            found = read_star(run / "particles.star")
-            results[f"{count}{name}"] = {
-                "cpu_seconds": json.loads(kept.read_text(encoding="utf-8")), "stood_at": stood_at(run),
-                **errors(found, truth.select(chosen), MICROSCOPE),
-                **judge(found, run / "half1_unfil.mrc", run / "half2_unfil.mrc", known),
-            }  # fmt: skip
-            write_record(given.result, record)
+    record = {**circumstances(), "defocus_sd": given.defocus_sd, "results": results}
+    for snr, counts in sets_of(given.sets).items():
+        place = given.out / f"snr{snr}"
+        folder = images_of(argparse.Namespace(out=place, count=max(counts), seed=given.seed, box=128, apix=1.5,
+                                              snr=float(snr), defocus_sd=given.defocus_sd), MICROSCOPE)
+        truth = read_star(folder / "true.star")
+        known = Truth(truth, "C1", rigid_part(place / "transporter.pdb", "", 30.0))
+        for count in counts:
+            chosen = np.arange(max(counts))[:: max(counts) // count][:count]
+            star = folder / f"wrong_{count}.star"
+            write_star(star, read_star(folder / "wrong.star").select(chosen))
+            for name, words in (("", []), (", fitted", ["--ctf-refine", "defocus,tilt", "--ctf-refine-from", 30])):
+                run = place / f"runs_seed{given.seed}" / f"{count}{name}".replace(", ", "_")
+                kept = run.with_suffix(".json")
+                if not kept.exists():
+                    cost = refine([star, "--map", folder / "initial.mrc", "--search", "local", "--diameter",
+                                   f"{DIAMETER:g}", "--seed", given.seed, "--threads", 1, *words], run)
+                    kept.write_text(json.dumps(cost.cpu_seconds), encoding="utf-8")
+                found = read_star(run / "particles.star")
+                results[f"{count}:{snr}{name}"] = {
+                    "cpu_seconds": json.loads(kept.read_text(encoding="utf-8")), "stood_at": stood_at(run),
+                    **errors(found, truth.select(chosen), MICROSCOPE),
+                    **judge(found, run / "half1_unfil.mrc", run / "half2_unfil.mrc", known),
+                }  # fmt: skip
+                write_record(given.result, record)
     rows = [(title, [one.get(key) for one in results.values()], style) for title, key, style in ROWS]
-    shown(rows, list(results), f"sets of images of SNR {given.snr:g}, seed {given.seed}")
+    shown(rows, list(results), f"images:SNR, seed {given.seed}")
 
 
 if __name__ == "__main__":
