@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from halfmap.ctf_refinement.products import PosedImages, Products, Range
-from halfmap.imaging.ctf import Defocus, quadratures
+from halfmap.imaging.ctf import Defocus
 
 NUMBERS = 4
 # Cycles per box, half a voxel of the padded transform, of the central differences. A slice is exp(2 pi i k x) for a
@@ -82,7 +82,7 @@ class FocusSums:
 
     def add_(self, products: Products, rows: slice) -> None:
         """Count some of the images."""
-        seen = quadratures(products.kxy, products.optics, products.defocus[rows])
+        seen = products.quadratures(rows)
         form = defocus_forms(products.defocus[rows]).to(seen.sine)
         slope = (products.norm[rows] * seen.sine).sub_(products.cross[rows].real).mul_(seen.cosine).mul_(2.0)
         power = seen.cosine.square_().mul_(products.norm[rows]).mul_(2.0)
