@@ -5,8 +5,8 @@ A has four numbers: isotropic, the stretches along x and along the diagonal, and
 The slope of a slice is that of the trilinear cell around a coefficient: value and slope come of one reading of the map.
 For a point of the particle at x, as a share of the box, its square is too large by 1 / sinc(pi x / 2)^2, 5 % at a
 quarter (padding 2), and its product with the true slope is right, so that steps are too short by that. Central
-differences over half a voxel to both sides, four slices more of each map, make them too long by half of it. The next pass
-mends either.
+differences over half a voxel to both sides, four slices more of each map, make them too long by half of it. The next
+pass mends either.
 """
 
 from __future__ import annotations
