@@ -28,7 +28,7 @@ from halfmap.refinement.state import State
 
 MASK_EDGE = 5.0  # pixels of the cosine edge of the circular image mask
 LEAST_LEFT = 0.01  # of the model's power: with nothing left there is nothing to divide by
-FINE = 8.0  # A; finer shells are scored under a mask that is as wide as the CTF spreads their signal, to find poses
+FINE = 8.0  # A; to find poses, finer shells are scored under a mask as wide as the CTF spreads their signal
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def fine_mask(
     geometry: ImagingGeometry, defocus: Defocus, grid: Grid, radius: float, centres: Tensor, limit: int,
     wide_from: float = FINE,
 ) -> FineMask | None:  # fmt: skip
-    """The mask of shells finer than ``wide_from``, in A, if any are scored: as wide as the CTF spreads the signal of the
+    """The mask of shells finer than ``wide_from`` (A), if any are scored: as wide as the CTF spreads the signal of the
     finest.
 
     Scoring compares an image with a model that is not masked. What the CTF moves out of the mask is missing from the

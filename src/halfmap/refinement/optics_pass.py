@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from halfmap.ctf_refinement.amplitudes import Amplitudes, scale_
 from halfmap.ctf_refinement.fit import Fit
 from halfmap.ctf_refinement.own_noise import OwnNoise
 from halfmap.ctf_refinement.products import PosedImages, Range
@@ -26,7 +27,7 @@ from halfmap.refinement.refined_optics import RefinedOptics, summary
 from halfmap.refinement.schedule import Plan
 from halfmap.refinement.state import State
 
-SAMPLE = 400  # images of each half set that their own noise is measured in
+SAMPLE = 400  # images of each half set that amplitudes and their own noise are measured in
 
 
 def refitted(problem: Problem, state: State, plan: Plan, advance: Callable[[int], None] = lambda n: None) -> State:
@@ -67,15 +68,18 @@ def count_images(
     every = [torch.nonzero(poses.half == half)[:, 0] if members is None else members(half) for half in range(HALVES)]
     posed = _Posed(state, source, model, used)
     kinds = [[fit for fit in fits if fit.common == common] for common in (False, True)]
-    share = None
-    if kinds[0]:
-        noise = OwnNoise(used)
-        for half, rows in enumerate(every):
-            for some in posed.of(half, rows[:: max(1, math.ceil(len(rows) / SAMPLE))]):
+    noise, amplitudes = OwnNoise(used), Amplitudes(used)
+    for half, rows in enumerate(every):
+        for some in posed.of(half, rows[:: max(1, math.ceil(len(rows) / SAMPLE))]):
+            amplitudes.add_(some.exchanged())
+            if kinds[0]:
                 noise.add_(some, True)
                 noise.add_(some.exchanged(), False)
-        add_up_(noise.sums())
-        share = noise.share()
+    add_up_([*noise.sums(), *amplitudes.sums()])
+    factor = amplitudes.factor()
+    for reference in posed.references:
+        scale_(reference, factor)
+    share = noise.share() * factor if kinds[0] else None
     for half, rows in enumerate(every):
         for some in posed.of(half, rows, advance):
             for against, own_fits in zip((replace(some, own_noise=share), some.exchanged()), kinds, strict=True):

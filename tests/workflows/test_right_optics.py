@@ -1,15 +1,17 @@
-"""What a CTF moves away from the particle belongs to it: optics are fitted with all of it, or they come out wrong."""
+"""Nothing is found wrong of right optics, though a CTF moves signal out of a mask, or amplitudes of a map are off."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from fixtures.specimens import Blobs
 from fixtures.wrong_optics import PIXEL, brute_force_images
 from scipy.spatial.transform import Rotation
 
+from halfmap.fourier.shells import frequency_length
 from halfmap.imaging.ctf import Defocus
 from halfmap.imaging.optics import OpticsGroup
 from halfmap.maps.masks import spherical_mask
@@ -29,7 +31,10 @@ def hollow() -> Blobs:
     return Blobs(BOX, centre, torch.full((24,), 1.0).double(), torch.full((24,), 5.0).double())
 
 
-def test_nothing_is_found_wrong_of_right_optics_where_the_ctf_moves_signal_out_of_the_mask(tmp_path: Path) -> None:
+@pytest.mark.parametrize("amplitudes", ["right", "off"])
+def test_nothing_is_found_wrong_where_the_ctf_moves_signal_and_the_maps_are_too_strong_in_some_shells(
+    tmp_path: Path, amplitudes: str
+) -> None:
     random, specimen = np.random.default_rng(5), hollow()
     rotations = torch.from_numpy(Rotation.random(COUNT, rng=random).as_matrix())
     defocus = random.uniform(0.9, 1.1, COUNT) * UNDERFOCUS
@@ -46,7 +51,11 @@ def test_nothing_is_found_wrong_of_right_optics_where_the_ctf_moves_signal_out_o
     density = specimen.map()
     for half in (1, 2):
         noise = torch.from_numpy(random.normal(0, 0.02 * float(density.std()), (BOX, BOX, BOX)))
-        write_map(tmp_path / f"half{half}.mrc", (density + noise).float(), PIXEL)
+        own = (density + noise).float()
+        if amplitudes == "off":
+            shell = frequency_length(BOX) * BOX
+            own = torch.fft.irfftn(torch.fft.rfftn(own) * (1.0 + 0.4 * torch.sin(0.9 * shell)), s=own.shape)
+        write_map(tmp_path / f"half{half}.mrc", own, PIXEL)
     write_map(tmp_path / "mask.mrc", spherical_mask(BOX, 0.5 * DIAMETER / PIXEL, 3.0), PIXEL)
     found = ctf_refine(validated_ctf_refine(CtfRefineSettings(
         particles=tmp_path / "particles.star", half1=tmp_path / "half1.mrc", mask=tmp_path / "mask.mrc",
