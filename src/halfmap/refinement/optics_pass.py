@@ -27,7 +27,7 @@ from halfmap.refinement.refined_optics import RefinedOptics, summary
 from halfmap.refinement.schedule import Plan
 from halfmap.refinement.state import State
 
-SAMPLE = 400  # images of each half set that amplitudes and their own noise are measured in
+SAMPLE, FEWER = 400, 200  # images of each half set that their own noise is measured in, or amplitudes alone
 
 
 def refitted(problem: Problem, state: State, plan: Plan, advance: Callable[[int], None] = lambda n: None) -> State:
@@ -68,9 +68,9 @@ def count_images(
     every = [torch.nonzero(poses.half == half)[:, 0] if members is None else members(half) for half in range(HALVES)]
     posed = _Posed(state, source, model, used)
     kinds = [[fit for fit in fits if fit.common == common] for common in (False, True)]
-    noise, amplitudes = OwnNoise(used), Amplitudes(used)
+    noise, amplitudes, most = OwnNoise(used), Amplitudes(used), SAMPLE if kinds[0] else FEWER
     for half, rows in enumerate(every):
-        for some in posed.of(half, rows[:: max(1, math.ceil(len(rows) / SAMPLE))]):
+        for some in posed.of(half, rows[:: max(1, math.ceil(len(rows) / most))]):
             amplitudes.add_(some.exchanged())
             if kinds[0]:
                 noise.add_(some, True)

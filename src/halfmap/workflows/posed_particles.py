@@ -48,7 +48,7 @@ from halfmap.workflows.fixed_poses import finished_records
 from halfmap.workflows.half_map_pair import HalfMaps, read_half_maps
 from halfmap.workflows.select import PROBABILITY
 
-SAMPLE, LEAST_OF_GROUP = 2000, 4  # images that noise is estimated from, and of each optics group at least
+SAMPLE, LEAST_OF_GROUP = 500, 4  # images that noise is estimated from, and of each optics group at least
 SIZE_TOLERANCE = 1e-3  # relative, of pixel size and box length
 FEWEST_SHELLS = 3  # that images and maps are compared in
 
