@@ -26,6 +26,14 @@ def test_a_usual_beam_tilt_turns_phases_by_what_is_said_and_is_seen_from_the_res
     assert error.at(error.needed) == pytest.approx(NOTICEABLE[Per.GROUP])
 
 
+def test_trefoil_and_the_coma_of_a_corrected_microscope_are_seen_as_those_of_any_other() -> None:
+    corrected = replace(OPTICS, spherical_aberration=0.01)
+    for name in ("tilt", "trefoil"):
+        usual, here = usual_error(name, OPTICS, 150.0), usual_error(name, corrected, 150.0)
+        assert here.at(3.0) == usual.at(3.0) and here.unit == "mrad of beam tilt at 2.7 mm"
+    assert usual_error("tilt", OPTICS, 150.0).unit == "mrad"
+
+
 def test_two_hundred_angstrom_of_defocus_are_a_third_of_a_radian_at_six_angstrom() -> None:
     assert usual_error("defocus", OPTICS, 150.0).at(6.0) == pytest.approx(0.344, abs=1e-3)
     assert all(usual_error(name, OPTICS, 150.0).at(2.0) > 0.05 for name in PARAMETERS)

@@ -19,6 +19,7 @@ from fixtures.wrong_optics import BOX, COUNT, DIAMETER, PIXEL, SPECIMEN, TILT, I
 
 from halfmap.imaging.optics import CtfState
 from halfmap.maps.mrc import write_map
+from halfmap.particles.cryosparc_write import write_cryosparc
 from halfmap.particles.star import read_star, write_star
 from halfmap.settings.ctf_refine import CtfRefineSettings, fit_names, validated_ctf_refine
 from halfmap.workflows import ctf_refine as workflow
@@ -85,6 +86,26 @@ def test_half_maps_of_another_program_say_the_same(imaged: Imaged, halfmap: Call
     assert read_star(done.out / "particles.star").optics[0].beam_tilt == pytest.approx(TILT, abs=0.1)
 
 
+def test_a_dataset_of_cryosparc_says_the_same_and_its_values_come_in_a_star_file(
+    imaged: Imaged, halfmap: Callable, tmp_path: Path
+) -> None:
+    write_cryosparc(tmp_path / "particles.cs", read_star(imaged.folder / "particles.star"))
+    dataset = np.load(tmp_path / "particles.cs")
+    lacking = dataset[[name for name in dataset.dtype.names if name != "ctf/amp_contrast"]]
+    with (tmp_path / "lacking.cs").open("wb") as file:
+        np.save(file, lacking)
+    words = ["--fit", "tilt", "--threads", 1, "--device", "cpu", "--out"]
+    done = halfmap(["ctf-refine", tmp_path / "particles.cs", *imaged.star_words[1:], *words, tmp_path / "out"])
+    assert done.status == 0, done.error
+    optics = read_star(done.out / "particles.star").optics[0]
+    assert optics.beam_tilt == pytest.approx(TILT, abs=0.1)
+    given = ["ctf-refine", tmp_path / "lacking.cs", *imaged.star_words[1:], *words, tmp_path / "given"]
+    refused = halfmap(given)
+    assert refused.status == 2 and "amp_contrast" in refused.error and "--amplitude-contrast" in refused.error
+    done = halfmap([*given, "--amplitude-contrast", 0.1])
+    assert done.status == 0 and read_star(done.out / "particles.star").optics[0].beam_tilt == optics.beam_tilt
+
+
 def test_parameters_are_named_with_commas_or_blanks_in_any_order() -> None:
     assert fit_names("--fit", "tilt, defocus cs") == fit_names("--fit", "cs,tilt,defocus") == ("defocus", "tilt", "cs")
     assert fit_names("--fit", "defocus,astigmatism-particle") == ("astigmatism-particle",)
@@ -134,6 +155,11 @@ def test_what_cannot_be_fitted_is_said_in_one_line(
         ([run, "--finest", 40], "tilt", "must be less than --coarsest"),
         ([run, "--finest", 25], "tilt", "too few shells"),
         ([run, "--half1", folder / "half1.mrc"], "tilt", "has its own"),
+        ([run, "--cs", 2.7], "cs", "--cs 2.7: " + str(run) + " has its own"),
+        ([run, "--invert-contrast"], "tilt", "has its own"),
+        ([run, "--data-dir", folder / "none"], "tilt", "no such folder"),
+        ([folder / "particles.star", "--strip-prefix", "J1"], "tilt", "belongs to a cryoSPARC"),
+        ([*imaged.star_words, "--ctf-premultiplied"], "tilt", "are premultiplied"),
         ([folder / "particles.star"], "tilt", "needs --half1 and --diameter"),
         ([folder], "tilt", "has no settings.toml"),
         ([unfinished], "tilt", "has not finished"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,14 @@ from halfmap.ctf_refinement.parameters import Per
 from halfmap.imaging.ctf import Defocus
 from halfmap.imaging.optics import OpticsGroup
 from halfmap.particles.table import ParticleTable
-from halfmap.workflows.ctf_refine_words import found_lines, record_of, rounded
+from halfmap.workflows.ctf_refine_words import as_given, found_lines, record_of, rounded
 
 
 def test_a_value_has_as_many_decimals_as_its_error_to_the_second_digit() -> None:
     assert rounded(0.184032, 0.0108) == "0.184" and rounded(-12.345, 1.4) == "-12.3"
     assert rounded(10300.6, 33.0) == "10301" and rounded(0.25, math.inf) == "0.25"
+    assert rounded(-0.0004, 0.02) == "0.000"
+    assert as_given(0.01, 1.8) == "0.01" and as_given(0.0, 1.8) == "0.0" and as_given(2.7, 0.31) == "2.70"
 
 
 def test_what_could_not_be_fitted_is_null_in_a_record_that_any_program_reads() -> None:
@@ -37,5 +40,7 @@ def test_what_could_not_be_fitted_is_null_in_a_record_that_any_program_reads() -
     seen, empty = told["values"]
     assert seen["optics_group"] == "seen" and seen["applied"] and seen["error"] == [0.01, 0.02]
     assert empty["error"] == [None, None] and told["applied"] == 1 and told["gain_nats"] == 40.0
-    lines = found_lines([tilt], optics)
-    assert lines[1].strip() == "seen: x 0.500 +- 0.010 mrad, y 0.500 +- 0.020 mrad; applied (40.0 nats)"
+    line = found_lines([tilt], optics)[1].strip()
+    assert line == "seen: x 0.000 -> 0.500 +- 0.010 mrad, y 0.000 -> 0.500 +- 0.020 mrad; applied (40.0 nats)"
+    corrected = tuple(replace(one, spherical_aberration=0.01) for one in optics)
+    assert found_lines([tilt], corrected)[1].endswith("applied (40.0 nats): the coma of 0.0026 mrad at 2.7 mm")

@@ -1,6 +1,12 @@
 """Normal equations of a change of frequencies f -> (I + A) f: of where slices lie, and of where the CTF lies.
 
 A has four numbers: isotropic, the stretches along x and along the diagonal, and the turn in the plane.
+
+The slope of a slice is that of the trilinear cell around a coefficient: value and slope come of one reading of the map.
+For a point of the particle at x, as a share of the box, its square is too large by 1 / sinc(pi x / 2)^2, 5 % at a
+quarter (padding 2), and its product with the true slope is right, so that steps are too short by that. Central
+differences over half a voxel to both sides, four slices more of each map, make them too long by half of it. The next
+pass mends either.
 """
 
 from __future__ import annotations
@@ -11,14 +17,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from halfmap import kernels
 from halfmap.ctf_refinement.products import PosedImages, Products, Range
 from halfmap.imaging.ctf import Defocus
 
 NUMBERS = 4
-# Cycles per box, half a voxel of the padded transform, of the central differences. A slice is exp(2 pi i k x) for a
-# point x of the particle, and differences see sin(2 pi x STEP) / STEP: 2.5 % less than its gradient at x = a quarter of
-# the box. Steps are too long by that, and the next pass mends it. Smaller ones see the edges of trilinear cells.
-STEP = 0.25
 
 
 @dataclass(frozen=True)
@@ -40,17 +43,15 @@ class GradientSums:
 
     def add_(self, posed: PosedImages, used: Range) -> None:
         """Count images."""
-        c = posed.images.ctf[:, used.stretch(posed.images.geometry)]
-        norm = posed.norm_weight(used).mul_(c).mul_(c)
-        residual = posed.data(used).mul_(c).sub_(norm * posed.exchanged().slices(used))
-        x, y = _gradient(posed, used, 0), _gradient(posed, used, 1)
-        u, v = _gradient(posed.exchanged(), used, 0), _gradient(posed.exchanged(), used, 1)
-        self.maps[0] += (x.real * u.real).add_(x.imag * u.imag).mul_(norm).sum(dim=0)
-        self.maps[2] += (y.real * v.real).add_(y.imag * v.imag).mul_(norm).sum(dim=0)
-        mixed = (x.real * v.real).add_(x.imag * v.imag).add_(y.real * u.real).add_(y.imag * u.imag)
-        self.maps[1] += mixed.mul_(norm).sum(dim=0).mul_(0.5)
-        self.maps[3] += (x.real * residual.real).add_(x.imag * residual.imag).sum(dim=0)
-        self.maps[4] += (y.real * residual.real).add_(y.imag * residual.imag).sum(dim=0)
+        part = used.stretch(posed.images.geometry)
+        c = posed.images.ctf[:, part]
+        data, norm = posed.data(used).mul_(c), posed.norm_weight(used).mul_(c).mul_(c)
+        coords, padding = posed.images.geometry.coords[part], posed.reference.padding
+        sums = kernels.slope_sums(posed.reference.volume, posed.mate.volume, coords * padding, posed.rotations, data,
+                                  norm)
+        # Slopes are those to padded coordinates.
+        self.maps[:3].add_(sums[:3], alpha=padding**2)
+        self.maps[3:].add_(sums[3:], alpha=padding)
 
     def score(self, q: Tensor) -> Tensor:
         """The derivative [k, 4] of the likelihood."""
@@ -104,13 +105,6 @@ def defocus_forms(defocus: Defocus) -> Tensor:
     mean, half = 0.5 * (defocus.u + defocus.v), 0.5 * (defocus.u - defocus.v)
     along, across = half * torch.cos(2 * defocus.angle), half * torch.sin(2 * defocus.angle)
     return torch.stack([mean + along, across, mean - along], dim=1)
-
-
-def _gradient(posed: PosedImages, used: Range, axis: int) -> Tensor:
-    """The derivative [b, k] of slices along an axis of the image, by central differences."""
-    move = torch.zeros(2, dtype=torch.float64)
-    move[axis] = STEP
-    return posed.slices(used, move).sub_(posed.slices(used, -move)).mul_(0.5 / STEP)
 
 
 def _moved(q: Tensor) -> Tensor:

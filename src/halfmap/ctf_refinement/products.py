@@ -94,6 +94,10 @@ class OwnNoiseShare:
 
     powers: Tensor
 
+    def times(self, factor: Tensor) -> OwnNoiseShare:
+        """That in a reference that was multiplied by a factor [s] for each shell."""
+        return OwnNoiseShare(self.powers * factor)
+
     def of(self, left: Tensor, shell: Tensor) -> Tensor:
         """Of images, by shell of theirs [b, s]. left [b, s]: what masks leave; shell [s]: of the reference."""
         total = torch.zeros_like(left)
@@ -142,12 +146,9 @@ class PosedImages:
         shell = geometry.band.shell[self.stretch(used)]
         return (shell / geometry.ratio).round_().long().clamp_(max=used.last)
 
-    def slices(self, used: Range, move: Tensor | None = None) -> Tensor:
-        """The reference [b, k] at the poses; move [2]: by which all coefficients are moved, in cycles per box of the
-        reference."""
+    def slices(self, used: Range) -> Tensor:
+        """The reference [b, k] at the poses."""
         coords = self.images.geometry.coords[self.stretch(used)]
-        if move is not None:
-            coords = coords + move.to(coords)
         return kernels.project_slices(self.reference.volume, coords * self.reference.padding, self.rotations)
 
     def data(self, used: Range) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from halfmap.ctf_refinement.parameters import PARAMETERS, Per
 from halfmap.imaging.optics import OpticsGroup
 
+USUAL_CS, LEAST_CS = 2.7, 0.1  # mm: of a lens without a corrector; below it a tilt of the beam makes no coma
 # Radians at the finest shell: what changes phases by less is hardly told from nothing, by few images or by many.
 NOTICEABLE = {Per.PARTICLE: 0.1, Per.MICROGRAPH: 0.1, Per.GROUP: 0.02}
 
@@ -37,16 +38,23 @@ class UsualError:
         return (self.phase / self.least) ** (1 / self.power) if self.power else math.inf
 
 
+def no_coma(optics: OpticsGroup) -> bool:
+    """Whether a tilted beam turns no phases worth speaking of, as in a microscope whose Cs is corrected."""
+    return optics.spherical_aberration < LEAST_CS
+
+
 def usual_error(name: str, optics: OpticsGroup, diameter: float) -> UsualError:
     """A usual error of the parameter ``name`` of a microscope like ``optics``, for a particle of a diameter in A.
 
-    Phases are those of `imaging.ctf`. Magnification moves what lies at the particle's rim.
+    Phases are those of `imaging.ctf`. Magnification moves what lies at the particle's rim. Trefoil, and coma where a
+    tilt makes none, are counted as much as a tilt makes with the usual lens.
     """
-    wavelength, cs = optics.wavelength, optics.spherical_aberration * 1e7
-    coma = 2 * math.pi * cs * wavelength**2
+    wavelength, usual_lens = optics.wavelength, f" of beam tilt at {USUAL_CS:g} mm"
+    own = 1.0 if no_coma(optics) else optics.spherical_aberration / USUAL_CS
+    coma = 2 * math.pi * USUAL_CS * 1e7 * wavelength**2 * 0.2e-3
     known = {
-        "tilt": UsualError(0.2, "mrad", coma * 0.2e-3, 3),
-        "trefoil": UsualError(0.2, "mrad of beam tilt", coma * 0.2e-3, 3),
+        "tilt": UsualError(0.2, "mrad" + usual_lens * no_coma(optics), coma * own, 3),
+        "trefoil": UsualError(0.2, "mrad" + usual_lens, coma, 3),
         "tetrafoil": UsualError(0.1, "mm of spherical aberration", 0.5 * math.pi * 1e6 * wavelength**3, 4),
         "cs": UsualError(0.1, "mm", 0.5 * math.pi * 1e6 * wavelength**3, 4),
         "phase-shift": UsualError(10.0, "deg", math.radians(10.0), 0),

@@ -252,9 +252,12 @@ def band_images(
     """
     band = geometry.band
     whole = band.transform(images)
-    scored = band.transform(images * mask, slice(None if fine is None else fine.first))
+    masked = []
+    if fine is None or fine.first > 0:
+        masked.append(band.transform(images * mask, slice(None if fine is None else fine.first)))
     if fine is not None:
-        scored = torch.cat([scored, band.transform(images * fine.mask, slice(fine.first, None))], dim=1)
+        masked.append(band.transform(images * fine.mask, slice(fine.first, None)))
+    scored = torch.cat(masked, dim=1) if len(masked) > 1 else masked[0]
     if geometry.odd is not None:
         unturned = geometry.odd.conj().to(whole)
         whole, scored = whole * unturned, scored * unturned

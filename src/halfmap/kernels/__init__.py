@@ -21,6 +21,7 @@ from halfmap.kernels.paths import compiled_by_triton, elsewhere
 from halfmap.kernels.poses import Polished, PolishOptions, PosePrior, Starts, band_arrays, prior_arrays
 from halfmap.kernels.residuals import residual_sums
 from halfmap.kernels.search import BestPoints, best_shift, distinct_peaks
+from halfmap.kernels.slopes import slope_sums
 from halfmap.kernels.symmetry import (
     GroupParts,
     Lookups,
@@ -50,6 +51,7 @@ __all__ = [
     "residual_sums",
     "set_threads",
     "shell_products",
+    "slope_sums",
     "soft_circles",
     "symmetrise_",
     "thread_count",

@@ -72,6 +72,48 @@ def project_slices(volume: Tensor, coords: Tensor, axes: Tensor, curvature: Tens
     return out
 
 
+def slices_and_slopes(volume: Tensor, coords: Tensor, axes: Tensor) -> tuple[Tensor, Tensor]:
+    """Trilinear slices [r, k] and their slopes [r, k, a] along each of the axes [r, a, 3], of which the first two span
+    the slices."""
+    q, flip = positions(coords, axes, volume.real.dtype)
+    index, w = corners(q, volume.shape)
+    flat = volume.reshape(-1)
+    value = torch.zeros_like(index, dtype=volume.dtype)
+    gradient = torch.zeros((*index.shape, 3), dtype=volume.dtype, device=volume.device)
+    for dz, dy, dx, offset in corner_list(volume.shape):
+        corner = flat[index + offset]
+        wz, wy, wx = w[..., 2, dz], w[..., 1, dy], w[..., 0, dx]
+        value += wz * wy * wx * corner
+        gradient[..., 0] += (2 * dx - 1) * wz * wy * corner
+        gradient[..., 1] += (2 * dy - 1) * wz * wx * corner
+        gradient[..., 2] += (2 * dz - 1) * wy * wx * corner
+    # V(q) = conj V(-q): the conjugate's gradient has the opposite sign
+    value = torch.where(flip, value.conj(), value)
+    gradient = torch.where(flip[..., None], -gradient.conj(), gradient)
+    return value, torch.einsum("rac,rkc->rka", axes.to(volume.dtype), gradient)
+
+
+def slope_sums(volume: Tensor, mate: Tensor, coords: Tensor, axes: Tensor, data: Tensor, weight: Tensor) -> Tensor:
+    """See kernels.slopes.slope_sums."""
+    out = torch.zeros((5, coords.shape[0]), dtype=torch.float64, device=volume.device)
+    step = max(1, CHUNK // (8 * max(1, coords.shape[0])))
+    for r in range(0, axes.shape[0], step):
+        some = slice(r, r + step)
+        _, g = slices_and_slopes(volume, coords, axes[some])
+        value, h = slices_and_slopes(mate, coords, axes[some])
+        w, residual = weight[some], data[some] - weight[some] * value
+        (gx, gy), (hx, hy) = g.unbind(-1), h.unbind(-1)
+        products = (w * _real_product(gx, hx), 0.5 * w * (_real_product(gx, hy) + _real_product(gy, hx)),
+                    w * _real_product(gy, hy), _real_product(gx, residual), _real_product(gy, residual))
+        out += torch.stack([one.sum(dim=0, dtype=torch.float64) for one in products])
+    return out
+
+
+def _real_product(a: Tensor, b: Tensor) -> Tensor:
+    """Re conj(a) b."""
+    return a.real * b.real + a.imag * b.imag
+
+
 def residual_sums(
     volume: Tensor, coords: Tensor, kxy: Tensor, shell: Tensor, box: int, y: Tensor, c: Tensor, weight: Tensor,
     scale: Tensor, axes: Tensor, shifts: Tensor,

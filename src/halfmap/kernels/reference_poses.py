@@ -10,29 +10,13 @@ import torch
 from torch import Tensor
 
 from halfmap.kernels.poses import Polished, PolishOptions, PosePrior, Starts
-from halfmap.kernels.reference import CHUNK, corner_list, corners, positions
+from halfmap.kernels.reference import CHUNK, slices_and_slopes
 
 
 def _slice_jacobian(volume: Tensor, coords: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor]:
     """Slices [j, k] and their derivative [j, 3, k] to the left perturbation w of R <- exp([w]x) R."""
     real = volume.real.dtype
-    rot = rotations.to(real)
-    q, flip = positions(coords, rot[:, :2], real)
-    index, w = corners(q, volume.shape)
-    flat = volume.reshape(-1)
-    value = torch.zeros_like(index, dtype=volume.dtype)
-    gradient = torch.zeros((*index.shape, 3), dtype=volume.dtype, device=volume.device)
-    for dz, dy, dx, offset in corner_list(volume.shape):
-        corner = flat[index + offset]
-        wz, wy, wx = w[..., 2, dz], w[..., 1, dy], w[..., 0, dx]
-        value += wz * wy * wx * corner
-        gradient[..., 0] += (2 * dx - 1) * wz * wy * corner
-        gradient[..., 1] += (2 * dy - 1) * wz * wx * corner
-        gradient[..., 2] += (2 * dz - 1) * wy * wx * corner
-    # V(q) = conj V(-q): the conjugate's gradient has the opposite sign
-    value = torch.where(flip, value.conj(), value)
-    gradient = torch.where(flip[..., None], -gradient.conj(), gradient)
-    g = torch.einsum("jac,jkc->jka", rot.to(volume.dtype), gradient)
+    value, g = slices_and_slopes(volume, coords, rotations.to(real))
     u, v = coords[:, 0].to(real), coords[:, 1].to(real)
     jacobian = torch.stack([-v * g[..., 2], u * g[..., 2], v * g[..., 0] - u * g[..., 1]], dim=1)
     return value, jacobian

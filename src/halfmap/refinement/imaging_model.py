@@ -31,7 +31,7 @@ from halfmap.runtime.device import sent
 
 MASK_EDGE = 5.0  # pixels of the cosine edge of the circular image mask
 LEAST_LEFT = 0.01  # of the model's power: with nothing left there is nothing to divide by
-FINE = 8.0  # A; finer shells are scored under a mask that is as wide as the CTF spreads their signal
+FINE = 8.0  # A; to find poses, finer shells are scored under a mask as wide as the CTF spreads their signal
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ class ImagingModel:
     made together. null_hypothesis: whether an image may hold no particle, and counts as far as it holds one.
     slices_room: bytes that the slices of a global search may take (`GlobalSearch`), as the memory plan says; it changes
     no bit. ewald: +1 or -1 where images are back-projected on the Ewald sphere (imaging.curvature), by their hand; 0:
-    flat; None: flat until the images decide (refinement.curvature).
+    flat; None: flat until the images decide (refinement.curvature). wide_from: shells finer than this, in A, are scored
+    under a mask as wide as the CTF spreads the signal of the finest.
     """
 
     box: int
@@ -59,6 +60,7 @@ class ImagingModel:
     null_hypothesis: bool = True
     slices_room: int | None = None
     ewald: int | None = 0
+    wide_from: float = FINE
 
     @property
     def grid(self) -> Grid:
@@ -94,7 +96,7 @@ def band_batch(
         defocus = source.table.defocus[part.index].to(device)
         sigma2 = sent(state.sigma2[part.group].float(), device)
         scale = sent(state.scale[model.scale_group[part.index]].float(), device)
-        fine = fine_mask(geometry, defocus, model.grid, radius, at[own], limit)
+        fine = fine_mask(geometry, defocus, model.grid, radius, at[own], limit, model.wide_from)
         seen = band_images(part.images.to(device), moved if len(moved) == 1 else moved[own], geometry, defocus,
                            sigma2, scale, fine)
         left, curved = signal_left(power, geometry, defocus, radius, fine), None
@@ -111,15 +113,17 @@ def _tight_radius(diameter: float, optics: OpticsGroup) -> float:
 
 
 def fine_mask(
-    geometry: ImagingGeometry, defocus: Defocus, grid: Grid, radius: float, centres: Tensor, limit: int
-) -> FineMask | None:
-    """The mask of shells finer than FINE, if any are scored: as wide as the CTF spreads the signal of the finest.
+    geometry: ImagingGeometry, defocus: Defocus, grid: Grid, radius: float, centres: Tensor, limit: int,
+    wide_from: float = FINE,
+) -> FineMask | None:  # fmt: skip
+    """The mask of shells finer than ``wide_from`` (A), if any are scored: as wide as the CTF spreads the signal of the
+    finest.
 
     Scoring compares an image with a model that is not masked. What the CTF moves out of the mask is missing from the
     image, and with less than half of a shell's signal left the right pose loses likelihood by it. Coarse shells keep
     the tight mask: there neighbours are strong and nothing is moved far.
     """
-    first = geometry.count(int(grid.length / FINE))
+    first = geometry.count(int(grid.length / wide_from))
     if geometry.count(limit) <= first:
         return None
     radii = _fine_radii(geometry.optics, defocus, radius, limit / grid.length)
@@ -154,7 +158,7 @@ def turned_by_masks(
         return other_quadrature(power, signal, optics, defocus, (radii + edge) * optics.pixel_size)
 
     tight = under(torch.full_like(defocus.u, radius))
-    first = geometry.last_shell(int(model.grid.length / FINE)) + 1
+    first = geometry.last_shell(int(model.grid.length / model.wide_from)) + 1
     if first > band.limit:
         return tight
     fine = under(_fine_radii(optics, defocus, radius, limit / model.grid.length))

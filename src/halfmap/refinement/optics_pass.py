@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from halfmap.ctf_refinement.amplitudes import Amplitudes, scale_
 from halfmap.ctf_refinement.fit import Fit
 from halfmap.ctf_refinement.own_noise import OwnNoise
 from halfmap.ctf_refinement.products import PosedImages, Range
@@ -30,7 +31,7 @@ from halfmap.refinement.refined_optics import RefinedOptics, summary
 from halfmap.refinement.schedule import Plan
 from halfmap.refinement.state import State
 
-SAMPLE = 400  # images of each half set that their own noise is measured in
+SAMPLE, FEWER = 400, 200  # images of each half set that their own noise is measured in, or amplitudes alone
 
 
 def refitted(problem: Problem, state: State, plan: Plan, advance: Callable[[int], None] = lambda n: None) -> State:
@@ -72,15 +73,18 @@ def count_images(
     every = [torch.nonzero(poses.half == half)[:, 0] if members is None else members(half) for half in range(HALVES)]
     posed = _Posed(state, source, model, used, made)
     kinds = [[fit for fit in fits if fit.common == common] for common in (False, True)]
-    share = None
-    if kinds[0]:
-        noise = OwnNoise(used)
-        for half, rows in enumerate(every):
-            for some in posed.of(half, rows[:: max(1, math.ceil(len(rows) / SAMPLE))]):
+    noise, amplitudes, most = OwnNoise(used), Amplitudes(used), SAMPLE if kinds[0] else FEWER
+    for half, rows in enumerate(every):
+        for some in posed.of(half, rows[:: max(1, math.ceil(len(rows) / most))]):
+            amplitudes.add_(some.exchanged())
+            if kinds[0]:
                 noise.add_(some, True)
                 noise.add_(some.exchanged(), False)
-        add_up_(noise.sums())
-        share = noise.share()
+    add_up_([*noise.sums(), *amplitudes.sums()])
+    factor = amplitudes.factor()
+    for reference in posed.references:
+        scale_(reference, factor)
+    share = noise.share().times(factor) if kinds[0] else None
     for half, rows in enumerate(every):
         for some in posed.of(half, rows, advance):
             for against, own_fits in zip((replace(some, own_noise=share), some.exchanged()), kinds, strict=True):
@@ -91,11 +95,18 @@ def count_images(
 
 
 class _Posed:
-    """The images at the poses of a state. References are transformed once, for all that is asked of them."""
+    """The images at the poses of a state. References are transformed once, for all that is asked of them.
+
+    All shells are under the mask that is as wide as the CTF spreads the finest one's signal. Under a tight mask, which
+    keeps neighbours out of a search, an image lacks what its CTF moves out, and that has phases of its own: of 2,304
+    images of apoferritin at 2 um, 6.3 A, all micrographs were found 180 to 200 A nearer to focus (511 nats) and are not
+    found so under the wide one, and errors of other values are no larger.
+    """
 
     def __init__(self, state: State, source: ParticleSource, model: ImagingModel, used: Range,
                  made: ParticleTable | None = None) -> None:
-        self.state, self.source, self.model, self.used = state, source, model, used
+        self.state, self.source, self.used = state, source, used
+        self.model = replace(model, wide_from=math.inf)
         self.made = None if made is source.table else made
         self.references = [Reference(half_volume(one, model.padding, used.last + 1), model.padding)
                            for one in state.references]

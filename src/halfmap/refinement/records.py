@@ -146,7 +146,8 @@ def what_crosses(
     parts += [f"{PARAMETERS[name].meaning} of each optics group" for name in optics
               if PARAMETERS[name].per is Per.GROUP]
     if optics:
-        parts.append("how much of their own noise images find in their maps, by shell")
+        parts.append("how strong the particle is in images and how much of their own noise they find in their maps, by "
+                     "shell")
     if joined:
         parts.append(f"all that is coarser than {joined:g} A (joined)")
     return ", ".join(parts)

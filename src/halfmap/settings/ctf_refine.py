@@ -9,7 +9,7 @@ from typing import Any
 
 from halfmap.ctf_refinement.parameters import PARAMETERS
 from halfmap.errors import InputError
-from halfmap.options import check_declared, to_command
+from halfmap.options import check_declared, flag, to_command
 from halfmap.settings.checks import (
     absolute_paths,
     check_diameter,
@@ -18,6 +18,7 @@ from halfmap.settings.checks import (
     check_two_maps,
     other_half,
 )
+from halfmap.settings.particle_files import ParticleFileOptions, check_particle_files
 from halfmap.settings.particle_sets import check_refinement
 from halfmap.settings.reslog import check_run
 
@@ -25,18 +26,19 @@ SIGNIFICANT, ALL = "significant", "all"
 
 
 @dataclass(frozen=True)
-class CtfRefineSettings:
+class CtfRefineSettings(ParticleFileOptions):
     """Settings of ``halfmap ctf-refine``."""
 
     particles: Path = field(metadata={
-        "help": "folder of a finished refinement, or a particle STAR file with poses and half sets",
+        "help": "folder of a finished refinement, or a particle file with poses and half sets: STAR, or .cs or .csg of "
+                "cryoSPARC",
         "short": "RUN|particles.star", "positional": True})
     fit: str = field(metadata={
         "help": "what is fitted, one or more of: " + ", ".join(PARAMETERS), "short": "NAME", "several": True})
     out: Path = field(metadata={
         "help": "folder for the results; made if absent", "short": "folder", "aliases": ("--o",)})
     half1: Path | None = field(default=None, metadata={
-        "help": "raw half map of half set 1, unfiltered and unmasked, for a STAR file", "short": "half1.mrc",
+        "help": "raw half map of half set 1, unfiltered and unmasked, for a particle file", "short": "half1.mrc",
         "aliases": ("--i1",), "none": "that of RUN"})
     half2: Path | None = field(default=None, metadata={
         "help": "the other raw half map", "short": "half2.mrc", "aliases": ("--i2",),
@@ -45,7 +47,7 @@ class CtfRefineSettings:
         "help": "what the maps are known within, 1 inside and 0 outside", "short": "mask.mrc",
         "none": "that of RUN, or made from the maps", "aliases": ("--solvent_mask",)})
     diameter: float | None = field(default=None, metadata={
-        "help": "diameter of the circle around the particle, for a STAR file", "unit": "A", "above": 0,
+        "help": "diameter of the circle around the particle, for a particle file", "unit": "A", "above": 0,
         "none": "that of RUN", "aliases": ("--particle_diameter",)})
     coarsest: float = field(default=30.0, metadata={
         "help": "images are compared with the maps from this resolution on", "unit": "A", "above": 0})
@@ -58,11 +60,11 @@ class CtfRefineSettings:
     prior_defocus: float | None = field(default=None, metadata={
         "help": "standard deviation of the change of a particle's defocus, before the images are looked at",
         "unit": "A", "above": 0, "none": "as all images say", "advanced": True})
-    data_dir: Path | None = field(default=None, metadata={
-        "help": "folder that the image paths in the particle file start from", "short": "folder",
-        "none": "found from the particle file", "advanced": True})
     threads: int = field(default=0, metadata={
         "help": "CPU threads, 0 for all cores", "at_least": 0, "aliases": ("--j",), "advanced": True})
+    device: str = field(default="auto", metadata={
+        "help": "where to compute; auto takes a GPU if there is one", "choices": ("auto", "cpu", "cuda"),
+        "advanced": True})
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -71,7 +73,7 @@ class CtfRefineSettings:
 
     @property
     def run(self) -> Path | None:
-        """The folder of the refinement; None where a STAR file is given."""
+        """The folder of the refinement; None where a particle file is given."""
         return self.particles if self.particles.is_dir() else None
 
 
@@ -106,14 +108,12 @@ def validated_ctf_refine(settings: CtfRefineSettings) -> CtfRefineSettings:
     if particles.is_dir():
         _check_run(settings, particles)
     else:
-        _check_star(settings, paths)
-    for name in ("particles", "half1", "half2", "mask"):
-        if name in paths and not paths[name].is_dir():
+        _check_file(settings, paths)
+    for name in ("half1", "half2", "mask"):
+        if name in paths:
             check_readable(name, paths[name])
     if "half1" in paths:
         check_two_maps(paths)
-    if "data_dir" in paths and not paths["data_dir"].is_dir():
-        raise InputError(f"--data-dir {paths['data_dir']}: no such folder")
     check_new_folder(paths["out"])
     if (paths["out"] / "particles.star").exists():
         raise InputError(f"--out {paths['out']}: holds particles.star; name a new folder")
@@ -121,21 +121,27 @@ def validated_ctf_refine(settings: CtfRefineSettings) -> CtfRefineSettings:
 
 
 def _check_run(settings: CtfRefineSettings, run: Path) -> None:
-    """Raise InputError where the folder is not that of a finished refinement, or its maps are given again."""
+    """Raise InputError where the folder is not that of a finished refinement, or what it has is given again."""
     check_refinement(run)
     check_run(run)
-    for name in ("half1", "half2", "diameter"):
-        if getattr(settings, name) is not None:
-            raise InputError(f"--{name} {getattr(settings, name)}: {run} has its own; leave it out")
+    about = {f.name: f for f in dataclasses.fields(settings)}
+    own = [f.name for f in dataclasses.fields(ParticleFileOptions) if f.name != "data_dir"]
+    for name in ("half1", "half2", "diameter", *own):
+        value = getattr(settings, name)
+        if value != about[name].default:
+            shown = "" if isinstance(value, bool) else f" {value}"
+            raise InputError(f"{flag(about[name])}{shown}: {run} has its own; leave it out")
+    if settings.data_dir is not None and not settings.data_dir.expanduser().is_dir():
+        raise InputError(f"--data-dir {settings.data_dir}: no such folder")
 
 
-def _check_star(settings: CtfRefineSettings, paths: dict[str, Any]) -> None:
-    """Raise InputError where a STAR file comes without what it needs, and name its second half map."""
-    check_readable("particles", paths["particles"])
+def _check_file(settings: CtfRefineSettings, paths: dict[str, Any]) -> None:
+    """Raise InputError where a particle file comes without what it needs, and name its second half map."""
+    check_particle_files(settings, paths)
     lacking = [f"--{name}" for name in ("half1", "diameter") if getattr(settings, name) is None]
     if lacking:
-        raise InputError(f"{paths['particles']}: a STAR file needs {' and '.join(lacking)} too; or give the folder of "
-                         "a halfmap refine")
+        raise InputError(f"{paths['particles']}: a particle file needs {' and '.join(lacking)} too; or give the folder "
+                         "of a halfmap refine")
     assert settings.diameter is not None
     check_diameter(settings.diameter)
     paths.setdefault("half2", other_half(paths["half1"]))

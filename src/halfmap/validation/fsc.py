@@ -86,14 +86,15 @@ def resolution(curve: Tensor, box: int, pixel_size: float, threshold: float = GO
     return 2 * pixel_size if shell is None else box * pixel_size / shell
 
 
-def randomise_phases(v: Tensor, from_shell: int, generator: torch.Generator) -> Tensor:
-    """Map v[z,y,x] with random phases in all shells >= from_shell and with its own amplitudes.
+def randomise_phases(v: Tensor, from_shell: int, generator: torch.Generator, kept: Tensor | None = None) -> Tensor:
+    """Map v[z,y,x] with random phases in all shells >= from_shell and with its own amplitudes. kept: its transform
+    (`rfftn`), where that is known.
 
     The new phases are those of white noise drawn in real space. They are uniform, independent and Hermitian, also on
     the planes where a coefficient is its own Friedel mate. Returns a new map of the same dtype and device.
     """
     noise = torch.randn(v.shape, generator=generator, device=generator.device, dtype=v.dtype).to(v.device)
-    phase, V = torch.sgn(rfftn(noise)), rfftn(v)
+    phase, V = torch.sgn(rfftn(noise)), rfftn(v) if kept is None else kept
     beyond = shell_index_3d(v.shape[-1]).to(v.device) >= from_shell
     return torch.fft.irfftn(torch.where(beyond, V.abs() * phase, V), s=v.shape)
 
@@ -126,8 +127,9 @@ def corrected_fsc(
     if len(below) == 0:  # nothing to randomise: the maps agree up to Nyquist
         return FscCurves(unmasked, spherical, masked, masked, masked, box // 2 + 1)
     start = int(below[0]) + 1
+    kept = [(half, rfftn(half)) for half in (half1, half2)]
     randomised = torch.stack([
-        fsc(*(randomise_phases(half, start, generator) * mask for half in (half1, half2))) for _ in range(draws)
+        fsc(*(randomise_phases(half, start, generator, known) * mask for half, known in kept)) for _ in range(draws)
     ]).mean(dim=0)
     corrected = (masked - randomised) / (1 - randomised).clamp(min=1e-6)
     corrected[: start + _MARGIN_SHELLS] = masked[: start + _MARGIN_SHELLS]

@@ -24,7 +24,7 @@ from halfmap.ctf_refinement.input_checks import check_particles
 from halfmap.ctf_refinement.parameters import PARAMETERS
 from halfmap.ctf_refinement.products import Range
 from halfmap.ctf_refinement.registry import Choices, continued, fits_for
-from halfmap.ctf_refinement.sensitivity import usual_error
+from halfmap.ctf_refinement.sensitivity import no_coma, usual_error
 from halfmap.finding import Finding
 from halfmap.imaging.forward import Geometries
 from halfmap.maps.mrc import replaced_atomically
@@ -160,6 +160,12 @@ def _too_coarse(names: tuple[str, ...], posed: PosedParticles, finest: float) ->
     for name in names:
         errors = [usual_error(name, optics, posed.source.diameter) for optics in posed.table.optics]
         error = max(errors, key=lambda one: one.at(finest))
+        corrected = [optics for optics in posed.table.optics if no_coma(optics)]
+        if name == "tilt" and corrected:
+            text = (f"{corrected[0].name} has a spherical aberration of {corrected[0].spherical_aberration:g} mm, with "
+                    "which a tilted beam makes no coma: coma of any origin is fitted, and its mrad are no tilt of the "
+                    "beam. If no corrector was in use, give the particle file the true spherical aberration")
+            found.append(Finding("no coma of a tilted beam", text, "optics", "note"))
         if error.at(finest) < error.least:
             does = "lowers amplitudes by a share of" if name == "bfactor" else "changes phases by"
             unit = "" if name == "bfactor" else " rad"

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from halfmap.ctf_refinement.fit import Fitted
 from halfmap.ctf_refinement.parameters import PARAMETERS, Per
+from halfmap.ctf_refinement.sensitivity import USUAL_CS, no_coma
 from halfmap.imaging.optics import OpticsGroup
 from halfmap.particles.table import ParticleTable
 
@@ -25,7 +26,7 @@ def found_lines(fitted: Sequence[Fitted], optics: Sequence[OpticsGroup]) -> list
         lines.append(f"{one.name}: {counted}{one.verdict}")
         if one.per is Per.GROUP:
             strongest = one.gain.argsort(descending=True)[:SHOWN].tolist()
-            lines += [f"    {optics[int(one.number[i])].name}: {_values(one, i)}" for i in sorted(strongest)]
+            lines += [f"    {_of_group(one, i, optics[int(one.number[i])])}" for i in sorted(strongest)]
             if len(one.number) > SHOWN:
                 lines.append(f"    and {len(one.number) - SHOWN:,} more, of less effect: see ctf_refine.json")
         else:
@@ -37,7 +38,14 @@ def rounded(value: float, error: float) -> str:
     """A value with as many decimals as its error has to the second digit."""
     if not (0 < error < math.inf and math.isfinite(value)):
         return f"{value:.4g}"
-    return f"{value:.{max(0, 1 - math.floor(math.log10(error)))}f}"
+    text = f"{value:.{max(0, 1 - math.floor(math.log10(error)))}f}"
+    return text if float(text) else text.removeprefix("-")
+
+
+def as_given(value: float, error: float) -> str:
+    """A value of a file beside one that was found with this error: that it is not 0 is seen, however wide the error."""
+    text = rounded(value, error)
+    return text if float(text) or not value else f"{value:.2g}"
 
 
 def record_of(fitted: Sequence[Fitted], table: ParticleTable) -> dict[str, Any]:
@@ -52,11 +60,21 @@ def _counted(one: Fitted) -> str:
     return f"{applied:,} of {count:,} {units} changed{won}"
 
 
+def _of_group(one: Fitted, row: int, optics: OpticsGroup) -> str:
+    """The line of an optics group. A tilt that makes no coma is also told as one that does."""
+    text = f"{optics.name}: {_values(one, row)}"
+    if one.name != "tilt" or not no_coma(optics):
+        return text
+    tilt = math.hypot(*(one.before + one.change)[row].tolist()) * optics.spherical_aberration / USUAL_CS
+    return f"{text}: the coma of {tilt:.2g} mrad at {USUAL_CS:g} mm"
+
+
 def _values(one: Fitted, row: int) -> str:
-    """The values of an optics group with their errors, and what became of them."""
-    now = (one.before + one.change)[row].tolist()
-    parts = [f"{name} {rounded(value, error)} +- {rounded(error, error)} {unit}".rstrip()
-             for name, value, error, unit in zip(one.components, now, one.error[row].tolist(), one.units, strict=True)]
+    """The values of an optics group as they were and as they were found, with errors, and what became of them."""
+    before, now = one.before[row].tolist(), (one.before + one.change)[row].tolist()
+    parts = [f"{name} {as_given(was, error)} -> {rounded(value, error)} +- {rounded(error, error)} {unit}".rstrip()
+             for name, was, value, error, unit in zip(one.components, before, now, one.error[row].tolist(), one.units,
+                                                      strict=True)]
     done = "applied" if bool(one.applied[row]) else "left as it was"
     return f"{', '.join(parts)}; {done} ({float(one.gain[row]):.1f} nats)"
 

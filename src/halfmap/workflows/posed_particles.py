@@ -20,9 +20,11 @@ from halfmap.errors import InputError
 from halfmap.expectation.posterior import Poses
 from halfmap.expectation.search import Reference, Sampling
 from halfmap.fourier.transform import half_volume
-from halfmap.geometry.symmetry import symmetry_group
 from halfmap.imaging.delocalisation import ProjectedPower
 from halfmap.imaging.forward import Geometries
+from halfmap.particles.ctf_states import chosen_state, with_ctf_state
+from halfmap.particles.given_optics import GivenOptics
+from halfmap.particles.particle_file import read_particle_file
 from halfmap.particles.source import ParticleSource
 from halfmap.particles.stack import check_stacks
 from halfmap.particles.stack_files import StackFiles
@@ -38,6 +40,7 @@ from halfmap.refinement.state import PoseTable, State
 from halfmap.refinement.tally import Residuals, Tally, noise_sources, shared, updated_noise
 from halfmap.regularisation.protocol import MapPair
 from halfmap.regularisation.wiener import Uniform
+from halfmap.runtime.device import device_named
 from halfmap.settings.ctf_refine import CtfRefineSettings
 from halfmap.settings.refine import from_toml
 from halfmap.validation.fsc import GOLD_STANDARD, crossing_shell
@@ -45,7 +48,7 @@ from halfmap.workflows.fixed_poses import finished_records
 from halfmap.workflows.half_map_pair import HalfMaps, read_half_maps
 from halfmap.workflows.select import PROBABILITY
 
-SAMPLE, LEAST_OF_GROUP = 2000, 4  # images that noise is estimated from, and of each optics group at least
+SAMPLE, LEAST_OF_GROUP = 500, 4  # images that noise is estimated from, and of each optics group at least
 SIZE_TOLERANCE = 1e-3  # relative, of pixel size and box length
 FEWEST_SHELLS = 3  # that images and maps are compared in
 
@@ -75,37 +78,39 @@ def read_posed(settings: CtfRefineSettings) -> PosedParticles:
     Raises InputError where a file is missing or damaged, a run has not finished, particles lack poses or half sets,
     images were changed by their CTF, or maps and images do not belong together.
     """
-    files = StackFiles()
+    files, device = StackFiles(), device_named(settings.device)
     if settings.run is None:
         assert settings.half1 is not None and settings.half2 is not None and settings.diameter is not None
-        table = _particles(settings.particles, settings.data_dir, files)
+        table = _usable(read_particle_file(
+            settings.particles, settings.data_dir, settings.passthrough, settings.strip_prefix,
+            GivenOptics(settings.optics, settings.invert_contrast)), files)
+        table = with_ctf_state(table, chosen_state(settings.phase_flipped, settings.ctf_premultiplied))
         pair = read_half_maps(settings.half1, settings.half2, settings.mask, settings.diameter)
         _check_grid(pair, table, settings.half1)
         source, grey = ParticleSource(table, settings.diameter, files=files), settings.half1
-        return _estimated(_posed(source, pair, 2, ()), grey)
+        return _estimated(_posed(source, pair, 2, (), device), grey)
     run = settings.run
     chosen = from_toml(run / "settings.toml")
     records = finished_records(run)
     pair = read_half_maps(run / "half1_unfil.mrc", run / "half2_unfil.mrc", settings.mask or run / "mask.mrc",
                           chosen.diameter)
-    table = _particles(run / "particles.star", settings.data_dir or chosen.data_dir, files)
+    table = _usable(read_star(run / "particles.star", settings.data_dir or chosen.data_dir), files)
     spectra = records[-1].get("sigma2")
     if not isinstance(spectra, list) or len(spectra) != len(table.optics):
         raise InputError(f"{run / 'iterations.jsonl'}: no noise spectrum for each optics group of particles.star; run "
                          "again")
     noise = tuple(torch.tensor(s, dtype=torch.float64) for s in spectra)
-    made = _posed(ParticleSource(table, chosen.diameter, chosen.batch, files), pair, chosen.padding, noise)
-    return replace(made, model=replace(made.model, symmetry=symmetry_group(chosen.symmetry)))
+    return _posed(ParticleSource(table, chosen.diameter, chosen.batch, files), pair, chosen.padding, noise, device)
 
 
-def _particles(star: Path, data_dir: Path | None, files: StackFiles) -> ParticleTable:
-    """The particles. Raises InputError where nothing can be learnt from them about the optics."""
-    table = read_star(star, data_dir)
+def _usable(table: ParticleTable, files: StackFiles) -> ParticleTable:
+    """The table. Raises InputError where nothing can be learnt from its particles about the optics."""
     if table.rotations is None:
-        raise InputError(f"{star}: no angles (rlnAngleRot, rlnAngleTilt, rlnAnglePsi); refine the particles first")
+        raise InputError(f"{table.source}: no angles (rlnAngleRot, rlnAngleTilt, rlnAnglePsi, or alignments3D/pose); "
+                         "refine the particles first")
     if table.half is None:
-        raise InputError(f"{star}: no half sets (rlnRandomSubset 1 and 2), so no image has a map that is not "
-                         "made from it; give the STAR file of a refinement with half sets")
+        raise InputError(f"{table.source}: no half sets (rlnRandomSubset 1 and 2, or alignments3D/split), so no image "
+                         "has a map that is not made from it; give the particle file of a refinement with half sets")
     check_stacks(table, files)
     return table
 
@@ -121,8 +126,10 @@ def _check_grid(pair: HalfMaps, table: ParticleTable, path: Path) -> None:
                          "maps of these images, or correct the header")
 
 
-def _posed(source: ParticleSource, pair: HalfMaps, padding: int, noise: tuple[Tensor, ...]) -> PosedParticles:
-    """Poses of the table, and references within the mask, in units that the images' contrasts refer to."""
+def _posed(
+    source: ParticleSource, pair: HalfMaps, padding: int, noise: tuple[Tensor, ...], device: torch.device
+) -> PosedParticles:
+    """Poses of the table, and references within the mask on a device, in units that the images' contrasts refer to."""
     table = source.table
     assert table.rotations is not None
     poses = PoseTable.empty(torch.from_numpy(table.half), 1)
@@ -132,13 +139,13 @@ def _posed(source: ParticleSource, pair: HalfMaps, padding: int, noise: tuple[Te
     if PROBABILITY in table.columns:
         poses.present[:] = torch.from_numpy(numbers_of(table.columns[PROBABILITY])).float()
     filtered = Uniform().filter_pair(MapPair(pair.half1, pair.half2, pair.curves, pair.pixel_size), pair.mask)
-    references = tuple((half * pair.mask).float() for half in filtered.maps)
+    references = tuple((half * pair.mask).float().to(device) for half in filtered.maps)
     own = CONTRAST in table.columns
     groups = torch.arange(len(table)) if own else torch.from_numpy(table.optics_index)
     scale = torch.from_numpy(numbers_of(table.columns[CONTRAST]).copy()) if own else torch.ones(len(table.optics))
-    state = State(0, references, noise, scale.double(), 1.0, poses, pair.mask)
-    model = ImagingModel(pair.box, pair.pixel_size, torch.eye(3, dtype=torch.float64)[None], groups, padding,
-                         update_scale=not own)
+    state = State(0, references, noise, scale.double(), 1.0, poses, pair.mask.to(device))
+    model = ImagingModel(pair.box, pair.pixel_size, torch.eye(3, dtype=torch.float64, device=device)[None], groups,
+                         padding, update_scale=not own)
     return PosedParticles(source, model, state, pair, "as the run found it")
 
 
@@ -206,8 +213,10 @@ def _noise(posed: PosedParticles, state: State, sample: Tensor, limit: int) -> t
             rotations, shifts = state.poses.rotations[index].double(), state.poses.shifts[index].double()
             centres = shifts[:, 0].round().long()
             images = band_batch(state, posed.source, model, geometries, batch, centres, limit, power)
-            at = Poses(rotations, shifts, torch.zeros(len(index), 1), torch.zeros(len(index), 1, 5, 5))
-            present = state.poses.present[index] * batch.sound
+            device = reference.volume.device
+            at = Poses(rotations.to(device), shifts.to(device), torch.zeros(len(index), 1),
+                       torch.zeros(len(index), 1, 5, 5))
+            present = (state.poses.present[index] * batch.sound).to(device)
             residuals = Residuals.of(images, at, present, batch.groups, reference, limit)
             tally.add_(residuals, model.scale_group[index])
     images = np.bincount(table.optics_index[sample.numpy()], minlength=len(table.optics)).tolist()

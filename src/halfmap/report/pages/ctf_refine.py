@@ -21,7 +21,7 @@ from halfmap.report.pictures import ctf_charts as charts
 from halfmap.report.pictures.charts import Drawing
 from halfmap.report.pictures.signed import signed_gradient
 from halfmap.workflows.ctf_refine import CtfRefined
-from halfmap.workflows.ctf_refine_words import rounded
+from halfmap.workflows.ctf_refine_words import as_given, rounded
 
 MOST_MAPS, MOST_ROWS = 4, 20  # phase maps of each kind, and lines of a table of optics groups
 
@@ -156,9 +156,11 @@ def _drawings(one: Fitted, component: int, found: CtfRefined) -> list[Drawing | 
 
 def _row(one: Fitted, row: int, found: CtfRefined) -> GroupRow:
     """The values of one optics group, as they were, as they were found, and their errors."""
-    texts = [f"{rounded(before, error)} → {rounded(before + change, error)} ± {rounded(error, error)}".replace("-", "−")
-             for before, change, error in zip(one.before[row].tolist(), one.change[row].tolist(),
-                                              one.error[row].tolist(), strict=True)]
+    texts = [
+        f"{as_given(before, error)} → {rounded(before + change, error)} ± {rounded(error, error)}".replace("-", "−")
+        for before, change, error in zip(one.before[row].tolist(), one.change[row].tolist(), one.error[row].tolist(),
+                                         strict=True)
+    ]
     return GroupRow(found.after.optics[int(one.number[row])].name, texts, figure(float(one.gain[row]), 1),
                     "applied" if bool(one.applied[row]) else "left as it was")
 
@@ -187,5 +189,14 @@ def _methods(shown: CtfRefinePage) -> str:
     kept = ("All values were applied." if found.all_applied
             else "Values were changed where a likelihood-ratio test found that significant.")
     return (f"With {name}, the following were fitted to {grouped(len(found.after))} particle images at their poses by "
-            f"maximum likelihood (after Zivanov et al. 2018 and 2020), each image against the map of its own half set, "
-            f"between {found.coarsest:.1f} and {found.finest:.2f} Å: {fitted}. {kept}{plane}")
+            f"maximum likelihood (after Zivanov et al. 2018 and 2020), between {found.coarsest:.1f} and "
+            f"{found.finest:.2f} Å: {fitted}. Images were compared with the map of {_whose(found)}. {kept}{plane}")
+
+
+def _whose(found: CtfRefined) -> str:
+    """The half set whose map images were compared with, for the values that were fitted."""
+    own = "their own half set, less what they find of their own noise in it"
+    kinds = {one.per is Per.GROUP for one in found.fitted}
+    if len(kinds) == 1:
+        return "the other half set" if kinds.pop() else own
+    return f"{own}, and for values of optics groups with that of the other half set"

@@ -216,7 +216,8 @@ def micrograph_chart(fitted: Fitted, component: int, micrograph: NDArray[np.int6
     positions = [x.fraction(i + 1) for i in range(len(numbers))]
     titles = [f"micrograph {i + 1}" for i in range(len(numbers))]
     error = f"{float(np.nanmedian(seen.error)):.3g} {unit}".strip()
-    chart = Chart(f"{what.capitalize()} by micrograph; error {error} (median)", x, y, positions, titles,
+    kept = "" if bool(fitted.applied.any()) else ", found and not applied"
+    chart = Chart(f"{what[0].upper()}{what[1:]} by micrograph{kept}; error {error} (median)", x, y, positions, titles,
                   [Series("half set 1", halves[0], "c1", unit), Series("half set 2", halves[1], "c3", unit)],
                   guides=[Guide(0.0, "")], dots=True, size="tall")
     return replace(draw(chart), lines=[])
