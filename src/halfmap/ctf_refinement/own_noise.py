@@ -31,7 +31,8 @@ from halfmap.ctf_refinement.products import OwnNoiseShare, PosedImages, Range
 
 SMOOTHED, SMOOTHED_SHAPE = 3, 13  # shells that are averaged: for the share, and for how it depends on f
 TERMS = 3  # of the polynomial in f
-RIDGE = 1e-4  # of the weight: how f spreads among images where less is not seen to matter
+RIDGE = 1e-4  # of the weight: how f must spread among images for its effect to be told
+LEAST = 1e-300
 
 
 class OwnNoise:
@@ -69,25 +70,30 @@ class OwnNoise:
     def share(self) -> OwnNoiseShare:
         """The share e by shell of the reference."""
         match, weight = (_averaged(sums[:1], SMOOTHED)[0] for sums in (self._match, self._weight))
-        mean = torch.where(weight > 0, match / weight.clamp_min(_LEAST), 0.0).clamp_min(0.0)
-        seen = mean > 0
+        mean = torch.where(weight > 0, match / weight.clamp_min(LEAST), 0.0).clamp_min(0.0)
         # Relative to the mean, which falls steeply, the dependence on f is much the same in shells beside each other.
-        match = _averaged(torch.where(seen, self._match / mean.clamp_min(_LEAST), 0.0), SMOOTHED_SHAPE)
-        weight = _averaged(torch.where(seen, self._weight, 0.0), SMOOTHED_SHAPE)
-        places = torch.arange(TERMS)
-        matrix = weight[places[:, None] + places].permute(2, 0, 1)
-        ridge = torch.diag_embed(torch.stack([torch.zeros_like(mean), *[RIDGE * weight[0] + _LEAST] * (TERMS - 1)], 1))
-        plain = torch.zeros(TERMS, 1, dtype=torch.float64)
-        plain[0] = 1.0  # no dependence
-        known = weight[0] > 0
-        matrix = torch.where(known[:, None, None], matrix + ridge, torch.eye(TERMS, dtype=torch.float64))
-        change = torch.linalg.solve(matrix, (match.T[:, :, None] - matrix @ plain) * known[:, None, None])
-        shape = (plain + change)[:, :, 0].T
-        level = (shape * self._weight[:TERMS]).sum(dim=0) / self._weight[0].clamp_min(_LEAST)
-        return OwnNoiseShare(torch.where(level > 0, shape * (mean / level.clamp_min(_LEAST)), plain * mean))
+        seen = mean > 0
+        shape = _fitted(_averaged(torch.where(seen, self._match / mean.clamp_min(LEAST), 0.0), SMOOTHED_SHAPE),
+                        _averaged(torch.where(seen, self._weight, 0.0), SMOOTHED_SHAPE))
+        level = (shape * self._weight[:TERMS]).sum(dim=0) / self._weight[0].clamp_min(LEAST)
+        return OwnNoiseShare(torch.where(level > 0, shape * (mean / level.clamp_min(LEAST)), _constant(mean)))
 
 
-_LEAST = 1e-300
+def _fitted(match: Tensor, weight: Tensor) -> Tensor:
+    """Polynomials [TERMS, s] in f by least squares, near 1 where f hardly spreads; sums as `OwnNoise` has them."""
+    places, one = torch.arange(TERMS), torch.ones_like(weight[0])
+    ridge = RIDGE * weight[0] + LEAST
+    matrix = weight[places[:, None] + places].permute(2, 0, 1)
+    matrix = matrix + torch.diag_embed(torch.stack([torch.zeros_like(ridge), *[ridge] * (TERMS - 1)], dim=1))
+    known = (weight[0] > 0)[:, None, None]
+    plain = _constant(one).T[:, :, None]
+    rest = torch.where(known, match.T[:, :, None] - matrix @ plain, 0.0)
+    return (plain + torch.linalg.solve(torch.where(known, matrix, torch.eye(TERMS).to(matrix)), rest))[:, :, 0].T
+
+
+def _constant(values: Tensor) -> Tensor:
+    """Polynomials [TERMS, s] that are these values [s] everywhere."""
+    return torch.stack([values, *[torch.zeros_like(values)] * (TERMS - 1)])
 
 
 def _averaged(sums: Tensor, shells: int) -> Tensor:

@@ -112,8 +112,8 @@ class PosedImages:
 
     index int64 [b]: their particles; group: their optics group; mate: a map of the same signal whose noise is not that
     of the reference, so that products of both hold that of the signal alone; rotations [b, 3, 3], shifts [b, 2]
-    (pixels); present [b]: probability that an image holds a particle; defocus [b]: the current values. own_noise [s]:
-    what each finds of its own noise in the reference, by shell of that (`own_noise`). turn [b, s]: how much of the
+    (pixels); present [b]: probability that an image holds a particle; defocus [b]: the current values. own_noise: what
+    each finds of its own noise in the reference. turn [b, s]: how much of the
     other quadrature of the CTF masks have brought into them, by shell of the images (`imaging.cut_signal`); None:
     nothing. made [b, k]: the CTF with which the reference was made of them, relative to the phases that they have now;
     None: that of the images.
