@@ -22,6 +22,7 @@ def test_a_value_has_as_many_decimals_as_its_error_to_the_second_digit() -> None
     assert rounded(0.184032, 0.0108) == "0.184" and rounded(-12.345, 1.4) == "-12.3"
     assert rounded(10300.6, 33.0) == "10301" and rounded(0.25, math.inf) == "0.25"
     assert rounded(-0.0004, 0.02) == "0.000"
+    assert as_given(-7.8e-6, 0.04) == "0.000"
     assert as_given(0.01, 1.8) == "0.01" and as_given(0.0, 1.8) == "0.0" and as_given(2.7, 0.31) == "2.70"
 
 

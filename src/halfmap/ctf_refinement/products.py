@@ -94,10 +94,6 @@ class OwnNoiseShare:
 
     powers: Tensor
 
-    def times(self, factor: Tensor) -> OwnNoiseShare:
-        """That in a reference that was multiplied by a factor [s] for each shell."""
-        return OwnNoiseShare(self.powers * factor)
-
     def of(self, left: Tensor, shell: Tensor) -> Tensor:
         """Of images, by shell of theirs [b, s]. left [b, s]: what masks leave; shell [s]: of the reference."""
         total = torch.zeros_like(left)

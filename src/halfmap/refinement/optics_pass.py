@@ -31,7 +31,7 @@ from halfmap.refinement.refined_optics import RefinedOptics, summary
 from halfmap.refinement.schedule import Plan
 from halfmap.refinement.state import State
 
-SAMPLE, FEWER = 400, 200  # images of each half set that their own noise is measured in, or amplitudes alone
+SAMPLE, FEWER = 400, 200  # images of each half set that their own noise is measured in, and amplitudes
 
 
 def refitted(problem: Problem, state: State, plan: Plan, advance: Callable[[int], None] = lambda n: None) -> State:
@@ -73,18 +73,22 @@ def count_images(
     every = [torch.nonzero(poses.half == half)[:, 0] if members is None else members(half) for half in range(HALVES)]
     posed = _Posed(state, source, model, used, made)
     kinds = [[fit for fit in fits if fit.common == common] for common in (False, True)]
-    noise, amplitudes, most = OwnNoise(used), Amplitudes(used), SAMPLE if kinds[0] else FEWER
+    amplitudes = Amplitudes(used)
     for half, rows in enumerate(every):
-        for some in posed.of(half, rows[:: max(1, math.ceil(len(rows) / most))]):
+        for some in posed.of(half, rows[:: max(1, math.ceil(len(rows) / FEWER))]):
             amplitudes.add_(some.exchanged())
-            if kinds[0]:
+    add_up_(amplitudes.sums())
+    for reference in posed.references:
+        scale_(reference, amplitudes.factor())
+    share = None
+    if kinds[0]:
+        noise = OwnNoise(used)
+        for half, rows in enumerate(every):
+            for some in posed.of(half, rows[:: max(1, math.ceil(len(rows) / SAMPLE))]):
                 noise.add_(some, True)
                 noise.add_(some.exchanged(), False)
-    add_up_([*noise.sums(), *amplitudes.sums()])
-    factor = amplitudes.factor()
-    for reference in posed.references:
-        scale_(reference, factor)
-    share = noise.share().times(factor) if kinds[0] else None
+        add_up_(noise.sums())
+        share = noise.share()
     for half, rows in enumerate(every):
         for some in posed.of(half, rows, advance):
             for against, own_fits in zip((replace(some, own_noise=share), some.exchanged()), kinds, strict=True):

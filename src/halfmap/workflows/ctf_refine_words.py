@@ -16,6 +16,7 @@ from halfmap.imaging.optics import OpticsGroup
 from halfmap.particles.table import ParticleTable
 
 SHOWN = 4  # optics groups that have a line of their own
+LEAST_GIVEN = 1e-3  # of its error: smaller values are 0 but for rounding
 
 
 def found_lines(fitted: Sequence[Fitted], optics: Sequence[OpticsGroup]) -> list[str]:
@@ -45,7 +46,7 @@ def rounded(value: float, error: float) -> str:
 def as_given(value: float, error: float) -> str:
     """A value of a file beside one that was found with this error: that it is not 0 is seen, however wide the error."""
     text = rounded(value, error)
-    return text if float(text) or not value else f"{value:.2g}"
+    return text if float(text) or abs(value) < LEAST_GIVEN * error else f"{value:.2g}"
 
 
 def record_of(fitted: Sequence[Fitted], table: ParticleTable) -> dict[str, Any]:
