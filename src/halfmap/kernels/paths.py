@@ -17,7 +17,11 @@ import torch
 from halfmap.kernels import reference
 
 # Kernels that Triton has, and the module of each. They take what the function of that name in plain torch takes.
-TRITON: dict[str, str] = {}
+TRITON = {
+    "project_slices": "triton_slices",
+    "refine_poses": "triton_poses",
+    "residual_sums": "triton_residuals",
+}
 PLAIN = "HALFMAP_PLAIN_KERNELS"  # in the environment: a GPU takes plain torch
 LEAST_MAJOR = 7  # compute capability of NVIDIA's devices that Triton compiles for
 

@@ -1,7 +1,7 @@
 """A Triton kernel with the types and constants it is compiled for, and how it is launched.
 
-Numbers of a kernel are never specialised (`do_not_specialize`), so that what a test compiles without a GPU is what a GPU
-runs, and no batch of another size is compiled anew. Complex numbers are read as whole numbers of eight bytes
+Numbers of a kernel are never specialised (`do_not_specialize`), so that what a test compiles without a GPU is what a
+GPU runs, and no batch of another size is compiled anew. Complex numbers are read as whole numbers of eight bytes
 (`as_pairs`), which is one load instruction for each, wherever it lies.
 """
 
@@ -30,7 +30,12 @@ class Kernel:
     def launch(self, programs: int, *arguments: Tensor | int) -> None:
         """Run so many programs with these arguments; nothing waits for them."""
         if programs > 0:
-            self.function[(programs,)](*arguments, **self.constants, num_warps=self.warps)
+            self.function[(programs,)](*arguments, **self.constants, **self.options)
+
+    @property
+    def options(self) -> dict[str, int | bool]:
+        """Of the compiler. A product and a sum are one instruction, which Triton 3.10 no longer does by itself."""
+        return {"num_warps": self.warps, "enable_fp_fusion": True}
 
     @property
     def signature(self) -> dict[str, str]:
@@ -45,8 +50,10 @@ def programs_for(count: int, block: int) -> int:
 
 
 def as_pairs(t: Tensor) -> Tensor:
-    """A complex64 tensor, or one of float32 [..., 2], as int64 with the two float32 of each pair side by side; it shares
-    memory with a tensor that is contiguous along its last axes, and is a copy of another."""
+    """A complex64 tensor [...], or one of float32 [..., 2], as int64 [...]: the two float32 of a pair side by side.
+
+    It shares memory with the tensor where that is contiguous along its last axes, else it is a copy.
+    """
     pairs = torch.view_as_real(t.resolve_conj().resolve_neg()) if t.is_complex() else t
     if pairs.stride(-1) != 1 or (pairs.dim() > 1 and pairs.stride(-2) != 2):
         pairs = pairs.contiguous()
