@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -77,7 +77,7 @@ def best_shift(cross_re: Tensor, cross_im: Tensor, norm: Tensor, log_prior: Tens
 
 def score_block(
     y: Tensor, c: Tensor, slices: Slices, phases: Tensor, log_prior: Tensor,
-    choose: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] = best_shift,
+    choose: Callable[..., Any] = best_shift,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """See kernels.score_block. choose: what reduces products over shifts, `best_shift` or a compiled one."""
     shape = (len(y), 2, len(slices.real))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from halfmap.kernels import reference_search
 from halfmap.kernels.paths import elsewhere
-from halfmap.kernels.reference_search import Slices
+from halfmap.kernels.reference_search import LAST, Slices
 from halfmap.kernels.threads import for_ranges
 
 
@@ -29,9 +29,7 @@ def best_shift(cross_re: Tensor, cross_im: Tensor, norm: Tensor, log_prior: Tens
     return score, shift
 
 
-def score_block(
-    y: Tensor, c: Tensor, slices: Slices, phases: Tensor, log_prior: Tensor
-) -> tuple[Tensor, Tensor]:
+def score_block(y: Tensor, c: Tensor, slices: Slices, phases: Tensor, log_prior: Tensor) -> tuple[Tensor, Tensor]:
     """Scores [b, 2, r] of whitened images y[b, k] under contrast c[b, k], maximised over shifts, and the best shifts.
 
     phases[t, k]: that undo the shifts; log_prior[t]; the second of the two are the references turned by 180 degrees in
@@ -76,11 +74,11 @@ class BestPoints:
     def __init__(self, images: int, most: int, device: torch.device) -> None:
         self.most = most
         self.score = torch.full((images, most), -torch.inf, device=device)
-        self.index = torch.full((images, most), reference_search.LAST, dtype=torch.int64, device=device)
+        self.index = torch.full((images, most), LAST, dtype=torch.int64, device=device)
         self.shift = torch.zeros((images, most), dtype=torch.int16, device=device)
 
     def add_(self, score: Tensor, shift: Tensor, index: Tensor) -> None:
-        """Look at more points: score [b, r] and shift [b, r] of those numbered index [r] (below reference_search.LAST)."""
+        """Look at more points: score [b, r] and shift [b, r] of those numbered index [r] (below LAST)."""
         if score.device.type != "cpu":
             score, shift = torch.cat([self.score, score], dim=1), torch.cat([self.shift, shift], dim=1)
             index = torch.cat([self.index, index.expand(len(score), -1)], dim=1)

@@ -1,24 +1,27 @@
 """Insertion of slices on NVIDIA's GPUs: scatter by atomic additions, or by whole numbers where sums must repeat.
 
-A program takes BLOCK coefficients of one sample: it reads value and weight of the image, turns the value by the phase of
-the sample's shift, and adds to the grid points around. Nothing is written per sample. Phases are whole numbers of 2^-32
-turns, so that they are exact modulo one turn however large kx and the shift are, in 32 bits.
+A program takes 32 coefficients of one sample: it reads value and weight of the image, turns the value by the phase of
+the sample's shift, and adds to the grid points around. Nothing is written for a sample. Phases are whole numbers of
+2^-32 turns, so that they are exact modulo one turn however large kx and the shift are. A coefficient costs 28 bytes
+read, most of them from cache, some 120 operations and 24 additions (Gaussian: 81). Programs of a sample follow one
+another: near the origin, where all slices meet, few samples add at a time. One warp is a program, because what a lane
+knows of a coefficient is told to the lanes that add it, for which larger programs would have to wait.
 
-The sums [z, y, x, 3] are as on the CPU. Counted for a pair of neighbours along x, in sectors of 32 bytes that the second
-level cache adds to: lanes of a warp take the numbers of such a pair one after the other, and 24 bytes that begin anywhere
-touch 1.6 sectors; with a fourth number to each point an addition of four at once (red.global.add.v4.f32, sm_90) touches
-1.5. So a fourth would cost a third more memory to save a twelfth of the traffic. Sums that have one (a view [z, y, x, :3]
-of [z, y, x, 4]) are added to four at once all the same. A coefficient costs 28 bytes read, most of them from cache, some
-120 operations and 24 additions. Programs of one sample follow one another: near the origin, where all slices meet, only
-few samples add at a time.
+The sums [z, y, x, 3] are as on the CPU. Counted in the sectors of 32 bytes that the second level cache adds to: lanes
+take the six numbers of a pair of neighbours along x one after the other, and 24 bytes that begin anywhere touch 1.6
+sectors; were there a fourth number to each point, a pair would touch 1.5. A third more memory would save a twelfth of
+that traffic. It would also save lanes: sums that have it, a view [z, y, x, :3] of [z, y, x, 4], are added to four at
+once where the device can (red.global.add.v4.f32, sm_90: 8 instructions a warp in place of 32). Both are compiled
+here.
 
-Float additions in any order repeat but for their last bits. Under torch.use_deterministic_algorithms addends become
-whole numbers of 64 bits, whose sum does not depend on the order: a unit is the power of two with which the largest addend,
-as often as samples could add it to one point, just fits, 2^-45 of that addend for thousands of samples. So the sum of a
-batch is exact but for what is cut off below that unit, and it is rounded once. This takes 24 bytes a point for SLAB_BYTES of
-planes at a time, and coefficients are gone through again for every slab. The other way, bricks of voxels whose owners go
-through all samples in order, was counted: with 512 voxels a brick, 3,000 samples and a box of 512 it needs 10^13 operations
-a batch, some ten times what additions of 64 bits take, and lists of who meets whom.
+Floats added in any order differ in their last bits. Under torch.use_deterministic_algorithms addends become whole
+numbers of 64 bits, whose sum does not depend on the order. Their unit is the power of two that lets the largest
+addend just fit as often as samples could add it to one point: 2^-45 of that addend for thousands of samples. So the
+sum of a batch is exact but for what is cut off below that, and is rounded once. It takes 24 bytes a point, for
+SLAB_BYTES of planes at a time (box 256, padded twice: one slab), and coefficients are gone through again for every
+slab. The other way, programs that own bricks of voxels and go through all samples in order, was counted, too: bricks
+of 512 voxels, 3,000 samples and box 512 make some 10^13 operations a batch, ten times what the additions take, and
+lists of who meets whom.
 """
 
 from __future__ import annotations
@@ -45,8 +48,8 @@ CROWD = 32  # more than what the coefficients of one slice add up to at a point,
 
 @triton.jit
 def _nearest(x, y, z, m):
-    """As triton_cells.place, of the 27 grid points about the nearest one: the offset of the first of them, how far beyond
-    it the position lies, the sign of the mate taken, and whether the first has x = -1."""
+    """As triton_cells.place, of the 27 grid points about the nearest one: the offset of the first of them, how far
+    beyond it the position lies, the sign of the mate taken, and whether the first has x = -1."""
     sign = tl.where(x < 0, -1.0, 1.0)
     x, y, z = x * sign, y * sign + m, z * sign + m
     below_x = tl.minimum(tl.maximum(tl.floor(x + 0.5), 0.0), m - 1) - 1.0
@@ -65,10 +68,10 @@ def _insert(
 ):  # fmt: skip
     """Add samples j to sums: float32 [z, y, x, VOXEL], or WHOLE: the planes from ``first`` on, int64 [z, y, x, 3].
 
-    values [b, k], coords [k] and kxy [k] are pairs; weights [b, k]; of samples: image int64 [j], axes [j, 2, 3] ([j, 3, 3]
-    where CURVED), turns int32 [j, 2], curvature [j], mass [j]. units [2]: what 1 is in whole numbers, for values and
-    weights. count: of the coefficients; blocks: of BLOCK coefficients. TAPS: points along an axis, 2 (trilinear) or 3
-    (Gaussian); COLUMNS: at least TAPS times VOXEL, a power of two.
+    values [b, k], coords [k] and kxy [k] are pairs; weights [b, k]; of samples: image int64 [j], axes [j, 2, 3]
+    ([j, 3, 3] where CURVED), turns int32 [j, 2], curvature [j], mass [j]. units [2]: what 1 is in whole numbers, for
+    values and weights. count: of the coefficients; blocks: of BLOCK coefficients. TAPS: points along an axis, 2
+    (trilinear) or 3 (Gaussian); COLUMNS: at least TAPS times VOXEL, a power of two.
     """
     program = tl.program_id(0)
     j = program // blocks
@@ -174,7 +177,7 @@ _INSERT = {
     variant: variant.kernel() for taps, voxel, curved, whole in product((2, 3), (3, 4), (False, True), (False, True))
     if not (whole and voxel == 4) for variant in [_Variant(taps, voxel, curved, whole)]
 }  # fmt: skip
-_ADD = {voxel: Kernel(_add_whole, ("*fp32", "*i64", "*fp32", "i64"), {"VOXEL": voxel, "BLOCK": _PER_BLOCK})
+_ADD = {voxel: Kernel(_add_whole, ("*fp32", "*i64", "*fp32", "i32"), {"VOXEL": voxel, "BLOCK": _PER_BLOCK})
         for voxel in (3, 4)}
 KERNELS = (*_INSERT.values(), *_ADD.values())
 
@@ -183,7 +186,7 @@ def insert_samples_(
     accumulator: Tensor, values: Tensor, weights: Tensor, coords: Tensor, kxy: Tensor, box: int, samples: Samples,
     kernel: str, curvature: Tensor | None,
 ) -> None:  # fmt: skip
-    """As reference.insert_samples_, which takes double precision, and sums with gaps between their rows.
+    """As reference.insert_samples_, which takes double precision.
 
     Where torch.use_deterministic_algorithms asks for it, the same bits come out every time.
     """
@@ -193,16 +196,16 @@ def insert_samples_(
     if accumulator.dtype != torch.float32 or voxel not in (3, 4) or not packed:
         reference.insert_samples_(accumulator, values, weights, coords, kxy, box, samples, kernel, curvature)
         return
-    count = len(coords)
+    count, curved = len(coords), curvature is not None
     if not len(samples) or not count:
         return
     taps, mass = (2, samples.mass) if kernel == "trilinear" else (3, samples.mass / reference.gaussian_total() ** 3)
-    curved = curvature is not None
     axes, mass = samples.rotations[:, : 3 if curved else 2].float().contiguous(), mass.float().contiguous()
-    pairs, weights = as_pairs(values.to(torch.complex64).contiguous()), weights.float().contiguous()
+    bent = axes if curvature is None else curvature[samples.image].float().contiguous()
+    values, weights = values.to(torch.complex64).contiguous(), weights.float().contiguous()
     given = (
-        pairs, weights, as_pairs(coords.float()), as_pairs(kxy.float()), samples.image.contiguous(), axes,
-        turns_of(samples.shifts, box), axes if curvature is None else curvature[samples.image].float().contiguous(), mass,
+        as_pairs(values), weights, as_pairs(coords.float()), as_pairs(kxy.float()), samples.image.contiguous(), axes,
+        _turns(samples.shifts, box), bent, mass,
     )  # fmt: skip
     blocks = programs_for(count, _BLOCK)
     programs = len(samples) * blocks
@@ -220,7 +223,7 @@ def insert_samples_(
         _ADD[voxel].launch(programs_for(part.numel(), _PER_BLOCK), slab, part, 1 / units, part.numel())
 
 
-def turns_of(shifts: Tensor, box: int) -> Tensor:
+def _turns(shifts: Tensor, box: int) -> Tensor:
     """How far shifts [j, 2] (pixels) turn the coefficient 1, modulo one turn, in 2^-32 turns: int32 [j, 2]."""
     turns = shifts.double() / box
     return ((turns - turns.round()) * 2.0**32).round().long().to(torch.int32)
