@@ -59,10 +59,10 @@ def turned_column(x, y, z, cosine, s, h, a, b, c):
 
 @triton.jit
 def sinc_and_versine(square):
-    """sin(a) / a and (1 - cos a) / a^2 of a^2, for angles up to two turns."""
+    """sin(a) / a and (1 - cos a) / a^2 of a^2, to the last bits for angles up to pi."""
     s = square * 0 + 1.0
     h = s
-    for i in tl.static_range(20, 0, -1):
+    for i in tl.static_range(15, 0, -1):
         s = 1.0 - square * s * (1.0 / (2 * i * (2 * i + 1)))
         h = 1.0 - square * h * (1.0 / ((2 * i + 1) * (2 * i + 2)))
     return s, 0.5 * h
@@ -99,7 +99,7 @@ def within_limits(
     """A pose beyond the limits of its prior moved to where the way there crosses them."""
     x, y, z, angle, _ = _turn_from(r00, r01, r02, r10, r11, r12, r20, r21, r22, centre, mine)
     limit, reach = tl.load(settings + 6), tl.load(settings + 7)
-    shorter = limit / tl.maximum(angle, 1e-30)
+    shorter = tl.minimum(limit / tl.maximum(angle, 1e-30), 1.0)
     x, y, z = x * shorter, y * shorter, z * shorter
     square = x * x + y * y + z * z
     beyond = angle > limit
@@ -118,7 +118,7 @@ def within_limits(
     wanted_y = tl.load(place + 1, mask=mine, other=0.0) - _row_times(r10, r11, r12, fulcrum)
     ex, ey = t0 - wanted_x, t1 - wanted_y
     length = tl.sqrt(ex * ex + ey * ey)
-    share = reach / tl.maximum(length, 1e-30)
+    share = tl.minimum(reach / tl.maximum(length, 1e-30), 1.0)
     t0 = tl.where(length > reach, wanted_x + ex * share, t0)
     t1 = tl.where(length > reach, wanted_y + ey * share, t1)
     return r00, r01, r02, r10, r11, r12, r20, r21, r22, t0, t1

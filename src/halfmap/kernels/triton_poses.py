@@ -6,10 +6,12 @@ steps: the same launches whatever the images hold, so they queue up behind one a
 GPU's memory; its programs read it and return.
 
 Evaluation: a program takes one start and a stretch of coefficients, 128 at a time, one a thread. A coefficient costs
-eight points of eight bytes of the volume, 12 bytes of the image, 16 of the band (shared by all starts) and some 250
-floating-point operations. The 21 sums (upper triangle of J J^T, J r, gain) stay in registers, float32, and each
-stretch writes its own; stretches are added in float64 in their order (`triton_steps`). So the same bits come out every
-time, and for an image whatever images are beside.
+eight points of eight bytes of the volume, 12 bytes of the image, 16 of the band (shared by all starts) and 266
+floating-point operations in 243 instructions; a thread needs 80 registers (counted in what is compiled for sm_90). So
+reading the volume, four or five sectors of 32 bytes in places of their own, is likely to be what takes the time. The
+21 sums (upper triangle of J J^T, J r, gain) stay in registers, float32, and each stretch writes its own; stretches are
+added in float64 in their order (`triton_steps`). So the same bits come out every time, and for an image whatever images
+are beside.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Coefficients are sorted by shell, so a program takes one image and the stretch of one shell: one warp, 64 coefficients
 at a time. A coefficient costs eight points of eight bytes of the volume, 16 bytes of the image (data, CTF, weight), 16
-of the band (shared by all images) and some 110 floating-point operations. Six sums stay in registers, float32 (shell s
+of the band (shared by all images) and some 120 floating-point operations. Six sums stay in registers, float32 (shell s
 holds about 3 s coefficients); no two programs write to one place, so the same bits come out every time, whatever images
 are beside.
 """

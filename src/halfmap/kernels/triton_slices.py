@@ -1,8 +1,9 @@
 """Slices of a Hermitian half volume on a GPU: trilinear gather.
 
 A program takes one rotation and 256 coefficients, two a thread. Of each it reads eight points of eight bytes and writes
-eight bytes, some 60 floating-point operations: it waits for memory, so what counts is that a thread has 16 loads under
-way and needs few registers. Sums of eight terms are float32, as on the CPU.
+eight bytes, with some 60 floating-point operations: memory is what takes the time, so it was written for a thread to
+have 16 loads under way and to need few registers (32, in what is compiled for sm_90). Sums of eight terms are float32,
+as on the CPU.
 """
 
 from __future__ import annotations
