@@ -160,6 +160,21 @@ def test_triton_sums_of_whole_numbers_are_as_good_for_values_of_any_size(random_
     assert error(found, expected) < 5e-5
 
 
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_triton_insertion_leaves_out_samples_without_mass(random_poses, deterministic):
+    """Also where a pose is no number, which times nothing is not nothing."""
+    problem = Problem.of(9, 2, 3, 5, random_poses(5))
+    s, kept = problem.samples, torch.tensor([True, False, True, False, True])
+    torch.use_deterministic_algorithms(deterministic)
+    try:
+        expected = problem.inserted(problem.sums(torch.float32), order=torch.nonzero(kept)[:, 0])
+        s.rotations[1], s.mass[~kept] = math.nan, 0
+        found = problem.inserted(problem.sums(torch.float32))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
 def test_triton_sums_of_whole_numbers_are_exact_to_the_last_bit_of_float32(random_poses, whole):
     """Addends of which float32 alone would lose a tenth: one of 2^24 and then four of 0.4 at the same points."""
     problem = Problem.of(9, 2, 3, 5, random_poses(5))

@@ -78,6 +78,8 @@ def _insert(
     i = (program % blocks) * BLOCK + tl.arange(0, BLOCK)
     inside = i < count
     share = tl.load(mass + j)
+    if share == 0.0:  # samples of another quarter set
+        return
     row = tl.load(image + j) * count
     u, v = load_pair(coords, i, inside)
     kx, ky = load_pair(kxy, i, inside)

@@ -40,7 +40,7 @@ from halfmap.kernels.triton_kernel import Kernel, as_pairs, programs_for
 
 _STEP = 16  # coefficients that a tile takes at a time
 _IMAGES, _REFERENCES = 64, 128  # of a program's tiles
-SHIFTED_BYTES = 1 << 29  # of shifted images that are held at once
+SHIFTED_BYTES = 1 << 28  # of shifted images that are held at once
 _POINTS = 256  # references of a program that does no products
 
 
