@@ -28,8 +28,11 @@ class Kernel:
     warps: int = 4
 
     def launch(self, programs: int, *arguments: Tensor | int) -> None:
-        """Run so many programs with these arguments; nothing waits for them."""
-        if programs > 0:
+        """Run so many programs with these arguments, where the first tensor lies; nothing waits for them."""
+        if programs <= 0:
+            return
+        # Triton takes the current device, which every thread has to itself.
+        with torch.cuda.device_of(next(a for a in arguments if isinstance(a, Tensor))):
             self.function[(programs,)](*arguments, **self.constants, **self.options)
 
     @property
