@@ -160,6 +160,22 @@ def test_triton_sums_of_whole_numbers_are_as_good_for_values_of_any_size(random_
     assert error(found, expected) < 5e-5
 
 
+@pytest.mark.filterwarnings("ignore:invalid value")
+@pytest.mark.parametrize("kernel", ["trilinear", "gaussian"])
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_triton_insertion_at_poses_that_are_none_writes_to_no_foreign_memory(random_poses, deterministic, kernel):
+    problem = Problem.of(9, 2, 3, 5, random_poses(5))
+    problem.samples.rotations[1:4] = torch.tensor([math.nan, 1e6, -1e3])[:, None, None]
+    start = problem.sums(torch.float32)
+    around = torch.zeros(3 * len(start), *start.shape[1:])
+    torch.use_deterministic_algorithms(deterministic)
+    try:
+        problem.inserted(around[len(start) : 2 * len(start)], kernel)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert float(around[: len(start)].abs().max()) == float(around[2 * len(start) :].abs().max()) == 0
+
+
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_triton_insertion_leaves_out_samples_without_mass(random_poses, deterministic):
     """Also where a pose is no number, which times nothing is not nothing."""
