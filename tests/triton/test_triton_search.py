@@ -22,7 +22,7 @@ from halfmap.fourier.transform import half_volume
 from halfmap.geometry.orientation_grid import orientation_grid
 from halfmap.geometry.shift_grid import shift_grid
 from halfmap.geometry.symmetry import symmetry_group
-from halfmap.kernels import reference_search, triton_search
+from halfmap.kernels import reference_search, triton_points, triton_search
 from halfmap.kernels.triton_kernel import Kernel
 
 TYPES = {torch.float32: "*fp32", torch.int16: "*i16", torch.int64: "*i64"}
@@ -153,10 +153,34 @@ def test_triton_takes_the_best_shift_that_plain_torch_takes(size):
     images, shifts, references, _ = size
     given = [noise(images, shifts, references, seed=seed) for seed in (1, 2)]
     given += [noise(images, references, seed=3).abs(), -noise(shifts, seed=4).abs()]
-    found = triton_search.best_shift(*(t.float() for t in given))
+    found = triton_points.best_shift(*(t.float() for t in given))
     expected = reference_search.best_shift(*given)
     torch.testing.assert_close(found[0].double(), expected[0], rtol=0, atol=2e-6)
     assert torch.equal(found[1], expected[1])
+
+
+@pytest.mark.parametrize(("most", "blocks"), [
+    (5, [40, 7, 100]), (7, [3, 2, 1, 1, 30]), (256, [1500, 0, 1100]), (1, [5, 1]),
+])  # fmt: skip
+def test_triton_keeps_the_best_points_that_plain_torch_keeps(most, blocks):
+    """Of scores many of which are equal, of both signs, in blocks of any size; less than are kept to begin with."""
+    generator = torch.Generator().manual_seed(most)
+    kept = [torch.full((3, most), -torch.inf), torch.zeros(3, most, dtype=torch.int16),
+            torch.full((3, most), reference_search.LAST)]
+    every: list[list[Tensor]] = [[], [], []]
+    for count in blocks:
+        scores = (2 * torch.randn(3, count, generator=generator)).round() / 2
+        shifts = torch.randint(0, 30, (3, count), generator=generator).short()
+        numbers = torch.randperm(count, generator=generator) + sum(blocks[: len(every[0])])
+        triton_points.keep_best_(*kept, scores, shifts, numbers)
+        for one, more in zip(every, (scores, shifts, numbers.expand(3, -1)), strict=True):
+            one.append(more)
+        found = reference_search.best_points(*kept, most)
+        scores, shifts, numbers = (torch.cat(parts, dim=1) for parts in every)
+        order = torch.from_numpy(np.lexsort((numbers.numpy(), -scores.numpy())))[:, :most]
+        for mine, other in zip(found, (scores, shifts, numbers), strict=True):
+            assert torch.equal(mine[:, : order.shape[1]], other.gather(1, order))
+        assert bool((found[0][:, order.shape[1] :] == -torch.inf).all())
 
 
 @pytest.mark.parametrize(("group", "count", "most", "drop"), [
@@ -170,11 +194,15 @@ def test_triton_finds_the_distinct_peaks_that_the_cpu_finds(group, count, most, 
     scores = torch.from_numpy(random.normal(0, 3.0, (4, 120))).float().sort(dim=1, descending=True)
     given = (scores.values[:, :count].contiguous(), scores.indices[:, :count], torch.from_numpy(twins.as_matrix()),
              symmetry_group(group), math.radians(25), most, drop)
-    found = triton_search.distinct_peaks(*given)
+    found = triton_points.distinct_peaks(*given)
     assert torch.equal(found, kernels.distinct_peaks(*given))
     if count:
         assert torch.equal(found, reference_search.distinct_peaks(*given))
     assert found.shape == (4, most) and len(launched) == (count > 0)
+
+
+def sort_(best: kernels.BestPoints) -> None:
+    best.score, best.shift, best.index = reference_search.best_points(best.score, best.shift, best.index, best.most)
 
 
 def test_a_global_search_by_triton_finds_the_points_that_the_cpu_finds(blobs, monkeypatch):
@@ -193,6 +221,9 @@ def test_a_global_search_by_triton_finds_the_points_that_the_cpu_finds(blobs, mo
     expected = best_points(y, c, slices, phases, prior, 20)
     monkeypatch.setattr(score, "BLOCK", 100)
     monkeypatch.setattr(kernels, "score_block", triton_search.score_block)
+    monkeypatch.setattr(kernels.BestPoints, "add_", lambda best, *new: triton_points.keep_best_(
+        best.score, best.shift, best.index, *new))
+    monkeypatch.setattr(kernels.BestPoints, "sort_", sort_)
     found = best_points(y, c, slices, phases, prior, 20)
     assert torch.equal(found.index[:, 0], expected.index[:, 0])
     torch.testing.assert_close(found.score, expected.score, rtol=0, atol=0.05)

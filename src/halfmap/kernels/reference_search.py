@@ -97,6 +97,17 @@ def best_points(score: Tensor, shift: Tensor, index: Tensor, most: int) -> list[
     return [values.gather(1, kept) for values in (score, shift, index)]
 
 
+def keep_best_(
+    kept_score: Tensor, kept_shift: Tensor, kept_index: Tensor, score: Tensor, shift: Tensor, index: Tensor
+) -> None:
+    """Put points score [b, r], shift [b, r] of the numbers index [r] in place of those kept [b, n] that are worse."""
+    numbers = torch.cat([kept_index, index.expand(len(score), -1)], dim=1)
+    found = best_points(torch.cat([kept_score, score], dim=1), torch.cat([kept_shift, shift], dim=1), numbers,
+                        kept_score.shape[1])
+    for kept, best in zip((kept_score, kept_shift, kept_index), found, strict=True):
+        kept.copy_(best)
+
+
 def distinct_peaks(
     score: Tensor, order: Tensor, rotations: Tensor, operators: Tensor, angle: float, most: int, drop: float
 ) -> Tensor:

@@ -80,10 +80,9 @@ class BestPoints:
     def add_(self, score: Tensor, shift: Tensor, index: Tensor) -> None:
         """Look at more points: score [b, r] and shift [b, r] of those numbered index [r] (below LAST)."""
         if score.device.type != "cpu":
-            score, shift = torch.cat([self.score, score], dim=1), torch.cat([self.shift, shift], dim=1)
-            index = torch.cat([self.index, index.expand(len(score), -1)], dim=1)
-            self.score, self.shift, self.index = reference_search.best_points(score, shift, index, self.most)
-            return  # they are in order, too
+            keep = elsewhere("keep_best_", score.device, reference_search)
+            keep(self.score, self.shift, self.index, score, shift, index)
+            return
         from halfmap.kernels.numba_search import keep_best_range
 
         arrays = [t.contiguous().numpy() for t in (score, shift, index, self.score, self.shift, self.index)]
@@ -91,8 +90,11 @@ class BestPoints:
 
     def sort_(self) -> None:
         """Put the points of each image in order, the best first. None can be added afterwards."""
-        if self.score.device.type == "cpu":
-            from halfmap.kernels.numba_search import sort_best_range
+        if self.score.device.type != "cpu":
+            found = reference_search.best_points(self.score, self.shift, self.index, self.most)
+            self.score, self.shift, self.index = found
+            return
+        from halfmap.kernels.numba_search import sort_best_range
 
-            arrays = [t.numpy() for t in (self.score, self.shift, self.index)]
-            for_ranges(lambda i, j: sort_best_range(*arrays, i, j), len(self.score))
+        arrays = [t.numpy() for t in (self.score, self.shift, self.index)]
+        for_ranges(lambda i, j: sort_best_range(*arrays, i, j), len(self.score))

@@ -1,4 +1,4 @@
-"""The global search on NVIDIA's GPUs: products on tensor cores whose best shift is taken in registers; distinct peaks.
+"""The global search on NVIDIA's GPUs: products on tensor cores whose best shift is taken in registers.
 
 Images [b], each at all shifts [t], times references [r] are two matrix products, of real and of imaginary parts. A
 program takes 64 images, two of their shifts at a time, and 128 references: four tiles of 64 x 128 float32. Their sums
@@ -24,9 +24,7 @@ one image in 60 lost 0.1 nats. So TF32 needs no rescoring: the poses found are p
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 import triton
@@ -41,37 +39,6 @@ from halfmap.kernels.triton_kernel import Kernel, as_pairs, programs_for
 _STEP = 16  # coefficients that a tile takes at a time
 _IMAGES, _REFERENCES = 64, 128  # of a program's tiles
 SHIFTED_BYTES = 1 << 28  # of shifted images that are held at once
-_POINTS = 256  # references of a program that does no products
-
-
-@triton.jit(do_not_specialize=["shifts", "count", "blocks"])
-def _best_shift(score, shift, cross_re, cross_im, norm, log_prior, shifts, count, blocks, BLOCK: tl.constexpr):
-    """score, shift [b, 2, r] of cross_re, cross_im [b, t, r], norm [b, r] and log_prior [t]; count: of the references;
-    blocks: of BLOCK references."""
-    program = tl.program_id(0)
-    b = (program // blocks).to(tl.int64)
-    r = (program % blocks) * BLOCK + tl.arange(0, BLOCK)
-    inside = r < count
-    best = tl.full([BLOCK], float("-inf"), tl.float32)
-    best_mate = best
-    at = tl.zeros([BLOCK], tl.int32)
-    at_mate = at
-    for t in range(shifts):
-        where = (b * shifts + t) * count + r
-        real = tl.load(cross_re + where, mask=inside, other=0.0)
-        imaginary = tl.load(cross_im + where, mask=inside, other=0.0)
-        prior = tl.load(log_prior + t)
-        own, mate = real + imaginary + prior, real - imaginary + prior
-        at = tl.where(own > best, t, at)
-        best = tl.where(own > best, own, best)
-        at_mate = tl.where(mate > best_mate, t, at_mate)
-        best_mate = tl.where(mate > best_mate, mate, best_mate)
-    power = tl.load(norm + b * count + r, mask=inside, other=0.0)
-    first = 2 * b * count + r
-    tl.store(score + first, best - power, mask=inside)
-    tl.store(score + first + count, best_mate - power, mask=inside)
-    tl.store(shift + first, at.to(tl.int16), mask=inside)
-    tl.store(shift + first + count, at_mate.to(tl.int16), mask=inside)
 
 
 @triton.jit
@@ -179,44 +146,6 @@ def _score(
     tl.store(shift + corner + references + place, (at >> 16).to(tl.int16), mask=kept)
 
 
-@triton.jit(do_not_specialize=["count", "groups", "most"])
-def _distinct_peaks(
-    chosen, score, order, rotations, operators, least, near, count, groups, most, BLOCK: tl.constexpr
-):  # fmt: skip
-    """chosen [b, most] of the candidates score[b, n] and order[b, n] with scores of least[b] or more; two are one where
-    the trace of what turns one into the other is above near[1]. BLOCK: at least n, a power of two."""
-    b = tl.program_id(0).to(tl.int64)
-    n = tl.arange(0, BLOCK)
-    mine = n < count
-    value = tl.load(score + b * count + n, mask=mine, other=float("-inf"))
-    held = rotations + tl.load(order + b * count + n, mask=mine, other=0) * 9
-    r00, r01, r02 = tl.load(held), tl.load(held + 1), tl.load(held + 2)
-    r10, r11, r12 = tl.load(held + 3), tl.load(held + 4), tl.load(held + 5)
-    r20, r21, r22 = tl.load(held + 6), tl.load(held + 7), tl.load(held + 8)
-    # 0: given up, 1: left
-    left = tl.where(mine & (value >= tl.load(least + b)), 1, 0)
-    for c in range(most):
-        first = tl.min(tl.where(left > 0, n, BLOCK), 0)
-        some = first < BLOCK
-        tl.store(chosen + b * most + c, tl.where(some, first, -1).to(tl.int64))
-        a = rotations + tl.load(order + b * count + tl.where(some, first, 0)) * 9
-        a00, a01, a02 = tl.load(a), tl.load(a + 1), tl.load(a + 2)
-        a10, a11, a12 = tl.load(a + 3), tl.load(a + 4), tl.load(a + 5)
-        a20, a21, a22 = tl.load(a + 6), tl.load(a + 7), tl.load(a + 8)
-        left = tl.where(n == first, 0, left)
-        for group in range(groups):
-            g = operators + group * 9
-            g00, g01, g02 = tl.load(g), tl.load(g + 1), tl.load(g + 2)
-            g10, g11, g12 = tl.load(g + 3), tl.load(g + 4), tl.load(g + 5)
-            g20, g21, g22 = tl.load(g + 6), tl.load(g + 7), tl.load(g + 8)
-            trace = r00 * (a00 * g00 + a01 * g10 + a02 * g20) + r01 * (a00 * g01 + a01 * g11 + a02 * g21)
-            trace += r02 * (a00 * g02 + a01 * g12 + a02 * g22) + r10 * (a10 * g00 + a11 * g10 + a12 * g20)
-            trace += r11 * (a10 * g01 + a11 * g11 + a12 * g21) + r12 * (a10 * g02 + a11 * g12 + a12 * g22)
-            trace += r20 * (a20 * g00 + a21 * g10 + a22 * g20) + r21 * (a20 * g01 + a21 * g11 + a22 * g21)
-            trace += r22 * (a20 * g02 + a21 * g12 + a22 * g22)
-            left = tl.where(trace > tl.load(near), 0, left)
-
-
 @dataclass(frozen=True)
 class _Staged(Kernel):
     """A kernel whose loads run ahead of its products.
@@ -239,28 +168,11 @@ def _score_kernel(stages: int) -> _Staged:
 
 
 _LARGE, _SMALL = _score_kernel(6), _score_kernel(3)  # 192 and 96 KB of shared memory at most
-_BEST_SHIFT = Kernel(_best_shift, ("*fp32", "*i16", *("*fp32",) * 4, *("i32",) * 3), {"BLOCK": _POINTS})
 _TAKE_SLICES = Kernel(_take_slices, ("*fp32", "*fp32", "*fp32", "i32", "i32"), {"STEP": _STEP}, warps=1)
 _SHIFT_IMAGES = Kernel(_shift_images, ("*fp32", "*i64", "*fp32", "*i64", "i32", "i32", "i32"), {"STEP": _STEP}, warps=1)
 
 
-@cache
-def _peaks(block: int) -> Kernel:
-    types = ("*i64", "*fp32", "*i64", *("*fp32",) * 4, *("i32",) * 3)
-    return Kernel(_distinct_peaks, types, {"BLOCK": block})
-
-
-KERNELS = (_LARGE, _SMALL, _BEST_SHIFT, _TAKE_SLICES, _SHIFT_IMAGES, _peaks(256))
-
-
-def best_shift(cross_re: Tensor, cross_im: Tensor, norm: Tensor, log_prior: Tensor) -> tuple[Tensor, Tensor]:
-    """As reference_search.best_shift, in float32."""
-    score = torch.empty((norm.shape[0], 2, norm.shape[1]), device=norm.device)
-    shift = torch.empty(score.shape, dtype=torch.int16, device=norm.device)
-    blocks = programs_for(norm.shape[1], _POINTS)
-    given = [t.float().contiguous() for t in (cross_re, cross_im, norm, log_prior)]
-    _BEST_SHIFT.launch(len(norm) * blocks, score, shift, *given, cross_re.shape[1], norm.shape[1], blocks)
-    return score, shift
+KERNELS = (_LARGE, _SMALL, _TAKE_SLICES, _SHIFT_IMAGES)
 
 
 def score_block(y: Tensor, c: Tensor, slices: Slices, phases: Tensor, log_prior: Tensor) -> tuple[Tensor, Tensor]:
@@ -300,18 +212,3 @@ def _kernel_for(device: torch.device) -> _Staged:
         return _LARGE
     room = getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 0)
     return _LARGE if room >= 200_000 else _SMALL
-
-
-def distinct_peaks(
-    score: Tensor, order: Tensor, rotations: Tensor, operators: Tensor, angle: float, most: int, drop: float
-) -> Tensor:
-    """As reference_search.distinct_peaks."""
-    images, count = score.shape
-    chosen = torch.full((images, most), -1, dtype=torch.int64, device=score.device)
-    if not count:
-        return chosen
-    near = torch.full((1,), 1 + 2 * math.cos(angle), device=score.device)
-    given = [t.float().contiguous() for t in (rotations, operators, score[:, 0] - drop)]
-    _peaks(triton.next_power_of_2(count)).launch(
-        images, chosen, score.float().contiguous(), order.contiguous(), *given, near, count, len(operators), most)
-    return chosen
