@@ -235,5 +235,6 @@ def _units(values: Tensor, weights: Tensor, mass: Tensor) -> Tensor:
     """What 1 is in whole numbers [2], for values and weights: powers of two; none where an addend is no number."""
     largest = torch.stack([torch.view_as_real(values).abs().amax(), weights.abs().amax()]).float() * mass.abs().amax()
     room = 62 - math.ceil(math.log2(len(mass) * CROWD))
-    units = torch.ldexp(torch.ones_like(largest), (room - torch.frexp(largest).exponent).clamp(-120, 120))
+    bits = (room - torch.frexp(largest).exponent).clamp(-120, 120)
+    units = ((bits + 127) << 23).to(torch.int32).view(torch.float32)  # 2^bits: a device's power need not be exact
     return torch.where(largest.isfinite(), units, torch.nan)
