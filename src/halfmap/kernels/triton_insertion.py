@@ -20,8 +20,8 @@ addend just fit as often as samples could add it to one point: 2^-45 of that add
 sum of a batch is exact but for what is cut off below that, and is rounded once. It takes 24 bytes a point, for
 SLAB_BYTES of planes at a time (box 256, padded twice: one slab), and coefficients are gone through again for every
 slab. The other way, programs that own bricks of voxels and go through all samples in order, was counted, too: bricks
-of 512 voxels, 3,000 samples and box 512 make some 10^13 operations a batch, ten times what the additions take, and
-lists of who meets whom.
+of 512 voxels, 3,000 samples and box 512 make some 10^13 operations a batch, and lists of who meets whom, in place of
+10^10 additions.
 """
 
 from __future__ import annotations
