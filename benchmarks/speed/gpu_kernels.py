@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from halfmap.expectation.score import ReferenceSlices, shift_phases
 from halfmap.fourier.band import Band, band_limit
@@ -33,7 +34,8 @@ class Case:
     """A kernel by name with what it is called with, and what comes out of the call, in one list of tensors.
 
     arguments: in float64, on the CPU. items: how many slices, evaluations, insertions or scores they are; bytes:
-    that cross memory at least; operations: of matrix products.
+    that cross memory at least; operations: of matrix products. label: by which it is told from others of that kernel.
+    wide: the first argument is given room for four numbers a point. repeats: deterministic algorithms are asked for.
     """
 
     name: str
@@ -43,6 +45,27 @@ class Case:
     items: int = 1
     bytes: float = 0.0
     operations: float = 0.0
+    label: str = ""
+    wide: bool = False
+    repeats: bool = False
+
+    def given(self, device: torch.device, single: bool) -> tuple[Any, ...]:
+        """The arguments on a device; single: in float32."""
+        found: tuple[Any, ...] = on(self.arguments, device, single)
+        return (functional.pad(found[0], (0, 1))[..., :3], *found[1:]) if self.wide else found
+
+    def run(self, given: tuple[Any, ...]) -> Any:
+        """What Triton's kernel returns."""
+        torch.use_deterministic_algorithms(self.repeats)
+        try:
+            return kernel(self.name)(*given)
+        finally:
+            torch.use_deterministic_algorithms(False)
+
+    @property
+    def known_as(self) -> str:
+        """Kernel and label."""
+        return f"{self.name}, {self.label}" if self.label else self.name
 
 
 @dataclass(frozen=True)
@@ -79,6 +102,9 @@ def cases(box: int, images: int) -> list[Case]:
     listed = torch.rand(images, min(64, len(grid)), generator=random, dtype=torch.float64).sort(descending=True).values
     order = torch.stack([torch.randperm(len(grid), generator=random)[: listed.shape[1]] for _ in range(images)])
     unit = torch.eye(3, dtype=torch.float64)[None]
+    # Eight points of twelve bytes are read and written.
+    insertion = Case("insert_samples_", (sums, y, c, coords, band.kxy, box, samples, "trilinear", None),
+                     lambda out, given: [given[0]], items=images, bytes=2 * 12 * 8.0 * images * count)
     return [
         Case("project_slices", (half, coords, axes), lambda out, given: [out], items=images,
              bytes=gathered + 8.0 * images * count),
@@ -87,9 +113,9 @@ def cases(box: int, images: int) -> list[Case]:
              lambda out, given: [out.gain, out.precision], items=images, bytes=gathered + 12.0 * images * count),
         Case("residual_sums", (half, coords, band.kxy, band.shell, box, y, c, torch.ones(1, count).double(), one, axes,
                                shifts), lambda out, given: [out], items=images, bytes=gathered + 12.0 * images * count),
-        # Eight points of twelve bytes are read and written.
-        Case("insert_samples_", (sums, y, c, coords, band.kxy, box, samples, "trilinear", None),
-             lambda out, given: [given[0]], items=images, bytes=2 * 12 * 8.0 * images * count),
+        insertion,
+        replace(insertion, label="four numbers a point", wide=True),
+        replace(insertion, label="whole numbers", repeats=True),
         Case("score_block",
              (y[:, :k].contiguous(), c[:, :k].contiguous(), slices, phases, torch.zeros(SHIFTS, dtype=torch.float64)),
              lambda out, given: [out[0]], TF32, items=images * 2 * len(grid) * SHIFTS, operations=search),
@@ -130,17 +156,17 @@ def compared(device: torch.device, box: int) -> dict[str, float]:
     """
     found = {}
     for case in cases(box, 5):
-        mine, wanted = on(case.arguments, device, True), on(case.arguments, torch.device("cpu"), False)
+        mine, wanted = case.given(device, True), case.given(torch.device("cpu"), False)
         if case.name == "project_slices":
             mine = (*mine[:2], mine[2].float(), *mine[3:])
-        got = case.outcome(kernel(case.name)(*mine), mine)
+        got = case.outcome(case.run(mine), mine)
         truth = case.outcome(plain(case.name)(*wanted), wanted)
         differences = [float((a.cpu().to(b.dtype) - b).abs().max() / b.abs().max())
                        for a, b in zip(got, truth, strict=True)]
-        found[case.name] = max(differences)
-        print(f"{case.name}: differs by {found[case.name]:.1e} at box {box}", flush=True)
-        if not found[case.name] < case.tolerance:
-            raise RuntimeError(f"{case.name} differs from plain torch by {found[case.name]:.1e} at box {box}")
+        found[case.known_as] = max(differences)
+        print(f"{case.known_as}: differs by {max(differences):.1e} at box {box}", flush=True)
+        if not max(differences) < case.tolerance:
+            raise RuntimeError(f"{case.known_as} differs from plain torch by {max(differences):.1e} at box {box}")
     return found
 
 
@@ -178,14 +204,15 @@ def rates(device: torch.device, box: int, peak: Peaks) -> dict[str, dict[str, fl
     images = max(16, min(512, (1 << 25) // box**2))
     found = {}
     for case in cases(box, images):
-        given = on(case.arguments, device, True)
-        seconds = timed(lambda case=case, given=given: kernel(case.name)(*given), device)
+        given = case.given(device, True)
+        seconds = timed(lambda case=case, given=given: case.run(given), device)
         other = timed(lambda case=case, given=given: plain(case.name)(*given), device)
         row = {"a_second": case.items / seconds, "faster_than_plain_torch": other / seconds}
         row |= {"of_copy": case.bytes / seconds / peak.copy} if case.bytes else {}
         row |= {"of_product": case.operations / seconds / peak.product} if case.operations else {}
-        found[case.name] = row
-        print(f"box {box} {case.name}: " + ", ".join(f"{name} {value:,.3g}" for name, value in row.items()), flush=True)
+        found[case.known_as] = row
+        told = ", ".join(f"{name} {value:,.3g}" for name, value in row.items())
+        print(f"box {box} {case.known_as}: {told}", flush=True)
         if not math.isfinite(seconds):
-            raise RuntimeError(f"{case.name}: no time")
+            raise RuntimeError(f"{case.known_as}: no time")
     return found

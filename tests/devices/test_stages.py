@@ -14,6 +14,7 @@ from torch import Tensor
 from halfmap import kernels
 from halfmap.expectation.posterior import Poses, posterior_samples
 from halfmap.expectation.priors import ShiftPrior
+from halfmap.expectation.score import ReferenceSlices
 from halfmap.expectation.search import GlobalSearch, Reference, Sampling, find_poses
 from halfmap.fourier import transform
 from halfmap.fourier.band import Band
@@ -138,6 +139,9 @@ KERNELS = {
     "residual_sums": residuals,
     "best_shift": lambda to: kernels.best_shift(to(noise(2, 5, 7)), to(noise(2, 5, 7, seed=1)), to(noise(2, 7)),
                                                 to(noise(5))),
+    "score_block": lambda to: kernels.score_block(
+        to(complex_noise(3, 11)), to(noise(3, 11)), ReferenceSlices(to(rotations(9)), *(
+            to(noise(9, 11, seed=seed)) for seed in (1, 2, 3))), to(complex_noise(5, 11, seed=1)), to(noise(5))),
     "BestPoints": best_of_two_blocks,
     "distinct_peaks": lambda to: kernels.distinct_peaks(
         to(noise(2, 30).sort(descending=True).values), to(torch.arange(30).expand(2, 30)), to(rotations(30)),

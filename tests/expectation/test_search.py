@@ -11,7 +11,6 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from halfmap.expectation import score
 from halfmap.expectation.posterior import Poses
 from halfmap.expectation.priors import ShiftPrior
 from halfmap.expectation.score import (
@@ -31,6 +30,7 @@ from halfmap.geometry.shift_grid import shift_grid
 from halfmap.imaging.ctf import Defocus, ctf, odd_aberration, reference_coordinates
 from halfmap.imaging.forward import BandImages, ImagingGeometry, band_images
 from halfmap.imaging.optics import OpticsGroup
+from halfmap.kernels import reference_search
 
 BOX, PIXEL, PADDING = 32, 2.0, 2
 C1 = torch.eye(3, dtype=torch.float64)[None]
@@ -85,8 +85,8 @@ def test_flat_indices_beyond_the_grid_are_its_rotations_turned_by_half_a_turn_in
 
 @pytest.mark.parametrize("at_once", [(1024, 1 << 20), (100, 4000)])
 def test_scores_are_the_brute_force_likelihood_of_every_rotation_and_shift(blobs, scipy_slices, monkeypatch, at_once):
-    monkeypatch.setattr(score, "REFERENCES_AT_ONCE", at_once[0])
-    monkeypatch.setattr(score, "SCORES_AT_ONCE", at_once[1])
+    monkeypatch.setattr(reference_search, "REFERENCES_AT_ONCE", at_once[0])
+    monkeypatch.setattr(reference_search, "SCORES_AT_ONCE", at_once[1])
     band, volume, slices, shifts, phases, c, rotation, shift = small_problem(blobs, 7)
     grid = grid_rotation(slices.rotations, torch.arange(2 * len(slices.rotations)))
     references = scipy_slices(volume, band.kxy * PADDING, grid)

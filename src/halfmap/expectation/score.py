@@ -19,9 +19,8 @@ from torch import Tensor
 
 from halfmap import kernels
 from halfmap.kernels import BestPoints
+from halfmap.kernels.reference_search import products
 
-REFERENCES_AT_ONCE = 1024
-SCORES_AT_ONCE = 1 << 20
 BLOCK = 4096  # rotations of a grid that are scored before the best are chosen; a multiple of REFERENCES_AT_ONCE
 PER_SLICE = 12  # bytes of a coefficient of a slice: real and imaginary part, power
 PROJECTED_AT_ONCE = 1 << 22  # coefficients that are projected before they are taken apart
@@ -93,41 +92,6 @@ def shift_phases(kxy: Tensor, shifts: Tensor, box: int) -> Tensor:
     return torch.polar(torch.ones_like(angle), angle).to(torch.complex64)
 
 
-@dataclass(frozen=True)
-class _Products:
-    """Some images against some references: twice the products of real and of imaginary parts [b, t, r], and the power
-    [b, r] that the CTF leaves of the references."""
-
-    images: slice
-    references: slice
-    real: Tensor
-    imag: Tensor
-    norm: Tensor
-
-
-def _products(y: Tensor, c: Tensor, slices: ReferenceSlices, phases: Tensor) -> Iterator[_Products]:
-    """The products of all images with all references, in parts whose size does not depend on how many there are: a
-    product of another size may be rounded otherwise."""
-    shifts, count = len(phases), len(slices)
-    step = max(1, SCORES_AT_ONCE // (shifts * REFERENCES_AT_ONCE))
-    size = min(step, len(y)) * shifts * min(REFERENCES_AT_ONCE, count)
-    rooms = [c.new_empty(size) for _ in range(2)]  # fresh memory for every product costs more than half of it
-    for b in range(0, len(y), step):
-        some = slice(b, b + step)
-        shifted = (2 * c[some] * y[some])[:, None] * phases
-        rows = shifted.reshape(-1, shifted.shape[-1])
-        real, imag = rows.real.contiguous(), rows.imag.contiguous()
-        squared = c[some] ** 2
-        for r in range(0, count, REFERENCES_AT_ONCE):
-            part = slice(r, min(count, r + REFERENCES_AT_ONCE))
-            width = part.stop - r
-            cross_re, cross_im = (room[: len(rows) * width].view(len(rows), width) for room in rooms)
-            torch.mm(real, slices.real[part].T, out=cross_re)
-            torch.mm(imag, slices.imag[part].T, out=cross_im)
-            yield _Products(some, part, cross_re.view(-1, shifts, width), cross_im.view(-1, shifts, width),
-                            squared @ slices.power[part].T)
-
-
 def score_grid(
     y: Tensor, c: Tensor, slices: ReferenceSlices, phases: Tensor, log_prior: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -135,13 +99,8 @@ def score_grid(
 
     phases[t, k] from ``shift_phases``, log_prior[t]. Columns r.. are the references turned by 180 degrees in plane.
     """
-    images, count = len(y), len(slices)
-    score = y.real.new_empty((images, 2, count))
-    chosen = torch.empty((images, 2, count), dtype=torch.int16, device=y.device)
-    for found in _products(y, c, slices, phases):
-        best = kernels.best_shift(found.real, found.imag, found.norm, log_prior)
-        score[found.images, :, found.references], chosen[found.images, :, found.references] = best
-    return score.view(images, 2 * count), chosen.view(images, 2 * count)
+    score, chosen = kernels.score_block(y, c, slices, phases, log_prior)
+    return score.flatten(1), chosen.flatten(1)
 
 
 def best_points(y: Tensor, c: Tensor, grid: SliceGrid, phases: Tensor, log_prior: Tensor, most: int) -> BestPoints:
@@ -171,7 +130,7 @@ def profile_scale(y: Tensor, c: Tensor, blocks: Iterable[ReferenceSlices], phase
     best = y.real.new_full((len(y),), -torch.inf)
     cross_best, norm_best = torch.zeros_like(best), torch.ones_like(best)
     for block in blocks:
-        for found in _products(y, c, block, phases):
+        for found in products(y, c, block, phases):
             some, norm = found.images, found.norm.clamp_min(1e-12)
             cross, _ = kernels.best_shift(found.real, found.imag, torch.zeros_like(norm), zero)
             cross = 0.5 * cross.amax(dim=1).clamp_min(0)

@@ -152,7 +152,7 @@ class GlobalSearch:
         below = (best - best[:, :1]) * s.drop / (s.drop + GRID_LOSS * best[:, :1].clamp_min(0))
         order = torch.arange(len(rotations), device=y.device).view_as(found.index)
         chosen = kernels.distinct_peaks(
-            below, order, rotations, s.symmetry, 1.5 * s.grid_step, s.candidates, s.drop
+            below, order, rotations, sent(s.symmetry, y.device), 1.5 * s.grid_step, s.candidates, s.drop
         )
         image, column = torch.nonzero(chosen >= 0, as_tuple=True)
         point = chosen[image, column]

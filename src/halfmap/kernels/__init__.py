@@ -20,7 +20,7 @@ from halfmap.kernels.insertion import check_reach, insert_slices_
 from halfmap.kernels.paths import compiled_by_triton, elsewhere
 from halfmap.kernels.poses import Polished, PolishOptions, PosePrior, Starts, band_arrays, prior_arrays
 from halfmap.kernels.residuals import residual_sums
-from halfmap.kernels.search import BestPoints, best_shift, distinct_peaks
+from halfmap.kernels.search import BestPoints, best_shift, distinct_peaks, score_block
 from halfmap.kernels.slopes import slope_sums
 from halfmap.kernels.symmetry import (
     GroupParts,
@@ -49,6 +49,7 @@ __all__ = [
     "ratio_difference",
     "refine_poses",
     "residual_sums",
+    "score_block",
     "set_threads",
     "shell_products",
     "slope_sums",

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from halfmap.kernels import reference
+from halfmap.kernels.paths import elsewhere
 from halfmap.kernels.poses import Samples, band_arrays
 from halfmap.kernels.threads import for_ranges, run_all, thread_count
 
@@ -37,18 +37,15 @@ def insert_slices_(
 
     Raises ValueError where curved slices leave the half volume.
     """
+    check_reach(coords, curvature, accumulator.shape[2])
+    if accumulator.device.type != "cpu":
+        insert = elsewhere("insert_samples_", accumulator.device)
+        insert(accumulator, values, weights, coords, kxy, box, samples, kernel, curvature)
+        return
     real, turn = accumulator.dtype, 2 * math.pi / box
     rows = 2 if curvature is None else 3
     axes, coords, mass = samples.rotations[:, :rows].to(real).contiguous(), coords.to(real), samples.mass.to(real)
     bent = None if curvature is None else curvature[samples.image].to(real)
-    check_reach(coords, curvature, accumulator.shape[2])
-    if accumulator.device.type != "cpu":
-        phase = torch.polar(torch.ones((), dtype=torch.float64, device=kxy.device),
-                            samples.shifts.double() @ kxy.double().T * turn)
-        insert = reference.insert_gaussians_ if kernel == "gaussian" else reference.insert_slices_
-        shifted = mass[:, None] * values[samples.image] * phase.to(values.dtype)
-        insert(accumulator, shifted, mass[:, None] * weights[samples.image], coords, axes, bent)
-        return
     order = torch.from_numpy(np.lexsort(kxy.T.numpy()))  # rows of constant ky
     used, image = samples.image.unique(return_inverse=True)  # often half of a batch, the other half's quarter set
     kxy = kxy[order]

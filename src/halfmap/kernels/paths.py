@@ -18,9 +18,14 @@ from halfmap.kernels import reference
 
 # Kernels that Triton has, and the module of each. They take what the function of that name in plain torch takes.
 TRITON = {
+    "best_shift": "triton_points",
+    "distinct_peaks": "triton_points",
+    "insert_samples_": "triton_insertion",
+    "keep_best_": "triton_points",
     "project_slices": "triton_slices",
     "refine_poses": "triton_poses",
     "residual_sums": "triton_residuals",
+    "score_block": "triton_search",
 }
 PLAIN = "HALFMAP_PLAIN_KERNELS"  # in the environment: a GPU takes plain torch
 LEAST_MAJOR = 7  # compute capability of NVIDIA's devices that Triton compiles for

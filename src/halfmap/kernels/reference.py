@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from halfmap.kernels.evening import Evening
+from halfmap.kernels.poses import Samples
 
 CHUNK = 1 << 22  # coefficients whose corners are held at once
-LAST = (1 << 32) - 1  # numbers of grid points lie below
 
 
 def positions(
@@ -133,6 +133,22 @@ def residual_sums(
     return out
 
 
+def insert_samples_(
+    accumulator: Tensor, values: Tensor, weights: Tensor, coords: Tensor, kxy: Tensor, box: int, samples: Samples,
+    kernel: str, curvature: Tensor | None,
+) -> None:  # fmt: skip
+    """See kernels.insert_slices_."""
+    real = accumulator.dtype
+    rows = 2 if curvature is None else 3
+    axes, mass = samples.rotations[:, :rows].to(real), samples.mass.to(real)[:, None]
+    bent = None if curvature is None else curvature[samples.image].to(real)
+    angle = samples.shifts.double() @ kxy.double().T * (2 * math.pi / box)
+    phase = torch.polar(torch.ones((), dtype=torch.float64, device=kxy.device), angle)
+    insert = insert_gaussians_ if kernel == "gaussian" else insert_slices_
+    shifted = mass * values[samples.image] * phase.to(values.dtype)
+    insert(accumulator, shifted, mass * weights[samples.image], coords.to(real), axes, bent)
+
+
 def insert_slices_(
     accumulator: Tensor, values: Tensor, weights: Tensor, coords: Tensor, axes: Tensor, curvature: Tensor | None = None
 ) -> None:
@@ -156,7 +172,7 @@ def insert_gaussians_(
     accumulator: Tensor, values: Tensor, weights: Tensor, coords: Tensor, axes: Tensor, curvature: Tensor | None = None
 ) -> None:
     """The same onto the 27 grid points about the nearest, weights exp(-|d|^2 / 2), which add up to 1 on average."""
-    total = math.sqrt(2 * math.pi) * math.erf(1.5 / math.sqrt(2))
+    total = gaussian_total()
     m = accumulator.shape[2] - 1
     step = max(1, CHUNK // max(1, coords.shape[0]))
     for r in range(0, axes.shape[0], step):
@@ -174,6 +190,11 @@ def insert_gaussians_(
             triple = torch.stack([part.real, part.imag, weights[r : r + step].to(part.real.dtype)], dim=-1)
             index = ((z + m) * (2 * m + 1) + y + m) * (m + 1) + x
             accumulator.view(-1, 3).index_add_(0, index.reshape(-1), (w[..., None] * triple).reshape(-1, 3).to(q))
+
+
+def gaussian_total() -> float:
+    """What the weights of a point's three neighbours along an axis add up to on average."""
+    return math.sqrt(2 * math.pi) * math.erf(1.5 / math.sqrt(2))
 
 
 def shell_products(first: Tensor, second: Tensor, columns: Tensor) -> Tensor:
@@ -195,23 +216,6 @@ def soft_circles(box: int, radii: Tensor, edge: float, centres: Tensor) -> Tenso
     distance = torch.hypot(y[:, :, None], x[:, None, :])
     ramp = ((distance - radii.to(axis)[:, None, None]) / edge).clamp(0.0, 1.0)
     return 0.5 + 0.5 * torch.cos(torch.pi * ramp)
-
-
-def best_shift(cross_re: Tensor, cross_im: Tensor, norm: Tensor, log_prior: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores [b, 2, r] maximised over shifts, and the shift chosen; see numba_search.best_shift_range."""
-    prior = log_prior[None, :, None]
-    both = torch.stack([cross_re + cross_im + prior, cross_re - cross_im + prior], dim=1)
-    score, shift = both.max(dim=2)
-    return score - norm[:, None], shift.to(torch.int16)
-
-
-def best_points(score: Tensor, shift: Tensor, index: Tensor, most: int) -> list[Tensor]:
-    """The ``most`` best of points with scores [b, r], shifts [b, r] and numbers int64 [b, r] below 2^32, best first."""
-    bits = score.contiguous().view(torch.int32)
-    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # the larger a negative number's bits, the less it is
-    # Whole numbers in the order of the scores, equal ones in that of their numbers from the last to the first.
-    kept = ((ordered.long() << 32) + (LAST - index)).topk(most, dim=1).indices
-    return [values.gather(1, kept) for values in (score, shift, index)]
 
 
 def combined_transforms(first: Tensor, second: Tensor, size: int, gain1: Tensor, gain2: Tensor) -> Tensor:

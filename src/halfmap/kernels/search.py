@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from halfmap.kernels import reference
+from halfmap.kernels import reference_search
 from halfmap.kernels.paths import elsewhere
+from halfmap.kernels.reference_search import LAST, Slices
 from halfmap.kernels.threads import for_ranges
 
 
@@ -18,7 +19,7 @@ def best_shift(cross_re: Tensor, cross_im: Tensor, norm: Tensor, log_prior: Tens
     cross_re, cross_im [b, t, r]: twice the products of real and imaginary parts; norm[b, r]; log_prior[t].
     """
     if norm.device.type != "cpu":
-        return elsewhere("best_shift", norm.device)(cross_re, cross_im, norm, log_prior)
+        return elsewhere("best_shift", norm.device, reference_search)(cross_re, cross_im, norm, log_prior)
     from halfmap.kernels.numba_search import best_shift_range
 
     score = torch.empty((norm.shape[0], 2, norm.shape[1]))
@@ -26,6 +27,17 @@ def best_shift(cross_re: Tensor, cross_im: Tensor, norm: Tensor, log_prior: Tens
     arrays = tuple(t.contiguous().numpy() for t in (cross_re, cross_im, norm, log_prior.float(), score, shift))
     for_ranges(lambda i, j: best_shift_range(*arrays, i, j), norm.shape[0])
     return score, shift
+
+
+def score_block(y: Tensor, c: Tensor, slices: Slices, phases: Tensor, log_prior: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores [b, 2, r] of whitened images y[b, k] under contrast c[b, k], maximised over shifts, and the best shifts.
+
+    phases[t, k]: that undo the shifts; log_prior[t]; the second of the two are the references turned by 180 degrees in
+    plane. On the CPU the bits do not depend on how many references there are.
+    """
+    if y.device.type != "cpu":
+        return elsewhere("score_block", y.device, reference_search)(y, c, slices, phases, log_prior)
+    return reference_search.score_block(y, c, slices, phases, log_prior, best_shift)
 
 
 def distinct_peaks(
@@ -36,17 +48,20 @@ def distinct_peaks(
     score[b, n] (descending) and order[b, n] (rotation indices): the best grid points of each image. Rotations are
     compared modulo the point group operators[g, 3, 3].
     """
+    if score.device.type != "cpu":
+        choose = elsewhere("distinct_peaks", score.device, reference_search)
+        return choose(score, order, rotations, operators, angle, most, drop)
     from halfmap.kernels.numba_search import distinct_peaks_range
 
     chosen = torch.full((len(score), most), -1, dtype=torch.int64)
     count = torch.zeros(len(score), dtype=torch.int64)
     arrays = (
-        score.float().cpu().contiguous().numpy(), order.cpu().contiguous().numpy(),
-        rotations.float().cpu().contiguous().numpy(), operators.float().cpu().contiguous().numpy(),
+        score.float().contiguous().numpy(), order.contiguous().numpy(),
+        rotations.float().contiguous().numpy(), operators.float().contiguous().numpy(),
     )  # fmt: skip
     results, cosine = (chosen.numpy(), count.numpy()), math.cos(angle)
     for_ranges(lambda i, j: distinct_peaks_range(*arrays, cosine, *results, drop, i, j), len(score))
-    return chosen.to(score.device)
+    return chosen
 
 
 class BestPoints:
@@ -59,16 +74,15 @@ class BestPoints:
     def __init__(self, images: int, most: int, device: torch.device) -> None:
         self.most = most
         self.score = torch.full((images, most), -torch.inf, device=device)
-        self.index = torch.full((images, most), reference.LAST, dtype=torch.int64, device=device)
+        self.index = torch.full((images, most), LAST, dtype=torch.int64, device=device)
         self.shift = torch.zeros((images, most), dtype=torch.int16, device=device)
 
     def add_(self, score: Tensor, shift: Tensor, index: Tensor) -> None:
-        """Look at more points: score [b, r] and shift [b, r] of those numbered index [r] (below reference.LAST)."""
+        """Look at more points: score [b, r] and shift [b, r] of those numbered index [r] (below LAST)."""
         if score.device.type != "cpu":
-            score, shift = torch.cat([self.score, score], dim=1), torch.cat([self.shift, shift], dim=1)
-            index = torch.cat([self.index, index.expand(len(score), -1)], dim=1)
-            self.score, self.shift, self.index = reference.best_points(score, shift, index, self.most)
-            return  # they are in order, too
+            keep = elsewhere("keep_best_", score.device, reference_search)
+            keep(self.score, self.shift, self.index, score, shift, index)
+            return
         from halfmap.kernels.numba_search import keep_best_range
 
         arrays = [t.contiguous().numpy() for t in (score, shift, index, self.score, self.shift, self.index)]
@@ -76,8 +90,11 @@ class BestPoints:
 
     def sort_(self) -> None:
         """Put the points of each image in order, the best first. None can be added afterwards."""
-        if self.score.device.type == "cpu":
-            from halfmap.kernels.numba_search import sort_best_range
+        if self.score.device.type != "cpu":
+            found = reference_search.best_points(self.score, self.shift, self.index, self.most)
+            self.score, self.shift, self.index = found
+            return
+        from halfmap.kernels.numba_search import sort_best_range
 
-            arrays = [t.numpy() for t in (self.score, self.shift, self.index)]
-            for_ranges(lambda i, j: sort_best_range(*arrays, i, j), len(self.score))
+        arrays = [t.numpy() for t in (self.score, self.shift, self.index)]
+        for_ranges(lambda i, j: sort_best_range(*arrays, i, j), len(self.score))

@@ -25,9 +25,10 @@ import math
 from dataclasses import dataclass, replace
 
 from halfmap.errors import InputError
-from halfmap.expectation.score import BLOCK, PER_SLICE, PROJECTED_AT_ONCE, REFERENCES_AT_ONCE
+from halfmap.expectation.score import BLOCK, PER_SLICE, PROJECTED_AT_ONCE
 from halfmap.expectation.search import Sampling
 from halfmap.fourier.transform import half_volume_extent
+from halfmap.kernels.reference_search import REFERENCES_AT_ONCE
 from halfmap.maps.masks import EXTEND, SOFT, SPHERE_EDGE
 from halfmap.refinement.schedule import Progressed, Schedule
 from halfmap.regularisation.support import BEYOND
