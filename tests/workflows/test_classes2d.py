@@ -135,6 +135,26 @@ def test_three_pictures_become_three_classes_and_images_of_noise_belong_to_none(
     assert page.count('type="checkbox"') == 3 and "halfmap select" in page
 
 
+def test_a_command_that_died_goes_on_to_the_same_bits(known, halfmap, dying, tmp_path) -> None:
+    words = ["classes2d", known.star, "--diameter", 116, "--classes", 3, "--iterations", 6, "--threads", 1]
+    whole, died = [*words, "--out", tmp_path / "whole"], [*words, "--out", tmp_path / "run"]
+    assert halfmap(whole).status == 0
+    assert dying.after(4, lambda: halfmap(died))  # it had written how it began, and three iterations
+    assert not (tmp_path / "run" / "classes.mrcs").exists()
+    for other, said in (([*died, "--seed", 5], "that was stopped, with seed = 0, not 5; give the same command"),
+                        (["start", *died[1:3], 116, "--out", tmp_path / "run"], "holds a `halfmap classes2d` that"),
+                        (["resume", tmp_path / "run"], "goes on when it is given again")):
+        refused = halfmap(other)
+        assert refused.status == 2 and said in refused.error and refused.error.count("\n") == 1
+    done = halfmap(died)
+    assert done.status == 0, done.error
+    assert "goes on after iteration 3" in done.said and "iteration  3:" not in done.said
+    for name in ("classes.mrcs", "particles.star"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
+    assert not (tmp_path / "run" / "checkpoint").exists()
+    assert len((tmp_path / "run" / "iterations.jsonl").read_text().splitlines()) == 6
+
+
 @pytest.mark.parametrize(("words", "said"), [
     (["--classes", 40], "230 images are too few for so many (10 a class are needed); give at most 23"),
     (["--diameter", 200], "--diameter 200: larger than the images (36 px of 4 A, 144 A)"),
