@@ -14,13 +14,15 @@ import starfile
 import torch
 from fixtures.projects import DIAMETER, Outcome
 
-from halfmap.expectation.mixture import Mixture, starts_of_class
+from halfmap.expectation.mixture import Mixture, starts_of_class, undecided
 from halfmap.expectation.posterior import Poses
 from halfmap.particles.model import Atoms, read_model, write_pdb
 from halfmap.particles.star import read_star, write_star
+from halfmap.refinement.class_schedule import ClassSchedule
 from halfmap.refinement.classify import classify as run
 from halfmap.refinement.refine import refine
 from halfmap.refinement.resume import resume
+from halfmap.refinement.schedule import Progressed, margin
 from halfmap.settings.classify import ClassifySettings, validated_classify
 from halfmap.settings.resume import ResumeSettings
 
@@ -99,6 +101,15 @@ def test_two_molecules_that_differ_by_an_arm_are_told_apart(sorted_out):
     assert last["classes"][0]["share"] >= last["classes"][1]["share"]
 
 
+def test_a_run_that_ends_by_its_iterations_says_that_images_still_move(sorted_out, classify):
+    def still(done: Outcome) -> list[dict]:
+        return [one for one in done.records[-1]["findings"] if one["name"] == "classes still move"]
+
+    assert not still(sorted_out) and sorted_out.records[-1]["changed"] < 0.01
+    (found,) = still(classify("--max-iterations", 4))
+    assert "--max-iterations ended this" in found["text"]
+
+
 def test_every_class_has_its_files_ready_for_a_refinement(sorted_out, halfmap):
     for number in (1, 2):
         members = starfile.read(sorted_out.out / f"class{number:03d}.star", always_dict=True)["particles"]
@@ -159,6 +170,22 @@ def poses(gain: list[list[float]]) -> Poses:
     turned = torch.linalg.matrix_exp(torch.tensor([[0, -0.5, 0], [0.5, 0, 0], [0, 0, 0]], dtype=torch.float64))
     rotations = torch.stack([torch.linalg.matrix_power(turned, n) for n in range(c)]).expand(b, c, 3, 3)
     return Poses(rotations, torch.zeros(b, c, 2, dtype=torch.float64), known, torch.eye(5).double().expand(b, c, 5, 5))
+
+
+def test_how_far_classes_are_undecided_is_how_often_two_draws_differ():
+    share = torch.tensor([[0.5, 0.3, 0.2], [1.0, 0.0, 0.0]], dtype=torch.float64)
+    draw = torch.Generator().manual_seed(1)
+    one, other = (torch.multinomial(share, 20_000, replacement=True, generator=draw) for _ in range(2))
+    assert undecided(share).numpy() == pytest.approx((one != other).double().mean(dim=1).numpy(), abs=0.015)
+
+
+@pytest.mark.parametrize(("changed", "agreed", "limit"), [(0.005, 10, 12), (0.005, 8, 12), (0.005, 11, 14),
+                                                          (0.05, 10, 13)])
+def test_half_maps_that_waver_by_a_shell_do_not_stir_up_images_that_are_calm(changed, agreed, limit):
+    schedule = ClassSchedule(64, 3.0, 150.0, EYE[None], 40.0, 30, "fixed")
+    last = Progressed("fixed", 12, agreed, 20.0, 1.0, 0.0, 0.0, 0.0, changed=changed)
+    plan = schedule.next([last] * 6, 1.0)
+    assert agreed + margin(agreed) in (11, 13, 14) and plan is not None and plan.sampling.limit == limit
 
 
 def test_shares_are_bayes_rule_and_every_class_keeps_its_best_mode():
