@@ -149,6 +149,32 @@ def test_threads_change_nothing_and_a_run_that_died_goes_on_to_the_same_bits(mix
     assert same_run(tmp_path / "whole", tmp_path / "run")
 
 
+def test_at_given_poses_an_image_counts_as_far_as_it_is_known_to_hold_a_particle(classify, mixture, tmp_path, halfmap):
+    read = starfile.read(mixture / "posed.star", always_dict=True)
+    particles = read["particles"].assign(rlnRandomSubset=1 + np.arange(200) % 2)  # the second hundred lack the arm
+
+    def made(name: str, probability: object, rows: slice = slice(None)) -> Outcome:
+        some = particles.iloc[rows].assign(halfmapParticleProbability=probability)
+        starfile.write({"optics": read["optics"], "particles": some}, mixture / f"{name}.star")
+        return halfmap(["classify", mixture / f"{name}.star", "--map", mixture / "initial.mrc", "--classes", 1,
+                        "--search", "fixed", "--diameter", DIAMETER, "--threads", 1, "--max-iterations", 1,
+                        "--out", tmp_path / name])
+
+    weighed = made("weighed", [1.0] * 100 + [0.0] * 100)
+    assert "100 of 200 images count" in weighed.said
+    left = starfile.read(weighed.out / "particles.star", always_dict=True)["particles"]
+    assert left["halfmapParticleProbability"].tolist() == [1.0] * 100 + [0.0] * 100
+    alone, every = made("alone", 1.0, slice(100)), made("every", 1.0)
+
+    def alike(done: Outcome) -> float:
+        maps = [sum(run.map(f"class001_half{h}.mrc") for h in (1, 2)).ravel() for run in (done, weighed)]
+        return float(np.corrcoef(maps)[0, 1])
+
+    assert alike(alone) > 0.995 > alike(every)
+    refused = made("wrong", 1.5)
+    assert refused.status == 2 and "holds what is no probability" in refused.error
+
+
 @pytest.mark.parametrize(("options", "said"), [
     (("--classes", 9), "fewer than 25 a class"), (("--classes", 3, "--map", "{0}", "{0}"), "2 maps for 3 classes"),
     (("--mask", "{1}"), "holds 0 % of the density"),
