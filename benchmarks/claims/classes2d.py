@@ -6,10 +6,11 @@ python benchmarks/claims/classes2d.py MODEL.pdb --out FOLDER [--count 3000] [--c
 Images of a membrane protein in detergent are simulated, of which a part is none: noise alone, broken particles (the
 protein on one side of a random plane, without belt), and two particles that overlap in one image. `halfmap classes2d`
 sorts them. Told are the shares of every kind that is taken for a particle at all, that is kept by the rule which the
-page offers (resolution within 1.3 times the finest, 20 images or more), and by somebody who sees at once of which kind
-most images of a class are. With `--micelles` so many images show an empty micelle instead (detergent fills the whole
-spheroid of the belt, its blobs drawn anew for each), and all others an intact particle. `--relion` sorts the same
-images with relion_refine beside it (3.1.3 has no hypothesis of noise alone; the rule by eye is the same).
+page offers (resolution within 1.3 times the finest, 20 images or more, half the signal of the better ones), by that
+rule without the signal, and by somebody who sees at once of which kind most images of a class are. With `--micelles` so
+many images show an empty micelle instead (detergent fills the whole spheroid of the belt, its blobs drawn anew for
+each), and all others an intact particle. `--relion` sorts the same images with relion_refine beside it (3.1.3 has no
+hypothesis of noise alone; the rule by eye is the same).
 """
 
 from __future__ import annotations
@@ -36,10 +37,12 @@ from halfmap.particles.model import read_model
 from halfmap.particles.star import read_star, write_star
 from halfmap.particles.star_text import read_tables
 from halfmap.particles.table import ParticleTable
+from halfmap.report.pages.classes2d import strong_enough
 from halfmap.settings.simulate import SimulateSettings
 from halfmap.simulation.simulate import draw_particles, noise_images, signal_images
 from halfmap.simulation.specimen import Belt, BeltShape, Specimen
 from halfmap.simulation.specimen import prepare as specimen_of
+from halfmap.workflows.classes2d import ClassRow
 
 KINDS = {1: "intact", 2: "noise", 3: "broken", 4: "two", 5: "micelle"}
 OVERLAP = 0.06  # share of images that hold two particles
@@ -51,11 +54,11 @@ FINER, LEAST = 1.3, 20  # what the page offers to tick
 @dataclass(frozen=True)
 class Sorted:
     """What a program found. number [b]: class, from 1; present [b]: whether an image is taken for a particle;
-    resolution [c]: of each class, None where the program does not say it in a comparable way."""
+    rows: the classes as the page knows them, empty for another program."""
 
     number: NDArray[np.int64]
     present: NDArray[np.bool_]
-    resolution: NDArray[np.float64] | None = None
+    rows: tuple[ClassRow, ...] = ()
 
 
 def made(model: Path, folder: Path, count: int, seed: int) -> Path:
@@ -136,10 +139,11 @@ def judged(found: Sorted, truth: ParticleTable) -> dict[str, Any]:
     kinds = {one: name for one, name in KINDS.items() if (kind == one).any()}
     most = {c: int(np.bincount(kind[(number == c) & present]).argmax()) for c in np.unique(number[present])}
     kept = {"taken for particles": present, "by eye": present & np.array([most.get(c, 0) == 1 for c in number])}
-    if found.resolution is not None:
-        size = np.bincount(number[present], minlength=len(found.resolution) + 1)[1:]
-        good = 1 + np.flatnonzero((found.resolution < FINER * found.resolution.min()) & (size >= LEAST))
-        kept["by the page's rule"] = present & np.isin(number, good)
+    if found.rows:
+        finest, strong = min(row.resolution for row in found.rows if row.share > 0), strong_enough(found.rows)
+        good = [row for row in found.rows if row.resolution < FINER * finest and row.images >= LEAST and row.share > 0]
+        kept["by the page's rule"] = present & np.isin(number, [row.number for row in good if row.signal >= strong])
+        kept["without the signal"] = present & np.isin(number, [row.number for row in good])
     views = truth.rotations[:, 2].numpy()
     apart = []
     for c in np.unique(number[present]):
@@ -160,8 +164,11 @@ def by_halfmap(folder: Path, out: Path, classes: int, seed: int) -> dict[str, An
                       "--threads", 1], out)
     table = read_star(out / "particles.star")
     means = next(one for one in read_tables(out / "classes.star") if one.name == "model_classes")
+    labels = ("rlnClassDistribution", "rlnEstimatedResolution", "halfmapImages", "halfmapParticles", "halfmapSignal")
+    rows = zip(*(means.numbers(label).tolist() for label in labels), strict=True)
     found = Sorted(table.numbers("rlnClassNumber").astype(int), table.numbers("halfmapParticleProbability") > 0.5,
-                   means.numbers("rlnEstimatedResolution"))
+                   tuple(ClassRow(c, share, fine, int(images), int(present), signal)
+                         for c, (share, fine, images, present, signal) in enumerate(rows, start=1)))
     return judged(found, read_star(folder / "particles_truth.star")) | {"cost": asdict(cost)}
 
 

@@ -15,6 +15,8 @@ import torch
 from halfmap.imaging.ctf import Defocus, ctf
 from halfmap.imaging.optics import OpticsGroup
 from halfmap.maps.mrc import write_stack
+from halfmap.report.pages.classes2d import strong_enough
+from halfmap.workflows.classes2d import ClassRow
 
 BOX, PIXEL, EACH, EMPTY = 36, 4.0, 60, 50
 STRENGTH = 12.0  # of the signal, over the noise of one pixel: 72 nats, less than a tenth of the image's power
@@ -116,6 +118,9 @@ def test_three_pictures_become_three_classes_and_images_of_noise_belong_to_none(
     shares = starfile.read(done.out / "classes.star", always_dict=True)["model_classes"]
     assert list(shares["rlnClassDistribution"]) == sorted(shares["rlnClassDistribution"], reverse=True)
 
+    score = written["rlnLogLikeliContribution"].to_numpy()
+    assert np.allclose(shares["halfmapSignal"], [score[number == c].mean() for c in (1, 2, 3)], rtol=1e-4)
+
     # The angles of the picture of three blobs, up to one turn that they have in common.
     mine = held & (known.kind == 1) & (np.array(pictures)[number - 1] == 1)
     off = np.exp(1j * np.radians(written["rlnAnglePsi"].to_numpy() - known.psi)[mine])
@@ -133,6 +138,13 @@ def test_three_pictures_become_three_classes_and_images_of_noise_belong_to_none(
     assert others.status == 0 and list(rest["rlnImageName"]) == list(written["rlnImageName"][number == 2])
     page = (done.out / "report.html").read_text()
     assert page.count('type="checkbox"') == 3 and "halfmap select" in page
+
+
+def test_a_class_with_less_than_half_the_signal_of_the_better_images_is_not_offered() -> None:
+    rows = [ClassRow(c, images / 400, 12.0, images, images, signal)
+            for c, (images, signal) in enumerate([(100, 60.0), (10, 90.0), (150, 50.0), (140, 20.0)], start=1)]
+    strong = strong_enough(rows)  # of the stronger 200 images the 100th has a signal of 60 nats
+    assert strong == 30.0 and [row.number for row in rows if row.signal >= strong] == [1, 2, 3]
 
 
 def test_a_command_that_died_goes_on_to_the_same_bits(known, halfmap, dying, tmp_path) -> None:

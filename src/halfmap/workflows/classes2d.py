@@ -59,13 +59,15 @@ Report = Callable[..., Path]
 @dataclass(frozen=True)
 class ClassRow:
     """A class as the page shows it. number: from 1; share: of the images; resolution: in A; images: that are assigned
-    to it; present: how many of them probably hold a particle."""
+    to it; present: how many of them probably hold a particle; signal: mean log-likelihood of its images above noise
+    alone, in nats."""
 
     number: int
     share: float
     resolution: float
     images: int
     present: int
+    signal: float
 
 
 def classes2d(settings: Classes2dSettings, report: Report | None = None) -> Classes2d:
@@ -185,8 +187,9 @@ def _class_rows(found: Classes2d) -> list[ClassRow]:
     classes = len(found.means.share)
     counts = torch.bincount(number, minlength=classes).tolist()
     with_particle = torch.bincount(number[present], minlength=classes).tolist()
-    return [ClassRow(c + 1, float(found.means.share[c]), found.means.resolution[c], counts[c], with_particle[c])
-            for c in range(classes)]
+    score = torch.zeros(classes, dtype=torch.float64).index_add_(0, number, found.poses.score.double())
+    return [ClassRow(c + 1, float(found.means.share[c]), found.means.resolution[c], counts[c], with_particle[c],
+                     float(score[c]) / max(1, counts[c])) for c in range(classes)]
 
 
 def _findings(found: Classes2d) -> list[Finding]:
@@ -226,6 +229,7 @@ def _write(settings: Classes2dSettings, table: ParticleTable, grid: Grid, found:
             "rlnEstimatedResolution": np.array([row.resolution for row in rows]),
             "halfmapImages": np.array([row.images for row in rows]),
             "halfmapParticles": np.array([row.present for row in rows]),
+            "halfmapSignal": np.array([row.signal for row in rows]),
         },
     })  # fmt: skip
     poses = found.poses
