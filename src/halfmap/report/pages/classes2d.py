@@ -32,7 +32,8 @@ PRIOR = Citation(
     "10.1016/j.jmb.2011.11.010",
 )
 TILE = 128  # pixels along the side of a picture
-STRONG = 0.5  # of the signal that the better half of the images has, below which a class is not offered
+STRONG = 0.55  # of the signal that the better half of the images has, below which a class is not offered
+FINER = 2.0  # times the finest resolution: a coarser class is not offered
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def write_classes2d_page(folder: Path, shown: Classes2dPage) -> Path:
         "name": folder.resolve().name, "shown": shown, "written": now(), "headline": _headline(shown),
         "checks": findings.verdict_checks([one for one in shown.findings if one.level == "warning"]),
         "readings": findings.readings([one for one in shown.findings if one.level == "note"]),
-        "classes": _pictures(shown, window), "strong": strong_enough(shown.rows),
+        "classes": _pictures(shown, window), "strong": strong_enough(shown.rows), "finer": FINER,
         "bar": scale_bar(window, shown.pixel_size), "folder": str(folder),
         "settings": findings.setting_rows(shown.settings), "methods": _methods(shown), "citations": [EM, PRIOR],
     }  # fmt: skip
