@@ -128,7 +128,7 @@ class HalfSearch:
         if not self.model.null_hypothesis:
             return torch.ones_like(mixture.log_evidence)
         if self.sampling.search == "fixed":
-            return self.poses.present[index].to(mixture.log_evidence)
+            return sent(self.poses.present[index].to(mixture.log_evidence.dtype), self.device)
         return particle_probability(mixture.log_evidence, self.state.share)
 
 
