@@ -2,13 +2,16 @@
 
 python benchmarks/claims/classes.py model.pdb --without N --out FOLDER --result benchmarks/results/classes.json
     [--residues 65 200] [--leave-out T] [--count 1000] [--share 0.2] [--classes 2] [--snr 0.04] [--box 64] [--apix 3.2]
-    [--poses true refined none] [--searches fixed local] [--options='--regulariser uniform'] [--relion]
+    [--seed 1] [--junk 0.2] [--poses true refined none] [--searches fixed local] [--options='--regulariser uniform']
+    [--relion]
 
 `--without CHAIN` (of it `--residues FIRST LAST` only) is what the second molecule lacks; ``--share`` of the images show
 it. Poses are the true ones, those of a `halfmap refine` of the whole mixture, or none (a global search). ``--relion``
 lets relion_refine --K --skip_align sort the images at the true poses. The confusion matrix has a row for each molecule
 and a column for each class; `right` counts an image whose class holds its molecule most; truth FSC is that of each
-class's unfiltered mean map with the map of the molecule that it holds most.
+class's unfiltered mean map with the map of the molecule that it holds most. ``--junk`` adds so many images (of
+``--count``) that show neither: noise, and broken particles (the first molecule on one side of a random plane), half of
+each. For them the matrix has rows too, and told is how many of each kind are taken for particles.
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ from halfmap.validation.fsc import fsc, resolution
 
 ROWS = [
     ("right", "right", ".3f"), ("molecule 1 by class", "first", ""), ("molecule 2 by class", "second", ""),
+    ("noise by class", "noise", ""), ("broken by class", "broken", ""), ("taken for particles", "particles", ""),
     ("truth FSC 0.5 by class, A", "truth_05", ""), ("iterations", "iterations", "d"),
     ("CPU seconds", "cpu_seconds", ".0f"),
 ]
@@ -61,6 +65,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--box", type=int, default=64)
     parser.add_argument("--apix", type=float, default=3.2)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--junk", type=float, default=0.0)
     parser.add_argument("--diameter", type=float, default=200.0)
     parser.add_argument("--poses", nargs="+", default=["true"], choices=("true", "refined", "none"))
     parser.add_argument("--searches", nargs="+", default=["fixed"], choices=("fixed", "local"))
@@ -106,33 +111,50 @@ def mixture(given: argparse.Namespace) -> Path:
         moved = atoms.xyz.mean(dim=0) - both[0].xyz.mean(dim=0)  # each was simulated about the mean of its atoms
         assert table.rotations is not None and table.origins is not None
         tables.append(replace(table, origins=table.origins + (table.rotations @ moved)[:, :2]))
-    write_star(folder / "truth.star", joined(tables, given.seed))
+    kinds = [np.full(len(table), kind) for kind, table in enumerate(tables, start=1)]
+    if given.junk:
+        simulate([folder / "molecule1.pdb", "--n", round(1.2 * given.junk * given.count), "--box", given.box, "--apix",
+                  given.apix, "--snr", given.snr, "--junk", 0.999, "--seed", 1003 + 10 * given.seed],
+                 folder / "images3")
+        table = read_star(folder / "images3" / "particles_truth.star")
+        what = table.numbers("rlnClassNumber").astype(int)  # 2 is noise, 3 a broken particle
+        each = round(0.5 * given.junk * given.count)
+        rows = np.sort(np.concatenate([np.flatnonzero(what == kind)[:each] for kind in (2, 3)]))
+        tables.append(table.select(rows))
+        kinds.append(what[rows] + 1)
+    write_star(folder / "truth.star", joined(tables, kinds, given.seed))
     return folder
 
 
-def joined(tables: list[ParticleTable], seed: int) -> ParticleTable:
-    """Both tables as one in random order, half sets left out, with rlnClassNumber."""
-    one, other = tables
+def joined(tables: list[ParticleTable], kinds: list[np.ndarray], seed: int) -> ParticleTable:
+    """All tables as one in random order, half sets left out, with kinds as rlnClassNumber."""
+    one, lengths = tables[0], [len(table) for table in tables]
     columns: dict[str, Any] = {}
     for name in one.columns:
         if name not in ("rlnRandomSubset", "rlnClassNumber"):
             values = [list(table.columns[name]) for table in tables]
             if name == "rlnMicrographName":
                 values = [[f"{n}_{value}" for value in own] for n, own in enumerate(values, start=1)]
-            both = values[0] + values[1]
-            columns[name] = both if isinstance(one.columns[name], list) else np.array(both)
-    columns["rlnClassNumber"] = np.repeat([1, 2], [len(one), len(other)])
-    defocus = type(one.defocus)(**{name: torch.cat([getattr(one.defocus, name), getattr(other.defocus, name)])
+            every = [value for own in values for value in own]
+            columns[name] = every if isinstance(one.columns[name], list) else np.array(every)
+    columns["rlnClassNumber"] = np.concatenate(kinds)
+
+    def apart(numbers: list[np.ndarray]) -> np.ndarray:
+        """Micrographs or groups of all, no number twice."""
+        before = np.cumsum([0, *[int(own.max()) + 1 for own in numbers]])
+        return np.concatenate([own + first for own, first in zip(numbers, before[:-1], strict=True)])
+
+    defocus = type(one.defocus)(**{name: torch.cat([getattr(table.defocus, name) for table in tables])
                                    for name in vars(one.defocus)})
     whole = replace(
-        one, columns=columns, defocus=defocus, rotations=torch.cat([one.rotations, other.rotations]),
-        origins=torch.cat([one.origins, other.origins]), half=None,
-        optics_index=np.zeros(len(one) + len(other), np.int64),
-        stacks=(*one.stacks, *other.stacks), stack_index=np.repeat([0, 1], [len(one), len(other)]),
-        image_index=np.concatenate([one.image_index, other.image_index]),
-        micrograph=np.concatenate([one.micrograph, other.micrograph + one.micrograph.max() + 1]),
-        group=np.concatenate([one.group, other.group + one.group.max() + 1]),
-        group_names=(), rows=np.arange(len(one) + len(other)),
+        one, columns=columns, defocus=defocus, rotations=torch.cat([table.rotations for table in tables]),
+        origins=torch.cat([table.origins for table in tables]), half=None,
+        optics_index=np.zeros(sum(lengths), np.int64),
+        stacks=tuple(stack for table in tables for stack in table.stacks),
+        stack_index=np.repeat(np.arange(len(tables)), lengths),
+        image_index=np.concatenate([table.image_index for table in tables]),
+        micrograph=apart([table.micrograph for table in tables]), group=apart([table.group for table in tables]),
+        group_names=(), rows=np.arange(sum(lengths)),
     )  # fmt: skip
     return whole.select(np.random.default_rng(seed).permutation(len(whole)))
 
@@ -144,26 +166,27 @@ def images_of(table: ParticleTable) -> list[tuple[str, int]]:
 
 
 def confusion(found: ParticleTable, truth: ParticleTable, classes: int) -> np.ndarray:
-    """Images of each molecule [2] in each class [k]."""
+    """Images of each molecule, of noise and of broken particles [4] in each class [k]."""
     known = dict(zip(images_of(truth), truth.numbers("rlnClassNumber").astype(int).tolist(), strict=True))
     kinds = np.array([known[image] for image in images_of(found)])
     classed = found.numbers("rlnClassNumber").astype(int)
-    return np.array([[int(((kinds == m) & (classed == k + 1)).sum()) for k in range(classes)] for m in (1, 2)])
+    return np.array([[int(((kinds == m) & (classed == k + 1)).sum()) for k in range(classes)] for m in (1, 2, 3, 4)])
 
 
 def judged(counts: np.ndarray, maps: list[Any], folder: Path) -> dict[str, Any]:
     """What the confusion matrix and the maps [k] of the classes (None: no map) say."""
-    reached: list[float | None] = []
+    both, reached = counts[:2], list[float | None]()
     truths = [read_map(folder / f"images{m}" / "truth.mrc") for m in (1, 2)]
     for k, v in enumerate(maps):
         if v is None:
             reached.append(None)
             continue
-        true = truths[int(counts[:, k].argmax())]
+        true = truths[int(both[:, k].argmax())]
         mask = solvent_mask(true.data, true.pixel_size)
         reached.append(round(resolution(fsc(v * mask, true.data * mask), len(v), true.pixel_size, 0.5), 2))
-    return {"right": float(counts.max(axis=0).sum() / counts.sum()), "first": counts[0].tolist(),
-            "second": counts[1].tolist(), "truth_05": reached}
+    junk = {"noise": counts[2].tolist(), "broken": counts[3].tolist()} if counts[2:].any() else {}
+    return {"right": float(both.max(axis=0).sum() / both.sum()), "first": both[0].tolist(),
+            "second": both[1].tolist(), "truth_05": reached, **junk}
 
 
 def halfmap_classes(
@@ -171,14 +194,19 @@ def halfmap_classes(
 ) -> dict[str, Any]:
     """One classification by halfmap, judged. Maps in a refinement's own frame are not compared with the truth."""
     cost = classify([particles, "--classes", given.classes, "--threads", 1, *words, *shlex.split(given.options)], out)
-    counts = confusion(read_star(out / "particles.star"), read_star(folder / "truth.star"), given.classes)
+    found, truth = read_star(out / "particles.star"), read_star(folder / "truth.star")
+    counts = confusion(found, truth, given.classes)
+    present = replace(found, columns=found.columns | {
+        "rlnClassNumber": 1.0 + (found.numbers("halfmapParticleProbability") > 0.5)})
+    taken = confusion(present, truth, 2)[:, 1].tolist()
     names = [[out / f"class{k + 1:03d}_half{h}.mrc" for h in (1, 2)] for k in range(given.classes)]
     maps = [None if "--map" not in words or not pair[0].exists() else
             in_own_frame(sum(read_map(path).data for path in pair) / 2, counts[:, k], given, folder)
             for k, pair in enumerate(names)]
     lines = (out / "iterations.jsonl").read_text().splitlines()
     return {"command": cost.command, "cpu_seconds": cost.cpu_seconds, "iterations": len(lines),
-            "shares": [one["share"] for one in json.loads(lines[-1])["classes"]], **judged(counts, maps, folder)}
+            "shares": [one["share"] for one in json.loads(lines[-1])["classes"]], "particles": taken,
+            **judged(counts, maps, folder)}
 
 
 def in_own_frame(v: torch.Tensor, counts: np.ndarray, given: argparse.Namespace, folder: Path) -> torch.Tensor:

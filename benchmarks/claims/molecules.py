@@ -1,6 +1,8 @@
-"""Three membrane proteins that nobody determined, for refinements whose truth is known.
+"""Proteins that nobody determined, for refinements and starts whose truth is known.
 
-python benchmarks/claims/molecules.py FOLDER      writes transporter.pdb, dimer.pdb and channel.pdb
+python benchmarks/claims/molecules.py FOLDER      writes all of them as PDB files
+
+Three membrane proteins:
 
 - transporter: C1, about 85 kDa. Ten helices in a nanodisc far wider than they are, and an antibody fragment whose
   constant half swings at its elbow: after PfCRT with its Fab, the hardest case of Punjani et al. 2020.
@@ -10,6 +12,11 @@ python benchmarks/claims/molecules.py FOLDER      writes transporter.pdb, dimer.
 Membranes lie across z with their middle at z = 0. Chain F is what swings, as one body: `halfmap simulate` knows one
 hinge. Where symmetric copies swing, they do so together about a point on the axis, so that a particle that swings out
 has no symmetry left.
+
+Two soluble ones, rigid, which starts are tried on (`SOLUBLE`):
+
+- tetramer: D2, about 105 kDa, four tangles of twelve helices.
+- half_tetramer: C2, the two of them that lie on one side.
 """
 
 from __future__ import annotations
@@ -110,6 +117,24 @@ def channel() -> Atoms:
                   SWINGING: copies(joined([helix_piece(floppy[0])]), 4)})
 
 
+def half_tetramer() -> Atoms:
+    """Chains A and B: twelve helices each."""
+    first, second = _tangles()
+    return built({"A": [first], "B": [second]})
+
+
+def tetramer() -> Atoms:
+    """Chains A to D: twelve helices each."""
+    half = _tangles()
+    turned = [[(name, atoms @ about("x", 180.0).T, b) for name, atoms, b in one] for one in half]
+    return built({chain: [one] for chain, one in zip("ABCD", [*half, *turned], strict=True)})
+
+
+def _tangles() -> list[Segment]:
+    lengths = (22, 17, 25, 19, 15, 21, 18, 24, 16, 20, 14, 19)
+    return copies(joined(threaded(packed(tangle((15.0, 6.0, 22.0), lengths, 21, 30.0), fold=2, inward=3.0))), 2)
+
+
 BELT = ("--micelle", "--micelle-thickness", "46", "--micelle-contrast", "0.9")
 # Noise is chosen so that 500 to 2,000 images end between 5 and 9 A under the uniform filter: poses are what limits.
 MOLECULES = {
@@ -121,12 +146,16 @@ MOLECULES = {
         "--box", "72", "--apix", "2.4", "--snr", "0.022", "--hinge", f"{SWINGING}:10", *BELT,
         "--micelle-radius", "64")),
 }
+SOLUBLE = {
+    "tetramer": Molecule(tetramer, "D2", ("--box", "64", "--apix", "2.6", "--snr", "0.04")),
+    "half_tetramer": Molecule(half_tetramer, "C2", ("--box", "56", "--apix", "2.6", "--snr", "0.05")),
+}
 
 
 def main() -> int:
-    """Write all three."""
+    """Write all of them."""
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
-    for name, molecule in MOLECULES.items():
+    for name, molecule in (MOLECULES | SOLUBLE).items():
         molecule.write(folder / f"{name}.pdb")
         print(folder / f"{name}.pdb")
     return 0

@@ -24,7 +24,7 @@ def test_starts_are_the_same_bits_on_both(accelerator, plain_kernels, monkeypatc
 
     def run(device: str) -> workflow.StartingMap:
         return workflow.start(StartSettings(
-            particles=tmp_path / "data/particles.star", diameter=130.0, out=tmp_path / device, symmetry="C2",
+            particles=tmp_path / "data/particles.star", diameter=130.0, out=tmp_path / device, symmetry="C3",
             starts=2, resolution=38.0, threads=1, device=device), lambda **fields: None)
 
     with plain_kernels():

@@ -14,13 +14,15 @@ import starfile
 import torch
 from fixtures.projects import DIAMETER, Outcome
 
-from halfmap.expectation.mixture import Mixture, starts_of_class
+from halfmap.expectation.mixture import Mixture, starts_of_class, undecided
 from halfmap.expectation.posterior import Poses
 from halfmap.particles.model import Atoms, read_model, write_pdb
 from halfmap.particles.star import read_star, write_star
+from halfmap.refinement.class_schedule import ClassSchedule
 from halfmap.refinement.classify import classify as run
 from halfmap.refinement.refine import refine
 from halfmap.refinement.resume import resume
+from halfmap.refinement.schedule import Progressed, margin
 from halfmap.settings.classify import ClassifySettings, validated_classify
 from halfmap.settings.resume import ResumeSettings
 
@@ -99,6 +101,15 @@ def test_two_molecules_that_differ_by_an_arm_are_told_apart(sorted_out):
     assert last["classes"][0]["share"] >= last["classes"][1]["share"]
 
 
+def test_a_run_that_ends_by_its_iterations_says_that_images_still_move(sorted_out, classify):
+    def still(done: Outcome) -> list[dict]:
+        return [one for one in done.records[-1]["findings"] if one["name"] == "classes still move"]
+
+    assert not still(sorted_out) and sorted_out.records[-1]["changed"] < 0.01
+    (found,) = still(classify("--max-iterations", 4))
+    assert "--max-iterations ended this" in found["text"]
+
+
 def test_every_class_has_its_files_ready_for_a_refinement(sorted_out, halfmap):
     for number in (1, 2):
         members = starfile.read(sorted_out.out / f"class{number:03d}.star", always_dict=True)["particles"]
@@ -138,6 +149,32 @@ def test_threads_change_nothing_and_a_run_that_died_goes_on_to_the_same_bits(mix
     assert same_run(tmp_path / "whole", tmp_path / "run")
 
 
+def test_at_given_poses_an_image_counts_as_far_as_it_is_known_to_hold_a_particle(classify, mixture, tmp_path, halfmap):
+    read = starfile.read(mixture / "posed.star", always_dict=True)
+    particles = read["particles"].assign(rlnRandomSubset=1 + np.arange(200) % 2)  # the second hundred lack the arm
+
+    def made(name: str, probability: object, rows: slice = slice(None)) -> Outcome:
+        some = particles.iloc[rows].assign(halfmapParticleProbability=probability)
+        starfile.write({"optics": read["optics"], "particles": some}, mixture / f"{name}.star")
+        return halfmap(["classify", mixture / f"{name}.star", "--map", mixture / "initial.mrc", "--classes", 1,
+                        "--search", "fixed", "--diameter", DIAMETER, "--threads", 1, "--max-iterations", 1,
+                        "--out", tmp_path / name])
+
+    weighed = made("weighed", [1.0] * 100 + [0.0] * 100)
+    assert "100 of 200 images count" in weighed.said
+    left = starfile.read(weighed.out / "particles.star", always_dict=True)["particles"]
+    assert left["halfmapParticleProbability"].tolist() == [1.0] * 100 + [0.0] * 100
+    alone, every = made("alone", 1.0, slice(100)), made("every", 1.0)
+
+    def alike(done: Outcome) -> float:
+        maps = [sum(run.map(f"class001_half{h}.mrc") for h in (1, 2)).ravel() for run in (done, weighed)]
+        return float(np.corrcoef(maps)[0, 1])
+
+    assert alike(alone) > 0.995 > alike(every)
+    refused = made("wrong", 1.5)
+    assert refused.status == 2 and "holds what is no probability" in refused.error
+
+
 @pytest.mark.parametrize(("options", "said"), [
     (("--classes", 9), "fewer than 25 a class"), (("--classes", 3, "--map", "{0}", "{0}"), "2 maps for 3 classes"),
     (("--mask", "{1}"), "holds 0 % of the density"),
@@ -159,6 +196,22 @@ def poses(gain: list[list[float]]) -> Poses:
     turned = torch.linalg.matrix_exp(torch.tensor([[0, -0.5, 0], [0.5, 0, 0], [0, 0, 0]], dtype=torch.float64))
     rotations = torch.stack([torch.linalg.matrix_power(turned, n) for n in range(c)]).expand(b, c, 3, 3)
     return Poses(rotations, torch.zeros(b, c, 2, dtype=torch.float64), known, torch.eye(5).double().expand(b, c, 5, 5))
+
+
+def test_how_far_classes_are_undecided_is_how_often_two_draws_differ():
+    share = torch.tensor([[0.5, 0.3, 0.2], [1.0, 0.0, 0.0]], dtype=torch.float64)
+    draw = torch.Generator().manual_seed(1)
+    one, other = (torch.multinomial(share, 20_000, replacement=True, generator=draw) for _ in range(2))
+    assert undecided(share).numpy() == pytest.approx((one != other).double().mean(dim=1).numpy(), abs=0.015)
+
+
+@pytest.mark.parametrize(("changed", "agreed", "limit"), [(0.005, 10, 12), (0.005, 8, 12), (0.005, 11, 14),
+                                                          (0.05, 10, 13)])
+def test_half_maps_that_waver_by_a_shell_do_not_stir_up_images_that_are_calm(changed, agreed, limit):
+    schedule = ClassSchedule(64, 3.0, 150.0, EYE[None], 40.0, 30, "fixed")
+    last = Progressed("fixed", 12, agreed, 20.0, 1.0, 0.0, 0.0, 0.0, changed=changed)
+    plan = schedule.next([last] * 6, 1.0)
+    assert agreed + margin(agreed) in (11, 13, 14) and plan is not None and plan.sampling.limit == limit
 
 
 def test_shares_are_bayes_rule_and_every_class_keeps_its_best_mode():

@@ -45,7 +45,7 @@ def test_a_folder_without_a_checkpoint_is_refused(tmp_path, refused):
     begun = tmp_path / "start" / "checkpoint" / "begun"  # of a refinement without a map
     begun.parent.mkdir(parents=True)
     begun.touch()
-    assert "the command that began them goes on" in refused(tmp_path)
+    assert "the command that began it goes on" in refused(tmp_path)
     assert "no such folder" in refused(tmp_path / "none")
 
 

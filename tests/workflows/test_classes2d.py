@@ -15,6 +15,8 @@ import torch
 from halfmap.imaging.ctf import Defocus, ctf
 from halfmap.imaging.optics import OpticsGroup
 from halfmap.maps.mrc import write_stack
+from halfmap.report.pages.classes2d import strong_enough
+from halfmap.workflows.classes2d import ClassRow
 
 BOX, PIXEL, EACH, EMPTY = 36, 4.0, 60, 50
 STRENGTH = 12.0  # of the signal, over the noise of one pixel: 72 nats, less than a tenth of the image's power
@@ -116,6 +118,9 @@ def test_three_pictures_become_three_classes_and_images_of_noise_belong_to_none(
     shares = starfile.read(done.out / "classes.star", always_dict=True)["model_classes"]
     assert list(shares["rlnClassDistribution"]) == sorted(shares["rlnClassDistribution"], reverse=True)
 
+    score = written["rlnLogLikeliContribution"].to_numpy()
+    assert np.allclose(shares["halfmapSignal"], [score[number == c].mean() for c in (1, 2, 3)], rtol=1e-4)
+
     # The angles of the picture of three blobs, up to one turn that they have in common.
     mine = held & (known.kind == 1) & (np.array(pictures)[number - 1] == 1)
     off = np.exp(1j * np.radians(written["rlnAnglePsi"].to_numpy() - known.psi)[mine])
@@ -133,6 +138,33 @@ def test_three_pictures_become_three_classes_and_images_of_noise_belong_to_none(
     assert others.status == 0 and list(rest["rlnImageName"]) == list(written["rlnImageName"][number == 2])
     page = (done.out / "report.html").read_text()
     assert page.count('type="checkbox"') == 3 and "halfmap select" in page
+
+
+def test_a_class_with_much_less_signal_than_the_better_images_is_not_offered() -> None:
+    rows = [ClassRow(c, images / 400, 12.0, images, images, signal)
+            for c, (images, signal) in enumerate([(100, 60.0), (10, 90.0), (150, 50.0), (140, 20.0)], start=1)]
+    strong = strong_enough(rows)  # of the stronger 200 images the 100th has a signal of 60 nats
+    assert strong == pytest.approx(33) and [row.number for row in rows if row.signal >= strong] == [1, 2, 3]
+
+
+def test_a_command_that_died_goes_on_to_the_same_bits(known, halfmap, dying, tmp_path) -> None:
+    words = ["classes2d", known.star, "--diameter", 116, "--classes", 3, "--iterations", 6, "--threads", 1]
+    whole, died = [*words, "--out", tmp_path / "whole"], [*words, "--out", tmp_path / "run"]
+    assert halfmap(whole).status == 0
+    assert dying.after(4, lambda: halfmap(died))  # it had written how it began, and three iterations
+    assert not (tmp_path / "run" / "classes.mrcs").exists()
+    for other, said in (([*died, "--seed", 5], "that was stopped, with seed = 0, not 5; give the same command"),
+                        (["start", *died[1:3], 116, "--out", tmp_path / "run"], "holds a `halfmap classes2d` that"),
+                        (["resume", tmp_path / "run"], "goes on when it is given again")):
+        refused = halfmap(other)
+        assert refused.status == 2 and said in refused.error and refused.error.count("\n") == 1
+    done = halfmap(died)
+    assert done.status == 0, done.error
+    assert "goes on after iteration 3" in done.said and "iteration  3:" not in done.said
+    for name in ("classes.mrcs", "particles.star"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
+    assert not (tmp_path / "run" / "checkpoint").exists()
+    assert len((tmp_path / "run" / "iterations.jsonl").read_text().splitlines()) == 6
 
 
 @pytest.mark.parametrize(("words", "said"), [

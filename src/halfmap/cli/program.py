@@ -18,6 +18,7 @@ from halfmap.errors import InputError
 from halfmap.options import OptionParser
 from halfmap.runtime import company, distributed
 from halfmap.runtime.interrupts import second_interrupt_ends
+from halfmap.settings.checks import stopped
 
 
 @dataclass(frozen=True)
@@ -161,4 +162,6 @@ def _kept(arguments: argparse.Namespace) -> str:
     if out is None or not found:
         return "nothing was written"
     said = f"{out} keeps " + ", ".join(path.name for path in found)
+    if stopped(out):
+        return f"{said}; the same command, given again, goes on"
     return f"{said}; go on with: halfmap resume {out}" if (out / "checkpoint" / "state").exists() else said

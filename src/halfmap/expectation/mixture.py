@@ -81,6 +81,11 @@ class Mixture:
         return Modes(poses, sorted_by_class(weight), class_of)
 
 
+def undecided(share: Tensor) -> Tensor:
+    """The chance [b] that an image lands in another class if its class is drawn twice, each with its share [b, k]."""
+    return 1 - share.square().sum(dim=1)
+
+
 def starts_of_class(known: Poses, own: Tensor, operators: Tensor, angle: float) -> Poses:
     """What a search of one class starts from: the modes of ``known`` that are its own [b, c], best first, and the best
     one of all, the first, where it lies farther than ``angle`` (radians) from these."""

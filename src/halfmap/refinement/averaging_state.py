@@ -86,6 +86,15 @@ class ClassRecord:
 
 
 @dataclass(frozen=True)
+class AveragingCourse:
+    """A classification as far as it has come: what its last iteration handed on, its poses, and the records of all."""
+
+    state: ClassState
+    poses: ClassPoses
+    records: list[ClassRecord]
+
+
+@dataclass(frozen=True)
 class Classes2d:
     """A finished classification: means sorted by share, and poses with numbers that fit them."""
 

@@ -33,7 +33,14 @@ from halfmap.reconstruction.class_means import (
     moved,
 )
 from halfmap.refinement.averaging_schedule import ClassPlan, ClassSchedule, earned_frequency
-from halfmap.refinement.averaging_state import Classes2d, ClassMeans, ClassPoses, ClassRecord, ClassState
+from halfmap.refinement.averaging_state import (
+    AveragingCourse,
+    Classes2d,
+    ClassMeans,
+    ClassPoses,
+    ClassRecord,
+    ClassState,
+)
 from halfmap.refinement.held_images import HeldImages, Whitened
 from halfmap.validation.fsc import GOLD_STANDARD
 
@@ -76,11 +83,16 @@ class Averaging:
         self.poses = ClassPoses.empty(len(order), self.rank % 2)
         self.power = power
 
-    def run(self, advance: Callable[[ClassPlan], Callable[[int], None]],
-            told: Callable[[ClassRecord], None]) -> Classes2d:  # fmt: skip
-        """Iterate. advance: called with a plan, gives what counts its images; told: called after each iteration."""
-        state, records, earned = self._first(), [], None
-        for iteration in range(1, self.schedule.iterations + 1):
+    def run(self, advance: Callable[[ClassPlan], Callable[[int], None]], told: Callable[[AveragingCourse], None],
+            course: AveragingCourse | None = None) -> Classes2d:  # fmt: skip
+        """Iterate. advance: called with a plan, gives what counts its images; told: called after each iteration, before
+        the next one changes what it is given; course: to go on from."""
+        if course is None:
+            state, records, earned = self._first(), list[ClassRecord](), None
+        else:
+            self.poses, state, records = course.poses, course.state, [*course.records]
+            earned = earned_frequency(state.means.resolution, state.means.share)
+        for iteration in range(len(records) + 1, self.schedule.iterations + 1):
             began = time.perf_counter()
             plan = self.schedule.plan(iteration, earned)
             sums = self._expectation(state, plan, advance(plan))
@@ -94,7 +106,7 @@ class Averaging:
             records.append(ClassRecord(
                 iteration, plan.images, self.schedule.grid.length / plan.limit, plan.tempering, 2 * plan.angles,
                 len(plan.shifts), used, seeded, 1 / earned, share, time.perf_counter() - began))
-            told(records[-1])
+            told(AveragingCourse(state, self.poses, records))
         return self._sorted(state.means, records)
 
     def _first(self) -> ClassState:

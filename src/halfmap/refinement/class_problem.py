@@ -28,6 +28,7 @@ from halfmap.settings.classify import ClassifySettings
 from halfmap.settings.refine import RefineSettings
 from halfmap.validation.mask_share import share_verdict
 
+PROBABILITY = "halfmapParticleProbability"
 IMAGES_OF_CLASS = 25  # on average; with fewer a class is noise
 
 
@@ -62,6 +63,15 @@ def prepared_classes(
         notes.append(f"{path.name} brought to the grey scale of the images (factor {factor:.4g})")
     maps = maps * settings.classes if len(maps) == 1 else maps
     poses = _with_room(state.poses, problem.schedule.modes * settings.classes)
+    if one.search == "fixed" and PROBABILITY in table.columns:
+        known = torch.from_numpy(table.numbers(PROBABILITY)).float()
+        if not bool(((known >= 0) & (known <= 1)).all()):
+            raise InputError(f"{table.source}: {PROBABILITY} holds what is no probability; correct it, or leave the "
+                             "column out")
+        poses = replace(poses, present=known)
+        if settings.null_hypothesis:
+            notes.append(f"{float(known.sum()):,.0f} of {len(table):,} images count, by their {PROBABILITY}: at given "
+                         "poses it is not estimated anew")
     state = replace(
         state, references=tuple(maps) * HALVES, poses=poses,
         class_shares=torch.full((settings.classes,), 1 / settings.classes, dtype=torch.float64),

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from halfmap.expectation.mixture import undecided
 from halfmap.finding import Finding
 from halfmap.maps.grid import Grid
 from halfmap.refinement.classes import ClassMaps, ClassStep
@@ -20,6 +21,7 @@ from halfmap.refinement.state import PoseTable
 from halfmap.validation.class_differences import SURE, class_difference
 from halfmap.validation.fsc import crossing_shell, resolution
 
+ANEW = 0.1  # of what chance would move: images that move by less are undecided ones
 UNSURE = 0.6  # mean share of the best class below which classes are hardly told apart; K equal ones have 1 / K
 COMPARED = 8  # of the largest classes are compared with one another
 BY_CLASS = ("classes", "moved", "moved_from_first")  # entries of a record that list classes
@@ -45,14 +47,18 @@ def class_progressed(step: ClassStep) -> Progressed:
 def class_record(step: ClassStep, latest: Progressed, groups: list[str], crosses: str) -> Record:
     """The iteration as one JSON object: `records.record` of the largest class, and under ``classes`` a list of what is
     known of each; ``moved`` [from][to]: images that were in one class before and are in another now;
-    ``moved_from_first``: the same since classes were first told apart; ``sure``: mean share of the best class."""
+    ``moved_from_first``: the same since classes were first told apart; ``sure``: mean share of the best class;
+    ``undecided``: share of the images that would be elsewhere if the class of each was drawn anew, by its shares."""
     poses, before = step.after.poses, step.before
     best, count = poses.class_of[:, 0].long(), len(step.after.class_shares)
     present = poses.present.double() * poses.known
-    sure = poses.class_shares(count).amax(dim=1)
+    shares = poses.class_shares(count)
+    sure, elsewhere = shares.amax(dim=1), undecided(shares)
+    all_present = present.sum().clamp_min(1e-9)
     known: dict[str, Any] = {
         "classes": [_of_class(step, k, int(((best == k) & poses.known).sum())) for k in range(count)],
-        "changed": latest.changed, "sure": float((sure * present).sum() / present.sum().clamp_min(1e-9)),
+        "changed": latest.changed, "sure": float((sure * present).sum() / all_present),
+        "undecided": float((elsewhere * present).sum() / all_present),
         "sharpness": step.plan.sharpness, "drawn": step.plan.draws_classes,
     }  # fmt: skip
     first = before.memory.get("first classes")
@@ -75,9 +81,11 @@ def class_differences(step: ClassStep, pixel_size: float) -> list[Record]:
     return made
 
 
-def class_findings(step: ClassStep, latest: Record) -> list[Finding]:
-    """What is to be said of the classes of an iteration."""
+def class_findings(step: ClassStep, latest: Record, stood_still: bool) -> list[Finding]:
+    """What is to be said of the classes of an iteration. stood_still: whether images did so before it."""
     found, count = list[Finding](), len(step.maps)
+    if step.plan.stage == "final" and count > 1 and not stood_still:
+        found.append(_still_moving(latest))
     alike = [f"{one['first']} and {one['second']}" for one in latest.get("differences", []) if not one["beyond_noise"]]
     if alike:
         text = (f"classes {', '.join(alike)} differ nowhere by more than {SURE:g} standard deviations of their noise: "
@@ -93,6 +101,20 @@ def class_findings(step: ClassStep, latest: Record) -> list[Finding]:
                 "may differ by noise only, or by less than single images show")
         found.append(Finding("classes hardly differ", text, "classes"))
     return found
+
+
+def _still_moving(latest: Record) -> Finding:
+    """That images still change class when --max-iterations ends a run."""
+    began = "images still change class where --max-iterations ended this"
+    if "moved" not in latest:
+        return Finding("classes still move", f"{began}, before classes were told apart twice: give more", "classes")
+    changed, chance = latest["changed"], latest["undecided"]
+    moves = f"{began}: {100 * changed:.1f} % in the last iteration"
+    if changed < ANEW * chance:
+        text = (f"{moves}, most of them undecided ones ({100 * chance:.0f} % would change if the class of each was "
+                "drawn anew, by its shares): shares may yet creep, and more iterations make them firm")
+        return Finding("classes still move", text, "classes", "note")
+    return Finding("classes still move", f"{moves}; give more iterations", "classes")
 
 
 def by_share(shares: Tensor) -> list[int]:

@@ -21,6 +21,7 @@ from halfmap.errors import InputError
 from halfmap.maps.filters import apply_radial_gain
 from halfmap.reconstruction.statistics import Backprojection, in_memory, sums_put
 from halfmap.refinement import em
+from halfmap.refinement.class_schedule import ClassSchedule
 from halfmap.refinement.ctf_signs import SignSums
 from halfmap.refinement.half_maps import Built, built
 from halfmap.refinement.half_search import HALVES
@@ -39,9 +40,11 @@ FEWEST = 4.0  # images of a class in a half set, each as far as it belongs there
 class ClassProblem(Problem):
     """What stays the same during a classification.
 
-    classes: how many there are. focus [z, y, x]: within which they differ; None: everywhere.
+    schedule: of the classification. classes: how many there are. focus [z, y, x]: within which they differ; None:
+    everywhere.
     """
 
+    schedule: ClassSchedule
     classes: int = 2
     focus: Tensor | None = None
 

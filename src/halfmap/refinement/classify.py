@@ -83,7 +83,7 @@ def _record(problem: ClassProblem, course: Course, step: ClassStep) -> Record:
     made = class_record(step, course.history[-1], groups, crosses)
     if step.plan.stage == "final":
         made["differences"] = class_differences(step, problem.model.pixel_size)
-    found = course.findings + class_findings(step, made)
+    found = course.findings + class_findings(step, made, problem.schedule.stands_still(course.history[:-1]))
     return made | {"regulariser": {}, "findings": [asdict(one) for one in found]}
 
 

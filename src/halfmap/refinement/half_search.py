@@ -88,7 +88,7 @@ class HalfSearch:
                 for number, (reference, grid) in enumerate(zip(self.searched, self.grids, strict=True))
             )
             mixture = self._mixture(part.index, poses, prior, about)
-            return Found(part.index, part.groups, images, mixture, self._present(mixture), about)
+            return Found(part.index, part.groups, images, mixture, self._present(part.index, mixture), about)
 
         return in_parts(find, len(batch))
 
@@ -122,10 +122,13 @@ class HalfSearch:
         about = prior.about(sent(rotations, self.device), sent(shifts, self.device), pixel_size)
         return replace(about, mates=sent(self.sampling.mates, self.device))
 
-    def _present(self, mixture: Mixture) -> Tensor:
-        """Probability [b] that an image holds a particle; 1 where it is not asked."""
-        if not self.model.null_hypothesis or self.sampling.search == "fixed":
+    def _present(self, index: Tensor, mixture: Mixture) -> Tensor:
+        """Probability [b] that an image holds a particle; 1 where it is not asked. At given poses it is the one that is
+        known already: of noise, too, a search has chosen the pose that fits it best, and only the search knows that."""
+        if not self.model.null_hypothesis:
             return torch.ones_like(mixture.log_evidence)
+        if self.sampling.search == "fixed":
+            return sent(self.poses.present[index].to(mixture.log_evidence.dtype), self.device)
         return particle_probability(mixture.log_evidence, self.state.share)
 
 

@@ -30,10 +30,10 @@ from halfmap.runtime.device import device_named
 from halfmap.runtime.distributed import joined, shared_out, world
 from halfmap.runtime.log import RunLog
 from halfmap.runtime.progress import Progress
+from halfmap.settings.checks import stopped
 from halfmap.settings.classify import ClassifySettings
 from halfmap.settings.commands import RunSettings, to_toml
 from halfmap.settings.resume import ResumeSettings
-from halfmap.settings.start import stopped
 
 
 def resume(wanted: ResumeSettings, reports: Callable[[RunSettings], Report] | None = None) -> State:
@@ -45,10 +45,10 @@ def resume(wanted: ResumeSettings, reports: Callable[[RunSettings], Report] | No
     """
     checkpoints = Checkpoints(wanted.run, 1.0, device_named("auto"))
     if not checkpoints.exist:
-        starts = next((folder for folder in (wanted.run, wanted.run / "start") if stopped(folder)), None)
-        if starts is not None:
-            raise InputError(f"{starts}: holds starts that were stopped; the command that began them goes on with the "
-                             "others when it is given again")
+        other = next((folder for folder in (wanted.run, wanted.run / "start") if stopped(folder)), None)
+        if other is not None:
+            raise InputError(f"{other}: holds a `halfmap start` or `halfmap classes2d` that was stopped; the command "
+                             "that began it goes on when it is given again")
         raise InputError(f"{wanted.run}: holds no checkpoint to go on from; refine anew with `halfmap refine`")
     # The checkpoint is read twice: tensors go to a GPU only once the processes have shared them out.
     begun = Checkpoints(wanted.run, 1.0).load()[0].origin

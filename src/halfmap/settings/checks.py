@@ -10,6 +10,7 @@ from typing import Any
 from halfmap.errors import InputError
 
 LEAST_DIAMETER = 20.0  # A
+BEGUN = Path("checkpoint", "begun")  # in the folder of a command that goes on, until everything is there
 
 
 def other_half(half1: Path) -> Path:
@@ -76,6 +77,11 @@ def check_new_star(option: str, path: Path) -> None:
         raise InputError(f"{option} {path}: its folder does not exist; make it first")
     if not os.access(path.parent, os.W_OK):
         raise InputError(f"{option} {path}: no permission to write in {path.parent}")
+
+
+def stopped(out: Path) -> bool:
+    """Whether the folder holds what a command left that was stopped, and that goes on when it is given again."""
+    return (out / BEGUN).is_file()
 
 
 def check_new_run(out: Path) -> None:

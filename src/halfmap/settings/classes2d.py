@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from halfmap.errors import InputError
 from halfmap.options import check_declared
-from halfmap.settings.checks import absolute_paths, check_diameter, check_new_run
+from halfmap.settings.checks import absolute_paths, check_diameter, check_new_run, stopped
 from halfmap.settings.particle_files import ParticleImageOptions, check_particle_files
 
 
@@ -29,7 +29,8 @@ class Classes2dSettings(ParticleImageOptions):
 def validated_classes2d(settings: Classes2dSettings) -> Classes2dSettings:
     """Check the settings as far as is possible without reading data, and make their paths absolute.
 
-    Raises InputError for the first choice that cannot work, and where the folder holds results already.
+    Raises InputError for the first choice that cannot work, and where the folder holds results already, unless they are
+    those of a command that was stopped.
     """
     check_declared(settings)
     check_diameter(settings.diameter)
@@ -38,8 +39,9 @@ def validated_classes2d(settings: Classes2dSettings) -> Classes2dSettings:
                          f"{settings.diameter:g} A; take a quarter of that or less")
     paths = absolute_paths(settings)
     check_particle_files(settings, paths)
-    check_new_run(paths["out"])
-    taken = sorted(path.name for path in paths["out"].glob("*") if path.suffix in (".star", ".mrcs", ".html"))
-    if taken:
-        raise InputError(f"--out {paths['out']}: holds {taken[0]}; name a new folder")
+    if not stopped(paths["out"]):
+        check_new_run(paths["out"])
+        taken = sorted(path.name for path in paths["out"].glob("*") if path.suffix in (".star", ".mrcs", ".html"))
+        if taken:
+            raise InputError(f"--out {paths['out']}: holds {taken[0]}; name a new folder")
     return dataclasses.replace(settings, **paths)

@@ -82,7 +82,8 @@ class ClassifySettings(ImageOptions):
         "help": "poses an image enters a map with: its best one, its modes, or sigma points around them; fixed poses "
                 "enter as points", "choices": ("best", "sigma", "modes"), "advanced": True})
     null_hypothesis: bool = field(default=True, metadata={
-        "help": "estimate for every image whether it holds a particle at all, and let it count as far as it does",
+        "help": "estimate for every image whether it holds a particle at all, and let it count as far as it does; at "
+                "fixed poses halfmapParticleProbability of the particle file says it",
         "advanced": True})
     padding: int = field(default=2, metadata={
         "help": "padding of the references before their Fourier transform; 1 needs an eighth of the memory",

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from halfmap.options import check_declared
-from halfmap.settings.checks import absolute_paths, check_diameter, check_new_folder
+from halfmap.settings.checks import absolute_paths, check_diameter, check_new_folder, stopped
 from halfmap.settings.particle_files import ParticleImageOptions, check_particle_files
-
-BEGUN = Path("checkpoint", "begun")  # in the folder of the results, until everything is there
 
 
 @dataclass(frozen=True)
@@ -35,11 +32,6 @@ class StartSettings(ParticleImageOptions):
         "none": "14, and 9 for point groups of 12 rotations and more", "advanced": True})
     seed: int = field(default=0, metadata={
         "help": "seed of every random choice", "at_least": 0, "aliases": ("--random_seed",), "advanced": True})
-
-
-def stopped(out: Path) -> bool:
-    """Whether the folder holds starts of a command that was stopped, which the same command goes on with."""
-    return (out / BEGUN).is_file()
 
 
 def validated_start(settings: StartSettings) -> StartSettings:

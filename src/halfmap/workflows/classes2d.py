@@ -31,7 +31,7 @@ from halfmap.particles.table import ParticleTable, with_poses
 from halfmap.reconstruction.class_means import images_of
 from halfmap.refinement.averaging_images import check_memory, reference_grid
 from halfmap.refinement.averaging_schedule import ClassPlan, ClassSchedule
-from halfmap.refinement.averaging_state import Classes2d, ClassRecord
+from halfmap.refinement.averaging_state import AveragingCourse, Classes2d
 from halfmap.refinement.class_averaging import Averaging, mean_mask
 from halfmap.refinement.held_images import held_images
 from halfmap.refinement.outputs import made_folder
@@ -43,6 +43,7 @@ from halfmap.runtime.log import RunLog
 from halfmap.runtime.progress import counted
 from halfmap.settings.classes2d import Classes2dSettings
 from halfmap.settings.commands import command_line, to_toml
+from halfmap.workflows.classes2d_checkpoints import AveragingCheckpoints
 
 LEAST_IMAGES = 10  # a class
 FINEST, COARSEST = 9.0, 20.0  # A: bounds of the finest detail by default, which is
@@ -58,32 +59,37 @@ Report = Callable[..., Path]
 @dataclass(frozen=True)
 class ClassRow:
     """A class as the page shows it. number: from 1; share: of the images; resolution: in A; images: that are assigned
-    to it; present: how many of them probably hold a particle."""
+    to it; present: how many of them probably hold a particle; signal: mean log-likelihood of its images above noise
+    alone, in nats."""
 
     number: int
     share: float
     resolution: float
     images: int
     present: int
+    signal: float
 
 
 def classes2d(settings: Classes2dSettings, report: Report | None = None) -> Classes2d:
     """Find the classes, and write classes.mrcs, classes.star, particles.star, iterations.jsonl, settings.toml and
     log.txt into settings.out.
 
-    settings: as `validated_classes2d` returns them. report: writes the page, and is called with its fields. Raises
+    settings: as `validated_classes2d` returns them. Where the same command was stopped, it goes on after the last
+    iteration that was finished, to the same bits. report: writes the page, and is called with its fields. Raises
     InputError where the particles cannot be used, or are too few.
     """
     share_cores(settings.threads)
     device = device_named(settings.device)
     began = time.perf_counter()
+    kept = AveragingCheckpoints(settings, device)
+    kept.check()
     files = StackFiles()
     table = _particles(settings, files)
     source = ParticleSource(table, settings.diameter, files=files)
     schedule = _class_schedule(settings, source)
     check_memory(source, schedule.last)
     made_folder(settings.out)
-    with RunLog(settings.out / "log.txt") as log:
+    with kept.held(table, files), RunLog(settings.out / "log.txt") as log:
         log.begin(__version__, command_line(settings))
         log.notice(f"{table.source}: {len(table):,} images into {settings.classes} classes, from "
                    f"{schedule.coarse:.0f} A to {schedule.grid.length / schedule.last:.1f} A")
@@ -98,7 +104,7 @@ def classes2d(settings: Classes2dSettings, report: Report | None = None) -> Clas
             frames = held_images(source, schedule.grid, schedule.last, advance=advance).frames
         order = torch.randperm(len(table), generator=torch.Generator().manual_seed(settings.seed))
         averaging = Averaging(frames, schedule, _stacked(seen.power), order, device, settings.seed)
-        found2d = _iterated(averaging, log)
+        found2d = _iterated(averaging, kept, log)
         findings = [*seen.findings, *_findings(found2d)]
         tell(seen.findings, findings, log)
         rows = _class_rows(found2d)
@@ -112,6 +118,7 @@ def classes2d(settings: Classes2dSettings, report: Report | None = None) -> Clas
             log.notice(f"Finished: {page}; keep classes with: halfmap select {settings.out} --classes 1 2 3 --out "
                        "good.star")
         log.finish()
+        kept.remove()
     return found2d
 
 
@@ -148,7 +155,14 @@ def _stacked(power: tuple[Tensor, ...]) -> Tensor:
     return torch.stack([torch.cat([one, one[-1:].repeat(length - len(one))]) for one in power])
 
 
-def _iterated(averaging: Averaging, log: RunLog) -> Classes2d:
+def _iterated(averaging: Averaging, kept: AveragingCheckpoints, log: RunLog) -> Classes2d:
+    course = None
+    try:
+        course = kept.load()
+    except InputError as error:
+        log.notice(f"iterations are made again from the first one: {error}")
+    if course is not None:
+        log.notice(f"goes on after iteration {len(course.records)}, where the command was stopped")
     with ExitStack() as bars:
 
         def advance(plan: ClassPlan) -> Callable[[int], None]:
@@ -156,13 +170,15 @@ def _iterated(averaging: Averaging, log: RunLog) -> Classes2d:
             title = f"iteration {plan.iteration} of {averaging.schedule.iterations}"
             return bars.enter_context(counted(title, plan.images))
 
-        def told(record: ClassRecord) -> None:
+        def told(course: AveragingCourse) -> None:
             bars.close()
+            kept.save(course)
+            record = course.records[-1]
             seeded = f", {record.seeded} empty ones seeded anew" if record.seeded else ""
             log.notice(f"iteration {record.iteration:2d}: {record.images:,} images to {record.limit_A:.1f} A, "
                        f"{record.used} classes in use{seeded}, {record.seconds:.1f} s")
 
-        return averaging.run(advance, told)
+        return averaging.run(advance, told, course)
 
 
 def _class_rows(found: Classes2d) -> list[ClassRow]:
@@ -171,8 +187,9 @@ def _class_rows(found: Classes2d) -> list[ClassRow]:
     classes = len(found.means.share)
     counts = torch.bincount(number, minlength=classes).tolist()
     with_particle = torch.bincount(number[present], minlength=classes).tolist()
-    return [ClassRow(c + 1, float(found.means.share[c]), found.means.resolution[c], counts[c], with_particle[c])
-            for c in range(classes)]
+    score = torch.zeros(classes, dtype=torch.float64).index_add_(0, number, found.poses.score.double())
+    return [ClassRow(c + 1, float(found.means.share[c]), found.means.resolution[c], counts[c], with_particle[c],
+                     float(score[c]) / max(1, counts[c])) for c in range(classes)]
 
 
 def _findings(found: Classes2d) -> list[Finding]:
@@ -212,6 +229,7 @@ def _write(settings: Classes2dSettings, table: ParticleTable, grid: Grid, found:
             "rlnEstimatedResolution": np.array([row.resolution for row in rows]),
             "halfmapImages": np.array([row.images for row in rows]),
             "halfmapParticles": np.array([row.present for row in rows]),
+            "halfmapSignal": np.array([row.signal for row in rows]),
         },
     })  # fmt: skip
     poses = found.poses

@@ -32,6 +32,8 @@ PRIOR = Citation(
     "10.1016/j.jmb.2011.11.010",
 )
 TILE = 128  # pixels along the side of a picture
+STRONG = 0.55  # of the signal that the better half of the images has, below which a class is not offered
+FINER = 2.0  # times the finest resolution: a coarser class is not offered
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class ClassPicture:
     percent: str
     resolution: str
     fineness: float
+    signal: float
     images: str
     count: int
     empty: str
@@ -76,7 +79,8 @@ def write_classes2d_page(folder: Path, shown: Classes2dPage) -> Path:
         "name": folder.resolve().name, "shown": shown, "written": now(), "headline": _headline(shown),
         "checks": findings.verdict_checks([one for one in shown.findings if one.level == "warning"]),
         "readings": findings.readings([one for one in shown.findings if one.level == "note"]),
-        "classes": _pictures(shown, window), "bar": scale_bar(window, shown.pixel_size), "folder": str(folder),
+        "classes": _pictures(shown, window), "strong": strong_enough(shown.rows), "finer": FINER,
+        "bar": scale_bar(window, shown.pixel_size), "folder": str(folder),
         "settings": findings.setting_rows(shown.settings), "methods": _methods(shown), "citations": [EM, PRIOR],
     }  # fmt: skip
     return write_page(folder, "classes2d.html", contents)
@@ -100,10 +104,23 @@ def _pictures(shown: Classes2dPage, window: Window) -> list[ClassPicture]:
     most = max(max((row.share for row in shown.rows), default=0.0), 1e-9)
     return [
         ClassPicture(png_uri(grey), row.number, figure(100 * row.share, 1), figure(row.resolution, 1), row.resolution,
-                     grouped(row.images), row.images,
+                     row.signal, grouped(row.images), row.images,
                      grouped(row.images - row.present) if row.images > row.present else "", 100 * row.share / most)
         for row, grey in zip(held, greys, strict=True)
     ]  # fmt: skip
+
+
+def strong_enough(rows: Sequence[ClassRow]) -> float:
+    """The signal in nats below which a class is not offered: empty micelles and fragments have less than particles, and
+    their classes may be as fine."""
+    held = sorted((row for row in rows if row.share > 0), key=lambda row: -row.signal)
+    images = sum(row.images for row in held)
+    before = 0
+    for row in held:
+        before += row.images
+        if before >= 0.25 * images:  # the median of the better half
+            return STRONG * row.signal
+    return 0.0
 
 
 def _headline(shown: Classes2dPage) -> Headline:

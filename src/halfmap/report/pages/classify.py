@@ -136,10 +136,12 @@ def _headline(shown: ClassesPage) -> Headline:
     classes = last["classes"]
     hero = Tile("Largest class", f"{100 * classes[0]['share']:.1f}", "%",
                 f"{findings.grouped(classes[0]['images'])} of {findings.grouped(number(last, 'particles'))} images")
+    chance = last.get("undecided")
+    by_chance = "" if chance is None else f"; {100 * chance:.0f} % would, were classes drawn by their shares"
     tiles = [
         Tile("Classes", str(len(classes)), "", f"{sum(v is not None for v in shown.maps)} with a map"),
         Tile("Sure", f"{100 * float(last['sure']):.0f}", "%", "mean share of an image's best class"),
-        Tile("Moved", f"{100 * float(last['changed']):.1f}", "%", "of the images, in the last iteration"),
+        Tile("Moved", f"{100 * float(last['changed']):.1f}", "%", "of the images, in the last iteration" + by_chance),
         Tile("Search", str(last.get("search", "")), "", f"iteration {last.get('iteration')}"),
     ]  # fmt: skip
     return Headline(hero, tiles)
