@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ import torch
 
 from halfmap.errors import InputError
 from halfmap.particles.model import write_pdb
-from halfmap.refinement import em, schedule
+from halfmap.refinement import em, run_time, schedule
 from halfmap.refinement.in_parts import memory_refused
 from halfmap.refinement.memory_limits import available_on
 from halfmap.refinement.refine import refine
 from halfmap.refinement.resume import resume
+from halfmap.runtime.device import computed_on
 from halfmap.runtime.distributed import joined
 from halfmap.settings.refine import RefineSettings
 from halfmap.settings.resume import ResumeSettings
@@ -156,6 +157,17 @@ def test_memory_is_that_of_the_accelerator_or_what_the_user_allows(run, accelera
     with accelerator(memory=10**6):
         done = run("cuda", "small", max_iterations=1, sums="disk")
     assert "12 images at once" in (done.out / "log.txt").read_text()
+
+
+def test_a_run_says_which_gpu_it_computes_on_and_how_long_that_takes_is_measured_there(run, accelerator, monkeypatch):
+    for name, value in {"GPU_IMAGES": 2, "TRIAL_BOX": 48, "TRIAL_SHELL": 14, "TRIAL_SECONDS": 1e-9}.items():
+        monkeypatch.setattr(run_time, name, value)
+    with accelerator() as gpu:
+        speed = run_time.measured_speed(1, gpu)
+        assert computed_on(gpu)[0].startswith("computing on pretended GPU (8 GB)")
+        done = run("cuda", "named", max_iterations=1)
+    assert all(seconds > 0 for seconds in astuple(speed))
+    assert "computing on pretended GPU (8 GB)" in (done.out / "log.txt").read_text()
 
 
 def test_a_gpu_that_refuses_memory_is_told_from_one_that_fails():

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from halfmap import kernels
 from halfmap.expectation.search import Sampling
 from halfmap.fourier.band import Band
 from halfmap.fourier.transform import image_fft, image_ifft
@@ -254,7 +255,11 @@ def inserted(particles: Microscope, members: Tensor, limit: int, scale: Tensor |
     return total.sums
 
 
-def test_the_quarter_sets_of_a_half_partition_it_and_add_up_to_one_insertion_of_its_images(simulated):
+@pytest.mark.parametrize("triton", [False, True])
+def test_the_quarter_sets_of_a_half_partition_it_and_add_up_to_one_insertion_of_its_images(
+    simulated, triton, monkeypatch
+):
+    monkeypatch.setattr(kernels, "compiled_by_triton", lambda device: triton)  # images of the other set have no mass
     box, count, limit = 24, 50, 9
     particles = simulated(box, count, 2.0)
     state = particles.state(halves_of(count))

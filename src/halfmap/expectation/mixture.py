@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from halfmap.expectation.posterior import Poses, merge_modes
+from halfmap.runtime.device import sent
 
 SHARE_LEAST = 1e-4  # of a class among all images: none is ruled out
 WEIGHT_LEAST = 1e-30  # of a class's best mode, from which the next search of the class starts
@@ -43,7 +44,7 @@ class Mixture:
         sharpness: what differences of log evidence are multiplied by: below 1, classes that are hardly known do not
         claim images for good.
         """
-        prior = shares.to(log_evidence).clamp_min(SHARE_LEAST).log()
+        prior = sent(shares, log_evidence.device).to(log_evidence.dtype).clamp_min(SHARE_LEAST).log()
         share = torch.softmax(prior + sharpness * log_evidence, dim=1)
         return Mixture(poses, share, torch.logsumexp(prior + log_evidence, dim=1))
 

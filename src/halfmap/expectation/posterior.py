@@ -15,6 +15,7 @@ from torch import Tensor
 from halfmap.expectation.priors import ShiftPrior, log_peak
 from halfmap.geometry.rotations import rotation_vector_to_matrix
 from halfmap.kernels.poses import PosePrior, Samples
+from halfmap.runtime.device import sent
 
 SHARE_LEAST = 1e-3  # of the images that hold a particle, and of those that hold none: neither is ruled out
 
@@ -47,7 +48,7 @@ class Poses:
 
     def to(self, device: torch.device) -> Poses:
         """The same poses on another device."""
-        return Poses(*(t.to(device) for t in (self.rotations, self.shifts, self.gain, self.precision)))
+        return Poses(*(sent(t, device) for t in (self.rotations, self.shifts, self.gain, self.precision)))
 
     def __len__(self) -> int:
         return len(self.gain)
@@ -137,7 +138,7 @@ def nearest_copies(poses: Poses, last: Tensor, operators: Tensor) -> Poses:
 def _nearest_trace(first: Tensor, second: Tensor, operators: Tensor) -> Tensor:
     """Largest trace [b, c, d] of first[b, c] g second[b, d]^T over the operators g."""
     best = first.new_full((len(first), first.shape[1], second.shape[1]), -torch.inf)
-    for operator in operators.to(first):
+    for operator in sent(operators, first.device).to(first.dtype):
         best = torch.maximum(best, torch.einsum("bcij,bdij->bcd", first @ operator, second))
     return best
 

@@ -27,6 +27,7 @@ from halfmap.expectation.score import (
 from halfmap.imaging.forward import BandImages, ImagingGeometry
 from halfmap.imaging.optics import Frame
 from halfmap.kernels.poses import Polished, PolishOptions, PosePrior, Starts
+from halfmap.runtime.device import sent
 
 GRID_POINTS_CONSIDERED = 256  # best grid points of an image among which distinct candidates are looked for
 GRID_LOSS = 0.1  # of its log-likelihood that a pose may lose by lying between grid points
@@ -111,7 +112,7 @@ class GlobalSearch:
     def __init__(self, reference: Reference, sampling: Sampling, room: int | None = None) -> None:
         assert sampling.grid is not None and sampling.shifts is not None
         self.reference, self.sampling, self.room = reference, sampling, room
-        self.rotations, self.shifts = (t.to(reference.volume.device) for t in (sampling.grid, sampling.shifts))
+        self.rotations, self.shifts = (sent(t, reference.volume.device) for t in (sampling.grid, sampling.shifts))
         self._last: _Grid | None = None
 
     def _grid(self, geometry: ImagingGeometry) -> _Grid:

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from halfmap.runtime.device import sent
 
 
 @dataclass(frozen=True)
@@ -39,17 +43,22 @@ class Band:
         order = torch.argsort(shell.double() * 8 + angle, stable=True)
         return Band(box, torch.stack([kx[order], ky[order]], dim=1), shell[order])
 
+    @cached_property
+    def _shells(self) -> np.ndarray:
+        """The shells [k] where they can be looked at without waiting for a device."""
+        return self.shell.cpu().numpy()
+
     @property
     def limit(self) -> int:
         """The highest shell of the band."""
-        return int(self.shell[-1])
+        return int(self._shells[-1])
 
     def __len__(self) -> int:
         return len(self.shell)
 
     def count(self, limit: int) -> int:
         """Number of coefficients with shell <= limit. ``[:count]`` is the band of that lower resolution."""
-        return int(torch.searchsorted(self.shell, torch.tensor(limit, device=self.shell.device), right=True))
+        return int(np.searchsorted(self._shells, limit, side="right"))
 
     def to(self, device: torch.device) -> Band:
         """The same band on another device."""
@@ -75,8 +84,8 @@ class Band:
         fewer than pixels.
         """
         box = self.box
-        taken = torch.fft.rfft2(images).flatten(1).index_select(1, self._places(part).to(images.device))
-        turns = (self.kxy[part].sum(dim=1) * (box // 2) % box).to(images.device)
+        taken = torch.fft.rfft2(images).flatten(1).index_select(1, sent(self._places(part), images.device))
+        turns = sent(self.kxy[part].sum(dim=1) * (box // 2) % box, images.device)
         if box % 2 == 0:
             return taken.mul_((1 - 4 * turns / box).to(images.dtype))  # no turn or half of one
         angle = turns.double() * (2 * math.pi / box)

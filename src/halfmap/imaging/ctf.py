@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from halfmap.imaging.optics import CtfState, OpticsGroup
+from halfmap.runtime.device import sent
 
 # Coefficients evaluated in one pass, so that the float64 phases of a pass stay in the cache.
 COEFFICIENTS_PER_PASS = 1 << 19
@@ -51,8 +52,8 @@ class Defocus:
 
     def to(self, device: torch.device) -> Defocus:
         """The same values on another device."""
-        return Defocus(self.u.to(device), self.v.to(device), self.angle.to(device),
-                       self.phase_shift.to(device), self.bfactor.to(device), self.scale.to(device))
+        return Defocus(sent(self.u, device), sent(self.v, device), sent(self.angle, device),
+                       sent(self.phase_shift, device), sent(self.bfactor, device), sent(self.scale, device))
 
 
 def ctf(kxy: Tensor, optics: OpticsGroup, defocus: Defocus) -> Tensor:
@@ -65,8 +66,9 @@ def ctf(kxy: Tensor, optics: OpticsGroup, defocus: Defocus) -> Tensor:
     """
     basis, common = _phase_terms(kxy, optics)
     weights = _image_terms(optics, defocus)
-    scaled = bool((defocus.scale != 1.0).any())
-    damped = bool((defocus.bfactor != 0.0).any())
+    on_cpu = kxy.device.type == "cpu"  # elsewhere to ask takes longer than to multiply by 1
+    scaled = not on_cpu or bool((defocus.scale != 1.0).any())
+    damped = not on_cpu or bool((defocus.bfactor != 0.0).any())
     result = torch.empty(len(defocus), kxy.shape[0], dtype=torch.float32, device=kxy.device)
     step = max(1, COEFFICIENTS_PER_PASS // max(1, kxy.shape[0]))
     workspace = torch.empty(min(step, len(defocus)), kxy.shape[0], dtype=torch.float64, device=kxy.device)

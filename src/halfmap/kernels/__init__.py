@@ -17,7 +17,7 @@ from torch import Tensor
 from halfmap.kernels import reference, reference_poses, reference_symmetry
 from halfmap.kernels.evening import Evening
 from halfmap.kernels.insertion import check_reach, insert_slices_
-from halfmap.kernels.paths import elsewhere
+from halfmap.kernels.paths import compiled_by_triton, elsewhere
 from halfmap.kernels.poses import Polished, PolishOptions, PosePrior, Starts, band_arrays, prior_arrays
 from halfmap.kernels.residuals import residual_sums
 from halfmap.kernels.search import BestPoints, best_shift, distinct_peaks
@@ -38,6 +38,7 @@ __all__ = [
     "BestPoints",
     "add_kept_bands_",
     "best_shift",
+    "compiled_by_triton",
     "distinct_peaks",
     "divided",
     "filtered_pair",

@@ -17,19 +17,23 @@ import torch
 from halfmap.kernels import reference
 
 # Kernels that Triton has, and the module of each. They take what the function of that name in plain torch takes.
-TRITON: dict[str, str] = {}
+TRITON = {
+    "project_slices": "triton_slices",
+    "refine_poses": "triton_poses",
+    "residual_sums": "triton_residuals",
+}
 PLAIN = "HALFMAP_PLAIN_KERNELS"  # in the environment: a GPU takes plain torch
 LEAST_MAJOR = 7  # compute capability of NVIDIA's devices that Triton compiles for
 
 
 def elsewhere(name: str, device: torch.device, plain: ModuleType = reference) -> Callable[..., Any]:
     """The kernel of that name for a device that is not the CPU. plain: the module that has it in plain torch."""
-    if name in TRITON and _compiles_for(device):
+    if name in TRITON and compiled_by_triton(device):
         return getattr(importlib.import_module(f"halfmap.kernels.{TRITON[name]}"), name)
     return getattr(plain, name)
 
 
-def _compiles_for(device: torch.device) -> bool:
+def compiled_by_triton(device: torch.device) -> bool:
     """Whether Triton's kernels run on this device: AMD's, which torch calls cuda too, take plain torch."""
     if device.type != "cuda" or torch.version.cuda is None or os.environ.get(PLAIN):
         return False

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from halfmap import kernels
+from halfmap.runtime.device import sent
 
 # Pixels processed together, so that a pass stays in the cache.
 PIXELS_PER_PASS = 1 << 19
@@ -45,13 +46,14 @@ def normalise(images: Tensor, radius: float, ramp: bool = True) -> tuple[Tensor,
     fit = _background(box, min(float(radius), box / 2 - 2), ramp).to(images.device)
     result = torch.empty(images.shape, dtype=torch.float32, device=images.device)
     ok = torch.empty(count, dtype=torch.bool, device=images.device)
-    step = max(1, PIXELS_PER_PASS // (box * box))
+    on_cpu = images.device.type == "cpu"  # elsewhere there is no such cache, and to ask for a value is to wait for it
+    step = max(1, PIXELS_PER_PASS // (box * box)) if on_cpu else max(1, count)
     for start in range(0, count, step):
         flat, sd = _levelled(images[start:start + step], fit)
         fine = sd > 0
         flat.mul_(torch.where(fine, 1.0 / sd, 0.0)[:, None])
-        if not bool(fine.all()):
-            flat[~fine] = 0.0
+        if not on_cpu or not bool(fine.all()):
+            flat.masked_fill_(~fine[:, None], 0.0)
         result[start:start + step] = flat.unflatten(1, (box, box))
         ok[start:start + step] = fine
     return result, ok
@@ -90,7 +92,7 @@ class _Background(NamedTuple):
     pixel: int
 
     def to(self, device: torch.device) -> _Background:
-        return _Background(self.basis.to(device), self.inverse.to(device), self.weight.to(device), self.pixel)
+        return _Background(sent(self.basis, device), sent(self.inverse, device), sent(self.weight, device), self.pixel)
 
 
 @lru_cache(maxsize=8)

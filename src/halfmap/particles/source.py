@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from halfmap.imaging.optics import CtfState
 from halfmap.imaging.premultiplied import noise_sd
+from halfmap.particles.crossing import across, room_for_images
 from halfmap.particles.half_sets import of_one_piece
 from halfmap.particles.preprocess import background_sd, normalise
 from halfmap.particles.read_ahead import read_ahead
@@ -23,14 +24,16 @@ from halfmap.particles.stack_files import StackFiles
 from halfmap.particles.stack_reader import StackReader
 from halfmap.particles.table import ParticleTable
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class ImageBatch:
     """Images of one frame.
 
-    groups int64 [b]: their optics groups; index int64 [b]: their particles; images [b, y, x]: normalised; sound bool
-    [b]: whether an image holds numbers and a background that varies; stored [b, y, x]: the images as they are in the
-    stack, float32 or float16.
+    groups int64 [b]: their optics groups; index int64 [b]: their particles, both on the CPU. On the device of the
+    source: images [b, y, x]: normalised; sound bool [b]: whether an image holds numbers and a background that varies;
+    stored [b, y, x]: the images as they are in the stack, float32 or float16.
     """
 
     groups: Tensor
@@ -67,13 +70,15 @@ class ParticleSource:
     """Where images come from.
 
     table: the particles; diameter: of the particle in angstrom (what lies around it is background); batch: images read
-    at once (0: as many as their box allows); files: the stacks that are open, which sources of one run share.
+    at once (0: as many as their box allows); files: the stacks that are open, which sources of one run share; device:
+    where images go as they are stored, and are normalised.
     """
 
     table: ParticleTable
     diameter: float
     batch: int = 0
     files: StackFiles = field(default_factory=StackFiles)
+    device: torch.device = CPU
 
     @cached_property
     def pieces(self) -> Tensor:
@@ -81,9 +86,11 @@ class ParticleSource:
         return torch.from_numpy(of_one_piece(self.table))
 
     def batch_size(self, group: int) -> int:
-        """Images of an optics group read at once: about 32 MB of pixels, unless set."""
+        """Images of an optics group read at once, unless set: what a processor's caches do well with, or what keeps a
+        GPU busy."""
         box = self.table.optics[group].box
-        return self.batch or max(8, min(512, (1 << 23) // box**2))
+        most, pixels = (512, 1 << 23) if self.device.type == "cpu" else (1024, 1 << 26)
+        return self.batch or max(8, min(most, pixels // box**2))
 
     def batches(self, index: Tensor) -> list[np.ndarray]:
         """Particles ``index`` [b] cut into batches of one frame: the indices of each, in file order."""
@@ -113,12 +120,12 @@ class ParticleSource:
 
     def stream(self, index: Tensor) -> Iterator[ImageBatch]:
         """The images of particles ``index`` [b], batch by batch, as `batches` cuts them."""
-        reader = StackReader(self.table, self.files)
-        for members, raw in read_ahead(reader, self.batches(index)):
-            groups, stored = torch.from_numpy(self.table.optics_index[members]), torch.from_numpy(raw)
+        reader = StackReader(self.table, self.files, partial(room_for_images, device=self.device))
+        for stored in across(read_ahead(reader, self.batches(index)), self.device):
+            members, groups = stored.rows, torch.from_numpy(self.table.optics_index[stored.rows])
             radius = 0.5 * self.diameter / self.table.optics[int(groups[0])].pixel_size
-            images, sound = normalise(stored, radius)
-            batch = ImageBatch(groups, torch.from_numpy(members), images, sound, stored)
+            images, sound = normalise(stored.images, radius)
+            batch = ImageBatch(groups, torch.from_numpy(members), images, sound, stored.images)
             self._level_(batch)
             yield batch
 
@@ -126,7 +133,7 @@ class ParticleSource:
         """What one unit of the images of one optics group is in grey values of the stored images [b]."""
         optics = self.table.optics[part.group]
         sd = background_sd(part.stored, 0.5 * self.diameter / optics.pixel_size)
-        return sd / self._level(part.group, part.index)
+        return sd / self._level(part.group, part.index).to(sd.device)
 
     def _level(self, group: int, index: Tensor) -> Tensor:
         """The standard deviation [b] that the background of images has: 1, and what the CTF leaves of it where they are
@@ -141,4 +148,5 @@ class ParticleSource:
         for group in batch.groups.unique().tolist():
             if self.table.optics[group].ctf_state is CtfState.PREMULTIPLIED:
                 member = batch.groups == group
-                batch.images[member] *= self._level(group, batch.index[member])[:, None, None]
+                level = self._level(group, batch.index[member]).to(self.device)
+                batch.images[member] *= level[:, None, None]

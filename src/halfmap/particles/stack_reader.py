@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from types import TracebackType
@@ -55,11 +55,13 @@ class Reading:
 class StackReader:
     """Reads images of a table from its stacks, each image once for a reading. Safe to use from several threads.
 
-    files: the stacks that are open; they may be those of other readers too.
+    files: the stacks that are open; they may be those of other readers too. room(shape, dtype): the memory that images
+    are read into.
     """
 
-    def __init__(self, table: ParticleTable, files: StackFiles | None = None) -> None:
-        self.table, self.files = table, files or StackFiles()
+    def __init__(self, table: ParticleTable, files: StackFiles | None = None,
+                 room: Callable[..., Images] = np.empty) -> None:
+        self.table, self.files, self.room = table, files or StackFiles(), room
 
     def __enter__(self) -> StackReader:
         return self
@@ -95,7 +97,7 @@ class StackReader:
         places, stacks, numbers = order[first], stacks[first], numbers[first]
         kinds = {self.files.header(table.stacks[stack]).dtype for stack in np.unique(stacks)}
         kind = kinds.pop() if len(kinds) == 1 else KEPT[0]
-        images = np.empty((len(index), box, box), kind if kind in KEPT else KEPT[0])
+        images = self.room((len(index), box, box), kind if kind in KEPT else KEPT[0])
         pieces = tuple(Piece(int(stacks[some.start]), numbers[some], places[some], index[places[some]])
                        for some in _cut(stacks, max(1, PIECE // max(1, images[:1].nbytes))))
         again = ~first

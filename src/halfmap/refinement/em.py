@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from halfmap import kernels
 from halfmap.expectation.posterior import Poses, posterior_samples
+from halfmap.kernels.poses import Samples
 from halfmap.particles.source import ParticleSource
 from halfmap.particles.table import ParticleTable
 from halfmap.reconstruction.statistics import Backprojection
@@ -26,6 +28,7 @@ from halfmap.refinement.quarter_sets import drawn, searched_everywhere, turns
 from halfmap.refinement.schedule import Plan
 from halfmap.refinement.state import PoseTable, State
 from halfmap.refinement.tally import Residuals, Tally, noise_sources, updated_noise, updated_shift_sigma
+from halfmap.runtime.device import sent
 from halfmap.runtime.stopwatch import NOTHING, Cost, CostMeter, Stopwatch
 
 SHARE_USED = 1e-3  # smaller shares of an image in a class do not enter its map
@@ -153,12 +156,25 @@ def _insert(
     for side in found.images.spread():
         for quarters, samples in zip(sets, classes, strict=True):
             for q, quarter in enumerate(quarters):
-                chosen = quarter_of.to(samples.image.device)[samples.image] == q
-                if not bool(chosen.any()):
+                taken = _of_quarter(samples, quarter_of, q)
+                if taken is None:
                     continue
-                taken = samples.where(chosen)
                 quarter.insert_(side.values, side.weights, geometry.coords, geometry.band,
                                 replace(taken, mass=taken.mass.float()), side.curvature)
+
+
+def _of_quarter(samples: Samples, quarter_of: Tensor, q: int) -> Samples | None:
+    """Those of the images of one quarter set; None if there are none.
+
+    Where Triton's kernels run, which leave out what has no mass, the others stay with none: to count those that are
+    left would be to wait for the device.
+    """
+    if not bool((quarter_of == q).any()):
+        return None
+    chosen = sent(quarter_of, samples.image.device)[samples.image] == q
+    if kernels.compiled_by_triton(chosen.device):
+        return replace(samples, mass=samples.mass * chosen)
+    return samples.where(chosen)
 
 
 def _count(tally: Tally, found: Found, search: HalfSearch, scale_group: Tensor) -> None:

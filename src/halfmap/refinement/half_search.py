@@ -21,6 +21,7 @@ from halfmap.refinement.imaging_model import ImagingModel, band_batch
 from halfmap.refinement.in_parts import in_parts
 from halfmap.refinement.schedule import Plan
 from halfmap.refinement.state import PoseTable, State
+from halfmap.runtime.device import sent
 from halfmap.runtime.stopwatch import Stopwatch
 
 HALVES = 2
@@ -80,7 +81,7 @@ class HalfSearch:
                                 self.sampling.limit, self.power)
             watch.lap("read")
             about = self._about(part.index, pixel_size)
-            everywhere = None if self.everywhere is None else self.everywhere[part.index].to(self.device)
+            everywhere = None if self.everywhere is None else sent(self.everywhere[part.index], self.device)
             poses = tuple(
                 find_poses(reference, images, self.sampling, prior, self._known(part.index, number), grid, about,
                            everywhere)
@@ -96,7 +97,7 @@ class HalfSearch:
         known = _known(self.poses, index, self.device)
         if known is None or len(self.searched) == 1:
             return known
-        own = (self.poses.class_of[index] == number).to(self.device) & ~torch.isinf(known.gain)
+        own = sent(self.poses.class_of[index] == number, self.device) & ~torch.isinf(known.gain)
         return starts_of_class(known, own, self.sampling.symmetry, self.sampling.merge_angle)
 
     def _mixture(
@@ -109,7 +110,7 @@ class HalfSearch:
             evidence = torch.stack([log_evidence(p, prior, len(self.sampling.symmetry), about) for p in poses], dim=1)
         if self.drawn_classes is None:
             return Mixture.of(poses, evidence, self.state.class_shares, self.plan.sharpness)
-        drawn_for = self.drawn_classes[index].to(self.device)
+        drawn_for = sent(self.drawn_classes[index], self.device)
         return Mixture.drawn(poses[0], evidence[:, 0], drawn_for, len(self.references))
 
     def _about(self, index: Tensor, pixel_size: float) -> PosePrior | None:
@@ -118,8 +119,8 @@ class HalfSearch:
         if prior is None or table.rotations is None:
             return None
         rotations, shifts = table.rotations[index], -table.origins[index] / pixel_size
-        about = prior.about(rotations.to(self.device), shifts.to(self.device), pixel_size)
-        return replace(about, mates=self.sampling.mates.to(self.device))
+        about = prior.about(sent(rotations, self.device), sent(shifts, self.device), pixel_size)
+        return replace(about, mates=sent(self.sampling.mates, self.device))
 
     def _present(self, mixture: Mixture) -> Tensor:
         """Probability [b] that an image holds a particle; 1 where it is not asked."""

@@ -85,7 +85,7 @@ def held_images(
     top = max(optics.box // 2 + 1 for optics in table.optics)
     around = [_Around(*torch.zeros(2, top, dtype=torch.float64)) for _ in table.optics]
     frames: dict[object, list[HeldImages]] = {}
-    for batch in source.stream(torch.arange(len(table))):
+    for batch in replace(source, device=device).stream(torch.arange(len(table))):
         for part in batch.apart():
             held = _held(part, source, geometries, around[part.group])
             frames.setdefault(held.geometry.optics.frame, []).append(held)

@@ -25,6 +25,7 @@ from halfmap.particles.preprocess import soft_circle, soft_circles
 from halfmap.particles.source import ImageBatch, ParticleSource
 from halfmap.reconstruction.statistics import Place
 from halfmap.refinement.state import State
+from halfmap.runtime.device import sent
 
 MASK_EDGE = 5.0  # pixels of the cosine edge of the circular image mask
 LEAST_LEFT = 0.01  # of the model's power: with nothing left there is nothing to divide by
@@ -77,22 +78,23 @@ def band_batch(
     device = state.references[0].device
     optics = source.table.optics[batch.group]  # box and pixel size are those of the whole batch
     radius = min(0.5 * source.diameter / optics.pixel_size, optics.box / 2 - 1.0)
-    mask = soft_circle(optics.box, radius, MASK_EDGE).to(device)
+    circle = soft_circle(optics.box, radius, MASK_EDGE)
+    mask, at = sent(circle, device), sent(centres, device)
     if bool(centres.any()):
         radii = torch.full((len(batch),), radius, dtype=torch.float64, device=device)
-        moved = soft_circles(optics.box, radii, MASK_EDGE, centres.to(device))
+        moved = soft_circles(optics.box, radii, MASK_EDGE, at)
     else:
         moved = mask[None]
     order = batch.groups.argsort(stable=True)  # as the groups are taken apart
     parts, begun = [], 0
     for part in batch.apart():
-        own = order[begun : begun + len(part)].to(device)
+        own = sent(order[begun : begun + len(part)], device)
         begun += len(part)
         geometry = geometries.of(source.table.optics[part.group])
         defocus = source.table.defocus[part.index].to(device)
-        sigma2 = state.sigma2[part.group].float().to(device)
-        scale = state.scale[model.scale_group[part.index]].float().to(device)
-        fine = fine_mask(geometry, defocus, model.grid, radius, centres.to(device)[own], limit, model.wide_from)
+        sigma2 = sent(state.sigma2[part.group].float(), device)
+        scale = sent(state.scale[model.scale_group[part.index]].float(), device)
+        fine = fine_mask(geometry, defocus, model.grid, radius, at[own], limit, model.wide_from)
         seen = band_images(part.images.to(device), moved if len(moved) == 1 else moved[own], geometry, defocus,
                            sigma2, scale, fine)
         left, curved = signal_left(power, geometry, defocus, radius, fine), None
@@ -100,7 +102,7 @@ def band_batch(
             curved = CurvedImages.of(geometry.band, geometry.optics, defocus, model.ewald, model.grid.length, power)
         parts.append(replace(seen, left=left, curved=curved))
     result = parts[0] if len(parts) == 1 else together(parts, order)
-    return replace(result, mask_power=float((mask**2).mean()))
+    return replace(result, mask_power=float((circle**2).mean()))
 
 
 def fine_mask(

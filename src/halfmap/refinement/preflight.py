@@ -25,7 +25,7 @@ from halfmap.particles.outliers import ABSURD, DOUBTFUL, TRAITS, Odd, constant, 
 from halfmap.particles.particle_file import read_particle_file
 from halfmap.particles.same_images import PATTERNS, first_alike, first_named, signatures
 from halfmap.particles.sanity import header_notes, table_notes
-from halfmap.particles.source import ParticleSource
+from halfmap.particles.source import CPU, ParticleSource
 from halfmap.particles.stack import check_stacks, looked_at
 from halfmap.particles.stack_files import StackFiles
 from halfmap.particles.table import Integers, ParticleTable
@@ -141,13 +141,13 @@ def inspect_images(
     copies that they divide are brought together by another draw. Raises InputError, which names the first, where more
     than a tenth are faulty.
     """
-    table = source.table
+    table, reader = source.table, replace(source, device=CPU)
     mine = source.share(torch.arange(len(table)), ranks.rank, ranks.world)
     sound, seen = np.zeros(len(table), dtype=bool), torch.zeros(len(table), 3, dtype=torch.float64)
     patterns = torch.zeros(len(table), PATTERNS)
     bands = {box: Band.to_shell(box, band_limit(box)) for box in {group.box for group in table.optics}}
     spectra: list[_Spectrum] = []
-    for batch in source.stream(mine):
+    for batch in reader.stream(mine):
         sound[batch.index.numpy()] = batch.sound.numpy()
         seen[batch.index] = traits(batch.stored, batch.images)
         patterns[batch.index] = signatures(batch.images)
@@ -161,7 +161,7 @@ def inspect_images(
     fine = torch.from_numpy(sound & ~absurd)
     for place, spectrum in enumerate(spectra):
         if absurd[spectrum.index.numpy()].any():  # one image may outweigh all others
-            (batch,) = source.stream(spectrum.index)
+            (batch,) = reader.stream(spectrum.index)
             spectra[place] = replace(spectrum, power=_power(bands, batch.images[fine[batch.index]]))
     power = _mean_power(table, bands, spectra, fine, ranks)
     flat = np.where(constant(seen), "constant", "constant background")

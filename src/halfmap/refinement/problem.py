@@ -50,7 +50,7 @@ from halfmap.refinement.schedule import Schedule, subsets_of
 from halfmap.refinement.start import Placed, Wanted, placed
 from halfmap.refinement.state import PoseTable, State
 from halfmap.regularisation.protocol import Regulariser
-from halfmap.runtime.device import device_named
+from halfmap.runtime.device import computed_on, device_named
 from halfmap.runtime.distributed import ALONE, Ranks
 from halfmap.runtime.progress import Progress
 from halfmap.runtime.scratch import Scratch
@@ -148,7 +148,7 @@ def prepared(
     start = read_reference(settings.starting_map, table, settings.diameter)
     method = _method_of(settings, table)
     at_start = _start_of(settings, start, symmetry, method)
-    source = ParticleSource(table, settings.diameter, settings.batch, files)
+    source = ParticleSource(table, settings.diameter, settings.batch, files, device)
     limits = MemoryLimits(settings.max_memory, settings.sums, settings.batch)
     problem = _described(settings, source, start.grid, symmetry.to(device), method, limits, ranks, classes)
     if device.type == "cpu":
@@ -158,7 +158,8 @@ def prepared(
     if settings.relax_symmetry is not None:
         notes.append(f"local searches try the {len(problem.schedule.mates)} poses that {settings.relax_symmetry} makes "
                      "of each particle's best one, and the images decide")
-    notes += [problem.memory.sentence(), *check_disk(problem.memory, table, settings.out, settings.scratch, kept)]
+    notes += [*computed_on(device), problem.memory.sentence(),
+              *check_disk(problem.memory, table, settings.out, settings.scratch, kept)]
     if settings.search in ("local", "fixed") and table.rotations is None:
         raise InputError(f"{settings.particles}: no angles (rlnAngleRot, rlnAngleTilt, rlnAnglePsi), which --search "
                          f"{settings.search} starts from; use --search auto")
@@ -197,7 +198,7 @@ def prepared_again(
     # Where there is no memory for sums any longer, they go to disk, also if they were asked for in memory.
     sums = "auto" if origin.limits.sums == "memory" else origin.limits.sums
     limits = replace(origin.limits, gigabytes=settings.max_memory, sums=sums)
-    source = ParticleSource(table, settings.diameter, limits.batch, files)
+    source = ParticleSource(table, settings.diameter, limits.batch, files, device)
     problem = _described(settings, source, origin.grid, symmetry.to(device), method, limits, ranks, classes)
     if device.type == "cpu":
         checked(problem.memory, begun=True, processes=ranks.on_machine)

@@ -11,8 +11,9 @@ coefficient; m: modes, and six sigma points in each (SAMPLES); g: the exhaustive
 rotations, T shifts and k coefficients (two products, real and imaginary). Its R slices are made once for each half set,
 or for every batch where memory does not hold them. Solving takes about 60 transforms of the padded map, n log n each.
 f, p, q and the speed of slices and products are measured on one thread and on data larger than the cache: processor
-seconds, the least of a few trials. They are divided by the number of threads times their usual efficiency. Other work
-on the machine is not in the estimate.
+seconds, the least of a few trials. They are divided by the number of threads times their usual efficiency. On a GPU the
+clock's seconds count, of more images at once. Other work on the machine is not in the estimate, nor that a disk may not
+keep up with a GPU.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -38,6 +40,7 @@ from halfmap.kernels.poses import Samples, Starts
 from halfmap.particles.preprocess import soft_circle
 from halfmap.refinement.memory_plan import MemoryPlan, half_disc, usual_search
 from halfmap.refinement.schedule import Schedule
+from halfmap.runtime.device import finished
 
 USUAL = {"burn-in": 5, "global": 2, "local": 6, "final": 1}
 IN_EACH = {"global": 1, "local": 4}  # where there are subsets: iterations of each of them, and of all images
@@ -49,6 +52,8 @@ TRANSFORMS = 60  # of the padded map in one solve
 EFFICIENCY = 0.85
 TRIALS, TRIAL_SECONDS = 12, 0.4
 TRIAL_BOX, TRIAL_SHELL, TRIAL_IMAGES, PADDING = 128, 56, 24, 2
+GPU_IMAGES = 512
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -82,65 +87,73 @@ class Task:
     memory: MemoryPlan | None = None
 
 
-def measured_speed(threads: int) -> Speed:
-    """The speed of so many threads of this machine."""
+def measured_speed(threads: int, device: torch.device = CPU) -> Speed:
+    """The speed of so many threads of this machine, or of a GPU."""
+    if device.type != "cpu":
+        return _measured(device, GPU_IMAGES)
     before = kernels.thread_count(), torch.get_num_threads()
     kernels.set_threads(1)
     torch.set_num_threads(1)
     try:
-        single = _measured()
+        single = _measured(CPU, TRIAL_IMAGES)
     finally:
         kernels.set_threads(before[0])
         torch.set_num_threads(before[1])
     return Speed(*(seconds / max(1.0, EFFICIENCY * threads) for seconds in dataclasses.astuple(single)))
 
 
-def _measured() -> Speed:
+def _measured(device: torch.device, images: int) -> Speed:
     """Time the kernels on noise. Each runs once before it is timed, so that compiling and planning are left out."""
     optics = OpticsGroup("trial", 300.0, 2.7, 0.1, 1.0, TRIAL_BOX)
-    geometry = ImagingGeometry.build(optics, TRIAL_BOX, 1.0, TRIAL_SHELL)
+    geometry = ImagingGeometry.build(optics, TRIAL_BOX, 1.0, TRIAL_SHELL).to(device)
     generator = torch.Generator().manual_seed(0)
     m = half_volume_extent(PADDING, TRIAL_SHELL)
     size = (2 * m + 1, 2 * m + 1, m + 1)
-    volume = torch.view_as_complex(torch.randn((*size, 2), generator=generator))
-    raw = torch.randn(TRIAL_IMAGES, TRIAL_BOX, TRIAL_BOX, generator=generator)
-    zero = torch.zeros(TRIAL_IMAGES, dtype=torch.float64)
+    volume = torch.view_as_complex(torch.randn((*size, 2), generator=generator)).to(device)
+    raw = torch.randn(images, TRIAL_BOX, TRIAL_BOX, generator=generator).to(device)
+    zero = torch.zeros(images, dtype=torch.float64, device=device)
     defocus = Defocus(zero + 1e4, zero + 1e4, zero, zero, zero, zero + 1)
-    sigma2, scale = torch.full((TRIAL_BOX // 2 + 1,), float(TRIAL_BOX**2)), torch.ones(TRIAL_IMAGES)
-    mask = soft_circle(TRIAL_BOX, TRIAL_BOX / 2 - 6)
+    sigma2, scale = (torch.full((count,), value, device=device)
+                     for count, value in ((TRIAL_BOX // 2 + 1, float(TRIAL_BOX**2)), (images, 1.0)))
+    mask = soft_circle(TRIAL_BOX, TRIAL_BOX / 2 - 6).to(device)
     batch = band_images(raw, mask, geometry, defocus, sigma2, scale)
-    rotations, shifts = random_rotations(TRIAL_IMAGES, generator), torch.zeros(TRIAL_IMAGES, 2, dtype=torch.float64)
-    starts = Starts(torch.arange(TRIAL_IMAGES), rotations, shifts)
+    rotations, shifts = random_rotations(images, generator).to(device), zero[:, None].expand(-1, 2).contiguous()
+    starts = Starts(torch.arange(images, device=device), rotations, shifts)
     reference, k = Reference(volume, PADDING), len(geometry.band)
     values, weights = batch.sums()
-    sums = torch.zeros((*size, 3))
-    samples = Samples(starts.image, rotations, shifts, torch.ones(TRIAL_IMAGES))
+    sums = torch.zeros((*size, 3), device=device)
+    samples = Samples(starts.image, rotations, shifts, scale)
     y, c = batch.whitened(12)
-    coarse, grid_rotations = geometry.coords[: y.shape[1]], random_rotations(1024, generator)
+    coarse, grid_rotations = geometry.coords[: y.shape[1]], random_rotations(1024, generator).to(device)
     few = ReferenceSlices.build(volume, coarse, PADDING, grid_rotations)
-    phases = torch.ones(20, y.shape[1], dtype=torch.complex64)
+    phases, no_prior = torch.ones_like(y[:20]), zero[:20].float()
     grid = 4 * len(y) * 20 * 1024 * y.shape[1]
     points = 96**3
-    steps = TRIAL_IMAGES * k * STEPS
+    steps = images * k * STEPS
+    timed = partial(_timed, device)
     return Speed(
-        _timed(lambda: band_images(raw, mask, geometry, defocus, sigma2, scale)) / raw.numel(),
-        _timed(lambda: polish(reference, batch, starts, ShiftPrior(1.0), TRIAL_SHELL, STEPS)) / steps,
-        _timed(lambda: kernels.insert_slices_(sums, values, weights, geometry.coords * PADDING, geometry.band.kxy,
-                                              TRIAL_BOX, samples)) / (TRIAL_IMAGES * k),
-        _timed(lambda: ReferenceSlices.build(volume, coarse, PADDING, grid_rotations)) / few.real.numel(),
-        _timed(lambda: score_grid(y, c, few, phases, torch.zeros(20))) / grid,
-        _timed(lambda: rfftn(volume.real[:96, :96, :96])) / (points * math.log2(points)),
+        timed(lambda: band_images(raw, mask, geometry, defocus, sigma2, scale)) / raw.numel(),
+        timed(lambda: polish(reference, batch, starts, ShiftPrior(1.0), TRIAL_SHELL, STEPS)) / steps,
+        timed(lambda: kernels.insert_slices_(sums, values, weights, geometry.coords * PADDING, geometry.band.kxy,
+                                              TRIAL_BOX, samples)) / (images * k),
+        timed(lambda: ReferenceSlices.build(volume, coarse, PADDING, grid_rotations)) / few.real.numel(),
+        timed(lambda: score_grid(y, c, few, phases, no_prior)) / grid,
+        timed(lambda: rfftn(volume.real[:96, :96, :96])) / (points * math.log2(points)),
     )  # fmt: skip
 
 
-def _timed(work: Callable[[], object]) -> float:
-    """Processor seconds of the fastest of up to TRIALS runs, as far as they fit in TRIAL_SECONDS."""
+def _timed(device: torch.device, work: Callable[[], object]) -> float:
+    """Processor seconds, or those of a clock on a GPU, of the fastest of up to TRIALS runs, as far as they fit in
+    TRIAL_SECONDS."""
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
     work()
+    finished(device)
     found: list[float] = []
     while len(found) < TRIALS and sum(found) < TRIAL_SECONDS:
-        began = time.process_time()
+        began = clock()
         work()
-        found.append(time.process_time() - began)
+        finished(device)
+        found.append(clock() - began)
     return min(found)
 
 

@@ -16,6 +16,7 @@ from halfmap.imaging.optics import OpticsGroup
 from halfmap.refinement.ctf_signs import SignSums
 from halfmap.refinement.input_prior import Moves
 from halfmap.refinement.state import PoseTable, State
+from halfmap.runtime.device import sent
 
 NoiseSources = tuple[tuple[int, ...], ...]
 FEWEST = 50  # images of an optics group that has a noise spectrum of its own
@@ -59,7 +60,7 @@ class Residuals:
         power = sums.power - images.scale.double()[:, None] ** 2 * (1 - left) * sums.square
         power = present.double()[:, None] * images.unmasked(power)
         every = groups.unique().tolist()
-        members = [torch.nonzero(groups == group)[:, 0].to(power.device) for group in every]
+        members = [sent(torch.nonzero(groups == group)[:, 0], power.device) for group in every]
         noise = present[:, None] if counted is None else present[:, None] * counted.noise
         top = geometry.last_shell(limit) + 1
         sigma2 = images.sigma2_by_shell()[..., :top].double()

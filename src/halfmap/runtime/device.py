@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from halfmap.errors import InputError
 
@@ -14,3 +15,34 @@ def device_named(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: no GPU that this torch can use; take --device cpu")
     return torch.device(name)
+
+
+def described(device: torch.device) -> str:
+    """A device in words, as a user knows it."""
+    if device.type == "cpu":
+        return "the CPU"
+    gigabytes = torch.cuda.mem_get_info(device)[1] / 1e9
+    return f"{torch.cuda.get_device_name(device)} ({gigabytes:.0f} GB)"
+
+
+def computed_on(device: torch.device) -> list[str]:
+    """What a user should know of where a run computes."""
+    if device.type == "cpu":
+        return ["computing on the CPU: Apple's GPUs are not used"] if torch.backends.mps.is_available() else []
+    plain = "" if torch.version.cuda else ", with kernels in plain torch: those of Triton are for NVIDIA's"
+    return [f"computing on {described(device)}{plain}"]
+
+
+def sent(t: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device, for work that is ordered there from now on: nobody waits for that device.
+
+    It may be changed at once: CUDA has a copy of what can be paged out when this returns. (The way back is another
+    matter: it has to be waited for.)
+    """
+    return t.to(device, non_blocking=True)
+
+
+def finished(device: torch.device) -> None:
+    """Wait until what was begun on the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

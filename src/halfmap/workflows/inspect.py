@@ -32,12 +32,14 @@ from halfmap.particles.source import ParticleSource
 from halfmap.particles.stack import SeenStack, looked_at
 from halfmap.particles.star import read_star
 from halfmap.particles.table import ParticleTable
+from halfmap.refinement.memory_limits import available_on
 from halfmap.refinement.memory_plan import MemoryPlan, checked, demand_of, planned
 from halfmap.refinement.outputs import read_records
-from halfmap.refinement.process_layout import Outlook, automatic
+from halfmap.refinement.process_layout import Layout, Outlook, automatic
 from halfmap.refinement.run_time import Task, estimated_seconds, measured_speed
 from halfmap.refinement.schedule import Schedule, subsets_of
 from halfmap.refinement.told import spells
+from halfmap.runtime.device import described, device_named
 from halfmap.runtime.log import read_header as read_log
 from halfmap.runtime.memory import allowance
 from halfmap.settings.inspect import InspectSettings
@@ -167,21 +169,26 @@ def _cost(table: ParticleTable, diameter: float, settings: InspectSettings) -> _
     group = symmetry_group(settings.symmetry or "C1")
     start = max(START, 4 * pixel_size)
     schedule = Schedule(box, pixel_size, diameter, group, start, (box + 1) // 2 - 1, subsets=subsets_of(len(table)))
-    source = ParticleSource(table, diameter)
+    device = device_named("auto")
+    source = ParticleSource(table, diameter, device=device)
     largest = int(np.argmax([one.box for one in table.optics]))
     image_box, batch = table.optics[largest].box, min(len(table), source.batch_size(largest))
     padding, regulariser = settings.padding or 2, settings.regulariser or "uniform"
     demand, threads = demand_of(schedule, padding, image_box, batch, regulariser), kernels.thread_count()
-    outlook = Outlook(len(table), lambda count: planned(demand, allowance(settings.max_memory, count)))
-    layout = automatic(threads, outlook)
-    plan = outlook.plan(layout.processes)
-    seconds = estimated_seconds(Task(len(table), image_box, padding, schedule, plan), measured_speed(threads))
+    if device.type == "cpu":
+        outlook = Outlook(len(table), lambda count: planned(demand, allowance(settings.max_memory, count)))
+        layout, where = automatic(threads, outlook), f"on {threads} threads of {described(device)}"
+        plan = outlook.plan(layout.processes)
+    else:
+        layout, where = Layout(1), f"on {described(device)}"
+        plan = planned(demand, available_on(device, settings.max_memory), "memory")
+    seconds = estimated_seconds(Task(len(table), image_box, padding, schedule, plan), measured_speed(threads, device))
     total = _duration(sum(seconds.values()))
     return _Cost(plan, seconds, [
         Fact("memory", f"{plan.words()} ({regulariser}, padding {padding}"
              f"{f'; each of {layout.processes} processes' * (layout.processes > 1)})"),
         *(Fact("processes", f"{why}, on a CPU (--processes says otherwise)") for why in [layout.why] if why),
-        Fact("time", f"about {total} on {threads} threads, an estimate: {_stages(seconds)}")])
+        Fact("time", f"about {total} {where}, an estimate: {_stages(seconds)}")])
 
 
 def _refused(plan: MemoryPlan) -> str:
