@@ -1,5 +1,7 @@
 """Fits of particles and micrographs count images of an accelerator as they count those of the CPU."""
 
+from dataclasses import replace
+
 import torch
 from fixtures.ctf_products import FINEST, FIRST, LAST, OPTICS, a_defocus, a_table, seen, with_changes
 
@@ -7,9 +9,21 @@ from halfmap.ctf_refinement.defocus import ParticleChanges, ParticleDefocus
 from halfmap.ctf_refinement.micrographs import MicrographFit
 from halfmap.ctf_refinement.own_noise import OwnNoise
 from halfmap.ctf_refinement.products import PosedImages, Range
+from halfmap.ctf_refinement.signal_power import signal_power
 from halfmap.expectation.search import Reference
 from halfmap.imaging.ctf import ctf
+from halfmap.imaging.cut_signal import other_quadrature
+from halfmap.imaging.delocalisation import ProjectedPower
 from halfmap.imaging.forward import BandImages, Geometries
+
+SHARED = torch.randn(64, 64, 64, generator=torch.Generator().manual_seed(5))
+
+
+def turned(to, defocus, limit):
+    """What masks bring of the other quadrature into images up to the shell ``limit`` of particles like ``SHARED``."""
+    power, signal = ProjectedPower.of(to(SHARED), OPTICS.pixel_size), signal_power(to(SHARED), to(SHARED))
+    radius = to(torch.full((len(defocus),), 30.0, dtype=torch.float64))
+    return other_quadrature(power, signal[: limit + 2], OPTICS, defocus, radius)
 
 
 def test_images_on_an_accelerator_give_the_sums_of_those_on_the_cpu(on_both):
@@ -32,7 +46,7 @@ def test_images_on_an_accelerator_give_the_sums_of_those_on_the_cpu(on_both):
                             to(torch.ones(6)), here)
         noise = OwnNoise(used)
         noise.add_(posed, True)
-        posed = PosedImages(**{**vars(posed), "own_noise": noise.share()})
+        posed = replace(posed, own_noise=noise.share(), turn=turned(to, here, geometry.band.limit))
         fits = [ParticleDefocus(table, FINEST, ParticleChanges(astigmatism=True)),
                 MicrographFit(table, FINEST, ["astigmatism", "bfactor"])]
         for fit in fits:

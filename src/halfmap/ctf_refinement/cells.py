@@ -29,7 +29,6 @@ import torch
 from torch import Tensor
 
 from halfmap.ctf_refinement.products import Products, row_blocks
-from halfmap.imaging.ctf import quadratures
 
 TURN = 0.5  # radians of 2a within a cell, at most
 SUMS = 5  # of a cell
@@ -81,7 +80,7 @@ def cell_sums(products: Products, cells: Cells) -> Iterator[CellSums]:
     """The five sums of every cell, float32 [b, 5, c], of a few images after the other."""
     holding = cells.holding(products.frequencies)
     for part in row_blocks(len(products), len(holding)):
-        at = quadratures(products.kxy, products.optics, products.defocus[part])
+        at = products.quadratures(part)
         data, norm, sine, cosine = products.cross[part].real, products.norm[part], at.sine, at.cosine
         square, other = norm * sine.square(), norm * cosine.square()
         terms = (data * sine, data * cosine, (square + other).mul_(0.5), (square - other).mul_(0.5),

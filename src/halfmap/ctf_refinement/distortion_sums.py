@@ -19,7 +19,7 @@ from torch import Tensor
 
 from halfmap import kernels
 from halfmap.ctf_refinement.products import PosedImages, Products, Range
-from halfmap.imaging.ctf import Defocus, quadratures
+from halfmap.imaging.ctf import Defocus
 
 NUMBERS = 4
 
@@ -83,7 +83,7 @@ class FocusSums:
 
     def add_(self, products: Products, rows: slice) -> None:
         """Count some of the images."""
-        seen = quadratures(products.kxy, products.optics, products.defocus[rows])
+        seen = products.quadratures(rows)
         form = defocus_forms(products.defocus[rows]).to(seen.sine)
         slope = (products.norm[rows] * seen.sine).sub_(products.cross[rows].real).mul_(seen.cosine).mul_(2.0)
         power = seen.cosine.square_().mul_(products.norm[rows]).mul_(2.0)

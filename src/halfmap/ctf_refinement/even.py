@@ -24,7 +24,7 @@ from halfmap.ctf_refinement.input_checks import check_untouched
 from halfmap.ctf_refinement.phase_likelihood import EvenLikelihood
 from halfmap.ctf_refinement.phase_terms import Chosen, Term, chosen, phase_of, turns_much
 from halfmap.ctf_refinement.products import PosedImages, Products, Range, row_blocks
-from halfmap.imaging.ctf import quadratures, undistorted, zernike, zernike_place
+from halfmap.imaging.ctf import undistorted, zernike, zernike_place
 from halfmap.imaging.forward import Geometries
 from halfmap.imaging.optics import OpticsGroup
 from halfmap.particles.table import ParticleTable
@@ -63,7 +63,7 @@ class Even:
         into = self.maps.maps[products.group]
         fourth = products.frequencies.square().sum(dim=1).square().float()
         for rows in row_blocks(len(products), len(products.kxy)):
-            seen = quadratures(products.kxy, products.optics, products.defocus[rows])
+            seen = products.quadratures(rows)
             data, norm = products.cross[rows].real, products.norm[rows]
             into[0] += (seen.sine * data).sum(dim=0)
             into[1] += (seen.cosine * data).sum(dim=0)

@@ -14,12 +14,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from halfmap import kernels
 from halfmap.expectation.score import shift_phases
 from halfmap.expectation.search import Reference
-from halfmap.imaging.ctf import COEFFICIENTS_PER_PASS, Defocus, undistorted
+from halfmap.imaging.ctf import COEFFICIENTS_PER_PASS, Defocus, Quadratures, quadratures, undistorted
 from halfmap.imaging.forward import BandImages, ImagingGeometry
 from halfmap.imaging.optics import OpticsGroup
 
@@ -46,7 +47,8 @@ class Products:
     index int64 [b]: their particles; group: the optics group, of which ``optics`` are the current values; defocus [b]:
     the current values of the images. kxy int64 [k, 2]: coefficients in cycles per box of the image. cross [b, k]
     complex64, norm [b, k] float32: as above, phases of the current odd aberrations undone. present [b]: probability
-    that an image holds a particle, by which cross and norm are multiplied already.
+    that an image holds a particle, by which cross and norm are multiplied already. turn [b, k]: how much of the other
+    quadrature of the CTF masks have brought into the images (`imaging.cut_signal`); None: nothing.
     """
 
     index: Tensor
@@ -57,9 +59,19 @@ class Products:
     cross: Tensor
     norm: Tensor
     present: Tensor
+    turn: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def quadratures(self, rows: slice) -> Quadratures:
+        """The CTF of some of the images as their masks leave it, and what it becomes a quarter of a turn on."""
+        seen = quadratures(self.kxy, self.optics, self.defocus[rows])
+        if self.turn is None:
+            return seen
+        turn = self.turn[rows]
+        return Quadratures(torch.addcmul(seen.sine, turn, seen.cosine),
+                           torch.addcmul(seen.cosine, turn, seen.sine, value=-1.0))
 
     @cached_property
     def frequencies(self) -> Tensor:
@@ -74,13 +86,33 @@ def row_blocks(images: int, coefficients: int) -> list[slice]:
 
 
 @dataclass(frozen=True)
+class OwnNoiseShare:
+    """How much of its own noise an image finds in its reference (`own_noise`).
+
+    powers [p, s]: coefficients of a polynomial in the share of the signal that masks leave, by shell of the reference.
+    """
+
+    powers: Tensor
+
+    def of(self, left: Tensor, shell: Tensor) -> Tensor:
+        """Of images, by shell of theirs [b, s]. left [b, s]: what masks leave; shell [s]: of the reference."""
+        total = torch.zeros_like(left)
+        for power in self.powers.to(left).flip(0):
+            total = total * left + power[shell]
+        return total.clamp_min_(0.0)
+
+
+@dataclass(frozen=True)
 class PosedImages:
     """Images of one optics group at their poses, against a reference.
 
     index int64 [b]: their particles; group: their optics group; mate: a map of the same signal whose noise is not that
     of the reference, so that products of both hold that of the signal alone; rotations [b, 3, 3], shifts [b, 2]
-    (pixels); present [b]: probability that an image holds a particle; defocus [b]: the current values. own_noise [s]:
-    what each finds of its own noise in the reference, by shell of that (`own_noise`).
+    (pixels); present [b]: probability that an image holds a particle; defocus [b]: the current values. own_noise: what
+    each finds of its own noise in the reference. turn [b, s]: how much of the
+    other quadrature of the CTF masks have brought into them, by shell of the images (`imaging.cut_signal`); None:
+    nothing. made [b, k]: the CTF with which the reference was made of them, relative to the phases that they have now;
+    None: that of the images.
     """
 
     index: Tensor
@@ -92,7 +124,9 @@ class PosedImages:
     shifts: Tensor
     present: Tensor
     defocus: Defocus
-    own_noise: Tensor | None = None
+    own_noise: OwnNoiseShare | None = None
+    turn: Tensor | None = None
+    made: Tensor | None = None
 
     def stretch(self, used: Range) -> slice:
         """The coefficients of a range of shells."""
@@ -122,23 +156,47 @@ class PosedImages:
 
     def norm_weight(self, used: Range) -> Tensor:
         """f s^2 / sigma2 [b, k], weighed by the probability of a particle."""
+        return self._weighed(used, self.left)
+
+    def own_noise_weight(self, used: Range) -> Tensor:
+        """s^2 / sigma2 [b, k], weighed by the probability of a particle."""
+        return self._weighed(used, torch.ones_like(self.left))
+
+    @cached_property
+    def left(self) -> Tensor:
+        """Share f [b, s] of the model's power that masks leave, by shell of the images."""
+        return self.images.left_by_shell()
+
+    def made_ctf(self, used: Range) -> Tensor:
+        """The CTF [b, k] that is in what an image finds of its own noise in the reference."""
+        return (self.images.ctf if self.made is None else self.made)[:, self.stretch(used)]
+
+    def _weighed(self, used: Range, left: Tensor) -> Tensor:
+        """s^2 / sigma2 [b, k] times shares [b, s], weighed by the probability of a particle."""
         part, images = self.stretch(used), self.images
-        left = images.left_by_shell().index_select(1, images.geometry.band.shell[part])
         weight = images.scale.square() * self.present.to(images.scale)
-        return left.mul_(weight[:, None]).div_(images.sigma2[..., part])
+        each = left.index_select(1, images.geometry.band.shell[part])
+        return each.mul_(weight[:, None]).div_(images.sigma2[..., part])
 
     def products(self, used: Range) -> Products:
         """What these images say about the optics."""
         slices, weight, part = self.slices(used), self.norm_weight(used), self.stretch(used)
         cross = self.data(used).mul_(slices.conj())
         if self.own_noise is not None:
-            cross -= self.own_noise.to(weight)[self.shell(used)] * weight * self.images.ctf[:, part]
+            geometry = self.images.geometry
+            shell = torch.arange(geometry.band.limit + 1, device=weight.device).div(geometry.ratio).round_().long()
+            own = self.own_noise.of(self.left, shell.clamp_(max=used.last))
+            cross -= self._weighed(used, own).mul_(self.made_ctf(used))
         norm = weight.mul_(slices.real.square() + slices.imag.square())
-        return Products(self.index, self.group, self.images.geometry.optics, self.defocus,
-                        self.images.geometry.band.kxy[part], cross, norm, self.present)
+        band, turn = self.images.geometry.band, self.turn
+        if turn is not None:
+            turn = turn.to(norm).index_select(1, band.shell[part])
+        return Products(self.index, self.group, self.images.geometry.optics, self.defocus, band.kxy[part], cross, norm,
+                        self.present, turn)
 
     def some(self, rows: Tensor) -> PosedImages:
         """Those of the images that ``rows`` int64 [j] names."""
         return replace(self, index=self.index[rows.to(self.index.device)], images=self.images.some(rows),
                        rotations=self.rotations[rows], shifts=self.shifts[rows], present=self.present[rows],
-                       defocus=self.defocus[rows])
+                       defocus=self.defocus[rows], turn=None if self.turn is None else self.turn[rows],
+                       made=None if self.made is None else self.made[rows])

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from halfmap.imaging.ctf import Defocus
 from halfmap.imaging.curvature import CurvedImages
+from halfmap.imaging.cut_signal import other_quadrature
 from halfmap.imaging.delocalisation import ProjectedPower, delocalisation
 from halfmap.imaging.forward import (
     BandImages,
@@ -20,6 +21,7 @@ from halfmap.imaging.forward import (
     band_images,
     together,
 )
+from halfmap.imaging.optics import CtfState, OpticsGroup
 from halfmap.maps.grid import Grid
 from halfmap.particles.preprocess import soft_circle, soft_circles
 from halfmap.particles.source import ImageBatch, ParticleSource
@@ -77,7 +79,7 @@ def band_batch(
     """
     device = state.references[0].device
     optics = source.table.optics[batch.group]  # box and pixel size are those of the whole batch
-    radius = min(0.5 * source.diameter / optics.pixel_size, optics.box / 2 - 1.0)
+    radius = _tight_radius(source.diameter, optics)
     circle = soft_circle(optics.box, radius, MASK_EDGE)
     mask, at = sent(circle, device), sent(centres, device)
     if bool(centres.any()):
@@ -105,6 +107,11 @@ def band_batch(
     return replace(result, mask_power=float((circle**2).mean()))
 
 
+def _tight_radius(diameter: float, optics: OpticsGroup) -> float:
+    """Radius in pixels of the mask of a particle of a diameter in A, without its edge."""
+    return min(0.5 * diameter / optics.pixel_size, optics.box / 2 - 1.0)
+
+
 def fine_mask(
     geometry: ImagingGeometry, defocus: Defocus, grid: Grid, radius: float, centres: Tensor, limit: int,
     wide_from: float = FINE,
@@ -119,10 +126,43 @@ def fine_mask(
     first = geometry.count(int(grid.length / wide_from))
     if geometry.count(limit) <= first:
         return None
-    optics = geometry.optics
-    reach = delocalisation(optics, defocus, limit / grid.length) / optics.pixel_size
-    radii = (radius + reach).clamp(max=max(radius, optics.box / 2 - 1.0 - MASK_EDGE))
-    return FineMask(soft_circles(optics.box, radii, MASK_EDGE, centres), first, radii)
+    radii = _fine_radii(geometry.optics, defocus, radius, limit / grid.length)
+    return FineMask(soft_circles(geometry.optics.box, radii, MASK_EDGE, centres), first, radii)
+
+
+def _fine_radii(optics: OpticsGroup, defocus: Defocus, radius: float, finest: float) -> Tensor:
+    """Radii [b] in pixels of the mask of finer shells, up to a frequency in 1/A. radius: of the tight mask."""
+    reach = delocalisation(optics, defocus, finest) / optics.pixel_size
+    return (radius + reach).clamp(max=max(radius, optics.box / 2 - 1.0 - MASK_EDGE))
+
+
+def turned_by_masks(
+    power: ProjectedPower, signal: Tensor, geometry: ImagingGeometry, defocus: Defocus, model: ImagingModel,
+    diameter: float, limit: int,
+) -> Tensor | None:  # fmt: skip
+    """How much of the other quadrature of the CTF the masks of `band_batch` bring into images [b, s], by shell.
+
+    signal [s]: power of the particle by shell of the reference. None where images were changed by their CTF: of those
+    no CTF is fitted.
+    """
+    optics, band = geometry.optics, geometry.band
+    if optics.ctf_state is not CtfState.UNTOUCHED:
+        return None
+    place = torch.arange(band.limit + 2, dtype=torch.float64, device=signal.device) / geometry.ratio
+    low = place.floor().long().clamp_(max=len(signal) - 2)
+    logs = signal.double().clamp_min(torch.finfo(torch.float64).tiny).log()
+    signal = torch.lerp(logs[low], logs[low + 1], place - low).exp()
+    radius, edge = _tight_radius(diameter, optics), 0.5 * MASK_EDGE
+
+    def under(radii: Tensor) -> Tensor:
+        return other_quadrature(power, signal, optics, defocus, (radii + edge) * optics.pixel_size)
+
+    tight = under(torch.full_like(defocus.u, radius))
+    first = geometry.last_shell(int(model.grid.length / model.wide_from)) + 1
+    if first > band.limit:
+        return tight
+    fine = under(_fine_radii(optics, defocus, radius, limit / model.grid.length))
+    return torch.cat([tight[:, :first], fine[:, first:]], dim=1)
 
 
 def signal_left(

@@ -15,13 +15,17 @@ from halfmap.ctf_refinement.fit import Fit
 from halfmap.ctf_refinement.own_noise import OwnNoise
 from halfmap.ctf_refinement.products import PosedImages, Range
 from halfmap.ctf_refinement.registry import Choices, fits_for
+from halfmap.ctf_refinement.signal_power import signal_power
 from halfmap.expectation.search import Reference
 from halfmap.fourier.transform import half_volume
+from halfmap.imaging.ctf import ctf, odd_aberration
 from halfmap.imaging.delocalisation import ProjectedPower
-from halfmap.imaging.forward import Geometries
+from halfmap.imaging.forward import Geometries, ImagingGeometry
+from halfmap.maps.filters import lowpass
 from halfmap.particles.source import ParticleSource
+from halfmap.particles.table import ParticleTable
 from halfmap.refinement.half_search import HALVES
-from halfmap.refinement.imaging_model import ImagingModel, band_batch
+from halfmap.refinement.imaging_model import ImagingModel, band_batch, turned_by_masks
 from halfmap.refinement.problem import Problem
 from halfmap.refinement.refined_optics import RefinedOptics, summary
 from halfmap.refinement.schedule import Plan
@@ -56,17 +60,18 @@ def refitted(problem: Problem, state: State, plan: Plan, advance: Callable[[int]
 def count_images(
     state: State, source: ParticleSource, model: ImagingModel, used: Range, fits: Sequence[Fit],
     members: Callable[[int], Tensor] | None = None, advance: Callable[[int], None] = lambda n: None,
-    add_up_: Callable[[list[Tensor]], object] = lambda sums: None,
+    add_up_: Callable[[list[Tensor]], object] = lambda sums: None, made: ParticleTable | None = None,
 ) -> None:  # fmt: skip
     """Add images that have a pose to the fits, each against the references of the state.
 
     Values that both half sets get are fitted against the map of the other half set, all others against that of the own
     one, less what images find of their own noise in it. used: shells that are fitted to. members: the particles int64
     [m] of a half set that this process deals with; None: all. add_up_: adds tensors of all processes up, in place.
+    made: the same particles with the optics with which the references were made; None: those of the source.
     """
     poses = state.poses
     every = [torch.nonzero(poses.half == half)[:, 0] if members is None else members(half) for half in range(HALVES)]
-    posed = _Posed(state, source, model, used)
+    posed = _Posed(state, source, model, used, made)
     kinds = [[fit for fit in fits if fit.common == common] for common in (False, True)]
     amplitudes = Amplitudes(used)
     for half, rows in enumerate(every):
@@ -102,12 +107,18 @@ class _Posed:
     found so under the wide one, and errors of other values are no larger.
     """
 
-    def __init__(self, state: State, source: ParticleSource, model: ImagingModel, used: Range) -> None:
+    def __init__(self, state: State, source: ParticleSource, model: ImagingModel, used: Range,
+                 made: ParticleTable | None = None) -> None:
         self.state, self.source, self.used = state, source, used
         self.model = replace(model, wide_from=math.inf)
+        self.made = None if made is source.table else made
         self.references = [Reference(half_volume(one, model.padding, used.last + 1), model.padding)
                            for one in state.references]
-        self.powers = [ProjectedPower.of(one, model.pixel_size) for one in state.references]
+        # Of what is compared: detergent that is smooth has its power elsewhere in space, and none in these shells.
+        coarsest = model.grid.length / used.first
+        self.powers = [ProjectedPower.of(one - lowpass(one, model.pixel_size, coarsest), model.pixel_size)
+                       for one in state.references]
+        self.signal = signal_power(*state.references)
         self.device = self.references[0].volume.device
         self.geometries = Geometries(model.box, model.pixel_size, used.last, self.device)
 
@@ -123,9 +134,24 @@ class _Posed:
                 shifts = poses.shifts[index, 0]
                 images = band_batch(self.state, self.source, self.model, self.geometries, part, shifts.round().long(),
                                     self.used.last, self.powers[half])
+                defocus = self.source.table.defocus[index].to(device)
+                turn = turned_by_masks(self.powers[half], self.signal, images.geometry, defocus, self.model,
+                                       self.source.diameter, self.used.last)
                 yield PosedImages(
                     index, part.group, images, own, other, poses.rotations[index, 0].double().to(device),
-                    shifts.double().to(device), (poses.present[index] * part.sound).to(device),
-                    self.source.table.defocus[index].to(device),
+                    shifts.double().to(device), (poses.present[index] * part.sound).to(device), defocus, turn=turn,
+                    made=self._made(images.geometry, part.group, index),
                 )  # fmt: skip
             advance(len(batch))
+
+    def _made(self, geometry: ImagingGeometry, group: int, index: Tensor) -> Tensor | None:
+        """The CTF [b, k] with which the references were made of some images, relative to the phases they have now."""
+        if self.made is None:
+            return None
+        optics, kxy = self.made.optics[group], geometry.band.kxy
+        found = ctf(kxy, optics, self.made.defocus[index].to(self.device))
+        before, now = odd_aberration(kxy, optics), geometry.odd
+        if before is None and now is None:
+            return found
+        turned = torch.ones_like(kxy[:, 0], dtype=torch.complex64) if before is None else before
+        return found * (turned if now is None else turned * now.conj()).real

@@ -132,7 +132,7 @@ def _fitted(posed: PosedParticles, names: tuple[str, ...], used: Range, choices:
         fits = fits_for(now, found.table, geometries, used, replace(choices, moved=moved))
         title = "comparing images and maps" + (f", {', '.join(now)} again" if number else "")
         with counted(title, len(found.table)) as advance:
-            count_images(here.state, here.source, here.model, used, fits, advance=advance)
+            count_images(here.state, here.source, here.model, used, fits, advance=advance, made=posed.table)
         new, again = list[Fitted](), list[str]()
         table, maps = found.table, found.maps
         for fit in fits:
