@@ -137,6 +137,9 @@ KERNELS = {
                                   for curvature in (None, torch.tensor([0.01, -0.01, 0.005]).double())],
     "refine_poses": refined,
     "residual_sums": residuals,
+    "slope_sums": lambda to: kernels.slope_sums(
+        to(complex_noise(2 * M + 1, 2 * M + 1, M + 1)), to(complex_noise(2 * M + 1, 2 * M + 1, M + 1, seed=1)),
+        to(BAND.kxy.double() * 2), to(rotations(5)), to(complex_noise(5, len(BAND))), to(noise(5, len(BAND)).square())),
     "best_shift": lambda to: kernels.best_shift(to(noise(2, 5, 7)), to(noise(2, 5, 7, seed=1)), to(noise(2, 7)),
                                                 to(noise(5))),
     "score_block": lambda to: kernels.score_block(
