@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -104,6 +105,22 @@ def test_a_dataset_of_cryosparc_says_the_same_and_its_values_come_in_a_star_file
     assert refused.status == 2 and "amp_contrast" in refused.error and "--amplitude-contrast" in refused.error
     done = halfmap([*given, "--amplitude-contrast", 0.1])
     assert done.status == 0 and read_star(done.out / "particles.star").optics[0].beam_tilt == optics.beam_tilt
+
+
+def test_coma_of_a_microscope_whose_cs_is_corrected_is_no_tilt_of_the_beam(
+    imaged: Imaged, halfmap: Callable, tmp_path: Path
+) -> None:
+    table = read_star(imaged.folder / "particles.star")
+    corrected = replace(table.optics[0], spherical_aberration=0.01)
+    write_star(tmp_path / "corrected.star", replace(table, optics=(corrected,)))
+    done = halfmap(["ctf-refine", tmp_path / "corrected.star", *imaged.star_words[1:], "--fit", "tilt", "--threads", 1,
+                    "--out", tmp_path / "out"])
+    assert done.status == 0, done.error
+    tilt = math.hypot(*TILT)
+    assert "its mrad are no tilt of the beam" in done.said and f"the coma of {tilt:.1f}" in done.said
+    found = np.array(read_star(done.out / "particles.star").optics[0].beam_tilt) * 0.01 / 2.7
+    assert found == pytest.approx(TILT, abs=0.15)
+    assert "no tilt of the beam" in (done.out / "ctf_refine.html").read_text()
 
 
 def test_parameters_are_named_with_commas_or_blanks_in_any_order() -> None:

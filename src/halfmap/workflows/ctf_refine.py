@@ -43,6 +43,7 @@ Report = Callable[..., Any]
 MOST_PASSES = 3  # over the images
 HEIGHTS = {"defocus", "astigmatism-particle", "defocus-micrograph"}  # what says how the specimen lies
 COARSE = "too coarse for "  # beginning of the name of a finding; the parameter's name ends it
+NO_COMA = "no coma of a tilted beam"
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def _too_coarse(names: tuple[str, ...], posed: PosedParticles, finest: float) ->
             text = (f"{corrected[0].name} has a spherical aberration of {corrected[0].spherical_aberration:g} mm, with "
                     "which a tilted beam makes no coma: coma of any origin is fitted, and its mrad are no tilt of the "
                     "beam. If no corrector was in use, give the particle file the true spherical aberration")
-            found.append(Finding("no coma of a tilted beam", text, "optics", "note"))
+            found.append(Finding(NO_COMA, text, "optics", "note"))
         if error.at(finest) < error.least:
             does = "lowers amplitudes by a share of" if name == "bfactor" else "changes phases by"
             unit = "" if name == "bfactor" else " rad"
@@ -176,9 +177,11 @@ def _too_coarse(names: tuple[str, ...], posed: PosedParticles, finest: float) ->
 
 
 def _stands(finding: Finding, fitted: tuple[Fitted, ...]) -> Finding:
-    """A note that the resolution is coarse becomes a warning where nothing significant was found of the parameter."""
-    vain = [COARSE + one.name for one in fitted if not bool(one.applied.any())]
-    return replace(finding, level="warning") if finding.name in vain else finding
+    """A note that the resolution is coarse becomes a warning where nothing significant was found of the parameter, and
+    one on what mrad mean where there are some."""
+    warned = [COARSE + one.name for one in fitted if not bool(one.applied.any())]
+    warned += [NO_COMA for one in fitted if one.name == "tilt" and bool(one.applied.any())]
+    return replace(finding, level="warning") if finding.name in warned else finding
 
 
 def _write(settings: CtfRefineSettings, found: CtfRefined, report: Report | None) -> None:
