@@ -13,7 +13,7 @@ from halfmap.imaging.optics import OpticsGroup
 from halfmap.maps.grid import Grid
 from halfmap.particles.table import ParticleTable
 from halfmap.refinement import health
-from halfmap.refinement.health import half_sets_disagree
+from halfmap.refinement.health import half_sets_disagree, optics_not_fitted
 from halfmap.refinement.schedule import Progressed
 from halfmap.validation.fsc import FscCurves
 
@@ -118,3 +118,11 @@ def test_a_start_that_lacks_the_belt_is_noticed_and_one_with_it_is_not(simulated
     # truth.mrc is the protein alone
     said = refine(with_belt, "--max-iterations", 3, start="truth.mrc", diameter=170.0).said
     assert "WARNING: the images contradict the starting map" in said
+
+
+def test_a_refinement_that_never_fitted_the_optics_as_it_was_asked_says_why():
+    for limit, fitted, resolution in ((None, False, 12.0), (10.0, True, 12.0)):
+        assert optics_not_fitted(limit, fitted, resolution) == []
+    coarse, unsettled = (optics_not_fitted(10.0, False, resolution)[0] for resolution in (12.0, 8.0))
+    assert "half maps agree to 12.0 A" in coarse.text and "from 10 A on (--ctf-refine-from)" in coarse.text
+    assert "before poses stood still" in unsettled.text

@@ -120,3 +120,14 @@ def box_too_small(table: ParticleTable, diameter: float, resolution: float) -> l
             level: Level = "warning" if moved > 0.5 * optics.box_length else "note"
             found.append(Finding(f"box too small{names and f' ({names})'}", text, "box", level))
     return found
+
+
+def optics_not_fitted(limit: float | None, fitted: bool, resolution: float) -> list[Finding]:
+    """A finding where a refinement that was to fit the optics never did. limit: resolution in A from which on it would
+    have (None: never); resolution: that was reached."""
+    if limit is None or fitted:
+        return []
+    why = (f"half maps agree to {resolution:.1f} A, and they would be fitted from {limit:g} A on (--ctf-refine-from)"
+           if resolution > limit else "iterations ended before poses stood still at a resolution that allows it")
+    return [Finding("optics not fitted", f"the optics stay as they were given: {why}; halfmap ctf-refine fits them to "
+                    "the finished run", "optics")]

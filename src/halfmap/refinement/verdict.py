@@ -39,6 +39,7 @@ def verdict(problem: Problem, history: Sequence[Progressed], step: Step, poor: b
     found += health.box_too_small(problem.source.table, problem.masking.diameter, history[-1].resolution)
     found += curvature_findings(problem.model, step.after, problem.source.table, problem.masking.diameter,
                                 history[-1].resolution)
+    found += health.optics_not_fitted(schedule.optics_from, step.after.optics is not None, history[-1].resolution)
     found += step.after.prior.straining if step.after.prior is not None else []
     return found + _empty_images(poses)
 
