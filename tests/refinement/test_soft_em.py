@@ -18,7 +18,7 @@ from halfmap.imaging.optics import OpticsGroup
 from halfmap.maps.grid import Grid
 from halfmap.maps.rigid import moved
 from halfmap.refinement.soft_em import SoftMaps, SoftSearch, SoftTask, WhitenedImages, soft_step
-from halfmap.refinement.starting_agreement import mirrored
+from halfmap.refinement.starting_agreement import mirrored, of_both_hands
 from halfmap.refinement.starting_schedule import searches_for_hand
 
 BOX, PIXEL, LIMIT = 32, 4.0, 8
@@ -99,6 +99,7 @@ def octahedron(blobs, nats: float, count: int) -> tuple[SoftTask, Tensor]:
 def test_of_a_map_of_both_hands_one_is_left_when_likelihoods_are_sharpened(blobs):
     task, v = octahedron(blobs, 12.0, 200)
     both = 0.5 * (v + mirrored(v)) + 0.02 * (v - mirrored(v))  # a slight preference for one of them
+    assert of_both_hands(both, LIMIT) and not of_both_hands(v, LIMIT)
 
     def apart(sharpened: bool) -> float:
         """How much more the map that it ends with has in common with the true hand than with the other."""

@@ -29,6 +29,7 @@ AGREEING = 0.45  # share of the images with the same pose from which on two star
 SURE = 0.5  # probability of a particle from which on an image is asked
 FEWEST = 8  # images by which two classes are compared
 EXCHANGED = 7  # times that images are given the poses of others; less than FEWEST, so that none keeps its own
+BOTH_HANDS = 0.9  # FSC with the mirror image that no shell of a map of one hand keeps
 HALF_TURN = torch.diag(torch.tensor([-1.0, -1.0, 1.0], dtype=torch.float64))
 
 
@@ -59,6 +60,12 @@ class FoundMaps:
 
     maps: tuple[Tensor, ...]
     poses: ImagePoses
+
+
+def of_both_hands(v: Tensor, limit: int) -> bool:
+    """Whether a map [z, y, x] is its own mirror image in all shells up to ``limit``, as one is that holds both hands at
+    once. Its point group must have many axes, in their places: other maps would have to be turned first."""
+    return float(fsc(v, mirrored(v))[1 : limit + 1].min()) > BOTH_HANDS
 
 
 def mirrored(v: Tensor) -> Tensor:

@@ -50,7 +50,8 @@ class Start:
     """One start at its end.
 
     number: from 1. route: ``free`` (no symmetry), ``axes`` (found, then imposed) or ``imposed`` (from the beginning).
-    last: its last iteration. gains: mean log evidence of an image, in nats, by iteration (tempered at first).
+    last: its last iteration. gains: mean log evidence of an image, in nats, by iteration (tempered at first; where
+    likelihoods are sharpened, divided by that).
     """
 
     number: int

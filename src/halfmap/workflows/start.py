@@ -33,8 +33,8 @@ from halfmap.refinement.outputs import made_folder
 from halfmap.refinement.preflight import Inspected, ParticleInput, check_fits, inspect_images, read_particles
 from halfmap.refinement.shared_work import share_cores
 from halfmap.refinement.soft_em import ImagePoses, SoftTask, WhitenedImages
-from halfmap.refinement.starting_agreement import HALF_TURN, Agreement, mirrored
-from halfmap.refinement.starting_schedule import finest, shell
+from halfmap.refinement.starting_agreement import HALF_TURN, Agreement, mirrored, of_both_hands
+from halfmap.refinement.starting_schedule import MANY, finest, shell
 from halfmap.refinement.starting_views import View, views_of
 from halfmap.refinement.starts import (
     FINISHING,
@@ -65,6 +65,7 @@ SUBSET = 1  # stream of random numbers
 FINER = 0.7  # of the finest detail of a start, which its grid has room for
 OTHERS_NEEDED = 1  # starts beside the best that must agree with it
 VIEWS = 8  # on the page
+HAND_SEEN = 12.0  # A: detail that parts the hands of a protein
 WORTH_SAYING = 0.05  # of the images hold no particle
 
 
@@ -73,12 +74,14 @@ class StartingMap:
     """What `halfmap start` found.
 
     ranked: the starts, and what they have in common. best: the first of them, taken further and centred, its classes
-    sorted by share. scores: of point groups, where none was given. resolutions [k]: in angstrom, where the half maps of
+    sorted by share. both_hands: whether its map is its own mirror image in detail that parts the hands of a protein.
+    scores: of point groups, where none was given. resolutions [k]: in angstrom, where the half maps of
     a class stop agreeing. views [k]: of each class. grid: of the maps of starts.
     """
 
     ranked: Ranked
     best: Start
+    both_hands: bool
     scores: list[GroupScore]
     resolutions: list[float]
     views: list[list[View]]
@@ -86,12 +89,15 @@ class StartingMap:
 
     @property
     def succeeded(self) -> bool:
-        """Whether another start found the same map."""
-        return len(self.ranked.agreeing) >= OTHERS_NEEDED
+        """Whether another start found the same map, and it is of one hand."""
+        return len(self.ranked.agreeing) >= OTHERS_NEEDED and not self.both_hands
 
     def verdict(self) -> str:
         """How far the map is to be trusted, in a sentence."""
         count, agreeing = len(self.ranked.starts), self.ranked.agreeing
+        if self.both_hands:
+            return ("the map is its own mirror image: it holds both hands at once, and its poses are those of either; "
+                    "do not trust it; give more images (--images) or finer detail (--resolution)")
         if count == 1:
             return "one start alone tells nothing of trust: give --starts 4 or more"
         if not agreeing:
@@ -199,8 +205,17 @@ def _found(
     views = [views_of(best.last, number, max(4, VIEWS // settings.classes)) for number in range(settings.classes)]
     finest_shown = task.grid.length / shell(task.grid, FINER * fine)
     reached = [resolution(one.curve, task.grid.box, task.grid.pixel_size, GOLD_STANDARD) for one in best.last.classes]
-    return StartingMap(compared, centred(best, task), scores, [max(one, finest_shown) for one in reached], views,
+    reached = [max(one, finest_shown) for one in reached]
+    return StartingMap(compared, centred(best, task), _both_hands(best, task, min(reached)), scores, reached, views,
                        task.grid)
+
+
+def _both_hands(best: Start, task: SoftTask, detail: float) -> bool:
+    """Whether a map of a point group with many axes holds both hands. detail: that the map shows, in A; coarse detail
+    is much the same in both."""
+    if len(task.group) < MANY or detail > HAND_SEEN:
+        return False
+    return of_both_hands(best.last.largest.joined.cpu(), shell(task.grid, detail))
 
 
 def _kept(number: int, task: SoftTask, kept: StartCheckpoints, log: RunLog) -> Start | None:
