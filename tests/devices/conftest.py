@@ -294,6 +294,16 @@ def accelerator(memory: int = MEMORY) -> Iterator[torch.device]:
         yield CUDA
 
 
+def on_gpu(value: Any) -> Any:
+    """The same nest of dataclasses, sequences and dictionaries with its tensors on the pretended GPU."""
+    return mapped(lambda one: Pretended(one) if isinstance(one, Tensor) else one, value)
+
+
+def on_cpu(value: Any) -> Any:
+    """The same nest with the tensors of the CPU that those of the pretended GPU hold: memory is shared."""
+    return mapped(_held, value)
+
+
 @contextmanager
 def plain_kernels() -> Iterator[None]:
     """Within the block, kernels run in plain torch on the CPU too: what comes out is what a GPU has to give."""
@@ -301,8 +311,7 @@ def plain_kernels() -> Iterator[None]:
     def plainly(kernel: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
             with _Functions(), _Dispatch():
-                args = mapped(lambda value: Pretended(value) if isinstance(value, Tensor) else value, args)
-                return mapped(_held, kernel(*args, **kwargs))
+                return on_cpu(kernel(*on_gpu(args), **kwargs))
         return run
 
     with pytest.MonkeyPatch.context() as patch:
