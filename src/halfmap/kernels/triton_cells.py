@@ -57,6 +57,22 @@ def unit_circle(turns):
 
 
 @triton.jit
+def on_slice(u, v, axes, curvature, r, CURVED: tl.constexpr):
+    """Positions (x, y, z) of the coefficients (u, v) on the slice r of axes [r, 2, 3]; CURVED: curvature[r] (u^2 + v^2)
+    above its plane, along the third of axes [r, 3, 3]."""
+    a = axes + r * (9 if CURVED else 6)
+    x = u * tl.load(a) + v * tl.load(a + 3)
+    y = u * tl.load(a + 1) + v * tl.load(a + 4)
+    z = u * tl.load(a + 2) + v * tl.load(a + 5)
+    if CURVED:
+        height = (u * u + v * v) * tl.load(curvature + r)
+        x += height * tl.load(a + 6)
+        y += height * tl.load(a + 7)
+        z += height * tl.load(a + 8)
+    return x, y, z
+
+
+@triton.jit
 def place(x, y, z, m):
     """Offset of the grid point below a position, how far beyond it along x, y, z the position lies, and -1 where the
     position's Friedel mate is taken, else 1."""

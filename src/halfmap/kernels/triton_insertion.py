@@ -37,7 +37,7 @@ from torch import Tensor
 
 from halfmap.kernels import reference
 from halfmap.kernels.poses import Samples
-from halfmap.kernels.triton_cells import load_pair, place, unit_circle
+from halfmap.kernels.triton_cells import load_pair, on_slice, place, unit_circle
 from halfmap.kernels.triton_kernel import Kernel, as_pairs, programs_for
 
 _BLOCK = 32  # coefficients of a program
@@ -86,15 +86,7 @@ def _insert(
     real, imaginary = load_pair(values, row + i, inside)
     weight = tl.load(weights + row + i, mask=inside, other=0.0)
 
-    a = axes + j * (9 if CURVED else 6)
-    x = u * tl.load(a) + v * tl.load(a + 3)
-    y = u * tl.load(a + 1) + v * tl.load(a + 4)
-    z = u * tl.load(a + 2) + v * tl.load(a + 5)
-    if CURVED:
-        height = (u * u + v * v) * tl.load(curvature + j)
-        x += height * tl.load(a + 6)
-        y += height * tl.load(a + 7)
-        z += height * tl.load(a + 8)
+    x, y, z = on_slice(u, v, axes, curvature, j, CURVED)
     if TAPS == 2:
         cell, x, y, z, sign = place(x, y, z, m)
     else:

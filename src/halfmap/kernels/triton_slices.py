@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from halfmap.kernels import reference
-from halfmap.kernels.triton_cells import load_pair, store_pair, value_at
+from halfmap.kernels.triton_cells import load_pair, on_slice, store_pair, value_at
 from halfmap.kernels.triton_kernel import Kernel, as_pairs, programs_for
 
 _BLOCK = 256
@@ -32,15 +32,7 @@ def _project(out, volume, coords, axes, curvature, m, count, blocks, BLOCK: tl.c
     k = (program % blocks) * BLOCK + tl.arange(0, BLOCK)
     mine = k < count
     u, v = load_pair(coords, k, mine)
-    a = axes + r * (9 if CURVED else 6)
-    x = u * tl.load(a) + v * tl.load(a + 3)
-    y = u * tl.load(a + 1) + v * tl.load(a + 4)
-    z = u * tl.load(a + 2) + v * tl.load(a + 5)
-    if CURVED:
-        height = (u * u + v * v) * tl.load(curvature + r)
-        x += height * tl.load(a + 6)
-        y += height * tl.load(a + 7)
-        z += height * tl.load(a + 8)
+    x, y, z = on_slice(u, v, axes, curvature, r, CURVED)
     real, imaginary = value_at(volume, x, y, z, m)
     store_pair(out, r.to(tl.int64) * count + k, real, imaginary, mine)
 
