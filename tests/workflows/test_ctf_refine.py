@@ -181,6 +181,7 @@ def test_what_cannot_be_fitted_is_said_in_one_line(
         ([folder], "tilt", "has no settings.toml"),
         ([unfinished], "tilt", "has not finished"),
         ([coarse], "tilt", "too few shells"),
+        ([coarse, "--finest", 9], "tilt", "agree to"),
         (star("no_poses.star", dropped("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")), "tilt", "no angles"),
         (star("no_halves.star", dropped("rlnRandomSubset")), "tilt", "no half sets"),
         (star("nameless.star", dropped("rlnMicrographName")), "bfactor", "no column rlnMicrographName"),

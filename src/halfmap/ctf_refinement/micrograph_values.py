@@ -118,13 +118,15 @@ class Units:
         return moved @ self._functions.T
 
     def common(self, columns: list[int]) -> Tensor:
-        """The values [6] that are best if all units have the same, those of ``columns``; the others are 0."""
-        values = torch.zeros(1, VALUES, dtype=torch.float64)
+        """The values [6] that are best if all units have the same, those of ``columns``; the others are 0. Where units
+        say next to nothing they stay small, under a prior as wide as LIMITS."""
+        values, widest = torch.zeros(1, VALUES, dtype=torch.float64), torch.tensor(LIMITS, dtype=torch.float64)[columns]
         for _ in range(STEPS):
             terms = self.terms(values.expand(len(self), -1))
             gradient, information = terms.gradient.sum(0)[columns], terms.information.sum(0)[columns][:, columns]
-            ridge = 1e-9 * information.diagonal().clamp_min(1e-12).diag()
-            values[0, columns] += torch.linalg.solve(information + ridge, gradient)
+            slope = gradient - values[0, columns] * widest**-2
+            values[0, columns] += torch.linalg.solve(information + (widest**-2).diag(), slope)
+            values[0, columns] = values[0, columns].clamp(-widest, widest)
         return values[0]
 
     def greatest(self, prior: NormalPrior, start: Tensor, steps: int) -> Estimate:

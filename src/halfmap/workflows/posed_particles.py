@@ -156,11 +156,13 @@ def range_of(pair: HalfMaps, coarsest: float, finest: float | None) -> Range:
     Raises InputError where there are hardly any.
     """
     length, last = pair.box * pair.pixel_size, math.ceil(pair.box / 2) - 1
-    end = length / finest if finest is not None else crossing_shell(pair.curves.corrected, GOLD_STANDARD)
-    used = Range(max(1, math.ceil(length / coarsest)), min(last, last if end is None else math.floor(end)))
-    if used.last < used.first + FEWEST_SHELLS:
-        reached = f"half maps agree to {length / max(used.last, 1):.1f} A only"
-        why = reached if finest is None else f"--finest {finest:g} leaves too little"
+    end = crossing_shell(pair.curves.corrected, GOLD_STANDARD)
+    agreed = last if end is None else min(last, math.floor(end))
+    wanted = agreed if finest is None else min(last, math.floor(length / finest))
+    used = Range(max(1, math.ceil(length / coarsest)), wanted)
+    if min(used.last, agreed) < used.first + FEWEST_SHELLS:
+        reached = f"half maps agree to {length / max(agreed, 1):.1f} A only"
+        why = reached if agreed <= wanted else f"--finest {finest:g} leaves too little"
         raise InputError(f"{why}, and images are compared from {coarsest:g} A on: too few shells to see the optics in; "
                          "give better maps, or another --coarsest or --finest")
     return used
