@@ -148,3 +148,22 @@ def test_own_noise_has_the_ctf_with_which_the_map_was_made_whatever_the_images_a
         sizes.append(float(found.square().mean().sqrt()))
     assert slopes[0] < -0.4 and abs(slopes[1]) < 0.05  # away from the wrong ones, whose noise is not there to be taken
     assert sizes[1] < 0.25 * sizes[0]
+
+
+def test_shells_whose_own_noise_drowns_do_not_say_how_it_depends_on_what_masks_leave() -> None:
+    # Own noise is the same whatever is left of the signal, and falls by 1/e from shell to shell; chance does not fall.
+    generator = torch.Generator().manual_seed(3)
+    noise, used = OwnNoise(Range(1, 24)), 25
+    match, weight, variance = noise.sums()
+    left = torch.rand(400, generator=generator).double() * 0.7 + 0.3
+    true = torch.exp(-torch.arange(used).double())
+    each = true + 2e-3 * torch.randn(400, used, generator=generator, dtype=torch.float64)
+    for power, into in enumerate(match):
+        into += (left[:, None] ** power * each).sum(dim=0)
+    for power, into in enumerate(weight):
+        into += (left**power).sum()
+    variance += 400 * 2e-3**2
+    share = noise.share()
+    for shell in range(1, 6):  # from 37 % to 0.7 %, each seen 67 times its error or better
+        little, much = share.of(torch.tensor([[0.4] * used, [0.9] * used]).double(), torch.arange(used))[:, shell]
+        assert float(little / much) == pytest.approx(1.0, abs=0.05), shell

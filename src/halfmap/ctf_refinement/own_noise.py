@@ -31,20 +31,22 @@ from halfmap.ctf_refinement.products import OwnNoiseShare, PosedImages, Range
 
 SMOOTHED, SMOOTHED_SHAPE = 3, 13  # shells that are averaged: for the share, and for how it depends on f
 TERMS = 3  # of the polynomial in f
-RIDGE = 1e-4  # of the weight: how f must spread among images for its effect to be told
+PRIOR = 1.0  # information about each power of f but the first: by about 1 it may differ from none
 LEAST = 1e-300
 
 
 class OwnNoise:
     """Sums over images against the references of their own half set and of the other one. used: shells that count.
 
-    By shell: the difference of the products, times powers of f, and its expectation for e = 1, times powers of f.
+    By shell: the difference of the products, times powers of f, its expectation for e = 1, times powers of f, and its
+    variance.
     """
 
     def __init__(self, used: Range) -> None:
         self._used = used
         self._match = torch.zeros(TERMS, used.last + 1, dtype=torch.float64)
         self._weight = torch.zeros(2 * TERMS - 1, used.last + 1, dtype=torch.float64)
+        self._variance = torch.zeros(1, used.last + 1, dtype=torch.float64)
 
     def add_(self, posed: PosedImages, own: bool) -> None:
         """Count images against the reference of their own half set, or of the other one. All are to be counted in both
@@ -60,29 +62,33 @@ class OwnNoise:
                 values = values * left
 
         count_(self._match, products.cross.real * contrast, 1.0 if own else -1.0)
+        # Of Re conj(r) n / sigma2 half of |r|^2 / sigma2, with r the reference and n the noise of an image.
+        count_(self._variance, products.norm * contrast.square(), 0.5)
         if own:
             count_(self._weight, posed.own_noise_weight(self._used) * contrast.square(), 1.0)
 
     def sums(self) -> list[Tensor]:
         """What was counted, in tensors that add up over processes, in place."""
-        return [self._match, self._weight]
+        return [self._match, self._weight, self._variance]
 
     def share(self) -> OwnNoiseShare:
         """The share e by shell of the reference."""
         match, weight = (_averaged(sums[:1], SMOOTHED)[0] for sums in (self._match, self._weight))
         mean = torch.where(weight > 0, match / weight.clamp_min(LEAST), 0.0).clamp_min(0.0)
         # Relative to the mean, which falls steeply, the dependence on f is much the same in shells beside each other.
-        seen = mean > 0
-        shape = _fitted(_averaged(torch.where(seen, self._match / mean.clamp_min(LEAST), 0.0), SMOOTHED_SHAPE),
-                        _averaged(torch.where(seen, self._weight, 0.0), SMOOTHED_SHAPE))
+        # Each says so much of it as the mean stands out of what chance makes of the difference.
+        told = mean * self._weight[0] / self._variance[0].clamp_min(LEAST)
+        shape = _fitted(_averaged(told * self._match, SMOOTHED_SHAPE),
+                        _averaged(told * mean * self._weight, SMOOTHED_SHAPE))
         level = (shape * self._weight[:TERMS]).sum(dim=0) / self._weight[0].clamp_min(LEAST)
         return OwnNoiseShare(torch.where(level > 0, shape * (mean / level.clamp_min(LEAST)), _constant(mean)))
 
 
 def _fitted(match: Tensor, weight: Tensor) -> Tensor:
-    """Polynomials [TERMS, s] in f by least squares, near 1 where f hardly spreads; sums as `OwnNoise` has them."""
+    """Polynomials [TERMS, s] in f by least squares, near 1 where sums tell little. match, weight: normal equations, the
+    latter in units of information."""
     places, one = torch.arange(TERMS), torch.ones_like(weight[0])
-    ridge = RIDGE * weight[0] + LEAST
+    ridge = torch.full_like(one, PRIOR)
     matrix = weight[places[:, None] + places].permute(2, 0, 1)
     matrix = matrix + torch.diag_embed(torch.stack([torch.zeros_like(ridge), *[ridge] * (TERMS - 1)], dim=1))
     known = (weight[0] > 0)[:, None, None]
