@@ -50,7 +50,7 @@ def test_a_batch_crosses_before_the_one_before_it_is_handed_out_and_its_memory_i
         def wait_event(self, event: Event) -> None:
             told.append(f"work waits for {event.number}")
 
-    monkeypatch.setattr(crossing, "_is_real_gpu", lambda device: True)
+    monkeypatch.setattr(crossing, "is_real_gpu", lambda device: True)
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "stream", nullcontext)
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)

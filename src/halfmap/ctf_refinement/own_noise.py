@@ -87,12 +87,10 @@ class OwnNoise:
 def _fitted(match: Tensor, weight: Tensor) -> Tensor:
     """Polynomials [TERMS, s] in f by least squares, near 1 where sums tell little. match, weight: normal equations, the
     latter in units of information."""
-    places, one = torch.arange(TERMS), torch.ones_like(weight[0])
-    ridge = torch.full_like(one, PRIOR)
-    matrix = weight[places[:, None] + places].permute(2, 0, 1)
-    matrix = matrix + torch.diag_embed(torch.stack([torch.zeros_like(ridge), *[ridge] * (TERMS - 1)], dim=1))
+    places = torch.arange(TERMS)
+    matrix = weight[places[:, None] + places].permute(2, 0, 1) + (PRIOR * (places > 0)).to(weight).diag()
     known = (weight[0] > 0)[:, None, None]
-    plain = _constant(one).T[:, :, None]
+    plain = _constant(torch.ones_like(weight[0])).T[:, :, None]
     rest = torch.where(known, match.T[:, :, None] - matrix @ plain, 0.0)
     return (plain + torch.linalg.solve(torch.where(known, matrix, torch.eye(TERMS).to(matrix)), rest))[:, :, 0].T
 

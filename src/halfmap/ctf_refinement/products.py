@@ -109,10 +109,9 @@ class PosedImages:
     index int64 [b]: their particles; group: their optics group; mate: a map of the same signal whose noise is not that
     of the reference, so that products of both hold that of the signal alone; rotations [b, 3, 3], shifts [b, 2]
     (pixels); present [b]: probability that an image holds a particle; defocus [b]: the current values. own_noise: what
-    each finds of its own noise in the reference. turn [b, s]: how much of the
-    other quadrature of the CTF masks have brought into them, by shell of the images (`imaging.cut_signal`); None:
-    nothing. made [b, k]: the CTF with which the reference was made of them, relative to the phases that they have now;
-    None: that of the images.
+    each finds of its own noise in the reference. turn [b, s]: how much of the other quadrature of the CTF masks have
+    brought into them, by shell of the images (`imaging.cut_signal`); None: nothing. made [b, k]: the CTF with which the
+    reference was made of them, relative to the phases that they have now; None: that of the images.
     """
 
     index: Tensor
@@ -138,9 +137,11 @@ class PosedImages:
 
     def shell(self, used: Range) -> Tensor:
         """The shell of the reference int64 [k] that each coefficient lies in."""
-        geometry = self.images.geometry
-        shell = geometry.band.shell[self.stretch(used)]
-        return (shell / geometry.ratio).round_().long().clamp_(max=used.last)
+        return self._of_reference(self.images.geometry.band.shell[self.stretch(used)], used)
+
+    def _of_reference(self, shell: Tensor, used: Range) -> Tensor:
+        """The shells of the reference that shells of the images lie in."""
+        return (shell / self.images.geometry.ratio).round_().long().clamp_(max=used.last)
 
     def slices(self, used: Range) -> Tensor:
         """The reference [b, k] at the poses."""
@@ -183,9 +184,8 @@ class PosedImages:
         slices, weight, part = self.slices(used), self.norm_weight(used), self.stretch(used)
         cross = self.data(used).mul_(slices.conj())
         if self.own_noise is not None:
-            geometry = self.images.geometry
-            shell = torch.arange(geometry.band.limit + 1, device=weight.device).div(geometry.ratio).round_().long()
-            own = self.own_noise.of(self.left, shell.clamp_(max=used.last))
+            every = torch.arange(self.images.geometry.band.limit + 1, device=weight.device)
+            own = self.own_noise.of(self.left, self._of_reference(every, used))
             cross -= self._weighed(used, own).mul_(self.made_ctf(used))
         norm = weight.mul_(slices.real.square() + slices.imag.square())
         band, turn = self.images.geometry.band, self.turn

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from halfmap.kernels import reference
+from halfmap.runtime.device import is_real_gpu
 
 # Kernels that Triton has, and the module of each. They take what the function of that name in plain torch takes.
 TRITON = {
@@ -40,9 +41,8 @@ def elsewhere(name: str, device: torch.device, plain: ModuleType = reference) ->
 
 def compiled_by_triton(device: torch.device) -> bool:
     """Whether Triton's kernels run on this device: AMD's, which torch calls cuda too, take plain torch."""
-    if device.type != "cuda" or torch.version.cuda is None or os.environ.get(PLAIN):
+    if not is_real_gpu(device) or torch.version.cuda is None or os.environ.get(PLAIN):
         return False
-    # Where a GPU is pretended there is none to ask.
-    if not torch.cuda.is_initialized() or importlib.util.find_spec("triton") is None:
+    if importlib.util.find_spec("triton") is None:
         return False
     return torch.cuda.get_device_capability(device)[0] >= LEAST_MAJOR

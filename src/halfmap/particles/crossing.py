@@ -17,6 +17,7 @@ from torch import Tensor
 from halfmap.particles.read_ahead import StoredImages
 from halfmap.particles.stack_reader import Images
 from halfmap.particles.table import Integers
+from halfmap.runtime.device import is_real_gpu
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class _OnItsWay:
 
 def across(batches: Iterable[StoredImages], device: torch.device) -> Iterator[Arrived]:
     """Batches on a device, in order."""
-    if not _is_real_gpu(device):
+    if not is_real_gpu(device):
         for batch in batches:
             yield Arrived(batch.rows, torch.from_numpy(batch.images).to(device))
         return
@@ -65,12 +66,7 @@ def across(batches: Iterable[StoredImages], device: torch.device) -> Iterator[Ar
 
 def room_for_images(shape: tuple[int, ...], dtype: DTypeLike, device: torch.device) -> Images:
     """Memory for images that will cross to a device."""
-    if not _is_real_gpu(device):
+    if not is_real_gpu(device):
         return np.empty(shape, dtype)
     like = torch.from_numpy(np.empty(0, dtype)).dtype
     return torch.empty(shape, dtype=like, pin_memory=True).numpy()
-
-
-def _is_real_gpu(device: torch.device) -> bool:
-    """Whether copies to this device can be ordered and waited for: a pretended one has no streams."""
-    return device.type == "cuda" and torch.cuda.is_initialized()

@@ -23,8 +23,7 @@ from halfmap.particles.read_ahead import read_ahead
 from halfmap.particles.stack_files import StackFiles
 from halfmap.particles.stack_reader import StackReader
 from halfmap.particles.table import ParticleTable
-
-CPU = torch.device("cpu")
+from halfmap.runtime.device import CPU
 
 
 @dataclass(frozen=True)

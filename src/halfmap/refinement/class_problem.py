@@ -18,6 +18,7 @@ from halfmap.refinement.class_schedule import ClassSchedule
 from halfmap.refinement.classes import ClassProblem
 from halfmap.refinement.grey_scale import on_grey_scale
 from halfmap.refinement.half_search import HALVES
+from halfmap.refinement.outputs import PROBABILITY
 from halfmap.refinement.preflight import read_particles, read_reference
 from halfmap.refinement.problem import Prepared, Problem, outlook, particle_input, prepared, prepared_again
 from halfmap.refinement.process_layout import Outlook
@@ -28,7 +29,6 @@ from halfmap.settings.classify import ClassifySettings
 from halfmap.settings.refine import RefineSettings
 from halfmap.validation.mask_share import share_verdict
 
-PROBABILITY = "halfmapParticleProbability"
 IMAGES_OF_CLASS = 25  # on average; with fewer a class is noise
 
 

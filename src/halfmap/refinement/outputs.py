@@ -22,6 +22,7 @@ from halfmap.runtime.background import Background
 from halfmap.validation.fsc import write_fsc_xml
 
 Record = dict[str, Any]
+PROBABILITY = "halfmapParticleProbability"  # the column of particle files
 CONTRAST = "halfmapContrast"  # of an image relative to the reference, both in units of the image's own background
 
 
@@ -65,7 +66,7 @@ class RunFolder:
             "rlnLogLikeliContribution": poses.gain.numpy(),
             "halfmapAngleSd": poses.angle_sd.numpy(),
             "halfmapShiftSd": (poses.shift_sd.double() * pixel).numpy(),
-            "halfmapParticleProbability": poses.present.numpy(),
+            PROBABILITY: poses.present.numpy(),
             CONTRAST: state.scale[scale_group].numpy(),
         } | dict(columns or {})
         origins = -poses.shifts[:, 0].double() * pixel[:, None]

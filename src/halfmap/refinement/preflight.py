@@ -25,11 +25,12 @@ from halfmap.particles.outliers import ABSURD, DOUBTFUL, TRAITS, Odd, constant, 
 from halfmap.particles.particle_file import read_particle_file
 from halfmap.particles.same_images import PATTERNS, first_alike, first_named, signatures
 from halfmap.particles.sanity import header_notes, table_notes
-from halfmap.particles.source import CPU, ParticleSource
+from halfmap.particles.source import ParticleSource
 from halfmap.particles.stack import check_stacks, looked_at
 from halfmap.particles.stack_files import StackFiles
 from halfmap.particles.table import Integers, ParticleTable
 from halfmap.refinement.tally import noise_sources, shared
+from halfmap.runtime.device import CPU
 from halfmap.runtime.distributed import ALONE, Ranks
 from halfmap.validation.halfset_leaks import leaks
 

@@ -40,7 +40,7 @@ from halfmap.kernels.poses import Samples, Starts
 from halfmap.particles.preprocess import soft_circle
 from halfmap.refinement.memory_plan import MemoryPlan, half_disc, usual_search
 from halfmap.refinement.schedule import Schedule
-from halfmap.runtime.device import finished
+from halfmap.runtime.device import CPU, finished
 
 USUAL = {"burn-in": 5, "global": 2, "local": 6, "final": 1}
 IN_EACH = {"global": 1, "local": 4}  # where there are subsets: iterations of each of them, and of all images
@@ -53,7 +53,6 @@ EFFICIENCY = 0.85
 TRIALS, TRIAL_SECONDS = 12, 0.4
 TRIAL_BOX, TRIAL_SHELL, TRIAL_IMAGES, PADDING = 128, 56, 24, 2
 GPU_IMAGES = 512
-CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from halfmap.errors import InputError
 
+CPU = torch.device("cpu")
+
 
 def device_named(name: str) -> torch.device:
     """The device of that name (auto: a GPU if there is one). Raises InputError where there is no such device."""
@@ -33,13 +35,19 @@ def computed_on(device: torch.device) -> list[str]:
     return [f"computing on {described(device)}{plain}"]
 
 
-def sent(t: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the CPU on a device, for work that is ordered there from now on: nobody waits for that device.
+def is_real_gpu(device: torch.device) -> bool:
+    """Whether there is a GPU behind this device that can be asked, and has streams: a pretended one has none."""
+    return device.type == "cuda" and torch.cuda.is_initialized()
 
-    It may be changed at once: CUDA has a copy of what can be paged out when this returns. (The way back is another
-    matter: it has to be waited for.)
+
+def sent(t: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device. Where it goes there from the CPU, for work that is ordered from now on, nobody waits for
+    the device.
+
+    It may be changed at once: CUDA has a copy of what can be paged out when this returns. The way back is waited for:
+    a tensor of the CPU is read as soon as it is there.
     """
-    return t.to(device, non_blocking=True)
+    return t.to(device, non_blocking=t.device.type == "cpu")
 
 
 def finished(device: torch.device) -> None:

@@ -34,7 +34,7 @@ from halfmap.refinement.averaging_schedule import ClassPlan, ClassSchedule
 from halfmap.refinement.averaging_state import AveragingCourse, Classes2d
 from halfmap.refinement.class_averaging import Averaging, mean_mask
 from halfmap.refinement.held_images import held_images
-from halfmap.refinement.outputs import made_folder
+from halfmap.refinement.outputs import PROBABILITY, made_folder
 from halfmap.refinement.preflight import check_fits, inspect_images
 from halfmap.refinement.shared_work import share_cores
 from halfmap.refinement.told import tell
@@ -237,7 +237,7 @@ def _write(settings: Classes2dSettings, table: ParticleTable, grid: Grid, found:
         "rlnClassNumber": (poses.number + 1).numpy(),
         "rlnMaxValueProbDistribution": poses.weight.numpy(),
         "rlnLogLikeliContribution": poses.score.numpy(),
-        "halfmapParticleProbability": poses.present.numpy(),
+        PROBABILITY: poses.present.numpy(),
     }
     write_star(out / "particles.star", with_poses(table, poses.rotation, -poses.shift, extra=extra))
     _write_text(out / "settings.toml", to_toml(settings))

@@ -16,9 +16,9 @@ from halfmap.maps.grid import Grid
 from halfmap.particles.source import ParticleSource
 from halfmap.particles.star_text import numbers_of
 from halfmap.particles.table import Integers, ParticleTable
+from halfmap.refinement.outputs import PROBABILITY
 from halfmap.workflows.inspect_images import LOWPASS, low_passed
 from halfmap.workflows.projections import Projector
-from halfmap.workflows.select import PROBABILITY
 
 LEAST, MOST = 12, 6  # images shown of those that probably hold no particle, and of those that hold one for sure
 TAIL = 1.5  # frequency, over that of LOWPASS, beyond which nothing is left of a low-passed image

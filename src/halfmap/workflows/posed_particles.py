@@ -34,7 +34,7 @@ from halfmap.particles.table import ParticleTable
 from halfmap.refinement.grey_scale import on_grey_scale
 from halfmap.refinement.half_search import HALVES
 from halfmap.refinement.imaging_model import ImagingModel, band_batch
-from halfmap.refinement.outputs import CONTRAST
+from halfmap.refinement.outputs import CONTRAST, PROBABILITY
 from halfmap.refinement.schedule import Plan
 from halfmap.refinement.state import PoseTable, State
 from halfmap.refinement.tally import Residuals, Tally, noise_sources, shared, updated_noise
@@ -46,7 +46,6 @@ from halfmap.settings.refine import from_toml
 from halfmap.validation.fsc import GOLD_STANDARD, crossing_shell
 from halfmap.workflows.fixed_poses import finished_records
 from halfmap.workflows.half_map_pair import HalfMaps, read_half_maps
-from halfmap.workflows.select import PROBABILITY
 
 SAMPLE, LEAST_OF_GROUP = 500, 4  # images that noise is estimated from, and of each optics group at least
 SIZE_TOLERANCE = 1e-3  # relative, of pixel size and box length

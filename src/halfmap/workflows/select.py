@@ -14,11 +14,11 @@ from halfmap.errors import InputError
 from halfmap.particles.star import read_star, write_star
 from halfmap.particles.star_text import numbers_of, read_tables
 from halfmap.particles.table import ParticleTable
+from halfmap.refinement.outputs import PROBABILITY
 from halfmap.settings.particle_sets import run_folder, run_setting
 from halfmap.settings.resume import finished
 from halfmap.settings.select import SelectSettings, class_numbers
 
-PROBABILITY = "halfmapParticleProbability"
 REASON = "halfmapLeftOut"
 CLASS = "rlnClassNumber"
 LIKELY = 0.5  # probability of a particle that is asked for by default

@@ -29,7 +29,7 @@ from halfmap.particles.stack_files import StackFiles
 from halfmap.particles.star import write_star
 from halfmap.particles.table import ParticleTable, with_poses
 from halfmap.refinement.held_images import coarse_grid, held_images
-from halfmap.refinement.outputs import made_folder
+from halfmap.refinement.outputs import PROBABILITY, made_folder
 from halfmap.refinement.preflight import Inspected, ParticleInput, check_fits, inspect_images, read_particles
 from halfmap.refinement.shared_work import share_cores
 from halfmap.refinement.soft_em import ImagePoses, SoftTask, WhitenedImages
@@ -258,7 +258,7 @@ def _posed(table: ParticleTable, poses: ImagePoses, flip: bool) -> ParticleTable
     extra = {
         "rlnMaxValueProbDistribution": poses.weight.float().numpy(),
         "rlnLogLikeliContribution": poses.evidence.float().numpy(),
-        "halfmapParticleProbability": poses.present.float().numpy(),
+        PROBABILITY: poses.present.float().numpy(),
         "rlnClassNumber": poses.class_of.numpy() + 1,
     }
     return with_poses(table, rotations, -poses.shifts, None, extra)

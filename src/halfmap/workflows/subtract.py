@@ -34,12 +34,11 @@ from halfmap.particles.star import write_star
 from halfmap.particles.star_text import numbers_of
 from halfmap.particles.table import ParticleTable
 from halfmap.refinement.disk_space import check_room
-from halfmap.refinement.outputs import CONTRAST, made_folder
+from halfmap.refinement.outputs import CONTRAST, PROBABILITY, made_folder
 from halfmap.runtime.progress import counted
 from halfmap.settings.subtract import SubtractSettings
 from halfmap.workflows.consensus import Consensus, read_consensus, read_own_particles
 from halfmap.workflows.projections import Projector
-from halfmap.workflows.select import PROBABILITY
 from halfmap.workflows.windows import Windows, new_names
 
 RANGES = 8  # lines of the table of what was removed
