@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from halfmap.cli import refine as refine_command
+from halfmap.commands import refine as refine_command
+from halfmap.commands.done import Done
 from halfmap.errors import InputError
 from halfmap.geometry.rotations import random_rotations
 from halfmap.maps.grid import Grid
@@ -141,13 +142,13 @@ def test_a_map_in_another_frame_and_of_the_other_hand_is_recognised(blobs, mirro
 
 def test_refine_without_a_map_finds_one_first(project, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(refine_command, "found_by", lambda settings: asked.append(settings) or True)
+    monkeypatch.setattr(refine_command, "start", lambda settings: asked.append(settings) or Done(settings.out))
     settings = RefineSettings(project / "particles.star", 156.0, tmp_path / "run", symmetry="C4", voltage=200.0, seed=3)
     with_map = refine_command._with_map(settings)
     assert with_map.map == tmp_path / "run" / "start" / "map.mrc"
     assert (asked[0].symmetry, asked[0].voltage, asked[0].seed) == ("C4", 200.0, 3)
     assert asked[0].out == tmp_path / "run" / "start"
-    monkeypatch.setattr(refine_command, "found_by", lambda settings: False)
+    monkeypatch.setattr(refine_command, "start", lambda settings: Done(settings.out, succeeded=False))
     with pytest.raises(InputError, match="no starting map was found"):
         refine_command._with_map(settings)
 
