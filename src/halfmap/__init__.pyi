@@ -565,8 +565,8 @@ def expand(
 def fsc(
     half1: MapLike,
     half2: MapLike,
-    *,
     mask: MapLike | None = None,
+    *,
     voxel_size: float | None = None,
     diameter: float | None = None,
     out: PathLike | None = None,

@@ -263,7 +263,7 @@ def typed(value: object, kind: type, where: str) -> object:
     """
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if kind is Path and isinstance(value, str):
+    if kind is Path and isinstance(value, str | Path):
         return Path(value)
     if kind is tuple and isinstance(value, list) and all(isinstance(one, str) for one in value):
         return tuple(map(Path, value))

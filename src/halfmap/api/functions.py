@@ -54,14 +54,14 @@ def dressed(
     """The function with the name, the help and the signature that users and editors see."""
     call.__name__ = call.__qualname__ = name
     call.__module__ = "halfmap"
-    call.__doc__ = documented(said, wanted, gives)
+    call.__doc__ = _documented(said, wanted, gives)
     call.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [one.parameter() for one in wanted], return_annotation=gives)
     call.__annotations__ = {one.name: one.annotation for one in wanted} | {"return": gives}
     return call
 
 
-def documented(said: str, wanted: Sequence[Keyword], gives: type) -> str:
+def _documented(said: str, wanted: Sequence[Keyword], gives: type) -> str:
     """The text of the help: what the function does, each keyword in a line or a few, and what comes back."""
     lines = []
     for one in wanted:

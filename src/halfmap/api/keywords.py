@@ -118,7 +118,7 @@ def _plain(value: Any, kind: type) -> Any:
     """The value as one of Python's own types, where it stands for one."""
     if kind is Path and isinstance(value, os.PathLike):
         return Path(os.fspath(value))
-    if type(value).__name__ == "bool_":  # NumPy's, without importing it
+    if type(value).__module__ == "numpy" and type(value).__name__.startswith("bool"):
         value = bool(value)
     if isinstance(value, bool):
         return value

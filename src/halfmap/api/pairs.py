@@ -63,14 +63,14 @@ class RegularisedMaps:
         return filtered_html(self)
 
 
-def _with_arrays(wanted: list[Keyword]) -> list[Keyword]:
+def _with_arrays(command: str) -> list[Keyword]:
     """The keywords of a command on half maps, of which the maps may be arrays, whose voxel size is asked for."""
     changed = []
-    for one in wanted:
+    for one in keywords_for(command):
         if one.name in MAPS:
             kind = MapLike if one.required else MapLike | None
             one = Keyword(one.name, kind, one.default, one.meaning + "; an array [z, y, x], or a file",
-                          one.name != "mask")
+                          one.name != "mask" or command == "fsc")
         changed.append(one)
         if one.name == "mask":
             changed.append(VOXEL_SIZE)
@@ -80,7 +80,7 @@ def _with_arrays(wanted: list[Keyword]) -> list[Keyword]:
 def _regularise_keywords() -> list[Keyword]:
     """Those of the command; the method has its short name, and the folder need not be given."""
     changed = []
-    for one in _with_arrays(keywords_for("regularise")):
+    for one in _with_arrays("regularise"):
         if one.name == "regulariser":
             one = Keyword("method", one.annotation, one.default, one.meaning)
         elif one.name == "out":
@@ -91,7 +91,7 @@ def _regularise_keywords() -> list[Keyword]:
     return sorted(changed, key=lambda one: front.index(one.name) if one.name in front else len(front))
 
 
-FSC_KEYWORDS = _with_arrays(keywords_for("fsc"))
+FSC_KEYWORDS = _with_arrays("fsc")
 REGULARISE_KEYWORDS = _regularise_keywords()
 
 

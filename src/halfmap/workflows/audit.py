@@ -52,9 +52,9 @@ def run(settings: AuditSettings) -> Audit:
         first, unread = first_alike(seen.patterns, table, same), seen.unread
     found = audit(images_of(table, first, compared=not np.array_equal(first, named)), distance)
     lines = _summary(table, found, distance, same) + ([unread] if unread else [])
-    said = [f"{finding.kind}: {described(table, finding)}" for finding in found.findings]
-    terminal.tell_findings(*(Finding(text, text, "particles") for text in said))
-    lines += said
+    lines += [f"{one.kind}: {described(table, one)}" for one in found.findings]
+    terminal.tell_findings(*(Finding(one.name, described(table, one), "particles",
+                                     "note" if one.kind == "remark" else "warning") for one in found.findings))
     for line in lines:
         console.print(escape(line), soft_wrap=True)
     if settings.out is not None:
