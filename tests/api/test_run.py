@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -128,6 +130,21 @@ def test_what_a_callback_raises_stops_the_run_and_resume_gives_the_same_bits(
     assert done.finished
     whole = halfmap.refine(**few, out=tmp_path / "whole", batch=50)
     same_run(done.path, whole.path)
+
+
+def test_a_run_of_two_processes_stops_and_goes_on_and_leaves_the_program_as_it_was(
+    few: dict[str, Any], tmp_path: Path
+) -> None:
+    def stop(update: halfmap.ProgressUpdate) -> None:
+        if update.iteration == 2:
+            raise Enough
+
+    before = signal.getsignal(signal.SIGTERM), dict(os.environ)
+    with pytest.raises(Enough):
+        halfmap.refine(**few | {"threads": 2}, processes=2, out=tmp_path / "run", progress=stop)
+    assert (signal.getsignal(signal.SIGTERM), dict(os.environ)) == before
+    done = halfmap.resume(tmp_path / "run", processes=1)
+    assert done.finished and [one for one in done.log.splitlines() if "2 processes" in one]
 
 
 def test_commands_that_follow_take_a_run_and_give_what_they_wrote(

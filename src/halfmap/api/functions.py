@@ -20,6 +20,8 @@ from halfmap.commands.table import COMMANDS, REPEATED, Leaves, identifier, setti
 from halfmap.errors import InputError
 from halfmap.finding import Finding
 from halfmap.options import build, keywords_of, read_toml
+from halfmap.runtime import distributed
+from halfmap.runtime.interrupts import signals_kept
 from halfmap.runtime.terminal import Audience, Listener, heard_by
 
 WIDTH = 100
@@ -96,24 +98,28 @@ def listening(
     """Within the block a command is run for the function of this name. Gives the list that its findings come into.
 
     names: as in `in_python`; progress, verbose: as the caller gave them. An InputError names keywords, not options, and
-    the threads of torch are as many after the block as before.
+    what the process had of its own, threads of torch and signals, is after the block as before.
     """
     findings: list[Finding] = []
     with open(os.devnull, "w") as nothing, heard_by(Audience(None if verbose else nothing, progress, findings)):
         try:
-            with _own_threads():
+            with signals_kept(), _left_as_found():
                 yield findings
         except InputError as error:
             raise InputError(in_python(str(error), called, names)) from error
 
 
 @contextmanager
-def _own_threads() -> Iterator[None]:
-    """Threads that a command asks for are its own: torch, which the caller may use too, has as many as before."""
+def _left_as_found() -> Iterator[None]:
+    """A command's threads are its own: torch, which the caller may use too, has as many after the block as before. And
+    a command of several processes that fails leaves none of their connections."""
     import torch
 
     before = torch.get_num_threads()
     try:
         yield
+    except BaseException:
+        distributed.disband()
+        raise
     finally:
         torch.set_num_threads(before)

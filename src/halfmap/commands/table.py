@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
-from halfmap.commands.done import Done
+if TYPE_CHECKING:
+    from halfmap.commands.done import Done
 
 # What a command leaves: a run that iterates, a folder of other results, a particle file, or nothing but what it found.
 Leaves = Literal["run", "folder", "particles", "values"]

@@ -265,6 +265,14 @@ def joined(gpu: bool, advice: Callable[[], str]) -> Iterator[Ranks]:
     dist.destroy_process_group()
 
 
+def disband() -> None:
+    """Leave a job that ended with an error, in a program that goes on. One that ended well has been left already."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 @contextmanager
 def _reached() -> Iterator[None]:
     """Turn the error of a collective whose other process is gone into an InputError."""
