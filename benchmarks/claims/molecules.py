@@ -170,8 +170,8 @@ MOLECULES = {
         "--box", "72", "--apix", "2.4", "--snr", "0.022", "--hinge", f"{SWINGING}:10", *BELT,
         "--micelle-radius", "64")),
 }
-# As many particles as the sets of Punjani et al. 2020, at their sampling, with what makes real particles hard: contrasts
-# that differ (as the scale factors of a real cryoSPARC job do), one image in twenty of no whole particle, high defocus.
+# As many particles as the sets of Punjani et al. 2020, as finely sampled, and what makes real ones hard: contrasts that
+# differ (as the scale factors of a real cryoSPARC job do), one image in twenty of no whole particle, high defocus.
 REAL = (*BELT, "--contrast-sd", "0.25", "--junk", "0.05", "--defocus-min", "0.6", "--defocus-max", "2.4",
         "--dtype", "int8")
 PAPER_SCALE = {
