@@ -104,7 +104,7 @@ COMMANDS: dict[str, Command] = {
     "report": _command("write a run's report.html anew", "refine", "report_options", "run_report"),
 }
 
-SHARED = ("refine", "classify", "resume")  # commands that can run in several processes
+SHARED = ("refine", "classify", "resume", "start", "classes2d")  # commands that can run in several processes
 
 
 def parser_for(command: str | None) -> argparse.ArgumentParser:

@@ -29,7 +29,7 @@ def run_start(arguments: argparse.Namespace) -> int:
 
 
 def found_by(wanted: StartSettings) -> bool:
-    """Find a map, write its page, and say whether starts agree."""
+    """Find a map, write its page, and say whether starts agree. True in processes that only help the first."""
     settings = validated_start(wanted)
     from halfmap.report.pages.start import StartPage, write_start_page
     from halfmap.workflows.start import start
@@ -40,4 +40,4 @@ def found_by(wanted: StartSettings) -> bool:
 
     found = start(settings, report)
     print(f"Finished: {settings.out / 'report.html'}")
-    return found.succeeded
+    return found is None or found.succeeded

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+from dataclasses import replace
+
 from halfmap import __version__
 from halfmap.options import to_command
 from halfmap.options import to_toml as options_to_toml
@@ -12,7 +15,8 @@ from halfmap.settings.regularise import RegulariseSettings
 from halfmap.settings.start import StartSettings
 
 RunSettings = RefineSettings | ClassifySettings  # of runs that can be resumed
-Repeated = RunSettings | RegulariseSettings | StartSettings | Classes2dSettings
+SharedSettings = StartSettings | Classes2dSettings  # of commands that several processes share, and that go on
+Repeated = RunSettings | RegulariseSettings | SharedSettings
 NAMES = {RefineSettings: "refine", ClassifySettings: "classify", RegulariseSettings: "regularise",
          StartSettings: "start", Classes2dSettings: "classes2d"}
 
@@ -27,6 +31,11 @@ def to_toml(settings: Repeated) -> str:
 def command_line(settings: Repeated) -> str:
     """The command with these settings, however they were given."""
     return to_command(settings, _command(settings))
+
+
+def assistant_words(settings: SharedSettings, threads: int) -> list[str]:
+    """The words after ``halfmap`` by which another process of the same run begins, with so many threads of its own."""
+    return shlex.split(command_line(replace(settings, processes=0, threads=threads)))[1:]
 
 
 def _command(settings: Repeated) -> str:

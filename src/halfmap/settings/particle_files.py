@@ -39,7 +39,8 @@ class ParticleImageOptions(ParticleFileOptions):
     out: Path = field(metadata={
         "help": "folder for the results; made if absent", "short": "folder", "aliases": ("--o",)})
     threads: int = field(default=0, kw_only=True, metadata={
-        "help": "CPU threads, 0 for all cores", "at_least": 0, "aliases": ("--j",)})
+        "help": "CPU threads of the run on this machine, 0 for all cores; under torchrun, of each process",
+        "at_least": 0, "aliases": ("--j",)})
     device: str = field(default="auto", kw_only=True, metadata={
         "help": "where to compute; auto takes a GPU if there is one", "choices": ("auto", "cpu", "cuda")})
 

@@ -176,9 +176,11 @@ def _cost(table: ParticleTable, diameter: float, settings: InspectSettings) -> _
     padding, regulariser = settings.padding or 2, settings.regulariser or "uniform"
     demand, threads = demand_of(schedule, padding, image_box, batch, regulariser), kernels.thread_count()
     if device.type == "cpu":
-        outlook = Outlook(len(table), lambda count: planned(demand, allowance(settings.max_memory, count)))
-        layout, where = automatic(threads, outlook), f"on {threads} threads of {described(device)}"
-        plan = outlook.plan(layout.processes)
+        def each(processes: int) -> MemoryPlan:
+            return planned(demand, allowance(settings.max_memory, processes))
+
+        layout = automatic(threads, Outlook(len(table), each))
+        plan, where = each(layout.processes), f"on {threads} threads of {described(device)}"
     else:
         layout, where = Layout(1), f"on {described(device)}"
         plan = planned(demand, available_on(device, settings.max_memory), "memory")
