@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from halfmap.refinement.in_parts import memory_refused
 from halfmap.refinement.memory_limits import available_on
 from halfmap.refinement.refine import refine
 from halfmap.refinement.resume import resume
-from halfmap.runtime.device import computed_on
+from halfmap.runtime.device import computed_on, device_named
 from halfmap.runtime.distributed import joined
 from halfmap.settings.refine import RefineSettings
 from halfmap.settings.resume import ResumeSettings
@@ -35,7 +36,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
               "ss_steps": 3, "sums": "disk", "ewald": "auto"},
     "fixed": {"search": "fixed", "scale": "particle", "padding": 1, "flatten_solvent": False, "ewald": "positive"},
     "many": {"insertion": "gaussian", "posterior": "modes", "scale": "none", "join_halves": 40.0, "mask": "mask.mrc",
-             "regulariser": "sidesplitter", "batch": 7},
+             "regulariser": "sidesplitter", "batch": 7, "deterministic": True},
 }  # fmt: skip
 
 
@@ -104,9 +105,12 @@ def test_a_refinement_gives_the_same_bits_on_both(run, accelerator, plain_kernel
     assert len(found.seen) == len(expected.seen) == len(found.records)
     if name == "usual":
         assert [row["search"] for row in found.records] == ["burn-in", "global", "local", "final"]
+    log = (found.out / "log.txt").read_text()
+    assert ("in an order that repeats to the bit" in log) == ("deterministic" in OPTIONS[name])
     if name == "many":
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
         assert "improved with all images" in found.records[0]["crosses"]
-    assert "8.0 GB available; sums in memory" in (found.out / "log.txt").read_text()
+    assert "8.0 GB available; sums in memory" in log
 
 
 class Died(BaseException):
@@ -168,6 +172,14 @@ def test_a_run_says_which_gpu_it_computes_on_and_how_long_that_takes_is_measured
         done = run("cuda", "named", max_iterations=1)
     assert all(seconds > 0 for seconds in astuple(speed))
     assert "computing on pretended GPU (8 GB)" in (done.out / "log.txt").read_text()
+
+
+def test_only_work_on_a_gpu_is_asked_to_repeat(accelerator):
+    with accelerator():
+        for name, asked in (("cpu", False), ("cuda", True)):
+            device_named(name, deterministic=True)
+            assert torch.are_deterministic_algorithms_enabled() == asked
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_a_gpu_that_refuses_memory_is_told_from_one_that_fails():

@@ -54,6 +54,7 @@ __all__ = [
     "shell_products",
     "slope_sums",
     "soft_circles",
+    "sums_at",
     "symmetrise_",
     "thread_count",
     "weight_by_shell",
@@ -250,6 +251,17 @@ def shell_products(first: Tensor, second: Tensor, columns: Tensor) -> Tensor:
     shell_of = _shell_of(box)
     for_ranges(lambda i, j: correlate_planes(o, a, b, shell_of, c, i, j), box)
     return out.sum(dim=0)
+
+
+def sums_at(index: Tensor, values: Tensor, count: int) -> Tensor:
+    """Sums float64 [count] of values [..] by their index [..], int64 and below ``count``.
+
+    Beside torch.bincount it waits for no GPU, and repeats to the bit there where torch.use_deterministic_algorithms
+    asks for it.
+    """
+    if values.device.type != "cpu":
+        return reference.sums_at(index, values, count)
+    return torch.bincount(index.flatten(), values.double().flatten(), count)
 
 
 def weight_by_shell(sums: Tensor, padding: int, shells: int) -> tuple[Tensor, Tensor]:

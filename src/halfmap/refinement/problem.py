@@ -141,7 +141,7 @@ def prepared(
     """Read and check everything. Whatever can go wrong because of input goes wrong here, with an InputError. files:
     holds the image stacks that are open. classes: for which there is to be memory."""
     files = files or StackFiles()
-    device = device_named(settings.device)
+    device = device_named(settings.device, settings.deterministic)
     symmetry = symmetry_group(settings.symmetry)
     read = read_particles(particle_input(settings), files)
     table = read.table

@@ -244,7 +244,7 @@ def refine(settings: RefineSettings, report: Report | None = None) -> State:
 def run_of(kind: Kind, settings: RunSettings, report: Report | None = None) -> State:
     """Run what a command asks for, alone or in several processes, as `refine` does."""
     started = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
-    gpu = device_named(settings.device).type == "cuda"
+    gpu = device_named(settings.device, settings.deterministic).type == "cuda"
     layout = laid_out(settings.processes, settings.threads, gpu, partial(kind.outlook, settings))
     advice = partial(how_to_go_on, settings.out)
     assistant = command_line(replace(settings, processes=0, threads=layout.threads))

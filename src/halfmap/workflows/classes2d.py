@@ -79,7 +79,7 @@ def classes2d(settings: Classes2dSettings, report: Report | None = None) -> Clas
     InputError where the particles cannot be used, or are too few.
     """
     share_cores(settings.threads)
-    device = device_named(settings.device)
+    device = device_named(settings.device, settings.deterministic)
     began = time.perf_counter()
     kept = AveragingCheckpoints(settings, device)
     kept.check()

@@ -116,7 +116,7 @@ def start(settings: StartSettings, report: Report | None = None) -> StartingMap:
     called with its fields. Raises InputError for what a user can mend, before anything is written.
     """
     share_cores(settings.threads)
-    device = device_named(settings.device)
+    device = device_named(settings.device, settings.deterministic)
     name = canonical_name(settings.symmetry or "C1")
     kept = StartCheckpoints(settings, device)
     kept.check()
