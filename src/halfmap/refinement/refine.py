@@ -120,7 +120,7 @@ def em_step(problem: Problem, state: State, plan: Plan, following: em.Following)
     del mine, following  # they hold the sums of quarter sets, which are to go before the solve
     if problem.ranks.world > 1:
         watch.lap("gather")
-    with sums_put(problem.model.place or in_memory):
+    with sums_put(problem.model.place or in_memory, problem.model.bench):
         made = built(problem, outcome.statistics, seed_of(problem, state))
         halves, mask = made.halves, made.mask
         if not problem.keeps_quarters:

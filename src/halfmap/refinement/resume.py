@@ -125,7 +125,8 @@ def _planned_otherwise(course: Course, problem: Problem, checkpoints: Checkpoint
     """
     before, now = course.origin.limits, problem.limits
     changed = [words for words, other in ((f"{now.batch} images at once", now.batch != before.batch),
-                                          ("sums on disk", now.sums == "disk" != before.sums)) if other]
+                                          ("sums on disk", now.sums == "disk" != before.sums),
+                                          ("sums in the machine's memory", now.sums == "host" != before.sums)) if other]
     if not changed:
         return []
     again = f"; iteration {course.state.iteration + 1} starts anew" if checkpoints.within_iteration else ""

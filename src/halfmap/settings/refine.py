@@ -135,7 +135,8 @@ class RefineSettings(RegulariserOptions, ParticleFileOptions):
         "none": "what the machine and its limits leave", "advanced": True})
     sums: str = field(default="auto", metadata={
         "help": "where the sums of the map's transform lie: all in memory, or in files with one quarter set in memory "
-                "at a time; auto takes files where memory does not suffice",
+                "at a time; auto takes files where memory does not suffice, and for a GPU the machine's memory "
+                "first",
         "choices": ("auto", "memory", "disk"), "advanced": True})
     scratch: Path | None = field(default=None, metadata={
         "help": "folder for sums on disk, best on a fast disk of this machine", "short": "folder",
