@@ -151,6 +151,8 @@ KERNELS = {
         to(symmetry_group("C3")), 0.5, 4, 5.0),
     "shell_products": lambda to: kernels.shell_products(
         to(torch.fft.rfftn(noise(12, 12, 12))), to(torch.fft.rfftn(noise(12, 12, 12, seed=1))), to(torch.ones(7))),
+    "sums_at": lambda to: [kernels.sums_at(to(torch.arange(24).reshape(shape) % 5), to(noise(24).reshape(shape)), 6)
+                           for shape in ((24,), (2, 3, 4))],
     "soft_circles": lambda to: kernels.soft_circles(20, to(torch.tensor([5.0, 7.5])), 3.0,
                                                     to(torch.tensor([[9, 10], [4, 16]]))),
     "symmetrise_": lambda to: symmetric(to(half_sums())),

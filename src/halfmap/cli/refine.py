@@ -65,7 +65,7 @@ def _with_map(settings: RefineSettings) -> RefineSettings:
     found = found_by(StartSettings(
         settings.particles, settings.diameter, out, None if settings.symmetry == "C1" else settings.symmetry,
         threads=settings.threads, processes=min(settings.processes, StartSettings.starts),
-        device=settings.device, seed=settings.seed,
+        device=settings.device, deterministic=settings.deterministic, seed=settings.seed,
         **{f.name: getattr(settings, f.name) for f in fields(ParticleFileOptions)}))
     if not found:
         raise InputError(f"{out}: no starting map was found, and report.html there says why; give one with --map")

@@ -12,11 +12,14 @@ from halfmap.refinement.memory_plan import Demand, MemoryPlan, demand_of, planne
 from halfmap.refinement.schedule import Schedule
 from halfmap.runtime.memory import GIGABYTE, allowance
 
+HOST_SPARE = 2  # memory that cannot be paged out is given out in powers of two
+
 
 @dataclass(frozen=True)
 class MemoryLimits:
     """What a user allows. gigabytes: for all processes of a machine (None: what is free); sums: where the sums of the
-    map's transform lie, ``memory``, ``disk`` or ``auto``; batch: images worked on at once (0: automatic)."""
+    map's transform lie, ``memory``, ``disk``, ``auto``, or ``host``, the machine's memory, beside a GPU; batch: images
+    worked on at once (0: automatic)."""
 
     gigabytes: float | None = None
     sums: str = "auto"
@@ -25,7 +28,8 @@ class MemoryLimits:
     def under(self, plan: MemoryPlan) -> MemoryLimits:
         """The limits from which the same plan is made again, as long as it fits."""
         usual = plan.batch == plan.demand.batch
-        return replace(self, sums="disk" if plan.on_disk else self.sums, batch=self.batch if usual else plan.batch)
+        sums = self.sums if plan.place == "memory" else plan.place
+        return replace(self, sums=sums, batch=self.batch if usual else plan.batch)
 
 
 @dataclass(frozen=True)
@@ -49,10 +53,16 @@ def plan_memory(
     limits: MemoryLimits, source: ParticleSource, schedule: Schedule, method: SolveMethod, device: torch.device,
     processes: int = 1,
 ) -> MemoryPlan:  # fmt: skip
-    """The quickest way within the limits to refine these particles. processes: how many share the machine."""
+    """The quickest way within the limits to refine these particles. processes: how many share the machine.
+
+    Sums that a GPU does not hold go to files where the machine's memory does not hold them either.
+    """
     available = available_on(device, limits.gigabytes, processes)
-    demand = _demand(source, schedule, method)
-    return planned(demand, available, limits.sums if device.type == "cpu" else "memory")
+    demand = replace(_demand(source, schedule, method), gpu=device.type != "cpu")
+    plan = planned(demand, available, limits.sums)
+    if plan.place == "host" and limits.sums == "auto" and HOST_SPARE * plan.moved > allowance(None, processes):
+        return replace(plan, place="disk")
+    return plan
 
 
 def _demand(source: ParticleSource, schedule: Schedule, method: SolveMethod) -> Demand:

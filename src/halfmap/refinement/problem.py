@@ -53,7 +53,7 @@ from halfmap.regularisation.protocol import Regulariser
 from halfmap.runtime.device import computed_on, device_named
 from halfmap.runtime.distributed import ALONE, Ranks
 from halfmap.runtime.progress import Progress
-from halfmap.runtime.scratch import Scratch
+from halfmap.runtime.scratch import Scratch, on_host
 from halfmap.settings.commands import RunSettings
 from halfmap.settings.ctf_refine import fit_names
 from halfmap.settings.refine import RefineSettings
@@ -141,7 +141,7 @@ def prepared(
     """Read and check everything. Whatever can go wrong because of input goes wrong here, with an InputError. files:
     holds the image stacks that are open. classes: for which there is to be memory."""
     files = files or StackFiles()
-    device = device_named(settings.device)
+    device = device_named(settings.device, settings.deterministic)
     symmetry = symmetry_group(settings.symmetry)
     read = read_particles(particle_input(settings), files)
     table = read.table
@@ -266,11 +266,11 @@ def _described(
     schedule = _schedule_of(settings, grid, symmetry.cpu())
     memory = plan_memory(limits, source, schedule, _solve_of(settings, classes), device, ranks.on_machine)
     limits = limits.under(memory)
-    on_disk = limits.sums == "disk" and device.type == "cpu"
+    place = {"disk": Scratch(settings.scratch or settings.out / "checkpoint").keep, "host": on_host}.get(limits.sums)
     model = ImagingModel(
         grid.box, grid.pixel_size, symmetry, torch.empty(0), settings.padding, settings.scale != "none",
-        settings.insertion, Scratch(settings.scratch or settings.out / "checkpoint").keep if on_disk else None,
-        settings.null_hypothesis, memory.slices_room, ewald_sign(settings.ewald, source.table, grid),
+        settings.insertion, place, settings.null_hypothesis, memory.slices_room,
+        ewald_sign(settings.ewald, source.table, grid),
     )  # fmt: skip
     masking = Masking(grid, settings.diameter, method.mask, settings.flatten_solvent).to(device)
     problem = Problem(

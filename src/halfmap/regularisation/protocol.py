@@ -64,7 +64,7 @@ class HalfSets:
         part = self.sums[h][q].coarser(limit, box)
         if part is self.sums[h][q]:
             return part.finished(self.operators)
-        return part.put().finished_(self.operators)  # the coarser sums are a copy already, which may be used up
+        return part.held().finished_(self.operators)  # the coarser sums are a copy already, which may be used up
 
     def quarter_difference(self, h: int, limit: int, box: int, evened: bool = False) -> Tensor:
         """Map [z, y, x] of the first quarter set of half set h less that of the second.
@@ -108,7 +108,7 @@ class HalfSets:
 
 def _together(parts: tuple[Backprojection, ...]) -> Backprojection:
     """Sum of the parts, in new memory: the parts do not change."""
-    return reduce(add, parts) if len(parts) > 1 else replace(parts[0], sums=parts[0].sums.clone())
+    return reduce(add, parts) if len(parts) > 1 else parts[0].copied()
 
 
 def _averaged(statistics: tuple[Backprojection, ...], shell: int) -> tuple[Backprojection, ...]:

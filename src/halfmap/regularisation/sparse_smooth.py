@@ -174,6 +174,7 @@ class SparseSmooth:
     ) -> _HalfSet:
         """The problem of one half set. Without a previous map the descent starts from a plain map that is damped by the
         mean weight."""
+        sums = sums.on_bench()
         if previous is None:
             damped = torch.full((sums.limit + 1,), mean_weight(sums), dtype=torch.float64)
             start = support.cut(reconstruct(sums, damped))

@@ -17,6 +17,7 @@ from halfmap.settings.checks import (
     particle_file,
 )
 from halfmap.settings.given_optics import ImageOptions
+from halfmap.settings.particle_files import DETERMINISTIC
 from halfmap.settings.particle_sets import check_refinement
 from halfmap.settings.refine import RefineSettings, from_toml
 
@@ -61,6 +62,7 @@ class ClassifySettings(ImageOptions):
         "at_least": 0})
     device: str = field(default="auto", metadata={
         "help": "where to compute; auto takes a GPU if there is one", "choices": ("auto", "cpu", "cuda")})
+    deterministic: bool = field(default=False, metadata=DETERMINISTIC)
     regulariser: str = field(default="joined", metadata={
         "help": "what images of a class are compared with: one map of both its half sets, or that of their own half "
                 "set, by a Wiener filter of shells (uniform) or a local cut-off (nonuniform)",

@@ -10,6 +10,10 @@ from halfmap.errors import InputError
 from halfmap.settings.checks import check_cryosparc_only, check_one_state, check_readable
 from halfmap.settings.given_optics import ImageOptions
 
+DETERMINISTIC = {
+    "help": "on a GPU: add up in an order that repeats, so that the same command on the same machine gives the same "
+            "bits every time; on a CPU it does anyway", "advanced": True}
+
 
 @dataclass(frozen=True, kw_only=True)
 class ParticleFileOptions(ImageOptions):
@@ -43,6 +47,7 @@ class ParticleImageOptions(ParticleFileOptions):
         "at_least": 0, "aliases": ("--j",)})
     device: str = field(default="auto", kw_only=True, metadata={
         "help": "where to compute; auto takes a GPU if there is one", "choices": ("auto", "cpu", "cuda")})
+    deterministic: bool = field(default=False, kw_only=True, metadata=DETERMINISTIC)
 
 
 def check_particle_files(settings: ParticleFileOptions, paths: Mapping[str, Path]) -> None:

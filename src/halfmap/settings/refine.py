@@ -11,7 +11,7 @@ from halfmap.errors import InputError
 from halfmap.options import build, check_declared, read_toml
 from halfmap.settings.checks import absolute_paths, check_diameter, check_new_run, check_readable
 from halfmap.settings.ctf_refine import fit_names
-from halfmap.settings.particle_files import ParticleFileOptions, check_particle_files
+from halfmap.settings.particle_files import DETERMINISTIC, ParticleFileOptions, check_particle_files
 from halfmap.settings.regularisers import RegulariserOptions, check_options
 
 
@@ -47,6 +47,7 @@ class RefineSettings(RegulariserOptions, ParticleFileOptions):
                 "one for about 8 if there are 1,000 images and memory for each", "at_least": 0})
     device: str = field(default="auto", metadata={
         "help": "where to compute; auto takes a GPU if there is one", "choices": ("auto", "cpu", "cuda")})
+    deterministic: bool = field(default=False, metadata=DETERMINISTIC)
     max_resolution: float | None = field(default=None, metadata={
         "help": "never align on detail finer than this", "unit": "A", "above": 0, "none": "no limit",
         "advanced": True})
@@ -134,7 +135,8 @@ class RefineSettings(RegulariserOptions, ParticleFileOptions):
         "none": "what the machine and its limits leave", "advanced": True})
     sums: str = field(default="auto", metadata={
         "help": "where the sums of the map's transform lie: all in memory, or in files with one quarter set in memory "
-                "at a time; auto takes files where memory does not suffice",
+                "at a time; auto takes files where memory does not suffice, and for a GPU the machine's memory "
+                "first",
         "choices": ("auto", "memory", "disk"), "advanced": True})
     scratch: Path | None = field(default=None, metadata={
         "help": "folder for sums on disk, best on a fast disk of this machine", "short": "folder",

@@ -82,7 +82,7 @@ def classes2d(settings: Classes2dSettings, report: Report | None = None) -> Clas
     iteration that was finished, to the same bits. report: writes the page, and is called with its fields. Raises
     InputError where the particles cannot be used, or are too few.
     """
-    device = device_named(settings.device)
+    device = device_named(settings.device, settings.deterministic)
     gpu, began = device.type == "cuda", time.perf_counter()
     kept = AveragingCheckpoints(settings, device)
     layout = laid_out(settings.processes, settings.threads, gpu, partial(_outlook, settings))

@@ -183,7 +183,7 @@ def _cost(table: ParticleTable, diameter: float, settings: InspectSettings) -> _
         plan, where = each(layout.processes), f"on {threads} threads of {described(device)}"
     else:
         layout, where = Layout(1), f"on {described(device)}"
-        plan = planned(demand, available_on(device, settings.max_memory), "memory")
+        plan = planned(replace(demand, gpu=True), available_on(device, settings.max_memory))
     seconds = estimated_seconds(Task(len(table), image_box, padding, schedule, plan), measured_speed(threads, device))
     total = _duration(sum(seconds.values()))
     return _Cost(plan, seconds, [

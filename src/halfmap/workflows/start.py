@@ -119,7 +119,7 @@ def start(settings: StartSettings, report: Report | None = None) -> StartingMap 
     Where the same command was stopped, the starts that it had finished are taken up. report: writes the page, and is
     called with its fields. Raises InputError for what a user can mend, before anything is written.
     """
-    device = device_named(settings.device)
+    device = device_named(settings.device, settings.deterministic)
     gpu = device.type == "cuda"
     name = canonical_name(settings.symmetry or "C1")
     group = symmetry_group(name)
