@@ -15,7 +15,7 @@ and changes no bit.
 
 The solve holds the sums, those of the half sets, and at its worst one of three things: sums that are inverted (their
 ratio H, C, half as much again, and the half maps so far), the transforms of the FSC, or the regulariser's arrays
-(REGULARISER). The report comes after it. With sums on disk, only those that are being made are in memory.
+(`Need`, which it declares). The report comes after it. With sums on disk, only those that are being made are in memory.
 `benchmarks/claims/memory.py` measures the solve.
 """
 
@@ -31,6 +31,7 @@ from halfmap.fourier.transform import half_volume_extent
 from halfmap.kernels.reference_search import REFERENCES_AT_ONCE
 from halfmap.maps.masks import EXTEND, SOFT, SPHERE_EDGE
 from halfmap.refinement.schedule import Progressed, Schedule
+from halfmap.regularisation.declaration import Need
 from halfmap.regularisation.support import BEYOND
 from halfmap.runtime.memory import GIGABYTE
 
@@ -39,7 +40,6 @@ STATE_MAPS = 3  # references and mask
 CLASS_MAPS = 6  # of every further class, while others are made: half maps, what was made of them, mask
 RESULT_MAPS = 17  # of an iteration while its report is drawn, the isosurface among it
 CURVE_MAPS = 12  # half maps, mask, and transforms of half maps, masked and with random phases
-WITHOUT_QUARTERS = ("uniform", "cutoff", "local-fsc", "sidesplitter")
 PIECES = 4  # arrays of 2^24 values at most: more than pieces that are transformed together, of 2^20, take
 PER_PIXEL, PER_COEFFICIENT = 48, 80  # bytes of an image in a batch: read, masked, transformed; data, CTF, noise, sums
 PER_CURVED = 40  # more bytes of a coefficient on curved slices: the CTF a quarter of a turn on, both sides
@@ -50,30 +50,8 @@ PER_SHIFTED = 16  # bytes of a coefficient of an image at one of the shifts, in 
 SLICES_MOST = 0.5  # part of the memory that slices may take
 COARSER = 32  # times the slices of a grid for half the resolution are contained in those of a grid
 SPARE = 1.05  # what an allocator wastes
-
-
-@dataclass(frozen=True)
-class Need:
-    """What a regulariser holds at most, half maps and mask included.
-
-    maps: maps while it works on maps. inverting: maps while it inverts sums (0: it inverts none, unless they were
-    joined). within, within_inverting: for a regulariser that works in the cube that references are kept within, arrays
-    of that cube at the same times, beside BESIDE maps.
-    """
-
-    maps: int
-    inverting: int = 0
-    within: int = 0
-    within_inverting: int = 0
-
-
 BESIDE = 7  # maps while a regulariser works within the cube
 JOINED = 5  # maps while sums that were joined are inverted
-REGULARISER = {
-    "uniform": Need(5, 5), "nonuniform": Need(20, 9), "cutoff": Need(5), "local-fsc": Need(19),
-    "sidesplitter": Need(22), "sparse_smooth": Need(20, 9, 30, 1),
-    "sparse_smooth, strength chosen": Need(6, 7, 35, 6),
-}
 
 
 @dataclass(frozen=True)
@@ -82,10 +60,10 @@ class Demand:
 
     box, padding, limit: side, padding and last shell of the maps. image_box, batch: side of the largest images, and how
     many would be worked on at once; batch_given: whether there may be no more. rotations, grid_coefficients: of the
-    finest orientation grid, and scored on it. symmetric: whether there is a point group. regulariser: a key of
-    REGULARISER. joined: whether half maps share their low resolution. kept: side of the cube that references are kept
-    within, in voxels (0: the whole box). classes: maps that every image is compared with. curved: whether images are
-    inserted on curved slices.
+    finest orientation grid, and scored on it. symmetric: whether there is a point group. regulariser: its name.
+    need: what it holds. joined: whether half maps share their low resolution. kept: side of the cube that references
+    are kept within, in voxels (0: the whole box). classes: maps that every image is compared with. curved: whether
+    images are inserted on curved slices.
     """
 
     box: int
@@ -97,6 +75,7 @@ class Demand:
     grid_coefficients: int
     symmetric: bool
     regulariser: str
+    need: Need
     joined: bool = False
     kept: int = 0
     batch_given: bool = False
@@ -151,7 +130,7 @@ def gigabytes(count: float) -> str:
     return f"{count / GIGABYTE:.1f}" if count >= 0.1 * GIGABYTE else f"{count / GIGABYTE:.2f}"
 
 
-def demand_of(schedule: Schedule, padding: int, image_box: int, batch: int, regulariser: str) -> Demand:
+def demand_of(schedule: Schedule, padding: int, image_box: int, batch: int, regulariser: str, need: Need) -> Demand:
     """What this refinement asks for at its worst, with a mask of its own.
 
     image_box: side of the largest images in pixels; batch: how many are worked on at once.
@@ -162,7 +141,7 @@ def demand_of(schedule: Schedule, padding: int, image_box: int, batch: int, regu
         rotations, coefficients = len(search.grid), half_disc(search.grid_limit)
     return Demand(
         schedule.box, padding, schedule.finest_insert, image_box, batch, rotations, coefficients,
-        len(schedule.symmetry) > 1, regulariser,
+        len(schedule.symmetry) > 1, regulariser, need,
         kept=kept_within(schedule.diameter, schedule.pixel_size, schedule.box),
     )  # fmt: skip
 
@@ -170,11 +149,6 @@ def demand_of(schedule: Schedule, padding: int, image_box: int, batch: int, regu
 def half_disc(limit: float) -> int:
     """About the number of coefficients of an image up to a shell."""
     return math.ceil(0.5 * math.pi * (limit + 0.5) ** 2)
-
-
-def needs_of(regulariser: str, parameters: str = "") -> str:
-    """The key of a regulariser in REGULARISER. parameters: how the strength of sparse_smooth is set."""
-    return f"{regulariser}, strength chosen" if parameters in ("cross-validated", "published-code") else regulariser
 
 
 def kept_within(diameter: float, pixel_size: float, box: int) -> int:
@@ -251,7 +225,7 @@ def _batches(demand: Demand, slices: int) -> list[int]:
 def solve_stages(demand: Demand, on_disk: bool) -> dict[str, int]:
     """Bytes that the stages of a solve hold at their worst, without the program itself."""
     sums, volume, transforming = _sums(demand), 4 * demand.box**3, _transforming(demand)
-    need = REGULARISER[demand.regulariser]
+    need = demand.need
     half_maps = max(volume + transforming, CURVE_MAPS * volume)
     cube = 4 * min(demand.kept or demand.box, demand.box) ** 3
     solving, inverting = need.maps * volume, need.inverting or JOINED * demand.joined
@@ -264,7 +238,7 @@ def solve_stages(demand: Demand, on_disk: bool) -> dict[str, int]:
         added, kept, used, quarters = 2 if demand.joined else 1, 0, 0, 0
     else:
         added = kept = 7 if demand.symmetric else 6
-        quarters = 0 if demand.regulariser in WITHOUT_QUARTERS else 6 if demand.symmetric else 4
+        quarters = 0 if not need.quarters else 6 if demand.symmetric else 4
         used = quarters + 3
     further = demand.classes - 1
     state = (STATE_MAPS + (2 + CLASS_MAPS) * further) * volume
