@@ -59,7 +59,13 @@ def _fields(settings: object) -> tuple[Field, ...]:
     return tuple(f for f in every if getattr(settings, "REFINES", True) or not f.metadata.get("in_refinements"))
 
 
-def _value_types(cls: type) -> dict[str, type]:
+def _written(settings: object) -> list[Field]:
+    """The fields that are worth writing down: without those that a method ``left_out`` of the settings names."""
+    left_out = settings.left_out() if hasattr(settings, "left_out") else ()
+    return [f for f in _fields(settings) if f.name not in left_out]
+
+
+def value_types(cls: type) -> dict[str, type]:
     """The type of each field by name, without the ``None`` that may stand beside it."""
     plain = {}
     for name, hint in get_type_hints(cls).items():
@@ -70,7 +76,7 @@ def _value_types(cls: type) -> dict[str, type]:
 
 def add_options(parser: argparse.ArgumentParser, cls: type) -> None:
     """Add one option for each field to the parser. An option that the user does not give is not in the namespace."""
-    kinds = _value_types(cls)
+    kinds = value_types(cls)
     titles = ["settings", "settings with a good default"]
     titles += [f.metadata["group"] for f in _fields(cls) if "group" in f.metadata]
     groups = {title: parser.add_argument_group(title) for title in dict.fromkeys(titles)}
@@ -148,7 +154,7 @@ def build(cls: type[Settings], values: Mapping[str, Any]) -> Settings:
                if f.name not in values and f.default is dataclasses.MISSING]
     if missing:
         raise InputError(f"missing: {', '.join(missing)}; see --help")
-    kinds = _value_types(cls)
+    kinds = value_types(cls)
     chosen = {f.name: values[f.name] for f in fields if f.name in values}
     return cls(**{name: tuple(value) if kinds[name] is tuple else value for name, value in chosen.items()})
 
@@ -177,7 +183,7 @@ def check_declared(settings: object) -> None:
 def to_toml(settings: object, heading: str) -> str:
     """Every setting as TOML with comments. A setting that is ``None``, which TOML lacks, is commented out."""
     lines = [f"# {line}" for line in heading.splitlines()]
-    for field in _fields(settings):
+    for field in _written(settings):
         about, value = field.metadata, getattr(settings, field.name)
         remark = about["help"] + (f" [{about['unit']}]" if about.get("unit") else "")
         if about.get("choices"):
@@ -229,13 +235,16 @@ def toml_values(path: Path) -> dict[str, Any]:
 
 
 def read_toml(cls: type, path: Path) -> dict[str, Any]:
-    """The values in a TOML file, with the types of the fields of ``cls``.
+    """The values in a TOML file, with the types of the fields of ``cls``, whose method ``check_file``, if it has one,
+    sees them first.
 
     Raises InputError where the file cannot be read, a key is not a setting or has no effect, or a value has the wrong
     type.
     """
     found = toml_values(path)
-    kinds, here = _value_types(cls), {f.name for f in _fields(cls)}
+    if hasattr(cls, "check_file"):
+        cls.check_file(path, found)
+    kinds, here = value_types(cls), {f.name for f in _fields(cls)}
     values = {}
     for key, value in found.items():
         if key not in kinds:
@@ -273,7 +282,7 @@ class SettingRow(NamedTuple):
 def table(settings: object) -> dict[str, SettingRow]:
     """Every setting by name, as a report's table shows it."""
     rows = {}
-    for field in _fields(settings):
+    for field in _written(settings):
         about, value = field.metadata, getattr(settings, field.name)
         meaning = about["help"] + (f" ({about['reference']})" if about.get("reference") else "")
         unit = about.get("unit", "") if value is not None else ""

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from halfmap import __version__
-from halfmap.cli.command import chosen, settings_file
+from halfmap.cli.command import chosen, note_broken_plugs, settings_file
 from halfmap.options import add_options, table
 from halfmap.settings.classify import ClassifySettings, validated_classify
 from halfmap.settings.commands import command_line
 
 
 def classify_options(parser: argparse.ArgumentParser) -> None:
+    note_broken_plugs()
     settings_file(parser)
     add_options(parser, ClassifySettings)
     parser.usage = ("halfmap classify RUN --classes K --out folder [options]\n"

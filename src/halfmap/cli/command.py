@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
 from halfmap.options import Settings, build, read_toml
-from halfmap.settings.regularisers import RegulariserOptions
+from halfmap.runtime import distributed
+from halfmap.settings.regularisers import PLUGS, RegulariserOptions
 
 
 def settings_file(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +29,12 @@ def chosen(arguments: argparse.Namespace, settings: type[Settings]) -> Settings:
     """The settings from the command line, and those from the file of --settings for what it does not give."""
     values = read_toml(settings, arguments.settings) if arguments.settings else {}
     return build(settings, values | given(arguments, settings))
+
+
+def note_broken_plugs() -> None:
+    """Say in a line each which regularisers of other packages cannot be used. Nothing else depends on them."""
+    for broken in PLUGS.broken if distributed.speaks() else ():
+        print(f"halfmap: note: {broken.words()}", file=sys.stderr)
 
 
 def citing() -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from halfmap import __version__
-from halfmap.cli.command import chosen, citing, given, settings_file
+from halfmap.cli.command import chosen, citing, given, note_broken_plugs, settings_file
 from halfmap.options import add_options, build, table
 from halfmap.settings.analysis import (
     LocalResolutionSettings,
@@ -22,6 +22,7 @@ from halfmap.settings.regularise import RegulariseSettings, validated_pair
 
 
 def regularise_options(parser: argparse.ArgumentParser) -> None:
+    note_broken_plugs()
     settings_file(parser)
     add_options(parser, RegulariseSettings)
     parser.usage = "halfmap regularise --half1 half1.mrc --half2 half2.mrc --regulariser NAME --out folder [options]"

@@ -10,7 +10,7 @@ from typing import Any
 
 from halfmap import __version__
 from halfmap.cli.classify import class_reports
-from halfmap.cli.command import chosen, citing, given, settings_file
+from halfmap.cli.command import chosen, citing, given, note_broken_plugs, settings_file
 from halfmap.cli.relion import RELION_ALWAYS, RELION_NOTES, Note
 from halfmap.cli.start import found_by
 from halfmap.errors import InputError
@@ -25,6 +25,7 @@ from halfmap.settings.start import StartSettings
 
 
 def refine_options(parser: argparse.ArgumentParser) -> None:
+    note_broken_plugs()
     settings_file(parser)
     add_options(parser, RefineSettings)
     parser.add_argument(*RELION_ALWAYS, action="store_true", dest="relion_always", help=argparse.SUPPRESS)

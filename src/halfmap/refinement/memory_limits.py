@@ -10,6 +10,7 @@ import torch
 from halfmap.particles.source import ParticleSource
 from halfmap.refinement.memory_plan import Demand, MemoryPlan, demand_of, planned
 from halfmap.refinement.schedule import Schedule
+from halfmap.regularisation.declaration import Need
 from halfmap.runtime.memory import GIGABYTE, allowance
 
 HOST_SPARE = 2  # memory that cannot be paged out is given out in powers of two
@@ -36,12 +37,13 @@ class MemoryLimits:
 class SolveMethod:
     """What decides the memory of a solve beside its grid.
 
-    regulariser: as memory_plan.REGULARISER names it; padding: of the reference; joined: whether half maps share their
+    regulariser: its name; need: what it holds; padding: of the reference; joined: whether half maps share their
     low resolution; mask_anywhere: whether references are kept within a mask that may lie anywhere in the box; classes:
     how many there are; ewald: as the settings say, whether images are inserted on curved slices.
     """
 
     regulariser: str
+    need: Need
     padding: int
     joined: bool = False
     mask_anywhere: bool = False
@@ -70,7 +72,7 @@ def _demand(source: ParticleSource, schedule: Schedule, method: SolveMethod) -> 
     largest = max(range(len(table.optics)), key=lambda g: table.optics[g].box)
     usual = min(len(table), source.batch_size(largest))
     demand = demand_of(
-        schedule, method.padding, image_box=table.optics[largest].box, batch=usual, regulariser=method.regulariser
+        schedule, method.padding, table.optics[largest].box, usual, method.regulariser, method.need
     )
     # The band of an image whose box is longer than the reference's has more coefficients up to the same resolution.
     longer = max(optics.box_length for optics in table.optics) / (schedule.box * schedule.pixel_size)

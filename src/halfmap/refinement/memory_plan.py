@@ -15,7 +15,7 @@ and changes no bit.
 
 The solve holds the sums, those of the half sets, and at its worst one of three things: sums that are inverted (their
 ratio H, C, half as much again, and the half maps so far), the transforms of the FSC, or the regulariser's arrays
-(REGULARISER). The report comes after it. With sums on disk, only those that are being made are in memory.
+(`Need`, which it declares). The report comes after it. With sums on disk, only those that are being made are in memory.
 `benchmarks/claims/memory.py` measures the solve.
 
 On a GPU its own memory is counted. Sums that do not fit there lie in the machine's memory, or in files, and the GPU
@@ -35,6 +35,7 @@ from halfmap.fourier.transform import half_volume_extent
 from halfmap.kernels.reference_search import REFERENCES_AT_ONCE
 from halfmap.maps.masks import EXTEND, SOFT, SPHERE_EDGE
 from halfmap.refinement.schedule import Progressed, Schedule
+from halfmap.regularisation.declaration import Need
 from halfmap.regularisation.support import BEYOND
 from halfmap.runtime.memory import GIGABYTE
 
@@ -43,7 +44,6 @@ STATE_MAPS = 3  # references and mask
 CLASS_MAPS = 6  # of every further class, while others are made: half maps, what was made of them, mask
 RESULT_MAPS = 17  # of an iteration while its report is drawn, the isosurface among it
 CURVE_MAPS = 12  # half maps, mask, and transforms of half maps, masked and with random phases
-WITHOUT_QUARTERS = ("uniform", "cutoff", "local-fsc", "sidesplitter")
 PIECES = 4  # arrays of 2^24 values at most: more than pieces that are transformed together, of 2^20, take
 PER_PIXEL, PER_COEFFICIENT = 48, 80  # bytes of an image in a batch: read, masked, transformed; data, CTF, noise, sums
 PER_CURVED = 40  # more bytes of a coefficient on curved slices: the CTF a quarter of a turn on, both sides
@@ -56,30 +56,8 @@ COARSER = 32  # times the slices of a grid for half the resolution are contained
 SYMMETRISING = 6
 WHOLE = 1 << 31
 SPARE = 1.05  # what an allocator wastes
-
-
-@dataclass(frozen=True)
-class Need:
-    """What a regulariser holds at most, half maps and mask included.
-
-    maps: maps while it works on maps. inverting: maps while it inverts sums (0: it inverts none, unless they were
-    joined). within, within_inverting: for a regulariser that works in the cube that references are kept within, arrays
-    of that cube at the same times, beside BESIDE maps.
-    """
-
-    maps: int
-    inverting: int = 0
-    within: int = 0
-    within_inverting: int = 0
-
-
 BESIDE = 7  # maps while a regulariser works within the cube
 JOINED = 5  # maps while sums that were joined are inverted
-REGULARISER = {
-    "uniform": Need(5, 5), "nonuniform": Need(20, 9), "cutoff": Need(5), "local-fsc": Need(19),
-    "sidesplitter": Need(22), "sparse_smooth": Need(20, 9, 30, 1),
-    "sparse_smooth, strength chosen": Need(6, 7, 35, 6),
-}
 
 
 @dataclass(frozen=True)
@@ -88,10 +66,10 @@ class Demand:
 
     box, padding, limit: side, padding and last shell of the maps. image_box, batch: side of the largest images, and how
     many would be worked on at once; batch_given: whether there may be no more. rotations, grid_coefficients: of the
-    finest orientation grid, and scored on it. symmetric: whether there is a point group. regulariser: a key of
-    REGULARISER. joined: whether half maps share their low resolution. kept: side of the cube that references are kept
-    within, in voxels (0: the whole box). classes: maps that every image is compared with. curved: whether images are
-    inserted on curved slices. gpu: whether it is the memory of a GPU.
+    finest orientation grid, and scored on it. symmetric: whether there is a point group. regulariser: its name.
+    need: what it holds. joined: whether half maps share their low resolution. kept: side of the cube that references
+    are kept within, in voxels (0: the whole box). classes: maps that every image is compared with. curved: whether
+    images are inserted on curved slices. gpu: whether it is the memory of a GPU.
     """
 
     box: int
@@ -103,6 +81,7 @@ class Demand:
     grid_coefficients: int
     symmetric: bool
     regulariser: str
+    need: Need
     joined: bool = False
     kept: int = 0
     batch_given: bool = False
@@ -169,7 +148,7 @@ def gigabytes(count: float) -> str:
     return f"{count / GIGABYTE:.1f}" if count >= 0.1 * GIGABYTE else f"{count / GIGABYTE:.2f}"
 
 
-def demand_of(schedule: Schedule, padding: int, image_box: int, batch: int, regulariser: str) -> Demand:
+def demand_of(schedule: Schedule, padding: int, image_box: int, batch: int, regulariser: str, need: Need) -> Demand:
     """What this refinement asks for at its worst, with a mask of its own.
 
     image_box: side of the largest images in pixels; batch: how many are worked on at once.
@@ -180,7 +159,7 @@ def demand_of(schedule: Schedule, padding: int, image_box: int, batch: int, regu
         rotations, coefficients = len(search.grid), half_disc(search.grid_limit)
     return Demand(
         schedule.box, padding, schedule.finest_insert, image_box, batch, rotations, coefficients,
-        len(schedule.symmetry) > 1, regulariser,
+        len(schedule.symmetry) > 1, regulariser, need,
         kept=kept_within(schedule.diameter, schedule.pixel_size, schedule.box),
     )  # fmt: skip
 
@@ -188,11 +167,6 @@ def demand_of(schedule: Schedule, padding: int, image_box: int, batch: int, regu
 def half_disc(limit: float) -> int:
     """About the number of coefficients of an image up to a shell."""
     return math.ceil(0.5 * math.pi * (limit + 0.5) ** 2)
-
-
-def needs_of(regulariser: str, parameters: str = "") -> str:
-    """The key of a regulariser in REGULARISER. parameters: how the strength of sparse_smooth is set."""
-    return f"{regulariser}, strength chosen" if parameters in ("cross-validated", "published-code") else regulariser
 
 
 def kept_within(diameter: float, pixel_size: float, box: int) -> int:
@@ -271,7 +245,7 @@ def solve_stages(demand: Demand, apart: bool) -> dict[str, int]:
     """Bytes that the stages of a solve hold at their worst, without the program itself. apart: whether sums lie
     elsewhere."""
     sums, volume, transforming = _sums(demand), 4 * demand.box**3, _transforming(demand)
-    need = REGULARISER[demand.regulariser]
+    need = demand.need
     half_maps = max(volume + transforming, CURVE_MAPS * volume)
     cube = 4 * min(demand.kept or demand.box, demand.box) ** 3
     solving, inverting = need.maps * volume, need.inverting or JOINED * demand.joined
@@ -281,13 +255,12 @@ def solve_stages(demand: Demand, apart: bool) -> dict[str, int]:
         held = max(inverting * volume, BESIDE * volume + need.within_inverting * cube if need.within else 0)
         solving = max(solving, held + transforming)
     extra = SYMMETRISING if demand.gpu else 1
-    quartered = demand.regulariser not in WITHOUT_QUARTERS
-    quarters = (6 if demand.symmetric else 4) * quartered
+    quarters = (6 if demand.symmetric else 4) * need.quarters
     if not apart:
         added = kept = 6 + extra * demand.symmetric
         used = quarters + 3
     elif demand.gpu:  # copies of what is worked on: a half set, or the quarter sets that are compared
-        added, kept, used = 1 + extra * demand.symmetric, 1, 1 + quartered + extra * (demand.symmetric and quartered)
+        added, kept, used = 1 + extra * demand.symmetric, 1, 1 + need.quarters + extra * (demand.symmetric and need.quarters)
     else:  # one set of sums is made at a time, and in a file before the next
         added, kept, used, quarters = 2 if demand.joined else 1, 0, 0, 0
     further = demand.classes - 1

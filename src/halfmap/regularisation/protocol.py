@@ -151,7 +151,11 @@ class Solution:
 
 
 class Regulariser(Protocol):
-    """A published method: its name, what crosses between half sets, and how references are made."""
+    """A published method: its name, what crosses between half sets, and how references are made.
+
+    It works where its input is (a GPU, if the maps are there), and its result repeats for the same input. What it
+    remembers is kept in checkpoints: numbers, text and tensors, in lists, tuples and dictionaries.
+    """
 
     @property
     def name(self) -> str:
@@ -159,7 +163,8 @@ class Regulariser(Protocol):
 
     @property
     def crosses(self) -> str:
-        """What passes from one half set to the other, in words."""
+        """What passes from one half set to the other, in words, parts divided by commas. Where it is more than figures
+        by shell and the solvent mask, so that the half maps' FSC is no test any more, it says ``(a leak)``."""
 
     def solve(self, halves: HalfSets, mask: Tensor, memory: dict[str, Any]) -> Solution:
         """Regularised references from the statistics of both half sets; mask [z, y, x] in [0, 1]."""
@@ -167,6 +172,17 @@ class Regulariser(Protocol):
 
     def filter_pair(self, pair: MapPair, mask: Tensor) -> Solution:
         """The same for two finished half maps, outside any refinement: both of them and a joined map, filtered."""
+        ...
+
+
+class OneHalf(Protocol):
+    """A regulariser that can also make the map of one half set from its sums, as RELION hands them over."""
+
+    def alone(self, sums: Backprojection, pixel_size: float, previous: Tensor | None) -> Tensor:
+        """The map [z, y, x] of one half set.
+
+        pixel_size: in angstrom. previous [z, y, x]: the map of the last iteration, if there is one.
+        """
         ...
 
 

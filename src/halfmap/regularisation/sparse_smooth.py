@@ -230,6 +230,14 @@ def _published_judge(other: Backprojection, curve: Tensor, support: Support) -> 
 
 
 @dataclass(frozen=True)
+class Joined(SparseSmooth):
+    """OPUS-SSRI and non-uniform refinement in one: strengths by place, under a name of its own."""
+
+    parameters: str = "local"
+    name: str = "joined"
+
+
+@dataclass(frozen=True)
 class _HalfSet:
     """The problem of a half set, and how far it is solved.
 

@@ -12,6 +12,7 @@ from halfmap.settings.classes2d import Classes2dSettings
 from halfmap.settings.classify import ClassifySettings
 from halfmap.settings.refine import RefineSettings
 from halfmap.settings.regularise import RegulariseSettings
+from halfmap.settings.regularisers import package_of
 from halfmap.settings.start import StartSettings
 
 RunSettings = RefineSettings | ClassifySettings  # of runs that can be resumed
@@ -23,9 +24,10 @@ NAMES = {RefineSettings: "refine", ClassifySettings: "classify", RegulariseSetti
 
 def to_toml(settings: Repeated) -> str:
     """The text of ``settings.toml``. It is complete, so that the command with ``--settings`` repeats the run."""
-    command = _command(settings)
+    command, package = _command(settings), package_of(getattr(settings, "regulariser", ""))
+    whose = f"\n--regulariser {settings.regulariser} is of the package {package}." if package else ""  # type: ignore[union-attr]
     return options_to_toml(settings, f"Settings of {command}, version {__version__}. Repeat it with\n"
-                                     f"    {command} --settings settings.toml --out NEW_FOLDER")
+                                     f"    {command} --settings settings.toml --out NEW_FOLDER{whose}")
 
 
 def command_line(settings: Repeated) -> str:

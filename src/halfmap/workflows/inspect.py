@@ -45,6 +45,7 @@ from halfmap.runtime.memory import allowance
 from halfmap.settings.inspect import InspectSettings
 from halfmap.settings.particle_sets import check_refinement
 from halfmap.settings.refine import RefineSettings, from_toml
+from halfmap.settings.regularisers import RegulariserOptions, need_of
 from halfmap.validation.halfset_leaks import leaks
 from halfmap.workflows.inspect_images import Looked, look
 from halfmap.workflows.inspect_words import Fact, flat_slices_fact, image_facts, image_faults, image_notes, table_facts
@@ -174,7 +175,8 @@ def _cost(table: ParticleTable, diameter: float, settings: InspectSettings) -> _
     largest = int(np.argmax([one.box for one in table.optics]))
     image_box, batch = table.optics[largest].box, min(len(table), source.batch_size(largest))
     padding, regulariser = settings.padding or 2, settings.regulariser or "uniform"
-    demand, threads = demand_of(schedule, padding, image_box, batch, regulariser), kernels.thread_count()
+    need = need_of(RegulariserOptions(regulariser=regulariser))
+    demand, threads = demand_of(schedule, padding, image_box, batch, regulariser, need), kernels.thread_count()
     if device.type == "cpu":
         def each(processes: int) -> MemoryPlan:
             return planned(demand, allowance(settings.max_memory, processes))
