@@ -17,6 +17,7 @@ from typing import Any
 
 EVERY = 10.0  # seconds
 LENGTH = 1000  # bytes: always as many, so that the file never ends in what was longer before
+MOST = 10**15  # of anything that is counted, seconds among them
 LONGEST_NAME = 300  # bytes that say who it is
 
 
@@ -65,6 +66,7 @@ class Heartbeat:
         """What is done from now on."""
         with self._counting:
             self._work = work
+        self.write()
 
     def advance(self, count: int) -> None:
         """Count more things as done. May be called from any thread."""
@@ -76,7 +78,7 @@ class Heartbeat:
         """Write how far it is, in the place of what stood there."""
         work = self._work
         told = {"title": work.title[:200], "done": work.done, "total": work.total, "before": work.before,
-                "began": round(work.began, 1)}
+                "began": int(work.began)}
         text = f"{self._who}\n{json.dumps(told)}"
         with suppress(OSError):
             os.pwrite(self._file, text.encode().ljust(LENGTH)[:LENGTH], 0)
@@ -124,7 +126,9 @@ def told(content: bytes) -> Told:
 def _work(text: str) -> Work:
     try:
         read: Any = json.loads(text)
-        return Work(str(read["title"]), int(read["done"]), int(read["total"]), int(read["before"]),
-                    float(read["began"]))
+        counts = [int(read[name]) for name in ("done", "total", "before", "began")]
+        if not all(0 <= one < MOST for one in counts):
+            return Work()
+        return Work(str(read["title"]), *counts)
     except (ValueError, KeyError, TypeError, OverflowError):
         return Work()
