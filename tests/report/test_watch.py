@@ -251,7 +251,7 @@ def test_the_command_says_where_it_is_and_ends_quietly(tmp_path: Path, capsys) -
         said = capsys.readouterr()
         assert said.out == "" and said.err.count("\n") == 1 and f"--port {port}: cannot be used" in said.err
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=60)
         assert (process.returncode, err) == (0, "")
 
 
