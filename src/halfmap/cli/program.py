@@ -96,6 +96,9 @@ COMMANDS: dict[str, Command] = {
     "tune-ssri": _command(
         "parameters of the sparse_smooth regulariser, searched for on part of a run's particles",
         "tune", "tune_ssri_options", "run_tune_ssri"),
+    "watch": _command(
+        "show all runs below a folder in a browser, as they go on",
+        "watch", "watch_options", "run_watch"),
     "deposit": _command(
         "files for an EMDB entry: maps, mask, FSC, image and summary",
         "deposit", "deposit_options", "run_deposit"),

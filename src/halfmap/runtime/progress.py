@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TextIO
 
+from halfmap.runtime import heartbeat
+
 # Head and width of each column of the table.
 COLUMNS = (
     ("iter", 5),
@@ -64,6 +66,7 @@ class Progress:
         done before the run was stopped.
         """
         self._clear()
+        heartbeat.begin(f"iteration {number}, {stage}", total_particles, done)
         if self._live is None:
             return
         reach = f" to {band:.1f} Å" if _finite(band) else ""
@@ -73,6 +76,7 @@ class Progress:
 
     def advance(self, count: int = 1) -> None:
         """Count more particles as done. May be called from any thread."""
+        heartbeat.advance(count)
         if self._task is not None:
             self._live.advance(self._task, count)
 
@@ -111,12 +115,18 @@ class Progress:
 def counted(title: str, total: int, stream: TextIO | None = None) -> Iterator[Callable[[int], None]]:
     """A bar with a title while the block lasts, on a terminal only. Gives what counts further things, of ``total``."""
     stream = stream if stream is not None else sys.stdout
+    heartbeat.begin(title, total)
     if not _is_terminal(stream):
-        yield lambda count: None
+        yield heartbeat.advance
         return
     with _rich_progress(stream) as live:
         task = live.add_task(title, total=total, reached="")
-        yield lambda count: live.advance(task, count)
+
+        def advance(count: int) -> None:
+            heartbeat.advance(count)
+            live.advance(task, count)
+
+        yield advance
 
 
 def _is_terminal(stream: TextIO) -> bool:
