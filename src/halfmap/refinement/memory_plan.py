@@ -260,7 +260,8 @@ def solve_stages(demand: Demand, apart: bool) -> dict[str, int]:
         added = kept = 6 + extra * demand.symmetric
         used = quarters + 3
     elif demand.gpu:  # copies of what is worked on: a half set, or the quarter sets that are compared
-        added, kept, used = 1 + extra * demand.symmetric, 1, 1 + need.quarters + extra * (demand.symmetric and need.quarters)
+        both = 1 + extra * demand.symmetric
+        added, kept, used = both, 1, 1 + need.quarters * both
     else:  # one set of sums is made at a time, and in a file before the next
         added, kept, used, quarters = 2 if demand.joined else 1, 0, 0, 0
     further = demand.classes - 1
