@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from halfmap.cli import refine as refine_command
+from halfmap.commands import refine as refine_command
+from halfmap.commands.done import Done
 from halfmap.errors import InputError
 from halfmap.geometry.rotations import random_rotations
 from halfmap.maps.grid import Grid
@@ -143,7 +144,7 @@ def test_a_map_in_another_frame_and_of_the_other_hand_is_recognised(blobs, mirro
 
 def test_refine_without_a_map_finds_one_first(project, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(refine_command, "found_by", lambda settings: asked.append(settings) or True)
+    monkeypatch.setattr(refine_command, "start", lambda settings: asked.append(settings) or Done(settings.out))
     settings = RefineSettings(project / "particles.star", 156.0, tmp_path / "run", symmetry="C4", voltage=200.0, seed=3,
                               processes=20)
     with_map = refine_command._with_map(settings)
@@ -151,7 +152,7 @@ def test_refine_without_a_map_finds_one_first(project, tmp_path, monkeypatch):
     assert (asked[0].symmetry, asked[0].voltage, asked[0].seed) == ("C4", 200.0, 3)
     assert asked[0].processes == asked[0].starts == 8  # more have nothing to do
     assert asked[0].out == tmp_path / "run" / "start"
-    monkeypatch.setattr(refine_command, "found_by", lambda settings: False)
+    monkeypatch.setattr(refine_command, "start", lambda settings: Done(settings.out, succeeded=False))
     with pytest.raises(InputError, match="no starting map was found"):
         refine_command._with_map(settings)
 

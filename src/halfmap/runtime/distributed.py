@@ -274,6 +274,14 @@ def _next(what: str) -> int:
         return int(_store().add(f"count {what}", 1)) - 1
 
 
+def disband() -> None:
+    """Leave a job that ended with an error, in a program that goes on. One that ended well has been left already."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 @contextmanager
 def _reached() -> Iterator[None]:
     """Turn the error of a collective whose other process is gone into an InputError."""

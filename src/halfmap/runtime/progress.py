@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TextIO
 
-from halfmap.runtime import heartbeat
+from halfmap.runtime import terminal
 
 # Head and width of each column of the table.
 COLUMNS = (
@@ -34,7 +34,8 @@ class Progress:
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = stream if stream is not None else sys.stdout
+        self._stream = stream or terminal.stream() or sys.stdout
+        self._pace: terminal.Pace | None = None
         self._live: Any = _rich_progress(self._stream) if _is_terminal(self._stream) else None
         self._task: Any = None
         self._lines = 0
@@ -66,7 +67,7 @@ class Progress:
         done before the run was stopped.
         """
         self._clear()
-        heartbeat.begin(f"iteration {number}, {stage}", total_particles, done)
+        self._pace = terminal.Pace(stage, total_particles, number, resolution if _finite(resolution) else None, done)
         if self._live is None:
             return
         reach = f" to {band:.1f} Å" if _finite(band) else ""
@@ -76,9 +77,10 @@ class Progress:
 
     def advance(self, count: int = 1) -> None:
         """Count more particles as done. May be called from any thread."""
-        heartbeat.advance(count)
         if self._task is not None:
             self._live.advance(self._task, count)
+        if self._pace is not None:
+            self._pace.advance(count)
 
     def finish_iteration(self, record: Mapping[str, Any]) -> None:
         """End the bar and print the iteration's line of the table, with the column heads above every twentieth line."""
@@ -87,6 +89,10 @@ class Progress:
             self._print("".join(name.rjust(width) for name, width in COLUMNS), "dim")
         self._lines += 1
         self._print(_record_line(record))
+        pace, self._pace = self._pace, None
+        if pace is not None:
+            reached: Any = record.get("resolution_A")
+            pace.finish(float(reached) if _finite(reached) else None)
 
     def notice(self, text: str) -> None:
         """Print a message above the bar."""
@@ -114,17 +120,17 @@ class Progress:
 @contextmanager
 def counted(title: str, total: int, stream: TextIO | None = None) -> Iterator[Callable[[int], None]]:
     """A bar with a title while the block lasts, on a terminal only. Gives what counts further things, of ``total``."""
-    stream = stream if stream is not None else sys.stdout
-    heartbeat.begin(title, total)
+    stream = stream or terminal.stream() or sys.stdout
+    pace = terminal.Pace(title, total)
     if not _is_terminal(stream):
-        yield heartbeat.advance
+        yield pace.advance
         return
     with _rich_progress(stream) as live:
         task = live.add_task(title, total=total, reached="")
 
         def advance(count: int) -> None:
-            heartbeat.advance(count)
             live.advance(task, count)
+            pace.advance(count)
 
         yield advance
 

@@ -12,11 +12,16 @@ from halfmap.settings.checks import absolute_paths, check_new_folder, check_read
 from halfmap.settings.regularisers import RegulariserOptions, as_one_name, check_options
 
 
-@dataclass(frozen=True)
-class RegulariseSettings(RegulariserOptions):
-    """Settings of ``halfmap regularise``."""
+class FilterOptions(RegulariserOptions):
+    """The method and its options, without those that have an effect only in refinements."""
 
     REFINES: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class RegulariseSettings(FilterOptions):
+    """Settings of ``halfmap regularise``."""
+
     half1: Path = field(metadata={
         "help": "raw half map, unfiltered and unmasked", "short": "half1.mrc", "aliases": ("--i",)})
     out: Path = field(metadata={

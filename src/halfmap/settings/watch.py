@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,10 +12,13 @@ from halfmap.options import check_declared
 MOST_PORT = 65535
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WatchSettings:
-    """Settings of ``halfmap watch``, except for the folders."""
+    """Settings of ``halfmap watch``."""
 
+    folders: tuple[Path, ...] = field(metadata={
+        "help": "folders of runs, or with runs below them; links to other folders are not followed",
+        "short": "RUN|FOLDER", "positional": True})
     port: int | None = field(default=None, metadata={
         "help": "port that the pages are served at", "at_least": 1, "none": "the first free one from 8642"})
     host: str = field(default="127.0.0.1", metadata={
@@ -27,17 +29,19 @@ class WatchSettings:
         "short": "name", "several": True})
 
 
-def validated_watch(folders: Sequence[Path], settings: WatchSettings) -> tuple[list[Path], WatchSettings]:
-    """Check folders and settings, and make paths absolute. A folder given twice counts once.
+def validated_watch(settings: WatchSettings) -> WatchSettings:
+    """Check the settings, and make paths absolute. A folder given twice counts once.
 
-    Raises InputError for a folder that is none, and a port that does not exist.
+    Raises InputError where no folder is given, for a folder that is none, and for a port that does not exist.
     """
     check_declared(settings)
     if settings.port is not None and settings.port > MOST_PORT:
         raise InputError(f"--port {settings.port}: must be at most {MOST_PORT}")
-    found = [folder.expanduser().absolute() for folder in folders]
+    if not settings.folders:
+        raise InputError("missing: the folder of a run, or one with runs below it; see halfmap watch --help")
+    found = [folder.expanduser().absolute() for folder in settings.folders]
     for folder in found:
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder; give the folder of a run, or one with runs below it")
     names = " ".join(name.lower().rstrip(".") for name in settings.allow_host.split())
-    return list(dict.fromkeys(found)), dataclasses.replace(settings, allow_host=names)
+    return dataclasses.replace(settings, folders=tuple(dict.fromkeys(found)), allow_host=names)

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.markup import escape
 
 from halfmap import kernels
 from halfmap.errors import InputError
+from halfmap.finding import Finding, Level
 from halfmap.geometry.symmetry import symmetry_group
 from halfmap.imaging.ctf import Defocus
 from halfmap.imaging.optics import OpticsGroup
@@ -39,6 +39,7 @@ from halfmap.refinement.process_layout import Layout, Outlook, automatic
 from halfmap.refinement.run_time import Task, estimated_seconds, measured_speed
 from halfmap.refinement.schedule import Schedule, subsets_of
 from halfmap.refinement.told import spells
+from halfmap.runtime import terminal
 from halfmap.runtime.device import described, device_named
 from halfmap.runtime.log import read_header as read_log
 from halfmap.runtime.memory import allowance
@@ -80,14 +81,17 @@ def run(settings: InspectSettings, report: Report | None = None) -> Inspection:
     """
     kernels.set_threads(settings.threads)
     torch.set_num_threads(kernels.thread_count())
-    console = Console(highlight=False)
+    console = terminal.console()
     with console.status("looking"):
         found = _inspected(settings)
     width = max(len(name) for name, _ in found.facts)
     for name, text in found.facts:
         console.print(f"{name:<{width}}  {escape(text)}", soft_wrap=True)
-    for title, sentences in (("would stop a refinement", found.faults), ("to look at", found.notes)):
+    level: Level
+    for title, sentences, level in (("would stop a refinement", found.faults, "warning"),
+                                    ("to look at", found.notes, "note")):
         if sentences:
+            terminal.tell_findings(*(Finding(text, text, found.name, level) for text in sentences))
             console.print(f"{title}:")
             for sentence in sentences:
                 console.print(f"  - {escape(sentence)}", soft_wrap=True)
