@@ -3,7 +3,7 @@
 import os
 from importlib import import_module
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # OpenMP reads this once, when torch is first imported; workers that spin slow down a shared machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

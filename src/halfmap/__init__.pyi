@@ -79,8 +79,10 @@ def classes2d(
     out: PathLike,
     threads: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    deterministic: bool = False,
     classes: int = 50,
     iterations: int = 20,
+    processes: int = 0,
     max_resolution: float | None = None,
     seed: int = 0,
     settings: PathLike | None = None,
@@ -111,10 +113,15 @@ def classes2d(
         strip_prefix: left out where an image path in a cryoSPARC file begins with it (default: nothing)
         diameter: diameter of the circle around the particle, micelle or nanodisc included [A]
         out: folder for the results; made if absent
-        threads: CPU threads, 0 for all cores (default: 0)
+        threads: CPU threads of the run on this machine, 0 for all cores; under torchrun, of each
+            process (default: 0)
         device: where to compute; auto takes a GPU if there is one (default: auto)
+        deterministic: on a GPU: add up in an order that repeats, so that the same command on the same
+            machine gives the same bits every time; on a CPU it does anyway (default: no)
         classes: number of classes (default: 50)
         iterations: iterations; the last three take all images (default: 20)
+        processes: processes of the run on this machine, which divide images and threads; 0: one up to
+            12 threads, else one for about 8 if there are 1,000 images and memory for each (default: 0)
         max_resolution: finest detail that is looked at [A] (default: a fourteenth of the diameter,
             between 9 and 20 A)
         seed: seed of every random choice (default: 0)
@@ -145,8 +152,10 @@ def classes2d(
     out: PathLike = ...,
     threads: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    deterministic: bool = False,
     classes: int = 50,
     iterations: int = 20,
+    processes: int = 0,
     max_resolution: float | None = None,
     seed: int = 0,
     settings: PathLike,
@@ -178,6 +187,7 @@ def classify(
     threads: int = 0,
     processes: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    deterministic: bool = False,
     regulariser: Literal["joined", "uniform", "nonuniform"] = "joined",
     min_iterations: int = 8,
     max_iterations: int = 25,
@@ -233,9 +243,11 @@ def classify(
         processes: processes of the run on this machine, which divide images and threads; 0: as `halfmap
             refine` (default: 0)
         device: where to compute; auto takes a GPU if there is one (default: auto)
+        deterministic: on a GPU: add up in an order that repeats, so that the same command on the same
+            machine gives the same bits every time; on a CPU it does anyway (default: no)
         regulariser: what images of a class are compared with: one map of both its half sets, or that of
-            their own half set, by a Wiener filter of shells (uniform) or a local cut-off (nonuniform)
-            (default: joined)
+            their own half set, by a Wiener filter of shells (uniform), a local cut-off (nonuniform) or
+            a regulariser of another package (default: joined)
         min_iterations: go on for at least this many iterations, as --max-iterations allows (default: 8)
         max_iterations: stop after this many iterations even if images still change class (default: 25)
         data_dir: folder that the image paths in the particle file start from (default: found from the
@@ -292,6 +304,7 @@ def classify(
     threads: int = 0,
     processes: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    deterministic: bool = False,
     regulariser: Literal["joined", "uniform", "nonuniform"] = "joined",
     min_iterations: int = 8,
     max_iterations: int = 25,
@@ -430,6 +443,7 @@ def ctf_refine(
     prior_defocus: float | None = None,
     threads: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    deterministic: bool = False,
     progress: Callable[[ProgressUpdate], object] | None = None,
     verbose: bool = False,
 ) -> Results:
@@ -477,6 +491,8 @@ def ctf_refine(
             looked at [A] (default: as all images say)
         threads: CPU threads, 0 for all cores (default: 0)
         device: where to compute; auto takes a GPU if there is one (default: auto)
+        deterministic: on a GPU: add up in an order that repeats, so that the same command on the same
+            machine gives the same bits every time; on a CPU it does anyway (default: no)
         progress: called with a halfmap.ProgressUpdate as the command goes on; what it raises stops the
             command
         verbose: print what the command line prints
@@ -609,7 +625,7 @@ def inspect(
     diameter: float | None = None,
     symmetry: str | None = None,
     regulariser: Literal[
-        "uniform", "nonuniform", "cutoff", "local-fsc", "sidesplitter", "sparse_smooth",
+        "uniform", "nonuniform", "cutoff", "local-fsc", "sidesplitter", "sparse_smooth", "joined",
     ] | None = None,
     padding: Literal[1, 2] | None = None,
     threads: int = 0,
@@ -854,7 +870,7 @@ def refine(
     passthrough: PathLike | None = None,
     strip_prefix: str | None = None,
     regulariser: Literal[
-        "uniform", "nonuniform", "cutoff", "local-fsc", "sidesplitter", "sparse_smooth",
+        "uniform", "nonuniform", "cutoff", "local-fsc", "sidesplitter", "sparse_smooth", "joined",
     ] = "uniform",
     nu_awf: float = 3.0,
     nu_candidates: int = 50,
@@ -892,6 +908,7 @@ def refine(
     threads: int = 0,
     processes: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    deterministic: bool = False,
     max_resolution: float | None = None,
     max_iterations: int = 40,
     search: Literal["auto", "global", "local", "fixed"] = "auto",
@@ -1010,6 +1027,8 @@ def refine(
         processes: processes of the run on this machine, which divide images and threads; 0: one up to
             12 threads, else one for about 8 if there are 1,000 images and memory for each (default: 0)
         device: where to compute; auto takes a GPU if there is one (default: auto)
+        deterministic: on a GPU: add up in an order that repeats, so that the same command on the same
+            machine gives the same bits every time; on a CPU it does anyway (default: no)
         max_resolution: never align on detail finer than this [A] (default: no limit)
         max_iterations: stop after this many iterations even if not converged (default: 40)
         search: orientation search: auto goes from global to local, fixed keeps the poses of the STAR
@@ -1062,7 +1081,8 @@ def refine(
         batch: images worked on at once, 0 for automatic (default: 0)
         max_memory: memory that the run may take [GB] (default: what the machine and its limits leave)
         sums: where the sums of the map's transform lie: all in memory, or in files with one quarter set
-            in memory at a time; auto takes files where memory does not suffice (default: auto)
+            in memory at a time; auto takes files where memory does not suffice, and for a GPU the
+            machine's memory first (default: auto)
         scratch: folder for sums on disk, best on a fast disk of this machine (default: checkpoint in
             the run's folder)
         seed: seed of every random choice (default: 0)
@@ -1093,7 +1113,7 @@ def refine(
     passthrough: PathLike | None = None,
     strip_prefix: str | None = None,
     regulariser: Literal[
-        "uniform", "nonuniform", "cutoff", "local-fsc", "sidesplitter", "sparse_smooth",
+        "uniform", "nonuniform", "cutoff", "local-fsc", "sidesplitter", "sparse_smooth", "joined",
     ] = "uniform",
     nu_awf: float = 3.0,
     nu_candidates: int = 50,
@@ -1131,6 +1151,7 @@ def refine(
     threads: int = 0,
     processes: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    deterministic: bool = False,
     max_resolution: float | None = None,
     max_iterations: int = 40,
     search: Literal["auto", "global", "local", "fixed"] = "auto",
@@ -1173,7 +1194,9 @@ def regularise(
     half1: MapLike,
     half2: MapLike | None = None,
     *,
-    method: Literal["uniform", "nonuniform", "cutoff", "local-fsc", "sidesplitter", "sparse_smooth"] = "uniform",
+    method: Literal[
+        "uniform", "nonuniform", "cutoff", "local-fsc", "sidesplitter", "sparse_smooth", "joined",
+    ] = "uniform",
     mask: MapLike | None = None,
     voxel_size: float | None = None,
     diameter: float | None = None,
@@ -1276,7 +1299,9 @@ def regularise(
     half1: MapLike = ...,
     half2: MapLike | None = None,
     *,
-    method: Literal["uniform", "nonuniform", "cutoff", "local-fsc", "sidesplitter", "sparse_smooth"] = "uniform",
+    method: Literal[
+        "uniform", "nonuniform", "cutoff", "local-fsc", "sidesplitter", "sparse_smooth", "joined",
+    ] = "uniform",
     mask: MapLike | None = None,
     voxel_size: float | None = None,
     diameter: float | None = None,
@@ -1323,7 +1348,7 @@ def reslog(
     seed: int = 0,
     out: PathLike | None = None,
     regularisers: Sequence[Literal[
-        "uniform", "nonuniform", "cutoff", "local-fsc", "sidesplitter", "sparse_smooth",
+        "uniform", "nonuniform", "cutoff", "local-fsc", "sidesplitter", "sparse_smooth", "joined",
     ]] = (),
     progress: Callable[[ProgressUpdate], object] | None = None,
     verbose: bool = False,
@@ -1476,8 +1501,8 @@ def simulate(
         snr: variance of the signal over that of the noise, over the whole box (default: 0.1)
         micelle: put a detergent belt around the protein, its axis along z, drawn anew for every
             particle (default: no)
-        hinge: let a chain swing about its contact with the rest, by this standard deviation (default:
-            rigid)
+        hinge: let a chain swing about its contact with the rest, by this standard deviation; several
+            with commas between, each by itself (default: rigid)
         symmetry: point group that the model must have, RELION's orientation; noted with the images
             (default: C1)
         assembly: build the model's biological assembly 1 (default: no)
@@ -1530,10 +1555,12 @@ def start(
     out: PathLike,
     threads: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    deterministic: bool = False,
     symmetry: str | None = None,
     starts: int = 8,
     classes: int = 1,
     images: int = 800,
+    processes: int = 0,
     hand: Literal["keep", "flip"] = "keep",
     resolution: float | None = None,
     seed: int = 0,
@@ -1565,14 +1592,19 @@ def start(
         strip_prefix: left out where an image path in a cryoSPARC file begins with it (default: nothing)
         diameter: diameter of the circle around the particle, micelle or nanodisc included [A]
         out: folder for the results; made if absent
-        threads: CPU threads, 0 for all cores (default: 0)
+        threads: CPU threads of the run on this machine, 0 for all cores; under torchrun, of each
+            process (default: 0)
         device: where to compute; auto takes a GPU if there is one (default: auto)
+        deterministic: on a GPU: add up in an order that repeats, so that the same command on the same
+            machine gives the same bits every time; on a CPU it does anyway (default: no)
         symmetry: point group to impose, in RELION's orientation: Cn Dn T O I1 I2 I3 I4 (default: none;
             the score of every point group is told)
         starts: starts from random orientations, which know nothing of each other (default: 8)
         classes: maps that are sought in the images, for a mixture of particles that are not alike
             (default: 1)
         images: images of the random subset that the map is found from (default: 800)
+        processes: processes of the run on this machine, which divide starts and threads; 0: one up to
+            12 threads, else one for about 8 if there are a start and memory for each (default: 0)
         hand: flip mirrors the map: images alone cannot tell a map from its mirror image (default: keep)
         resolution: finest detail that starts look at [A] (default: 14, and 9 for point groups of 12
             rotations and more)
@@ -1604,10 +1636,12 @@ def start(
     out: PathLike = ...,
     threads: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    deterministic: bool = False,
     symmetry: str | None = None,
     starts: int = 8,
     classes: int = 1,
     images: int = 800,
+    processes: int = 0,
     hand: Literal["keep", "flip"] = "keep",
     resolution: float | None = None,
     seed: int = 0,
@@ -1693,6 +1727,34 @@ def tune_ssri(
         seed: seed of the random subset (default: 0)
         out: folder for trials and results; finished trials in it are not repeated (default: tune_ssri
             in RUN)
+        progress: called with a halfmap.ProgressUpdate as the command goes on; what it raises stops the
+            command
+        verbose: print what the command line prints
+
+    Returns halfmap.Results: what was written and found. Raises halfmap.InputError for what can be
+    mended in files or values, and TypeError for a keyword that is unknown or missing.
+    """
+
+def watch(
+    folders: PathLike | Sequence[PathLike],
+    *,
+    port: int | None = None,
+    host: str = "127.0.0.1",
+    allow_host: str | Sequence[int | str] = "",
+    progress: Callable[[ProgressUpdate], object] | None = None,
+    verbose: bool = False,
+) -> Results:
+    """Show all runs below a folder in a browser, as they go on.
+
+    Runs ``halfmap watch``.
+
+    Keywords:
+        folders: folders of runs, or with runs below them; links to other folders are not followed
+        port: port that the pages are served at (default: the first free one from 8642)
+        host: address of this machine that is listened at; at 127.0.0.1 only this machine is answered,
+            at 0.0.0.0 everybody who reaches it (default: 127.0.0.1)
+        allow_host: names by which browsers may call this machine, beside localhost and addresses in
+            figures (default: )
         progress: called with a halfmap.ProgressUpdate as the command goes on; what it raises stops the
             command
         verbose: print what the command line prints

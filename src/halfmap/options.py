@@ -59,6 +59,10 @@ def _fields(settings: object) -> tuple[Field, ...]:
     return tuple(f for f in every if getattr(settings, "REFINES", True) or not f.metadata.get("in_refinements"))
 
 
+def _written(settings: object) -> list[Field]:
+    """The fields that are worth writing down: without those that a method ``left_out`` of the settings names."""
+    left_out = settings.left_out() if hasattr(settings, "left_out") else ()
+    return [f for f in _fields(settings) if f.name not in left_out]
 def keywords_of(cls: type) -> dict[str, Field]:
     """The fields of a settings class by name that a user can give, in their order."""
     return {field.name: field for field in _fields(cls)}
@@ -185,7 +189,7 @@ def check_declared(settings: object) -> None:
 def to_toml(settings: object, heading: str) -> str:
     """Every setting as TOML with comments. A setting that is ``None``, which TOML lacks, is commented out."""
     lines = [f"# {line}" for line in heading.splitlines()]
-    for field in _fields(settings):
+    for field in _written(settings):
         about, value = field.metadata, getattr(settings, field.name)
         remark = about["help"] + (f" [{about['unit']}]" if about.get("unit") else "")
         if about.get("choices"):
@@ -237,12 +241,15 @@ def toml_values(path: Path) -> dict[str, Any]:
 
 
 def read_toml(cls: type, path: Path) -> dict[str, Any]:
-    """The values in a TOML file, with the types of the fields of ``cls``.
+    """The values in a TOML file, with the types of the fields of ``cls``, whose method ``check_file``, if it has one,
+    sees them first.
 
     Raises InputError where the file cannot be read, a key is not a setting or has no effect, or a value has the wrong
     type.
     """
     found = toml_values(path)
+    if hasattr(cls, "check_file"):
+        cls.check_file(path, found)
     kinds, here = value_types(cls), {f.name for f in _fields(cls)}
     values = {}
     for key, value in found.items():
@@ -285,7 +292,7 @@ class SettingRow(NamedTuple):
 def table(settings: object) -> dict[str, SettingRow]:
     """Every setting by name, as a report's table shows it."""
     rows = {}
-    for field in _fields(settings):
+    for field in _written(settings):
         about, value = field.metadata, getattr(settings, field.name)
         meaning = about["help"] + (f" ({about['reference']})" if about.get("reference") else "")
         unit = about.get("unit", "") if value is not None else ""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
 from halfmap.options import Settings, build, read_toml
+from halfmap.runtime import distributed
+from halfmap.settings.regularisers import PLUGS
 
 
 def settings_file(parser: argparse.ArgumentParser) -> None:
@@ -27,3 +30,9 @@ def _given(arguments: argparse.Namespace, settings: type[Any]) -> dict[str, Any]
     """The values of the settings that are given on the command line, by name."""
     names = {field.name for field in dataclasses.fields(settings)}
     return {name: value for name, value in vars(arguments).items() if name in names}
+
+
+def note_broken_plugs() -> None:
+    """Say in a line each which regularisers of other packages cannot be used. Nothing else depends on them."""
+    for broken in PLUGS.broken if distributed.speaks() else ():
+        print(f"halfmap: note: {broken.words()}", file=sys.stderr)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from halfmap.cli.command import settings_file
+from halfmap.cli.command import note_broken_plugs, settings_file
 from halfmap.options import add_options
 from halfmap.settings.analysis import LocalResolutionSettings, ModelFscSettings
 from halfmap.settings.fsc import FscSettings
@@ -13,6 +13,7 @@ from halfmap.settings.regularise import RegulariseSettings
 
 
 def regularise_options(parser: argparse.ArgumentParser) -> None:
+    note_broken_plugs()
     settings_file(parser)
     add_options(parser, RegulariseSettings)
     parser.usage = "halfmap regularise --half1 half1.mrc --half2 half2.mrc --regulariser NAME --out folder [options]"

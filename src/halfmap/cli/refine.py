@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from halfmap.cli.command import settings_file
+from halfmap.cli.command import note_broken_plugs, settings_file
 from halfmap.cli.relion import RELION_ALWAYS, RELION_NOTES, Note
 from halfmap.options import add_options
 from halfmap.settings.demo import DemoSettings, ReportSettings
@@ -13,6 +13,7 @@ from halfmap.settings.resume import ResumeSettings
 
 
 def refine_options(parser: argparse.ArgumentParser) -> None:
+    note_broken_plugs()
     settings_file(parser)
     add_options(parser, RefineSettings)
     parser.add_argument(*RELION_ALWAYS, action="store_true", dest="relion_always", help=argparse.SUPPRESS)

@@ -44,11 +44,12 @@ def _with_map(settings: RefineSettings) -> RefineSettings:
         return settings
     out = settings.out / "start"
     if distributed.world() > 1:
-        raise InputError("refine without --map: finding one takes one process; start without torchrun, or run halfmap "
-                         "start first and give its map.mrc with --map")
+        raise InputError("refine without --map: under torchrun finding one is a command of its own; run halfmap start "
+                         "first and give its map.mrc with --map, or start without torchrun")
     found = start(StartSettings(
         settings.particles, settings.diameter, out, None if settings.symmetry == "C1" else settings.symmetry,
-        threads=settings.threads, device=settings.device, seed=settings.seed,
+        threads=settings.threads, processes=min(settings.processes, StartSettings.starts),
+        device=settings.device, deterministic=settings.deterministic, seed=settings.seed,
         **{f.name: getattr(settings, f.name) for f in fields(ParticleFileOptions)}))
     if not found.succeeded:
         raise InputError(f"{out}: no starting map was found, and report.html there says why; give one with --map")

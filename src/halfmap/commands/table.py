@@ -53,13 +53,14 @@ COMMANDS: dict[str, Command] = {
     "reslog": Command("resolution against the number of particles, and the B factor it says", "many_runs"),
     "tune-ssri": Command("parameters of the sparse_smooth regulariser, searched for on part of a run's particles",
                          "many_runs"),
+    "watch": Command("show all runs below a folder in a browser, as they go on", "watch", "values"),
     "deposit": Command("files for an EMDB entry: maps, mask, FSC, image and summary", "deposit"),
     "simulate": Command("make particle images from an atomic model", "simulate"),
     "demo": Command("simulate a small membrane protein and refine it", "refine"),
     "report": Command("write a run's report.html anew", "refine"),
 }
 
-SHARED = ("refine", "classify", "resume")  # commands that can run in several processes
+SHARED = ("refine", "classify", "resume", "start", "classes2d")  # commands that can run in several processes
 REPEATED = ("refine", "start", "classify", "regularise", "classes2d")  # that take an earlier run's settings.toml
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from halfmap.finding import Finding
+from halfmap.runtime import heartbeat
 
 NOTE = "note: "  # begins a line that a reader should heed
 
@@ -78,7 +79,7 @@ def console() -> Any:
 
 def say(text: object) -> None:
     """Print a line there."""
-    print(text, file=stream())
+    print(text, file=stream(), flush=True)
 
 
 def tell_findings(*findings: Finding) -> None:
@@ -105,7 +106,7 @@ def say_lines(lines: Iterable[str], about: str) -> None:
 
 
 class Pace:
-    """Counts what is done of a stage, and tells the listener, if there is one.
+    """Counts what is done of a stage, and tells the listener, if there is one, and the heartbeat of this process.
 
     total: of the things counted; done: of them before the stage began here.
     """
@@ -118,11 +119,13 @@ class Pace:
         self._stage, self._iteration, self._resolution = stage, iteration, resolution
         self._total, self._before, self._done = max(total, 1), done, done
         self._began = time.monotonic()
+        heartbeat.begin(stage if iteration is None else f"iteration {iteration}, {stage}", total, done)
         self._tell()
 
     def advance(self, count: int = 1) -> None:
         """Count more as done."""
         self._done += count
+        heartbeat.advance(count)
         self._tell()
 
     def finish(self, resolution: float | None) -> None:

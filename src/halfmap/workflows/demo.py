@@ -18,7 +18,6 @@ from halfmap.maps.masks import solvent_mask
 from halfmap.maps.mrc import read_map
 from halfmap.particles.model import centred, read_model, scattering, write_pdb
 from halfmap.particles.star import read_star
-from halfmap.regularisation.registry import REGULARISERS
 from halfmap.runtime.terminal import say
 from halfmap.settings.refine import RefineSettings
 from halfmap.settings.simulate import SimulateSettings
@@ -76,7 +75,7 @@ def demo(out: Path, quick: bool = False, run: Callable[[RefineSettings], object]
           f"in {time.perf_counter() - started:.0f} s: {settings.out}")
     record = json.loads((settings.out / "simulation.json").read_text(encoding="utf-8"))
     diameter = min(record["diameter_A"] + 4 * settings.offset, settings.box * settings.apix)
-    for name in (r for r in COMPARED if r in REGULARISERS):
+    for name in COMPARED:
         started = time.perf_counter()
         run(RefineSettings(particles=particles, map=settings.out / "initial.mrc", diameter=diameter,
                            out=out / name, regulariser=name))

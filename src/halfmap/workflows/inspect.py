@@ -46,6 +46,7 @@ from halfmap.runtime.memory import allowance
 from halfmap.settings.inspect import InspectSettings
 from halfmap.settings.particle_sets import check_refinement
 from halfmap.settings.refine import RefineSettings, from_toml
+from halfmap.settings.regularisers import RegulariserOptions, need_of
 from halfmap.validation.halfset_leaks import leaks
 from halfmap.workflows.inspect_images import Looked, look
 from halfmap.workflows.inspect_words import Fact, flat_slices_fact, image_facts, image_faults, image_notes, table_facts
@@ -178,14 +179,17 @@ def _cost(table: ParticleTable, diameter: float, settings: InspectSettings) -> _
     largest = int(np.argmax([one.box for one in table.optics]))
     image_box, batch = table.optics[largest].box, min(len(table), source.batch_size(largest))
     padding, regulariser = settings.padding or 2, settings.regulariser or "uniform"
-    demand, threads = demand_of(schedule, padding, image_box, batch, regulariser), kernels.thread_count()
+    need = need_of(RegulariserOptions(regulariser=regulariser))
+    demand, threads = demand_of(schedule, padding, image_box, batch, regulariser, need), kernels.thread_count()
     if device.type == "cpu":
-        outlook = Outlook(len(table), lambda count: planned(demand, allowance(settings.max_memory, count)))
-        layout, where = automatic(threads, outlook), f"on {threads} threads of {described(device)}"
-        plan = outlook.plan(layout.processes)
+        def each(processes: int) -> MemoryPlan:
+            return planned(demand, allowance(settings.max_memory, processes))
+
+        layout = automatic(threads, Outlook(len(table), each))
+        plan, where = each(layout.processes), f"on {threads} threads of {described(device)}"
     else:
         layout, where = Layout(1), f"on {described(device)}"
-        plan = planned(demand, available_on(device, settings.max_memory), "memory")
+        plan = planned(replace(demand, gpu=True), available_on(device, settings.max_memory))
     seconds = estimated_seconds(Task(len(table), image_box, padding, schedule, plan), measured_speed(threads, device))
     total = _duration(sum(seconds.values()))
     return _Cost(plan, seconds, [

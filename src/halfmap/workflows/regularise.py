@@ -15,11 +15,10 @@ from rich.table import Table
 from halfmap.errors import InputError
 from halfmap.maps.mrc import replaced_atomically, write_map
 from halfmap.regularisation.protocol import MapPair, Regulariser, Solution
-from halfmap.regularisation.registry import regulariser_named
 from halfmap.runtime import terminal
 from halfmap.settings.commands import to_toml
 from halfmap.settings.regularise import FilterOptions, RegulariseSettings
-from halfmap.settings.regularisers import regulariser_options
+from halfmap.settings.regularisers import regulariser_named, regulariser_options
 from halfmap.validation.fsc import GOLD_STANDARD, write_fsc_xml
 from halfmap.workflows.half_map_pair import HalfMaps, read_half_maps, read_mask
 
