@@ -26,6 +26,8 @@ def start(settings: StartSettings) -> Done:
         return write_start_page(checked.out, StartPage(**told, **seen))
 
     found = find(checked, report)
+    if found is None:  # it helped another process, which says what was found
+        return Done(checked.out)
     tell_findings(Finding("agreement of starts", found.verdict(), "map", "note" if found.succeeded else "warning"))
     say(f"Finished: {checked.out / 'report.html'}")
-    return Done(checked.out, found is None or found.succeeded)  # None where it helps another process
+    return Done(checked.out, found.succeeded)
