@@ -139,7 +139,7 @@ def test_what_a_callback_raises_stops_the_run_and_resume_gives_the_same_bits(
 
 
 def test_a_run_of_two_processes_stops_and_goes_on_and_leaves_the_program_as_it_was(
-    few: dict[str, Any], tmp_path: Path
+    few: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def stop(update: halfmap.ProgressUpdate) -> None:
         if update.iteration == 2:
@@ -149,6 +149,7 @@ def test_a_run_of_two_processes_stops_and_goes_on_and_leaves_the_program_as_it_w
     with pytest.raises(Enough):
         halfmap.refine(**few | {"threads": 2}, processes=2, out=tmp_path / "run", progress=stop)
     assert (signal.getsignal(signal.SIGTERM), dict(os.environ)) == before
+    assert capfd.readouterr() == ("", "")  # of the other process neither
     done = halfmap.resume(tmp_path / "run", processes=1)
     assert done.finished and [one for one in done.log.splitlines() if "2 processes" in one]
 
