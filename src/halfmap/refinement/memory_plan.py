@@ -53,7 +53,7 @@ PER_ROTATION = 72  # bytes of an orientation of the grid
 PER_SHIFTED = 16  # bytes of a coefficient of an image at one of the shifts, in a product
 SLICES_MOST = 0.5  # part of the memory that slices may take
 COARSER = 32  # times the slices of a grid for half the resolution are contained in those of a grid
-SYMMETRISING = 6
+SYMMETRISING = 8
 WHOLE = 1 << 31
 SPARE = 1.05  # what an allocator wastes
 
