@@ -22,8 +22,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from halfmap import kernels
+from halfmap.kernels.descent import Term, Weights, descent_sums, proximal_step
 from halfmap.regularisation.normal_equations import NormalEquations
 
+TINY = 1e-60  # a square that is as good as none
 LOOK = 4  # steps after which a GPU is asked whether a descent is over
 _AXES = (0, 1, 2)
 
@@ -127,6 +130,14 @@ class Descent:
 
 
 @dataclass(frozen=True)
+class Reached:
+    """What a step has reached, float64 numbers where the map lies: F, and how much of its norm the map has changed."""
+
+    value: Tensor
+    change: Tensor
+
+
+@dataclass(frozen=True)
 class Problem:
     """F: the data, the penalty and the previous map [z, y, x]; without one (None) nothing pulls towards it."""
 
@@ -143,6 +154,22 @@ class Problem:
         """gamma, or 0 without a previous map."""
         return self.penalty.inertia if self.previous is not None else 0.0
 
+    @property
+    def term(self) -> Term:
+        """All this, as compiled kernels take it."""
+        p = self.penalty
+        weights = Weights(p.sparse, p.smooth, self.inertia, p.eps, p.eps_gradient, p.rounding, p.spacing)
+        local = p.local if isinstance(p.local, Tensor) else None
+        return Term(self.data.linear, self.previous, local, weights)
+
+    def reached(self, z: Tensor, applied: Tensor, x: Tensor) -> Reached:
+        """What a step from x to z [z, y, x] has reached; applied: A z."""
+        if _compiled(z):
+            sums = descent_sums(z, applied, x, self.term)
+            return Reached(sums.value, (sums.moved / sums.power.clamp_min(TINY)).sqrt())
+        change = (z - x).norm() / z.norm().clamp_min(torch.finfo(z.dtype).tiny)
+        return Reached(self.value(z, applied), change.double())
+
     def value(self, x: Tensor, applied: Tensor) -> Tensor:
         """F of a map x [z, y, x], a float64 number where the map lies; applied: A x."""
         total = (x.double() * (0.5 * applied - self.data.linear).double()).sum() + self.penalty.value(x)
@@ -152,6 +179,8 @@ class Problem:
 
     def step(self, y: Tensor, applied: Tensor, bound: Tensor) -> Tensor:
         """Minimiser [z, y, x] of the bound of F about y; applied: A y; bound: of the eigenvalues of A, a number."""
+        if _compiled(y):
+            return proximal_step(y, applied, bound, self.term)
         gradient = applied - self.data.linear
         if self.previous is not None:
             gradient = gradient + self.inertia * (y - self.previous)
@@ -183,7 +212,7 @@ def descend(problem: Problem, start: Tensor, steps: int, tolerance: float, share
     ceiling = torch.clamp_min(bound, data.largest_weight)
     look = 1 if start.device.type == "cpu" else LOOK
     x, applied = start, data.apply(start)
-    value = first = problem.value(x, applied)
+    value = first = problem.reached(x, applied, x).value
     before, before_applied, momentum = x, applied, one
     values, taken = [value], [~over]
     for step in range(1, steps + 1):
@@ -191,14 +220,14 @@ def descend(problem: Problem, start: Tensor, steps: int, tolerance: float, share
         ahead = (momentum - 1) / grown
         z = problem.step(x + ahead * (x - before), applied + ahead * (applied - before_applied), bound)
         z_applied = data.apply(z)
-        z_value = problem.value(z, z_applied)
+        reached = problem.reached(z, z_applied, x)
+        z_value = reached.value
         raised = z_value > value
         lowered = ~(raised | over)
         stuck = raised & (ahead == 0)
         over = over | (stuck & (bound >= ceiling))  # only rounding errors are left
         bound = torch.where(stuck, torch.minimum(1.5 * bound, ceiling), bound)
-        change = ((z - x).norm() / z.norm().clamp_min(torch.finfo(z.dtype).tiny)).double()
-        enough = (change < tolerance) | (value - z_value < share * (first - z_value))
+        enough = (reached.change < tolerance) | (value - z_value < share * (first - z_value))
         over = over | (lowered & enough)
         before, before_applied, momentum = x, applied, torch.where(lowered, grown, one)
         x, applied, value = (_either(lowered, new, old) for new, old in
@@ -209,6 +238,11 @@ def descend(problem: Problem, start: Tensor, steps: int, tolerance: float, share
             break
     steps_taken = torch.stack(values)[torch.stack(taken)]
     return Descent(x, tuple(steps_taken.tolist()))
+
+
+def _compiled(x: Tensor) -> bool:
+    """Whether Triton has kernels for what is done with a map."""
+    return x.dtype == torch.float32 and kernels.compiled_by_triton(x.device)
 
 
 def _either(first: Tensor, new: Tensor, old: Tensor) -> Tensor:
