@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from html import unescape
 from pathlib import Path
 from urllib.parse import quote
@@ -241,8 +242,15 @@ def test_what_is_no_map_has_no_picture(tmp_path: Path, content: bytes) -> None:
 def test_the_command_says_where_it_is_and_ends_quietly(tmp_path: Path, capsys) -> None:
     run_in(tmp_path / "run")
     command = [sys.executable, "-m", "halfmap", "watch", str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
+
+    def heed() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # what runs the tests may ignore it
+
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as process,
+        ExitStack() as ending,
+    ):
+        ending.callback(process.kill)
         line, tunnel = process.stdout.readline(), process.stdout.readline()
         port = int(re.search(r"http://127\.0\.0\.1:(\d+)/", line)[1])
         assert f"ssh -N -L {port}:127.0.0.1:{port} " in tunnel
