@@ -246,10 +246,8 @@ def test_the_command_says_where_it_is_and_ends_quietly(tmp_path: Path, capsys) -
     def heed() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # what runs the tests may ignore it
 
-    with (
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as process,
-        ExitStack() as ending,
-    ):
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, preexec_fn=heed, **pipes) as process, ExitStack() as ending:
         ending.callback(process.kill)
         line, tunnel = process.stdout.readline(), process.stdout.readline()
         port = int(re.search(r"http://127\.0\.0\.1:(\d+)/", line)[1])
