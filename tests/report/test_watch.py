@@ -29,6 +29,7 @@ from halfmap.report.pages.snapshot import Snapshot
 from halfmap.report.pages.watch import WatchSite
 from halfmap.runtime.lock import only_process
 from halfmap.runtime.progress import Progress
+from halfmap.workflows.watched_folders import WatchedFolder
 
 
 @pytest.fixture(autouse=True)
@@ -166,6 +167,27 @@ def test_ten_at_once_see_the_same(tmp_path: Path) -> None:
         for one in threads:
             one.join(30)
         assert [one.status for one in got] == [200] * 30
+
+
+def test_while_one_looks_others_get_what_was_known(tmp_path: Path, monkeypatch) -> None:
+    run_in(tmp_path / "run")
+    site, looks, goes_on = WatchSite([tmp_path]), threading.Event(), threading.Event()
+    assert len(site.runs()) == 1
+    look = site._folders.look
+
+    def slow(now: float) -> list[WatchedFolder]:
+        looks.set()
+        assert goes_on.wait(30)
+        return look(now)
+
+    monkeypatch.setattr(site._folders, "look", slow)
+    run_in(tmp_path / "other")
+    slower = threading.Thread(target=site.runs)
+    slower.start()
+    assert looks.wait(30) and len(site.runs()) == 1 and slower.is_alive()
+    goes_on.set()
+    slower.join(30)
+    assert len(site.runs()) == 2
 
 
 def test_a_thousand_runs_are_read_once_and_looked_at_quickly(tmp_path: Path, monkeypatch) -> None:
