@@ -1,0 +1,16 @@
+"""Pages that are files of the repository: ARCHITECTURE.md, CHANGELOG.md and the README of the benchmarks."""
+
+import re
+from pathlib import Path
+
+_PAGES = {
+    "developers/architecture.md": "ARCHITECTURE.md",
+    "developers/changes.md": "CHANGELOG.md",
+    "evidence/all.md": "benchmarks/README.md",
+}
+_LINK = re.compile(r"\]\((?!https?:|#)([^)]*)\)")
+
+
+def pages(root: Path) -> dict[str, str]:
+    """Text of each page by path. Links to files of the repository, which the site does not hold, become plain text."""
+    return {path: _LINK.sub(r"] (`\1`)", (root / name).read_text(encoding="utf-8")) for path, name in _PAGES.items()}
