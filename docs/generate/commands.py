@@ -47,14 +47,15 @@ def _page(name: str) -> str:
             f"```text\n{' '.join(['halfmap', name, *words, '[options]' if len(shown) > len(words) else ''])}\n```\n"]
     if parser.epilog:
         text.append(f"{html.escape(parser.epilog)}\n")
-    for group in parser._action_groups:
-        entries = [a for a in group._group_actions if a in shown]
-        if entries:
-            title = {"options": "more", "positional arguments": "arguments"}.get(group.title or "", group.title or "")
-            text.append(f"## {title[:1].upper()}{title[1:]}\n")
-            if group.description:
-                text.append(f"{html.escape(group.description)}\n")
-            text += [_entry(action, parser) for action in entries]
+    groups = [(g, [a for a in g._group_actions if a in shown]) for g in parser._action_groups]
+    filled = sorted([(g, entries) for g, entries in groups if entries], key=lambda pair: pair[0].title == "options")
+    for group, entries in filled:
+        title = {"options": "more" if len(filled) > 1 else "options", "positional arguments": "arguments"}.get(
+            group.title or "", group.title or "")
+        text.append(f"## {title[:1].upper()}{title[1:]}\n")
+        if group.description:
+            text.append(f"{html.escape(group.description)}\n")
+        text += [_entry(action, parser) for action in sorted(entries, key=lambda a: bool(a.option_strings))]
     return "\n".join(text)
 
 

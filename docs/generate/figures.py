@@ -63,9 +63,11 @@ def dots(rows: Mapping[str, Mapping[str, float]], unit: str, caption: str) -> st
         y = top + 34 * i + 17
         svg.append(f'<path class="axis" d="M{_LEFT} {y}H{_WIDTH - _RIGHT}"/>'
                    f'<text x="{_LEFT - 10}" y="{y + 4}" text-anchor="end">{html.escape(label)}</text>')
-        svg += [f'<circle cx="{at(row[name]):.1f}" cy="{y}" r="6" fill="{colour}" fill-opacity=".9">'
-                f"<title>{html.escape(name)}: {row[name]:.3g} {html.escape(unit)}</title></circle>"
-                for name, colour in zip(names, COLOURS, strict=False) if name in row]
+        for j, (name, colour) in enumerate(zip(names, COLOURS, strict=False)):
+            if name in row:  # a little below one another, so that none hides another
+                height = y + 3.6 * (j - (len(names) - 1) / 2)
+                svg.append(f'<circle cx="{at(row[name]):.1f}" cy="{height:.1f}" r="4.5" fill="{colour}">'
+                           f"<title>{html.escape(name)}: {row[name]:.3g} {html.escape(unit)}</title></circle>")
     return _figure(svg, bottom + 40, caption)
 
 
