@@ -41,7 +41,8 @@ PICTURES = (
 
 # Leaves only the wanted parts on the page.
 SCRIPT = """<script>addEventListener('load', () => {
-  const wanted = %s, head = %s, parts = [...document.querySelectorAll('h2')].map(h => h.closest('section') || h.parentElement);
+  const wanted = %s, head = %s;
+  const parts = [...document.querySelectorAll('h2')].map(h => h.closest('section') || h.parentElement);
   for (const part of parts)
     if (!wanted.includes(part.querySelector('h2').textContent.trim())) part.style.display = 'none';
   for (const e of document.querySelectorAll(head ? 'footer' : 'footer, header')) e.style.display = 'none';
@@ -54,9 +55,18 @@ def taken(page: str, picture: Picture, browser: str, folder: Path) -> Image.Imag
     script = SCRIPT % (list(picture.headings), str(picture.head).lower())
     html, shot = folder / "page.html", folder / "page.png"
     html.write_text(page.replace("</body>", script + "</body>"), encoding="utf-8")
-    subprocess.run([browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
-                    f"--window-size={WIDTH},{HEIGHT}", "--virtual-time-budget=8000", f"--screenshot={shot}", html.as_uri()],
-                   check=True, capture_output=True, timeout=300)  # fmt: skip
+    command = [
+        browser,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        "--virtual-time-budget=8000",
+        f"--window-size={WIDTH},{HEIGHT}",
+        f"--screenshot={shot}",
+        html.as_uri(),
+    ]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
     image = Image.open(shot).convert("RGB")
     box = ImageChops.difference(image, Image.new("RGB", image.size, image.getpixel((2, HEIGHT - 2)))).getbbox()
     return image.crop((0, max(0, box[1] - MARGIN), WIDTH, min(picture.most + box[1], box[3] + MARGIN)))
@@ -76,7 +86,8 @@ def main() -> None:
             image = taken(page, picture, given.browser, Path(folder))
             small = image.quantize(COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
             small.save(given.pictures / picture.name, optimize=True)
-            print(f"{picture.name}: {image.size[0]} x {image.size[1]}, {(given.pictures / picture.name).stat().st_size} bytes")
+            written = (given.pictures / picture.name).stat().st_size
+            print(f"{picture.name}: {image.size[0]} x {image.size[1]}, {written} bytes")
 
 
 if __name__ == "__main__":

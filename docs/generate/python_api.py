@@ -13,14 +13,18 @@ _LONG = 88  # characters of a signature in one line
 
 def blocks() -> dict[str, Any]:
     """Functions that give the Markdown of each block by name."""
-    return {name: lambda _, module=module: "\n".join(_described(import_module(module))) for name, module in _BLOCKS.items()}
+    return {
+        name: lambda _, module=module: "\n".join(_described(import_module(module))) for name, module in _BLOCKS.items()
+    }
 
 
 def _described(module: Any) -> Iterable[str]:
     """The public names of a module: those of __all__, or else those that it defines."""
     names = getattr(module, "__all__", None) or [
-        name for name, value in vars(module).items()
-        if not name.startswith("_") and getattr(value, "__module__", "") == module.__name__]
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and getattr(value, "__module__", "") == module.__name__
+    ]
     for name in names:
         value = getattr(module, name)
         if inspect.isclass(value):
