@@ -136,7 +136,8 @@ def _classes(results: Path) -> str:
         for name, v in record["results"].items()
     ]
     first = next(iter(record["results"].values()))
-    return table(["images, poses, search", "images of each molecule in each class", "right", "CPU s"], rows) + repeat(
+    head = ["images, poses, search", "images of the whole molecule by class, and of the partial one", "right", "CPU s"]
+    return table(head, rows) + repeat(
         results, "classes", {"benchmark": first["benchmark"], "time": record["time"], "commit": record["commit"]}
     )
 

@@ -65,21 +65,23 @@ def _signature(name: str, value: Any) -> str:
         signature = inspect.signature(value)
     except (TypeError, ValueError):
         return name
-    arguments = [p for p in signature.parameters.values() if p.name != "self"]
+    parameters = [p for p in signature.parameters.values() if p.name not in ("self", "cls")]
+    rows = [_argument(p) for p in parameters]
+    named = [i for i, p in enumerate(parameters) if p.kind is p.KEYWORD_ONLY]
+    if named and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        rows.insert(named[0], "*")
     ending = signature.return_annotation
     arrow = "" if inspect.isclass(value) or ending is inspect.Signature.empty else f" -> {_name(ending)}"
-    line = f"{name}{signature.replace(parameters=arguments, return_annotation=inspect.Signature.empty)}{arrow}"
-    line = re.sub(r"'([^'\n]*?)'(?=[,)\]=]| =)", r"\1", line) if "'" in str(signature) else line
-    if len(line) <= _LONG:
-        return line
-    rows, keyword_only = [], False
-    for p in arguments:
-        if p.kind is p.KEYWORD_ONLY and not keyword_only:
-            keyword_only = True
-            if not any(q.kind is q.VAR_POSITIONAL for q in arguments):
-                rows.append("    *,")
-        rows.append(f"    {p},")
-    return "\n".join([f"{name}(", *rows, f"){arrow}"])
+    line = f"{name}({', '.join(rows)}){arrow}"
+    return line if len(line) <= _LONG else "\n".join([f"{name}(", *(f"    {row}," for row in rows), f"){arrow}"])
+
+
+def _argument(p: inspect.Parameter) -> str:
+    """An argument as it is declared: its name, type and default."""
+    stars = {p.VAR_POSITIONAL: "*", p.VAR_KEYWORD: "**"}.get(p.kind, "")
+    kind = "" if p.annotation is p.empty else f": {_name(p.annotation)}"
+    default = "" if p.default is p.empty else f" = {p.default!r}" if kind else f"={p.default!r}"
+    return f"{stars}{p.name}{kind}{default}"
 
 
 def _text(value: Any) -> str:
