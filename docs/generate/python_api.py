@@ -7,7 +7,11 @@ from importlib import import_module
 from typing import Any
 
 # Modules whose public names are documented, by the block that shows them.
-_BLOCKS = {"python-api": "halfmap.api", "regulariser-interface": "halfmap.regularisation.protocol"}
+_BLOCKS = {
+    "python-api": "halfmap.api.names",
+    "regulariser-interface": "halfmap.regularisation.protocol",
+    "regulariser-declaration": "halfmap.regularisation.declaration",
+}
 _LONG = 88  # characters of a signature in one line
 
 
@@ -19,8 +23,23 @@ def blocks() -> dict[str, Any]:
 
 
 def _described(module: Any) -> Iterable[str]:
-    """The public names of a module: those of __all__, or else those that it defines."""
-    names = getattr(module, "__all__", None) or [
+    """The public names of a module: those that it makes by ``public``, or else those that it defines.
+
+    Functions that run a command have its settings as keywords: its page describes them.
+    """
+    if hasattr(module, "public"):
+        commands = {name: command for name, command in module.COMMAND_OF.items() if name not in module.OTHERS}
+        yield "| function | what it does | keywords | returns |\n|---|---|---|---|"
+        for name, command in commands.items():
+            function = module.public(name)
+            said = (inspect.getdoc(function) or "").splitlines()[0]
+            returned = _name(inspect.signature(function).return_annotation)
+            yield f"| `halfmap.{name}` | {said} | [those of the command]({command}.md) | `{returned}` |"
+        for name in module.OTHERS:
+            value = module.public(name)
+            yield from _of_class(name, value) if inspect.isclass(value) else _of_function(name, value, 2)
+        return
+    names = [
         name
         for name, value in vars(module).items()
         if not name.startswith("_") and getattr(value, "__module__", "") == module.__name__
