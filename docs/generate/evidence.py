@@ -175,6 +175,34 @@ def _junk(results: Path) -> str:
     ) + repeat(results, "mixed", read(results, "mixed"))
 
 
+def _said(results: Path) -> str:
+    """What a run says under conditions that go wrong in practice."""
+    record = read(results, "conditions")
+    rows = []
+    for name, v in record["results"].items():
+        pose, truth, half = (
+            "" if v.get(key) is None else f"{v[key]:.1f}" for key in ("pose_median", "truth_05", "half_maps")
+        )
+        told = [*v.get("warnings", []), *(f"({note})" for note in v.get("notes", []))]
+        said = v.get("refused") or ", ".join(told)
+        rows.append([name, pose, truth, half, v.get("verdict", ""), said])
+    head = ["condition", "pose error, deg", "truth, FSC 0.5, A", "half maps, A", "", "said (in brackets: notes)"]
+    return table(head, rows) + repeat(results, "conditions", record)
+
+
+def _classes2d(results: Path) -> str:
+    """What two-dimensional classes keep of particles and junk."""
+    record = read(results, "classes2d")
+    kinds = ("intact", "noise", "micelle", "broken", "two", "intact among kept")
+    rows = []
+    for name, v in record["results"].items():
+        for rule, kept in v["kept"].items():
+            if rule == "by the page's rule" and "by resolution alone" not in v["kept"]:
+                rule = "by resolution alone"  # which was the page's rule when these were measured
+            rows.append([name.replace("halfmap_", ""), rule, *(f"{kept[k]:.2f}" if k in kept else "" for k in kinds)])
+    return table(["images, classes, seed", "kept", *kinds], rows) + repeat(results, "classes2d", record)
+
+
 def _optics(results: Path) -> str:
     """Wrong optics, fitted and not."""
     parts = []
@@ -318,6 +346,8 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "starts": _starts,
     "classes": _classes,
     "junk": _junk,
+    "said": _said,
+    "classes2d": _classes2d,
     "optics": _optics,
     "optics-real": _optics_real,
     "ewald": _ewald,
