@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from generate import python_api, regularisers
+from generate import costs, python_api, regularisers
 from generate.figures import curves
 from generate.tables import limit, read, repeat, table
 
@@ -270,68 +270,6 @@ def _ewald(results: Path) -> str:
     return table(["", "map to truth, FSC 0.5, A", "mean FSC beyond 12 A"], rows) + repeat(results, "ewald", record)
 
 
-def _speed(results: Path) -> str:
-    """Whole refinements, beside version 0.1.0."""
-    before, now = read(results, "whole_0.1.0"), read(results, "whole_now")
-    rows = []
-    for name, v in now["results"].items():
-        b = before["results"].get(name)
-        if b:
-            rows.append(
-                [
-                    name,
-                    f"{b['cpu_seconds']:.0f} → {v['cpu_seconds']:.0f}",
-                    *(
-                        f"{b[k]:.{d}f} → {v[k]:.{d}f}"
-                        for k, d in (("pose_median", 2), ("truth_mean_05", 2), ("truth_mean_average", 3))
-                    ),
-                ]
-            )
-    return table(
-        [
-            "set, particles, seed, regulariser",
-            "CPU seconds",
-            "pose error, deg",
-            "map to truth, FSC 0.5, A",
-            "mean FSC beyond 12 A",
-        ],
-        rows,
-    ) + repeat(results, "whole_now", now)
-
-
-def _kernels(results: Path) -> str:
-    """Compiled kernels beside plain torch."""
-    record = read(results, "kernels")
-    rows = [
-        [work, name, *(f"{v[box]:,.0f}" for box in ("64", "128", "256"))]
-        for work, found in record["per_core_second"].items()
-        for name, v in found.items()
-    ]
-    return table(["a second of one core", "", "box 64", "box 128", "box 256"], rows) + repeat(
-        results, "kernels", record
-    )
-
-
-def _memory(results: Path) -> str:
-    """Memory measured and planned."""
-    record = read(results, "memory")
-    rows = [
-        [
-            name,
-            *(
-                f"{v[part][kind] / 1e6:,.0f}"
-                for part in ("half maps", "regulariser")
-                for kind in ("measured", "planned")
-            ),
-        ]
-        for name, v in record["bytes"].items()
-    ]
-    return table(
-        [f"MB, box {record['box']}", "half maps, mask, FSC: measured", "planned", "regulariser: measured", "planned"],
-        rows,
-    ) + repeat(results, "memory", record)
-
-
 def _slurm(results: Path) -> str:
     """The job for SLURM."""
     script = (results.parents[1] / "docs" / "slurm.sh").read_text(encoding="utf-8")
@@ -341,6 +279,7 @@ def _slurm(results: Path) -> str:
 BLOCKS: dict[str, Callable[[Path], str]] = {
     **python_api.blocks(),
     **regularisers.BLOCKS,
+    **costs.BLOCKS,
     "relion": _relion,
     "noise": _noise,
     "starts": _starts,
@@ -351,8 +290,5 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "optics": _optics,
     "optics-real": _optics_real,
     "ewald": _ewald,
-    "speed": _speed,
-    "kernels": _kernels,
-    "memory": _memory,
     "slurm": _slurm,
 }
