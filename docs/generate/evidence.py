@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from generate import costs, python_api, regularisers
+from generate import costs, included, python_api, regularisers
 from generate.figures import curves
 from generate.tables import limit, read, repeat, table
 
@@ -291,4 +291,5 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "optics-real": _optics_real,
     "ewald": _ewald,
     "slurm": _slurm,
+    "example-package": included.example_package,
 }

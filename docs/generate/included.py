@@ -11,6 +11,12 @@ _PAGES = {
 _LINK = re.compile(r"\]\((?!https?:|#)([^)]*)\)")
 
 
+def example_package(results: Path) -> str:
+    """The README of the package in examples/, without its title, its headings a level lower."""
+    text = (results.parents[1] / "examples" / "halfmap-wavelet" / "README.md").read_text(encoding="utf-8")
+    return re.sub(r"^## ", "### ", text.partition("\n")[2], flags=re.MULTILINE)
+
+
 def pages(root: Path) -> dict[str, str]:
     """Text of each page by path. Links to files of the repository, which the site does not hold, become plain text."""
     return {path: _LINK.sub(r"] (`\1`)", (root / name).read_text(encoding="utf-8")) for path, name in _PAGES.items()}
