@@ -21,6 +21,7 @@ sys.path[:0] = [str(ROOT / "docs")]
 from generate import commands, evidence, formulas, included  # noqa: E402
 
 _BLOCK = re.compile(r"^\{\{ *([\w-]+) *\}\}$", re.MULTILINE)
+_FETCHED = re.compile(r'<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)="(?:https?:)?//[^"]*"')
 _NEEDED = re.compile(r"\A---\nneeds_(command|module): *(\S+)\n---\n")
 
 
@@ -69,3 +70,11 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
 def on_page_content(html: str, page: Page, **_: object) -> str:
     """Formulas become MathML, which browsers draw by themselves."""
     return formulas.as_mathml(html, page.file.src_uri)
+
+
+def on_post_page(output: str, page: Page, **_: object) -> str:
+    """Refuse a page that would fetch anything from elsewhere."""
+    fetched = _FETCHED.search(output)
+    if fetched:
+        raise PluginError(f"{page.file.src_uri}: fetches from elsewhere: {fetched[0]}")
+    return output
