@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from halfmap_run import simulate
-from molecules import MOLECULES, SWINGING
+from molecules import MOLECULES, PAPER_SCALE, Molecule
 
 from halfmap.errors import InputError
 
@@ -36,7 +36,7 @@ def simulated(name: str, seed: int, count: int, more: list[str], out: Path) -> D
 
     Raises InputError where the folder holds images made with other options.
     """
-    molecule = MOLECULES[name]
+    molecule = (MOLECULES | PAPER_SCALE)[name]
     model, folder = out / f"{name}.pdb", out / f"{name}_seed{seed}"
     if not model.exists():
         molecule.write(model)
@@ -52,4 +52,11 @@ def simulated(name: str, seed: int, count: int, more: list[str], out: Path) -> D
     settings = record["settings"]
     diameter = min(record["diameter_A"] + MARGIN, settings["box"] * settings["apix"])
     return DataSet(name, folder / "particles.star", folder / "initial.mrc", diameter, molecule.symmetry,
-                   folder / "particles_truth.star", model, SWINGING, f"simulated: {name} {' '.join(words)}")
+                   folder / "particles_truth.star", model, swinging(molecule), f"simulated: {name} {' '.join(words)}")
+
+
+def swinging(molecule: Molecule) -> str:
+    """The letters of the chains that `options` lets swing."""
+    words = molecule.options
+    hinges = words[words.index("--hinge") + 1] if "--hinge" in words else ""
+    return "".join(one.partition(":")[0] for one in hinges.split(",") if one)

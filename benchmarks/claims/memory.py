@@ -39,11 +39,12 @@ from halfmap.fourier.transform import half_volume
 from halfmap.geometry.symmetry import symmetry_group
 from halfmap.maps.masks import solvent_mask
 from halfmap.reconstruction.statistics import Backprojection, Place, in_memory, sums_put
-from halfmap.refinement.memory_plan import STATE_MAPS, WITHOUT_QUARTERS, Demand, kept_within, needs_of, solve_stages
+from halfmap.refinement.memory_plan import STATE_MAPS, Demand, kept_within, solve_stages
+from halfmap.regularisation.declaration import Need
 from halfmap.regularisation.protocol import HalfSets
-from halfmap.regularisation.registry import regulariser_named
 from halfmap.runtime.memory import resident
 from halfmap.runtime.scratch import Scratch
+from halfmap.settings.regularisers import RegulariserOptions, need_of, regulariser_named
 from halfmap.validation.fsc import FscCurves, corrected_fsc
 
 NOISE = 0.1  # of the phantom's transform, in a quarter set
@@ -133,7 +134,7 @@ def solved(given: argparse.Namespace, box: int, method: str, watch: Watch, place
     with sums_put(place):
         with watch.during("half maps"):
             halves = HalfSets.build(quarters, symmetry_group(given.symmetry), 1.0, curves)
-        if name in WITHOUT_QUARTERS:
+        if not _need(name).quarters:
             halves = replace(halves, sums=())
         halves = replace(halves, window=masks[0])
         del quarters
@@ -169,12 +170,17 @@ def in_a_process(given: argparse.Namespace, name: str) -> dict[str, int]:
     return found
 
 
+def _need(name: str) -> Need:
+    """What a method needs by its declaration."""
+    parameters = METHODS[name].get("parameters", "fixed")
+    return need_of(RegulariserOptions(regulariser=name.split()[0], ss_parameters=parameters))
+
+
 def planned(given: argparse.Namespace, name: str) -> dict[str, int]:
     """Bytes that are planned for the same."""
     symmetric = len(symmetry_group(given.symmetry)) > 1
-    needs = needs_of(name.split()[0], METHODS[name].get("parameters", ""))
-    demand = Demand(given.box, given.padding, math.ceil(given.box / 2) - 1, given.box, 1, 0, 0, symmetric, needs,
-                    kept=kept_within(DIAMETER * given.box, 1.0, given.box))
+    demand = Demand(given.box, given.padding, math.ceil(given.box / 2) - 1, given.box, 1, 0, 0, symmetric, name,
+                    _need(name), kept=kept_within(DIAMETER * given.box, 1.0, given.box))
     stages = solve_stages(demand, given.sums == "disk")
     return {stage: stages[stage] for stage in STAGES}
 

@@ -69,6 +69,10 @@ class Task:
         """Its name in the results."""
         return f"{self.data.name} {self.count} seed{self.seed} {self.regulariser}"
 
+    def folder(self, out: Path) -> Path:
+        """Where its run is left."""
+        return out / "runs" / self.data.name / f"seed{self.seed}" / f"{self.count}_{self.regulariser.replace(' ', '_')}"
+
 
 def options() -> argparse.Namespace:
     """The command line."""
@@ -117,10 +121,8 @@ def tasks(given: argparse.Namespace) -> list[Task]:
 
 def one_run(task: Task, out: Path, threads: int) -> dict[str, Any]:
     """Refine and judge. What an interrupted run left in the folder is removed first."""
-    data = task.data
-    place = out / "runs" / data.name / f"seed{task.seed}"
-    particles, _ = subset(data.particles, str(task.count), task.seed, place)
-    folder = place / f"{task.count}_{task.regulariser.replace(' ', '_')}"
+    data, folder = task.data, task.folder(out)
+    particles, _ = subset(data.particles, str(task.count), task.seed, folder.parent)
     if folder.exists():
         shutil.rmtree(folder)
     cost = refine([

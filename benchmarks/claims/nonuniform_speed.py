@@ -38,8 +38,7 @@ from halfmap.maps.masks import spherical_mask
 from halfmap.options import add_options, build, check_declared
 from halfmap.reconstruction.statistics import Backprojection
 from halfmap.regularisation.protocol import HalfSets, Regulariser
-from halfmap.regularisation.registry import regulariser_named
-from halfmap.settings.regularisers import RegulariserOptions, check_options, regulariser_options
+from halfmap.settings.regularisers import RegulariserOptions, check_options, regulariser_named, regulariser_options
 from halfmap.validation.fsc import GOLD_STANDARD, corrected_fsc, resolution
 
 PAIRS = 100  # the unit: this many real FFT pairs

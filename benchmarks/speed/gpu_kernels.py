@@ -113,6 +113,8 @@ def cases(box: int, images: int) -> list[Case]:
              lambda out, given: [out.gain, out.precision], items=images, bytes=gathered + 12.0 * images * count),
         Case("residual_sums", (half, coords, band.kxy, band.shell, box, y, c, torch.ones(1, count).double(), one, axes,
                                shifts), lambda out, given: [out], items=images, bytes=gathered + 12.0 * images * count),
+        Case("slope_sums", (half, half.flip(0), coords * 0.981, axes, y, c), lambda out, given: [out], items=images,
+             bytes=2 * gathered + 12.0 * images * count),
         insertion,
         replace(insertion, label="four numbers a point", wide=True),
         replace(insertion, label="whole numbers", repeats=True),

@@ -75,7 +75,7 @@ def _regularisers_brief(results: Path) -> str:
         [label, *(f"{v['pose_median']:.2f} deg, {v['truth_mean_05']:.2f} A" for v in (row[name] for name in shown))]
         for label, row in _of_both_seeds(read(results, "sparse_smooth")).items()
     ]
-    return table(["", "uniform", "nonuniform", "sparse_smooth", "joined (`local`)"], rows)
+    return table(["", "uniform", "nonuniform", "sparse_smooth", "joined"], rows)
 
 
 def _fewer_particles(results: Path) -> str:
@@ -227,7 +227,7 @@ def _strengths(results: Path) -> str:
                 "`fixed`",
                 "`cross-validated`",
                 "`published-code`",
-                "`local`",
+                "`joined`",
             ],
             rows,
         )
@@ -235,17 +235,13 @@ def _strengths(results: Path) -> str:
     )
 
 
-def _crosses(results: Path) -> str:
+def _crosses(_: Path) -> str:
     """What each regulariser lets cross, in its own words."""
-    from halfmap.regularisation.cutoff import Cutoff
-    from halfmap.regularisation.local_fsc import LocalFsc
-    from halfmap.regularisation.nonuniform import NonUniform
-    from halfmap.regularisation.sidesplitter import Sidesplitter
     from halfmap.regularisation.sparse_smooth import SparseSmooth
-    from halfmap.regularisation.wiener import Uniform
+    from halfmap.settings.regularisers import BUILT_IN, regulariser_named
 
-    made = {one.name: one for one in (Uniform(), NonUniform(), SparseSmooth(), Cutoff(), Sidesplitter(), LocalFsc())}
-    made |= {f"sparse_smooth --ss-parameters {p}": SparseSmooth(parameters=p) for p in ("local", "published-code")}
+    made = {one.name: regulariser_named(one.name) for one in BUILT_IN}
+    made["sparse_smooth --ss-parameters published-code"] = SparseSmooth(parameters="published-code")
     return table(["regulariser", "what crosses"], [[f"`{name}`", one.crosses] for name, one in made.items()])
 
 

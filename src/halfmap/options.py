@@ -59,7 +59,16 @@ def _fields(settings: object) -> tuple[Field, ...]:
     return tuple(f for f in every if getattr(settings, "REFINES", True) or not f.metadata.get("in_refinements"))
 
 
-def _value_types(cls: type) -> dict[str, type]:
+def _written(settings: object) -> list[Field]:
+    """The fields that are worth writing down: without those that a method ``left_out`` of the settings names."""
+    left_out = settings.left_out() if hasattr(settings, "left_out") else ()
+    return [f for f in _fields(settings) if f.name not in left_out]
+def keywords_of(cls: type) -> dict[str, Field]:
+    """The fields of a settings class by name that a user can give, in their order."""
+    return {field.name: field for field in _fields(cls)}
+
+
+def value_types(cls: type) -> dict[str, type]:
     """The type of each field by name, without the ``None`` that may stand beside it."""
     plain = {}
     for name, hint in get_type_hints(cls).items():
@@ -70,14 +79,14 @@ def _value_types(cls: type) -> dict[str, type]:
 
 def add_options(parser: argparse.ArgumentParser, cls: type) -> None:
     """Add one option for each field to the parser. An option that the user does not give is not in the namespace."""
-    kinds = _value_types(cls)
+    kinds = value_types(cls)
     titles = ["settings", "settings with a good default"]
     titles += [f.metadata["group"] for f in _fields(cls) if "group" in f.metadata]
     groups = {title: parser.add_argument_group(title) for title in dict.fromkeys(titles)}
     for field in _fields(cls):
         about = field.metadata
         group = groups[about.get("group") or titles[bool(about.get("advanced"))]]
-        text = _help(field)
+        text = help_text(field).replace("%", "%%")
         names = [flag(field)]
         hidden = [a for a in about.get("aliases", ()) if a not in names]
         shared: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS}
@@ -86,23 +95,25 @@ def add_options(parser: argparse.ArgumentParser, cls: type) -> None:
             if hidden:
                 parser.add_argument(*hidden, action="store_true", help=argparse.SUPPRESS, **shared)
             continue
-        typed: dict[str, Any] = {"type": kinds[field.name], "choices": about.get("choices")}
+        words: dict[str, Any] = {"type": kinds[field.name], "choices": about.get("choices")}
         word = about.get("short") or about.get("unit") or _WORDS[kinds[field.name]]
         if not about.get("choices"):
-            typed["metavar"] = word
+            words["metavar"] = word
         if kinds[field.name] is tuple:
-            typed |= {"type": Path, "nargs": "+"}
+            words |= {"type": Path, "nargs": "+"}
         if "bare" in about:
-            typed |= {"nargs": "?", "const": about["bare"]}
+            words |= {"nargs": "?", "const": about["bare"]}
         if about.get("several"):
-            typed |= {"nargs": "+", "action": _Joined}
-        if about.get("positional"):
-            typed["type"] = _unless_absent(typed["type"])
-            group.add_argument(field.name, nargs="?", default=argparse.SUPPRESS, help=text, **typed)
+            words |= {"nargs": "+", "action": _Joined}
+        if about.get("positional") and kinds[field.name] is tuple:
+            group.add_argument(field.name, help=text, default=argparse.SUPPRESS, **words | {"nargs": "*"})
+        elif about.get("positional"):
+            words["type"] = _unless_absent(words["type"])
+            group.add_argument(field.name, nargs="?", default=argparse.SUPPRESS, help=text, **words)
         else:
-            group.add_argument(*names, help=text, **typed, **shared)
+            group.add_argument(*names, help=text, **words, **shared)
         if hidden:
-            parser.add_argument(*hidden, help=argparse.SUPPRESS, **typed, **shared)
+            parser.add_argument(*hidden, help=argparse.SUPPRESS, **words, **shared)
 
 
 class _Joined(argparse.Action):
@@ -118,14 +129,15 @@ def _unless_absent(kind: type) -> Callable[[str], object]:
     return lambda text: text if text is argparse.SUPPRESS else kind(text)
 
 
-def _help(field: Field) -> str:
+def help_text(field: Field) -> str:
+    """What the field means, the unit of its value, and its default."""
     about = field.metadata
     text = about["help"]
     if about.get("unit"):
         text += f" [{about['unit']}]"
     if field.default is not dataclasses.MISSING:
         text += f" (default: {_shown(field, field.default)})"
-    return text.replace("%", "%%")
+    return text
 
 
 def _shown(field: Field, value: object) -> str:
@@ -148,7 +160,7 @@ def build(cls: type[Settings], values: Mapping[str, Any]) -> Settings:
                if f.name not in values and f.default is dataclasses.MISSING]
     if missing:
         raise InputError(f"missing: {', '.join(missing)}; see --help")
-    kinds = _value_types(cls)
+    kinds = value_types(cls)
     chosen = {f.name: values[f.name] for f in fields if f.name in values}
     return cls(**{name: tuple(value) if kinds[name] is tuple else value for name, value in chosen.items()})
 
@@ -177,7 +189,7 @@ def check_declared(settings: object) -> None:
 def to_toml(settings: object, heading: str) -> str:
     """Every setting as TOML with comments. A setting that is ``None``, which TOML lacks, is commented out."""
     lines = [f"# {line}" for line in heading.splitlines()]
-    for field in _fields(settings):
+    for field in _written(settings):
         about, value = field.metadata, getattr(settings, field.name)
         remark = about["help"] + (f" [{about['unit']}]" if about.get("unit") else "")
         if about.get("choices"):
@@ -197,7 +209,7 @@ def to_command(settings: object, program: str) -> str:
         if isinstance(value, bool):
             options.append(flag(field) if value else flag(field).replace("--", "--no-", 1))
         elif field.metadata.get("positional"):
-            words.append(str(value))
+            words += map(str, value) if isinstance(value, tuple) else [str(value)]
         elif isinstance(value, tuple):
             options += [flag(field), *map(str, value)]
         else:
@@ -229,13 +241,16 @@ def toml_values(path: Path) -> dict[str, Any]:
 
 
 def read_toml(cls: type, path: Path) -> dict[str, Any]:
-    """The values in a TOML file, with the types of the fields of ``cls``.
+    """The values in a TOML file, with the types of the fields of ``cls``, whose method ``check_file``, if it has one,
+    sees them first.
 
     Raises InputError where the file cannot be read, a key is not a setting or has no effect, or a value has the wrong
     type.
     """
     found = toml_values(path)
-    kinds, here = _value_types(cls), {f.name for f in _fields(cls)}
+    if hasattr(cls, "check_file"):
+        cls.check_file(path, found)
+    kinds, here = value_types(cls), {f.name for f in _fields(cls)}
     values = {}
     for key, value in found.items():
         if key not in kinds:
@@ -244,21 +259,25 @@ def read_toml(cls: type, path: Path) -> dict[str, Any]:
             raise InputError(f"{path}: {key} is not a setting{hint}")
         if key not in here:
             raise InputError(f"{path}: {key} {_ONLY_REFINEMENTS}; remove the line")
-        values[key] = _typed(value, kinds[key], f"{path}: {key}")
+        values[key] = typed(value, kinds[key], f"{path}: {key} = {value!r}")
     return values
 
 
-def _typed(value: object, kind: type, where: str) -> object:
+def typed(value: object, kind: type, where: str) -> object:
+    """The value with the type of a field: whole numbers do for others, and text for a path.
+
+    Raises InputError, which begins with ``where``, for a value of another type.
+    """
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if kind is Path and isinstance(value, str):
+    if kind is Path and isinstance(value, str | Path):
         return Path(value)
     if kind is tuple and isinstance(value, list) and all(isinstance(one, str) for one in value):
         return tuple(map(Path, value))
     if type(value) is not kind:
         names = {Path: "a path in quotes", tuple: "a list of paths in quotes", str: "text in quotes",
                  bool: "true or false", int: "a whole number", float: "a number"}
-        raise InputError(f"{where} = {value!r}: expected {names[kind]}")
+        raise InputError(f"{where}: expected {names[kind]}")
     return value
 
 
@@ -273,7 +292,7 @@ class SettingRow(NamedTuple):
 def table(settings: object) -> dict[str, SettingRow]:
     """Every setting by name, as a report's table shows it."""
     rows = {}
-    for field in _fields(settings):
+    for field in _written(settings):
         about, value = field.metadata, getattr(settings, field.name)
         meaning = about["help"] + (f" ({about['reference']})" if about.get("reference") else "")
         unit = about.get("unit", "") if value is not None else ""

@@ -233,7 +233,7 @@ def test_options_come_before_the_settings_file(
         seen.append(read)
         raise InputError("far enough")
 
-    monkeypatch.setattr("halfmap.cli.refine.validated", stop)
+    monkeypatch.setattr("halfmap.commands.refine.validated", stop)
     path = tmp_path / "settings.toml"
     path.write_text(to_toml(dataclasses.replace(settings, seed=5, threads=2)), encoding="utf-8")
     assert main(["refine", "--settings", str(path), "--seed", "9", "--no-flatten-solvent"]) == 2

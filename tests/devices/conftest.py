@@ -1,5 +1,7 @@
 """A pretended accelerator: tensors that lie on the CPU, say that they lie on a GPU, and are refused what CUDA refuses.
 
+It also refuses what torch.use_deterministic_algorithms refuses there, whether it was asked for or not.
+
 It finds faults of place without a GPU: a tensor made on the CPU that meets one of the GPU, an array taken from the GPU
 by numpy, a generator of the wrong device, an operation that CUDA has no kernel for. Arithmetic, memory, speed and the
 order of additions of real CUDA stay untested: every operation is done by the CPU.
@@ -46,6 +48,8 @@ INDEXING = {"index", "_unsafe_index", "index_put", "index_put_", "_index_put_imp
 FILLS = {"fill", "fill_", "masked_fill", "masked_fill_"}
 # Elementwise operations take 0-dim tensors of the CPU beside those of the GPU (TensorIterator), all but these.
 NO_NUMBERS = {"clamp", "clamp_", "complex", "polar"}
+# Not the same bits every time on CUDA, by torch's documentation: some of them for some arguments only.
+UNREPEATED = {"bincount", "cumsum", "cumsum_", "histc", "kthvalue", "median", "nanmedian", "put", "put_"}
 PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "vdot"}  # not of integers, by cuBLAS
 
 
@@ -129,6 +133,7 @@ def dispatched(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     _check_kernel(func, ours)
     if 0 < len(ours) < len(tensors):
         _check_places(func, args, kwargs)
+    _check_repeats(func, args, kwargs)
     result = func(*mapped(_held, args), **mapped(_held, kwargs))
     if func.overloadpacket in (torch.ops.aten._conj, torch.ops.aten._neg_view):
         result = result.resolve_conj().resolve_neg()  # a wrapper cannot be lazy; nothing is written through such views
@@ -189,6 +194,24 @@ def _check_kernel(func: Any, ours: list[Pretended]) -> None:
         raise RuntimeError(f"\"{name}_cuda\" not implemented for integers")
 
 
+def _check_repeats(func: Any, args: Any, kwargs: dict[str, Any]) -> None:
+    """Refuse what torch.use_deterministic_algorithms refuses on CUDA (the list of its documentation)."""
+    name = _name(func)
+    if name not in UNREPEATED:
+        return
+    named = _by_name(func, args, kwargs)
+    whole = not (named["self"].is_floating_point() or named["self"].is_complex())
+    allowed = {"bincount": named.get("weights") is None, "cumsum": whole, "cumsum_": whole,
+               "median": "dim" not in named, "nanmedian": "dim" not in named}
+    if not allowed.get(name, False):
+        raise RuntimeError(f"{name}_cuda does not have a deterministic implementation")
+
+
+def _by_name(func: Any, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of an operation by their names."""
+    return {a.name: value for a, value in zip(func._schema.arguments, args, strict=False)} | kwargs
+
+
 def _check_places(func: Any, args: Any, kwargs: dict[str, Any]) -> None:
     """Refuse tensors of both places in one operation, where CUDA does.
 
@@ -197,7 +220,7 @@ def _check_places(func: Any, args: Any, kwargs: dict[str, Any]) -> None:
     name = _name(func)
     if name in COPIES:
         return
-    named = {a.name: value for a, value in zip(func._schema.arguments, args, strict=False)} | kwargs
+    named = _by_name(func, args, kwargs)
     written = {a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write}
     if name in INDEXING and not isinstance(named["self"], Pretended):
         if any(isinstance(i, Pretended) for i in named["indices"]):
@@ -291,7 +314,10 @@ def accelerator(memory: int = MEMORY) -> Iterator[torch.device]:
         patch.setattr(torch.cuda, "get_device_name", lambda device=None: "pretended GPU")
         patch.setattr(torch.cuda, "synchronize", lambda device=None: None)
         patch.setattr(torch.cuda, "mem_get_info", lambda device=None: (memory, memory))
-        yield CUDA
+        try:
+            yield CUDA
+        finally:
+            torch.use_deterministic_algorithms(False)
 
 
 def on_gpu(value: Any) -> Any:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 MIXED = "Expected all tensors to be on the same device"
+UNREPEATED = "does not have a deterministic implementation"
 CPU_INDEX = torch.tensor([1, 0])
 
 # By name: a planted fault in terms of x and of its counterpart y on the CPU, and how CUDA complains.
@@ -39,6 +40,10 @@ FAULTS = {
     "generator of the GPU": (lambda x, y: torch.randperm(3, generator=torch.Generator("cuda")), "'cpu' device type"),
     "normal_": (lambda x, y: x.normal_(generator=torch.Generator()), "'cuda' device type"),
     "integer matrix product": (lambda x, y: x.long() @ x.long(), "not implemented"),
+    "weighted bincount": (lambda x, y: torch.bincount(CPU_INDEX.to(x.device), x[0]), UNREPEATED),
+    "cumsum": (lambda x, y: x.cumsum(0), UNREPEATED),
+    "histc": (lambda x, y: torch.histc(x, 4), UNREPEATED),
+    "median with its place": (lambda x, y: x.median(dim=0), UNREPEATED),
     "histogram": (lambda x, y: torch.histogram(x, 4), "Could not run"),
 }
 
@@ -59,6 +64,8 @@ ALLOWED = {
     "transform": lambda x, y: torch.view_as_real(torch.fft.fft2(x).conj().resolve_conj()) + torch.fft.rfft(x).imag[0],
     "views": lambda x, y: x.clone()[:, :1].T.unsqueeze(-1).expand(1, 2, 2).contiguous().flatten(),
     "linear algebra": lambda x, y: torch.linalg.solve(x + 3 * torch.eye(2, device=x.device), x).max(dim=0),
+    "sums that repeat": lambda x, y: (x.long().cumsum(0), torch.bincount(x.long().flatten()), x.median(),
+                                      torch.zeros_like(x).index_add_(0, CPU_INDEX.to(x.device), x)),
     "normal_": lambda x, y: torch.zeros_like(x).normal_(generator=torch.Generator(x.device).manual_seed(1)),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -19,7 +20,8 @@ from halfmap.refinement.in_parts import memory_refused
 from halfmap.refinement.memory_limits import available_on
 from halfmap.refinement.refine import refine
 from halfmap.refinement.resume import resume
-from halfmap.runtime.device import computed_on
+from halfmap.runtime import checkpoint
+from halfmap.runtime.device import computed_on, device_named
 from halfmap.runtime.distributed import joined
 from halfmap.settings.refine import RefineSettings
 from halfmap.settings.resume import ResumeSettings
@@ -35,7 +37,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
               "ss_steps": 3, "sums": "disk", "ewald": "auto"},
     "fixed": {"search": "fixed", "scale": "particle", "padding": 1, "flatten_solvent": False, "ewald": "positive"},
     "many": {"insertion": "gaussian", "posterior": "modes", "scale": "none", "join_halves": 40.0, "mask": "mask.mrc",
-             "regulariser": "sidesplitter", "batch": 7},
+             "regulariser": "sidesplitter", "batch": 7, "deterministic": True},
 }  # fmt: skip
 
 
@@ -97,25 +99,29 @@ def test_a_refinement_gives_the_same_bits_on_both(run, accelerator, plain_kernel
     if name == "many":  # as after a start that the images contradict
         monkeypatch.setattr(schedule.Schedule, "poor_start", lambda self, history: True)
     with plain_kernels():
-        expected = run("cpu", "cpu", **OPTIONS[name] | {"sums": "memory"})
+        expected = run("cpu", "cpu", **{"sums": "memory"} | OPTIONS[name])
     with accelerator():
         found = run("cuda", "gpu", **OPTIONS[name])
     found.same_as(expected)
     assert len(found.seen) == len(expected.seen) == len(found.records)
     if name == "usual":
         assert [row["search"] for row in found.records] == ["burn-in", "global", "local", "final"]
+    log = (found.out / "log.txt").read_text()
+    assert ("in an order that repeats to the bit" in log) == ("deterministic" in OPTIONS[name])
     if name == "many":
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
         assert "improved with all images" in found.records[0]["crosses"]
-    assert "8.0 GB available; sums in memory" in (found.out / "log.txt").read_text()
+    assert f"8.0 GB available; sums {'on disk' if 'sums' in OPTIONS[name] else 'in memory'}" in log
 
 
 class Died(BaseException):
     """The end of a process, as far as the program can tell."""
 
 
-@pytest.mark.parametrize("device", ["cuda", "cpu"])
-def test_a_run_that_died_goes_on_where_it_was_begun(run, accelerator, monkeypatch, device):
-    often = {"batch": 6, "checkpoint_minutes": 1e-6, "regulariser": "sparse_smooth", "ss_steps": 3}
+@pytest.mark.parametrize(("device", "sums"), [("cuda", "memory"), ("cuda", "disk"), ("cpu", "memory")])
+def test_a_run_that_died_goes_on_where_it_was_begun(run, accelerator, monkeypatch, device, sums):
+    often = {"batch": 6, "checkpoint_minutes": 1e-6, "regulariser": "sparse_smooth", "ss_steps": 3, "sums": sums}
+    monkeypatch.setattr(checkpoint, "LARGE", 1000)  # sums of any size are put where they belong as they are read
     tally, done = em.Tally.add_, []
 
     def dying(*args: Any) -> None:
@@ -153,10 +159,33 @@ def test_memory_is_that_of_the_accelerator_or_what_the_user_allows(run, accelera
         assert available_on(gpu, None) == 3 * 10**9
         assert available_on(gpu, 2.0) == 2 * 10**9
         assert available_on(torch.device("cpu"), None) != 3 * 10**9
-    # too little for anything: fewer images at a time, and nothing goes to disk
-    with accelerator(memory=10**6):
-        done = run("cuda", "small", max_iterations=1, sums="disk")
-    assert "12 images at once" in (done.out / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("options", [
+    {"max_iterations": 1, "regulariser": "nonuniform", "symmetry": "C3", "join_halves": 40.0},
+    {"max_iterations": 1, "search": "local", "regulariser": "sparse_smooth", "ss_parameters": "cross-validated",
+     "ss_steps": 5},
+])  # fmt: skip
+def test_sums_that_a_gpu_has_no_room_for_lie_elsewhere_and_give_the_same_bits(
+    run, accelerator, plain_kernels, monkeypatch, options
+):
+    with plain_kernels():
+        expected = run("cpu", "cpu", batch=12, sums="disk", **options)
+    places: list[list[str]] = []
+    completed = em._completed
+
+    def looked_at(*given: Any) -> em.Expectation:
+        done = completed(*given)
+        places.append([one.sums.device.type for quarters in done.statistics for one in quarters])
+        return done
+
+    monkeypatch.setattr(em, "_completed", looked_at)
+    with accelerator(memory=10**6):  # too little for anything
+        found = run("cuda", "gpu", **options)
+    found.same_as(expected)
+    assert "12 images at once" in (found.out / "log.txt").read_text()
+    assert "sums in the machine's memory" in (found.out / "log.txt").read_text()
+    assert places[:4] == [["cpu"] * count for count in (1, 2, 3, 4)]
 
 
 def test_a_run_says_which_gpu_it_computes_on_and_how_long_that_takes_is_measured_there(run, accelerator, monkeypatch):
@@ -168,6 +197,14 @@ def test_a_run_says_which_gpu_it_computes_on_and_how_long_that_takes_is_measured
         done = run("cuda", "named", max_iterations=1)
     assert all(seconds > 0 for seconds in astuple(speed))
     assert "computing on pretended GPU (8 GB)" in (done.out / "log.txt").read_text()
+
+
+def test_only_work_on_a_gpu_is_asked_to_repeat(accelerator):
+    with accelerator():
+        for name, asked in (("cpu", False), ("cuda", True)):
+            device_named(name, deterministic=True)
+            assert torch.are_deterministic_algorithms_enabled() == asked
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_a_gpu_that_refuses_memory_is_told_from_one_that_fails():

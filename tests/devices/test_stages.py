@@ -35,7 +35,7 @@ from halfmap.reconstruction.inverse import reconstruct
 from halfmap.reconstruction.statistics import Backprojection
 from halfmap.refinement.input_prior import InputPrior, Moves
 from halfmap.regularisation.protocol import HalfSets, MapPair
-from halfmap.regularisation.registry import REGULARISERS, regulariser_named
+from halfmap.settings.regularisers import REGULARISERS, regulariser_named
 from halfmap.validation import bfactor, fsc, halfmaps, local_resolution, model_map, orientations, poses
 from halfmap.validation.fsc_area import fsc_area
 from halfmap.validation.thon_rings import RingSums
@@ -151,6 +151,8 @@ KERNELS = {
         to(symmetry_group("C3")), 0.5, 4, 5.0),
     "shell_products": lambda to: kernels.shell_products(
         to(torch.fft.rfftn(noise(12, 12, 12))), to(torch.fft.rfftn(noise(12, 12, 12, seed=1))), to(torch.ones(7))),
+    "sums_at": lambda to: [kernels.sums_at(to(torch.arange(24).reshape(shape) % 5), to(noise(24).reshape(shape)), 6)
+                           for shape in ((24,), (2, 3, 4))],
     "soft_circles": lambda to: kernels.soft_circles(20, to(torch.tensor([5.0, 7.5])), 3.0,
                                                     to(torch.tensor([[9, 10], [4, 16]]))),
     "symmetrise_": lambda to: symmetric(to(half_sums())),
@@ -283,7 +285,7 @@ METHODS: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in REGULARISERS
 @pytest.mark.parametrize(("name", "options"), METHODS, ids=lambda v: v if isinstance(v, str) else "-".join(
     str(part) for part in v.values() if isinstance(part, str)) or "usual")
 def test_regularisers_work_where_their_half_sets_are(on_both, name, options):
-    method = regulariser_named(name, **options, **({"steps": 4} if name == "sparse_smooth" else {}))
+    method = regulariser_named(name, **options, **({"steps": 4} if name in ("sparse_smooth", "joined") else {}))
 
     def work(to: Any) -> Any:
         halves, mask = half_sets(to)

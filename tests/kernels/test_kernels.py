@@ -16,7 +16,7 @@ from halfmap.fourier.band import Band
 from halfmap.fourier.gridding import trilinear_envelope
 from halfmap.fourier.transform import half_volume, half_volume_extent
 from halfmap.geometry.symmetry import symmetry_group
-from halfmap.kernels import reference, reference_search
+from halfmap.kernels import reference, reference_search, reference_volume
 from halfmap.kernels.poses import PolishOptions, Samples, Starts
 
 C1 = torch.eye(3, dtype=torch.float64)[None]
@@ -268,3 +268,12 @@ def test_a_shift_of_the_images_is_undone_by_insertion_and_applied_by_the_model(b
         values = specimen.images(band.kxy, rotations, t)
         kernels.insert_slices_(sums, values, weights, coords, band.kxy, 24, Samples(image, rotations, t, mass))
     assert relative(moved, still) < 1e-12
+
+
+@pytest.mark.parametrize("shape", [(60,), (3, 4, 5), (0, 7)])
+def test_sums_by_index_are_numpys(shape):
+    generator = torch.Generator().manual_seed(3)
+    values, index = torch.randn(shape, generator=generator), torch.randint(5, shape, generator=generator)
+    expected = np.bincount(index.numpy().ravel(), values.double().numpy().ravel(), 6)
+    for sums_at in (kernels.sums_at, reference_volume.sums_at):
+        np.testing.assert_allclose(sums_at(index, values, 6).numpy(), expected, rtol=1e-12, atol=1e-14)

@@ -15,11 +15,11 @@ from halfmap.particles.read_ahead import StoredImages
 CPU = torch.device("cpu")
 
 
-def stored(number: int, kind: type[np.floating[Any]] = np.float16) -> StoredImages:
+def stored(number: int, kind: type[np.number[Any]] = np.float16) -> StoredImages:
     return StoredImages(np.arange(3) + number, np.full((3, 4, 4), number, kind))
 
 
-@pytest.mark.parametrize("kind", [np.float16, np.float32])
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int16, np.float16, np.float32])
 def test_images_arrive_as_they_are_stored_and_in_order(kind):
     given = [stored(number, kind) for number in range(4)]
     for one, arrived in zip(given, crossing.across(given, CPU), strict=True):

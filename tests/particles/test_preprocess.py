@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from halfmap.particles.preprocess import normalise, soft_circle
+from halfmap.particles.outliers import traits
+from halfmap.particles.preprocess import background_sd, normalise, soft_circle
+from halfmap.particles.stack_reader import KEPT
 
 
 def _distance(box: int) -> Tensor:
@@ -68,11 +72,15 @@ def test_images_without_signal_are_told_apart_and_come_back_as_zeros() -> None:
     torch.testing.assert_close(found[8:], expected)
 
 
-def test_bytes_are_normalised_like_floats() -> None:
-    images = (
-        (20 * torch.randn(3, 24, 24, generator=torch.Generator().manual_seed(0))).round().clamp(-128, 127)
-    )
-    torch.testing.assert_close(normalise(images.to(torch.int8), 8)[0], normalise(images, 8)[0])
+@pytest.mark.parametrize("kind", [kind for kind in KEPT if kind != np.float32], ids=str)
+def test_images_of_any_type_that_is_kept_are_prepared_to_the_bits_of_floats(kind: np.dtype[Any]) -> None:
+    noise = (20 * torch.randn(3, 24, 24, generator=torch.Generator().manual_seed(0))).round().clamp(-128, 127)
+    images = noise.abs() if kind.kind == "u" else noise
+    kept = torch.from_numpy(images.numpy().astype(kind))
+    prepared, fine = normalise(images, 8)
+    assert torch.equal(normalise(kept, 8)[0], prepared) and bool(fine.all())
+    assert torch.equal(background_sd(kept, 8), background_sd(images, 8))
+    assert torch.equal(traits(kept, prepared), traits(images, prepared))
 
 
 @given(st.integers(2, 40), st.floats(0, 60), st.integers(0, 3))

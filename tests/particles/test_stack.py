@@ -58,7 +58,7 @@ def test_images_of_any_type_and_size_read_as_mrcfile_wrote_them(table_of: Make, 
     check_stacks(table)
     with StackReader(table) as reader:
         images = reader.read(np.arange(6))
-    assert images.dtype == (np.float16 if dtype == "f2" else np.float32)
+    assert images.dtype == (dtype if dtype in ("i1", "i2", "f2") else np.float32)
     np.testing.assert_array_equal(images, expected[np.array(order) - 1])
 
 

@@ -126,8 +126,8 @@ def test_a_process_that_fails_while_its_thread_asks_after_the_others_ends_in_ord
     """Python aborts a process that exits while another of its threads is in torch ("terminate called")."""
     fails = """if True:
         import sys, time
-        from halfmap.runtime import distributed
-        distributed.BEAT = 0.0  # the thread asks all the time
+        from halfmap.runtime import distributed, signs_of_life
+        signs_of_life.BEAT = 0.0  # the thread asks all the time
         try:
             with distributed.joined(False, lambda: ""):
                 time.sleep(0.2)

@@ -19,15 +19,15 @@ from halfmap.refinement.memory_plan import (
     checked,
     demand_of,
     kept_within,
-    needs_of,
     planned,
     usual_search,
 )
 from halfmap.refinement.run_time import USUAL, Speed, Task, estimated_seconds, grid_operations
 from halfmap.refinement.schedule import Progressed, Schedule
 from halfmap.regularisation.support import Support
+from halfmap.settings.regularisers import DECLARED, RegulariserOptions, need_of
 
-LARGE = Demand(512, 2, 255, 512, 32, 147_456, 265, False, "uniform")
+LARGE = Demand(512, 2, 255, 512, 32, 147_456, 265, False, "uniform", DECLARED["uniform"].need)
 
 
 @pytest.mark.parametrize(("box", "padding"), [(20, 1), (21, 2), (32, 2)])
@@ -35,24 +35,25 @@ def test_sums_are_counted_to_the_byte(box, padding):
     limit = math.ceil(box / 2) - 1
     sums = Backprojection.zeros(box, padding, limit, torch.zeros(())).sums
     reference = half_volume(torch.zeros(box, box, box), padding, limit)
-    plan = planned(Demand(box, padding, limit, box, 8, 0, 0, False, "uniform"), 10**12)
+    plan = planned(Demand(box, padding, limit, box, 8, 0, 0, False, "uniform", DECLARED["uniform"].need), 10**12)
     assert plan.sums == sums.numel() * sums.element_size()
     assert plan.expectation > 4 * plan.sums + reference.numel() * reference.element_size()
 
 
 @pytest.mark.parametrize("regulariser", ["uniform", "nonuniform", "cutoff", "local-fsc", "sidesplitter"])
 def test_box_512_is_refined_in_16_gb_with_sums_on_disk(regulariser):
-    plan = checked(planned(replace(LARGE, regulariser=regulariser), 16 * 10**9))
+    plan = checked(planned(replace(LARGE, need=DECLARED[regulariser].need), 16 * 10**9))
     assert plan.on_disk and plan.peak < 16e9
     assert not planned(LARGE, 10**11).on_disk, "memory is quicker where there is enough"
 
 
 def test_so_it_is_with_a_sparse_and_smooth_map_of_a_particle_that_leaves_room_in_its_box():
-    large = replace(LARGE, regulariser="sparse_smooth", kept=kept_within(0.7 * 512, 1.0, 512))
+    large = replace(LARGE, need=DECLARED["sparse_smooth"].need, kept=kept_within(0.7 * 512, 1.0, 512))
     assert checked(planned(large, 16 * 10**9)).on_disk
     with pytest.raises(InputError, match=r"needs 2[0-9.]+ GB"):
         checked(planned(replace(large, kept=0), 16 * 10**9))
-    chosen = replace(large, regulariser=needs_of("sparse_smooth", "cross-validated"))
+    settings = RegulariserOptions(regulariser="sparse_smooth", ss_parameters="cross-validated")
+    chosen = replace(large, need=need_of(settings))
     assert planned(chosen, 10**12).solve > planned(large, 10**12).solve
 
 
@@ -109,7 +110,7 @@ LARGEST = Case(500.0, 534, 1.5, 53, 12 * 4**5 * 3 * 2**5)
 @pytest.mark.parametrize("case", [RIBOSOME, LARGEST])
 def test_the_grid_that_is_planned_is_the_finest_that_the_schedule_asks_for(case):
     schedule = case.schedule
-    demand = demand_of(schedule, 2, case.box, 32, "uniform")
+    demand = demand_of(schedule, 2, case.box, 32, "uniform", DECLARED["uniform"].need)
     assert demand.rotations == case.rotations
     assert demand.grid_coefficients == pytest.approx(case.coefficients, rel=0.01)
     # whatever the half maps agree on, in the first iteration after burn-in and in later ones
@@ -136,7 +137,7 @@ def test_the_operations_of_a_global_search_are_counted(case, gigaflop):
 
 def test_slices_that_are_held_are_in_the_plan_and_others_leave_it():
     """Those of a 500 A particle are larger than all else together."""
-    demand = demand_of(LARGEST.schedule, 2, LARGEST.box, 32, "uniform")
+    demand = demand_of(LARGEST.schedule, 2, LARGEST.box, 32, "uniform", DECLARED["uniform"].need)
     bytes_of_all = 12 * LARGEST.rotations * LARGEST.coefficients
     assert bytes_of_all > 50e9
     held = planned(demand, 10**12)
@@ -149,7 +150,7 @@ def test_slices_that_are_held_are_in_the_plan_and_others_leave_it():
 
 
 def test_slices_take_a_part_of_the_memory_at_most():
-    demand = demand_of(RIBOSOME.schedule, 2, RIBOSOME.box, 32, "uniform")
+    demand = demand_of(RIBOSOME.schedule, 2, RIBOSOME.box, 32, "uniform", DECLARED["uniform"].need)
     bytes_of_all = 12 * RIBOSOME.rotations * RIBOSOME.coefficients
     assert planned(demand, 10**11).slices_room is None
     plan = planned(replace(demand, rotations=8 * demand.rotations), 4 * 10**10)
@@ -158,7 +159,7 @@ def test_slices_take_a_part_of_the_memory_at_most():
 
 def test_making_slices_anew_is_in_the_estimate_of_time():
     schedule, speed = RIBOSOME.schedule, Speed(0.0, 0.0, 0.0, 1e-9, 0.0, 0.0)
-    plan = planned(demand_of(schedule, 2, RIBOSOME.box, 32, "uniform"), 10**12)
+    plan = planned(demand_of(schedule, 2, RIBOSOME.box, 32, "uniform", DECLARED["uniform"].need), 10**12)
     once = RIBOSOME.rotations * RIBOSOME.coefficients * 1e-9
     blocks = replace(plan, slices_room=12 * BLOCK * RIBOSOME.coefficients, batch=50)
     held, anew = (estimated_seconds(Task(1000, RIBOSOME.box, 2, schedule, p), speed)["global"] / USUAL["global"]

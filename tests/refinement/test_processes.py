@@ -18,9 +18,10 @@ from fixtures.projects import Outcome
 from halfmap.errors import InputError
 from halfmap.refinement.memory_plan import Demand, planned
 from halfmap.refinement.process_layout import Layout, Outlook, automatic, laid_out
+from halfmap.settings.regularisers import DECLARED
 
 GB = 10**9
-DEMAND = Demand(256, 2, 127, 256, 500, 40_000, 700, False, "uniform")
+DEMAND = Demand(256, 2, 127, 256, 500, 40_000, 700, False, "uniform", DECLARED["uniform"].need)
 
 
 def on(memory: int, images: int, sums: str = "auto") -> Outlook:

@@ -15,7 +15,6 @@ import pytest
 import starfile
 
 from halfmap.refinement.schedule import LOOKED_AT
-from halfmap.regularisation.registry import REGULARISERS
 from halfmap.settings.refine import from_toml
 from halfmap.validation.halfmaps import null_band
 
@@ -238,19 +237,15 @@ def test_an_interrupted_run_keeps_its_finished_iterations(dataset, tmp_path):
     assert "finished" not in (out / "log.txt").read_text()
 
 
-@pytest.mark.parametrize(("search", "most", "regulariser"), [
-    *(("local", 8, regulariser) for regulariser in REGULARISERS),
-    *(("auto", 16, regulariser) for regulariser in ("uniform", "nonuniform", "sparse_smooth")),
-])
-def test_noise_alone_makes_no_correlation_beyond_the_start(search, most, regulariser, simulated, refine):
-    """Einstein from noise: the half sets may share what the start told them, and nothing finer."""
+@pytest.mark.parametrize("regulariser", ["uniform", "nonuniform", "sparse_smooth"])
+def test_noise_alone_makes_no_correlation_beyond_the_start(regulariser, simulated, refine):
+    """Einstein from noise: the half sets may share what the start told them, and nothing finer.
+
+    Local searches with every regulariser: tests/regularisation/test_shared_claims.py.
+    """
     noise = simulated(n=300, box=32, apix=5.0, noise_only=True, micrographs=40, seed=10)
-    # A local search starts from random poses and, with these images, goes on to finer detail at once by chance.
-    done = refine(noise, "--search", search, "--max-iterations", most, "--regulariser", regulariser,
-                  star="particles_truth.star", diameter=144.0)
+    done = refine(noise, "--max-iterations", 16, "--regulariser", regulariser, diameter=144.0)
     assert done.status == 0, done.error
-    if search == "local":
-        assert max(32 * 5.0 / row["band_A"] for row in done.records) > 6.5
     # the start ends at shell 5.3 and its edge at 6.3; a mask carries a little of it one shell further
     last = (np.array(done.records[-1]["fsc"]) / null_band(32).numpy())[7:]
     # measured over ten such sets: the mean lies within 0.3, the sd is 1.2 (coefficients differ in weight)

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 
 import pytest
 
 from halfmap.errors import InputError
 from halfmap.options import check_declared
-from halfmap.regularisation.registry import REGULARISERS, regulariser_named
-from halfmap.settings.regularisers import PREFIXES, RegulariserOptions, check_options, regulariser_options
+from halfmap.settings.regularisers import (
+    DECLARED,
+    REGULARISERS,
+    RegulariserOptions,
+    as_one_name,
+    check_options,
+    regulariser_named,
+    regulariser_options,
+    with_regulariser,
+)
 
 OPTIONS = [f for f in fields(RegulariserOptions) if f.name != "regulariser"]
 # A value other than the default that may be given on its own.
@@ -24,37 +32,22 @@ class Command(RegulariserOptions):
     split_by: str = "particle"
 
 
-@pytest.mark.parametrize("name", REGULARISERS)
-def test_an_option_has_the_default_of_the_method_that_it_belongs_to(name):
-    of_method = {f.name: f.default for f in fields(REGULARISERS[name])}
+def test_every_option_belongs_to_one_prefix_and_a_prefix_to_one_dataclass():
+    prefixes = {one.prefix: one.options for one in DECLARED.values()}
     for option in OPTIONS:
-        if option.name.startswith(PREFIXES[name]):
-            own = option.name.removeprefix(PREFIXES[name])
-            assert own in of_method and of_method[own] is not MISSING, option.name
-            assert of_method[own] == option.default, option.name
-
-
-@pytest.mark.parametrize("name", REGULARISERS)
-def test_a_method_is_made_from_the_options_with_its_prefix(name):
-    settings = RegulariserOptions(regulariser=name)
-    made = regulariser_named(name, **regulariser_options(settings))
-    assert made == regulariser_named(name) and made.name == name and made.crosses
-
-
-def test_every_option_belongs_to_one_method_and_every_method_can_be_chosen():
-    assert set(REGULARISERS) <= set(PREFIXES)
-    for option in OPTIONS:
-        assert sum(option.name.startswith(prefix) for prefix in PREFIXES.values()) == 1, option.name
+        (owner,) = (prefix for prefix in prefixes if option.name.startswith(prefix))
+        assert option in fields(prefixes[owner]), option.name
+    assert all(prefixes[one.prefix] is one.options for one in DECLARED.values())
 
 
 @pytest.mark.parametrize(("option", "value"), CHANGED.items())
 def test_an_option_reaches_its_own_method_and_is_refused_by_the_others(option, value):
     for name in REGULARISERS:
         settings = RegulariserOptions(regulariser=name, **{option: value})
-        if option.startswith(PREFIXES[name]):
+        if option.startswith(DECLARED[name].prefix):
             check_options(settings)
             made = regulariser_named(name, **regulariser_options(settings))
-            assert getattr(made, option.removeprefix(PREFIXES[name])) == value
+            assert getattr(made, option.removeprefix(DECLARED[name].prefix)) == value
         else:
             with pytest.raises(InputError) as refused:
                 check_options(settings)
@@ -88,3 +81,31 @@ def test_values_out_of_bounds_are_refused():
                   {"local_fsc_mode": "box"}, {"sidesplitter_mode": "rotfl"}, {"regulariser": "wiener"}):
         with pytest.raises(InputError):
             check_declared(RegulariserOptions(**wrong))
+
+
+def test_joined_and_strengths_by_place_are_one_method_under_either_name():
+    for given in ({"regulariser": "joined"}, {"regulariser": "sparse_smooth", "ss_parameters": "local"},
+                  {"regulariser": "joined", "ss_parameters": "local"}):
+        settings = RegulariserOptions(**given, ss_alpha=0.4)
+        check_options(settings)
+        one = as_one_name(settings)
+        assert (one.regulariser, one.ss_parameters, one.ss_alpha) == ("joined", "local", 0.4)
+        assert regulariser_options(settings) == regulariser_options(one)
+    made = regulariser_named("joined", **regulariser_options(one))
+    assert (made.name, made.parameters, made.alpha) == ("joined", "local", 0.4)
+    with pytest.raises(InputError, match="sets the strength of each place"):
+        check_options(RegulariserOptions(regulariser="joined", ss_parameters="cross-validated"))
+    with pytest.raises(InputError, match="both are 0"):
+        check_options(RegulariserOptions(regulariser="joined", ss_alpha=0.0, ss_beta=0.0))
+
+
+def test_another_regulariser_takes_over_the_options_that_are_its_own_and_no_others():
+    joined = RegulariserOptions(regulariser="joined", ss_parameters="local", ss_alpha=0.4)
+    fixed = with_regulariser(joined, "sparse_smooth")
+    assert (fixed.regulariser, fixed.ss_parameters, fixed.ss_alpha) == ("sparse_smooth", "fixed", 0.4)
+    assert with_regulariser(fixed, "joined") == joined
+    assert with_regulariser(joined, "uniform") == RegulariserOptions()
+    chosen = RegulariserOptions(regulariser="sparse_smooth", ss_parameters="cross-validated")
+    assert with_regulariser(chosen, "sparse_smooth") == chosen
+    for name in REGULARISERS:
+        check_options(with_regulariser(chosen, name))

@@ -162,14 +162,29 @@ def test_detergent_keeps_out_of_the_protein_and_stays_in_the_membrane(run):
 
 def test_a_hinged_chain_swings_by_the_angle_asked_for_about_its_contact(run):
     specimen = belted(dataclasses.replace(run, micelle=False), hinge="B:9")
-    assert specimen.hinge is not None
-    drawn = [specimen.hinge.draw(np.random.default_rng(i)).numpy() for i in range(800)]
+    (hinge,) = specimen.hinges
+    drawn = [hinge.draw(np.random.default_rng(i)).numpy() for i in range(800)]
     swings = Rotation.from_matrix(np.stack(drawn))
     assert abs(np.degrees(np.sqrt(np.mean(swings.magnitude() ** 2))) - 9) < 0.7
     scene = specimen.place(torch.eye(3, dtype=torch.float64), torch.zeros(2), np.random.default_rng(1))
-    moved = scene[1].rotation @ specimen.hinge.point
-    assert torch.allclose(moved[:2] + scene[1].shift, specimen.hinge.point[:2], atol=1e-9)
-    assert float(torch.cdist(specimen.hinge.point[None], specimen.rigid.xyz.double()).min()) < 6
+    moved = scene[1].rotation @ hinge.point
+    assert torch.allclose(moved[:2] + scene[1].shift, hinge.point[:2], atol=1e-9)
+    assert float(torch.cdist(hinge.point[None], specimen.rigid.xyz.double()).min()) < 6
+
+
+def test_chains_on_hinges_of_their_own_swing_each_by_itself(model):
+    atoms = read_model(model)
+    upper = (atoms.xyz[:, 2] > atoms.xyz[atoms.in_chain("B"), 2].median()) & atoms.in_chain("B")
+    parted = dataclasses.replace(atoms, chain=tuple("C" if up else c for up, c in zip(upper, atoms.chain, strict=True)))
+    specimen = prepare(parted, 40.0, "B:9,C:4", None)
+    turn, still = torch.eye(3, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+    scenes = [specimen.place(turn, still, np.random.default_rng(i)) for i in range(800)]
+    first, second = (Rotation.from_matrix(np.stack([s[i].rotation.numpy() for s in scenes])) for i in (1, 2))
+    assert abs(np.degrees(np.sqrt(np.mean(first.magnitude() ** 2))) - 9) < 0.7
+    assert abs(np.degrees(np.sqrt(np.mean(second.magnitude() ** 2))) - 4) < 0.3
+    together = np.corrcoef(first.as_rotvec().T, second.as_rotvec().T)[:3, 3:]
+    assert np.abs(together).max() < 0.15
+    assert sum(len(body.cloud) for body in scenes[0]) == len(atoms)
 
 
 def test_junk_is_labelled_and_noise_alone_has_no_signal(model, tmp_path):
@@ -227,6 +242,7 @@ def test_preferred_views_follow_the_density_asked_for(model):
 
 @pytest.mark.parametrize("change, message", [
     ({"box": 20}, "use --box"), ({"hinge": "Z:5"}, "chains are A B"), ({"hinge": "B"}, "write the chain"),
+    ({"hinge": "B:5,B:7"}, "twice"), ({"hinge": "A:5,B:7"}, "every chain"),
     ({"symmetry": "C4"}, "does not have it"), ({"defocus_min": 3.0}, "exceeds"), ({"snr": -1.0}, "--snr"),
     ({"micelle": True, "micelle_centre": 500.0}, "no atom lies"), ({"dtype": "int32"}, "choose from"),
     ({"model": Path("absent.pdb")}, "no such model"), ({"assembly": True}, "no biological assembly"),

@@ -40,6 +40,8 @@ for kernel in (k for name in modules for k in importlib.import_module(f"halfmap.
         cubin.write_bytes(made.asm["cubin"])
         used = subprocess.run([tools / "cuobjdump", "--dump-resource-usage", cubin], capture_output=True, text=True,
                               check=True).stdout
+        adds = set(re.findall(r"\\b(?:red|atom)\\.[.\\w:]*add[.\\w:]*\\.(\\w+)", made.asm["ptx"]))
+        print("adds", kernel.function.__module__, kernel.function.__name__, *sorted(adds), flush=True)
         print("for", capability, *re.findall(r"(?:REG|STACK|LOCAL|SHARED):\\d+", used), flush=True)
 """
 
@@ -60,4 +62,7 @@ def test_triton_kernels_compile_for_gpus_and_need_no_stack(tmp_path):
                           capture_output=True)
     assert made.returncode == 0, made.stdout[-300:] + made.stderr[-3000:]
     used = [line.split() for line in made.stdout.splitlines() if line.startswith("for ")]
+    adds = {line.split()[1].rsplit(".", 1)[1]: set(line.split()[3:]) for line in made.stdout.splitlines()
+            if line.startswith("adds ") and len(line.split()) > 3}
+    assert adds.keys() == {"triton_insertion"}, adds
     assert used and all("STACK:0" in one and "LOCAL:0" in one for one in used), made.stdout

@@ -18,7 +18,7 @@ pytest.importorskip("triton.language")
 
 from halfmap.fourier.band import Band
 from halfmap.fourier.transform import half_volume
-from halfmap.kernels import paths, reference, reference_poses, triton_kernel, triton_poses
+from halfmap.kernels import paths, reference, reference_poses, triton_kernel, triton_poses, triton_slopes
 from halfmap.kernels.poses import PolishOptions, PosePrior, Starts
 
 GEOMETRIES = [(16, 2, 7), (15, 2, 6)]  # box, padding, limit
@@ -100,6 +100,16 @@ def residuals(scene: Scene, real: torch.dtype, count: int, shells: Callable[[Ten
             scene.shifts[:count] + 9.3]
 
 
+def slopes(scene: Scene, real: torch.dtype, count: int) -> list[Any]:
+    # A magnification that is not 1: on a grid point it depends on the last bit in which cell a slope is looked for.
+    coords = (scene.coords @ torch.tensor([[0.981, 0.013], [0.013, 0.969]]).double()).float().to(real)
+    several = torch.arange(count) % IMAGES
+    volume, _, _, y, c = scene.images(real)
+    mate = volume.flip(0) + 0.3 * volume
+    axes = scene.rotations[several, :2].to(real)
+    return [volume, mate, coords, axes, y[several], c[several] ** 2 * torch.linspace(1, 2, count)[:, None].to(real)]
+
+
 def polish(scene: Scene, real: torch.dtype, image: list[int], prior: PosePrior | None = None, **more: Any) -> list[Any]:
     spread = more.pop("spread", 0.08)
     options = PolishOptions(scene.band.box, prior=0.1, **{"steps": 4, "tolerance": 1e-3, "max_step": 0.1} | more)
@@ -130,6 +140,8 @@ CASES = {
     "residuals in shells of several blocks, with gaps between them": Case(
         "residual_sums", lambda s, real: residuals(s, real, 2, lambda shell: 2 * (shell // 4)), error=1e-5),
     "residuals of no image": Case("residual_sums", lambda s, real: residuals(s, real, 0, lambda shell: shell)),
+    "slopes": Case("slope_sums", lambda s, real: slopes(s, real, 3), error=1e-5),
+    "slopes of no image": Case("slope_sums", lambda s, real: slopes(s, real, 0)),
     "poses as they are": Case("refine_poses", lambda s, real: polish(s, real, [0, 1, 1], steps=0), reference_poses),
     "poses": Case("refine_poses", lambda s, real: polish(s, real, [0, 0, 1, 3]), reference_poses, error=1e-5),
     "poses of which some are out of the running": Case(
@@ -197,6 +209,14 @@ def test_triton_kernels_are_plain_torch_in_float64(scene, name, box, padding, li
             assert float((mine - other).abs().max()) < case.error * scale
     if len(found) == 1:
         assert found[0].dtype == (torch.complex64 if case.kernel == "project_slices" else torch.float64)
+
+
+def test_triton_slopes_of_more_images_than_a_program_takes_are_those_of_all(scene, monkeypatch):
+    s = scene(9, 1, 4)
+    monkeypatch.setattr(triton_slopes, "_IMAGES", 2)
+    found = kernel("slope_sums")(*slopes(s, torch.float32, 5))
+    expected = reference.slope_sums(*slopes(s, torch.float64, 5))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("stretch", [128, 2048])

@@ -20,13 +20,12 @@ from halfmap.cli.program import main
 from halfmap.errors import InputError
 from halfmap.maps.mrc import write_map
 from halfmap.regularisation.protocol import MapPair, Solution
-from halfmap.regularisation.registry import REGULARISERS
 from halfmap.settings.commands import to_toml
 from halfmap.settings.regularise import RegulariseSettings, validated_pair
-from halfmap.settings.regularisers import PREFIXES, RegulariserOptions
+from halfmap.settings.regularisers import BUILT_IN, REGULARISERS, RegulariserOptions
 
 BOX, PIXEL = 40, 3.0
-METHODS = sorted(set(REGULARISERS) & set(PREFIXES))
+METHODS = sorted(REGULARISERS)
 WRITTEN = {"map.mrc", "half1.mrc", "half2.mrc", "mask.mrc", "fsc.xml", "settings.toml", "report.html"}
 FROM_BOTH = "made from both: a picture, not a reference for refinement"
 
@@ -197,7 +196,7 @@ def foreign_option() -> list[str]:
     """An option of a regulariser other than the default one, and a value other than its default."""
     usual = RegulariserOptions()
     for field in dataclasses.fields(RegulariserOptions):
-        owner = next((name for name, prefix in PREFIXES.items() if field.name.startswith(prefix)), usual.regulariser)
+        owner = next((one.name for one in BUILT_IN if field.name.startswith(one.prefix)), usual.regulariser)
         if owner != usual.regulariser and "float" in str(field.type):
             return ["--" + field.name.replace("_", "-"), "0.777"]
     raise AssertionError("no method has an option")

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from halfmap.cli import refine as refine_command
+from halfmap.commands import refine as refine_command
+from halfmap.commands.done import Done
 from halfmap.errors import InputError
 from halfmap.geometry.rotations import random_rotations
 from halfmap.maps.grid import Grid
@@ -19,12 +20,13 @@ from halfmap.maps.rigid import moved
 from halfmap.particles.star import read_star, write_star
 from halfmap.refinement.soft_em import ImagePoses
 from halfmap.refinement.starting_agreement import HALF_TURN, FoundMaps, agreement, mirrored
-from halfmap.refinement.starts import ranked, start_from_nothing
+from halfmap.refinement.starts import start_from_nothing
 from halfmap.settings.commands import to_toml
 from halfmap.settings.refine import RefineSettings
 from halfmap.settings.start import StartSettings
 from halfmap.validation.poses import common_frame
-from halfmap.workflows import start as workflow
+from halfmap.workflows import shared_starts
+from halfmap.workflows.start_checkpoints import StartCheckpoints
 
 FEW = ["--resolution", "22", "--threads", "1"]  # few shells, for speed
 
@@ -65,13 +67,14 @@ def test_images_of_noise_give_no_map_that_starts_agree_on_and_a_stopped_command_
         return made[-1]
 
     with monkeypatch.context() as patched:
-        patched.setattr(workflow, "start_from_nothing", stopped_in_the_second)
+        patched.setattr(shared_starts, "start_from_nothing", stopped_in_the_second)
         interrupted = halfmap(words)
         assert interrupted.status == 130 and "the same command, given again, goes on" in interrupted.error
     other = halfmap([*words, "--images", 110])
     assert other.status == 2 and other.error.count("\n") == 1 and "images = 800, not 110" in other.error
 
-    monkeypatch.setattr(workflow, "ranked", lambda starts, *others: taken.extend(starts) or ranked(starts, *others))
+    load = StartCheckpoints.load
+    monkeypatch.setattr(StartCheckpoints, "load", lambda *which: taken.append(load(*which)) or taken[-1])
     found = halfmap(words)
     assert found.status == 1
     assert "do not trust it" in found.said and "do not trust it" in (found.out / "report.html").read_text()
@@ -141,13 +144,15 @@ def test_a_map_in_another_frame_and_of_the_other_hand_is_recognised(blobs, mirro
 
 def test_refine_without_a_map_finds_one_first(project, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(refine_command, "found_by", lambda settings: asked.append(settings) or True)
-    settings = RefineSettings(project / "particles.star", 156.0, tmp_path / "run", symmetry="C4", voltage=200.0, seed=3)
+    monkeypatch.setattr(refine_command, "start", lambda settings: asked.append(settings) or Done(settings.out))
+    settings = RefineSettings(project / "particles.star", 156.0, tmp_path / "run", symmetry="C4", voltage=200.0, seed=3,
+                              processes=20)
     with_map = refine_command._with_map(settings)
     assert with_map.map == tmp_path / "run" / "start" / "map.mrc"
     assert (asked[0].symmetry, asked[0].voltage, asked[0].seed) == ("C4", 200.0, 3)
+    assert asked[0].processes == asked[0].starts == 8  # more have nothing to do
     assert asked[0].out == tmp_path / "run" / "start"
-    monkeypatch.setattr(refine_command, "found_by", lambda settings: False)
+    monkeypatch.setattr(refine_command, "start", lambda settings: Done(settings.out, succeeded=False))
     with pytest.raises(InputError, match="no starting map was found"):
         refine_command._with_map(settings)
 

@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from halfmap import __version__
+from halfmap.cli.command import chosen
+from halfmap.commands import table
 from halfmap.errors import InputError
 from halfmap.options import OptionParser
 from halfmap.runtime import company, distributed
@@ -24,87 +25,27 @@ from halfmap.settings.checks import stopped
 @dataclass(frozen=True)
 class Command:
     """One command of ``halfmap``: its summary in a line, the function that declares its options, and the one that runs
-    it, which may return an exit status."""
+    it and returns an exit status."""
 
     summary: str
     options: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], int | None]
+    run: Callable[[argparse.Namespace], int]
 
 
-def _command(summary: str, file: str, options: str, run: str) -> Command:
-    """A command whose functions are in a file of halfmap.cli. The file is imported when one of them is called."""
+def _command(name: str, entry: table.Command) -> Command:
+    """A command whose files in halfmap.cli and halfmap.commands are imported when one of its functions is called."""
 
-    def of_file(name: str) -> Callable[[Any], Any]:
-        return lambda argument: getattr(import_module(f"halfmap.cli.{file}"), name)(argument)
+    def options(parser: argparse.ArgumentParser) -> None:
+        getattr(import_module(f"halfmap.cli.{entry.file}"), f"{table.identifier(name)}_options")(parser)
 
-    return Command(summary, of_file(options), of_file(run))
+    def run(arguments: argparse.Namespace) -> int:
+        done = table.starter(name)(chosen(arguments, table.settings_of(name)))
+        return 0 if done.succeeded else 1
+
+    return Command(entry.summary, options, run)
 
 
-# In the order of the help text.
-COMMANDS: dict[str, Command] = {
-    "refine": _command("refine a map and the particles' poses", "refine", "refine_options", "run_refine"),
-    "start": _command("find a starting map from the images alone", "start", "start_options", "run_start"),
-    "classify": _command(
-        "sort particles into classes, each with a map of its own", "classify", "classify_options", "run_classify"),
-    "resume": _command("go on with a refinement that was stopped", "refine", "resume_options", "run_resume"),
-    "inspect": _command(
-        "what is in a file, whether it is sane, and what a refinement of it would take",
-        "inspect", "inspect_options", "run_inspect"),
-    "regularise": _command(
-        "filter two finished half maps with a regulariser",
-        "half_maps", "regularise_options", "run_regularise"),
-    "postprocess": _command(
-        "resolution, B factor and sharpened map of two half maps",
-        "half_maps", "postprocess_options", "run_postprocess"),
-    "fsc": _command("Fourier shell correlation of two half maps", "half_maps", "fsc_options", "run_fsc"),
-    "local-resolution": _command(
-        "resolution of two half maps at every place",
-        "half_maps", "local_resolution_options", "run_local_resolution"),
-    "model-fsc": _command(
-        "Fourier shell correlation of a map and an atomic model",
-        "half_maps", "model_fsc_options", "run_model_fsc"),
-    "compare": _command(
-        "two or more runs of the same particles side by side, as a figure",
-        "compare", "compare_options", "run_compare"),
-    "orientations": _command(
-        "how evenly particles are seen from all sides, and the resolution by direction",
-        "particle_sets", "orientations_options", "run_orientations"),
-    "audit": _command(
-        "find particles that are twice in a STAR file or in both half sets",
-        "particle_sets", "audit_options", "run_audit"),
-    "classes2d": _command(
-        "sort particle images into two-dimensional classes",
-        "classes2d", "classes2d_options", "run_classes2d"),
-    "select": _command(
-        "the particles of a run that pass its own measures, as a STAR file",
-        "select", "select_options", "run_select"),
-    "expand": _command(
-        "every image at all poses that a point group makes equivalent, as a STAR file",
-        "expand", "expand_options", "run_expand"),
-    "subtract": _command(
-        "particle images less the signal of what a mask leaves out",
-        "subtract", "subtract_options", "run_subtract"),
-    "ctf-refine": _command(
-        "defocus, astigmatism, beam tilt and other aberrations from the images of a run",
-        "ctf_refine", "ctf_refine_options", "run_ctf_refine"),
-    "convert": _command(
-        "particles from cryoSPARC's format to RELION's, and back; optics groups divided by beam shift",
-        "convert", "convert_options", "run_convert"),
-    "reslog": _command(
-        "resolution against the number of particles, and the B factor it says",
-        "reslog", "reslog_options", "run_reslog"),
-    "tune-ssri": _command(
-        "parameters of the sparse_smooth regulariser, searched for on part of a run's particles",
-        "tune", "tune_ssri_options", "run_tune_ssri"),
-    "deposit": _command(
-        "files for an EMDB entry: maps, mask, FSC, image and summary",
-        "deposit", "deposit_options", "run_deposit"),
-    "simulate": _command("make particle images from an atomic model", "simulate", "simulate_options", "run_simulate"),
-    "demo": _command("simulate a small membrane protein and refine it", "refine", "demo_options", "run_demo"),
-    "report": _command("write a run's report.html anew", "refine", "report_options", "run_report"),
-}
-
-SHARED = ("refine", "classify", "resume")  # commands that can run in several processes
+COMMANDS = {name: _command(name, entry) for name, entry in table.COMMANDS.items()}
 
 
 def parser_for(command: str | None) -> argparse.ArgumentParser:
@@ -138,12 +79,12 @@ def _run(words: list[str]) -> int:
     try:
         command = next((word for word in words if word in COMMANDS), None)
         parser_for(command).parse_args(words, arguments)
-        if distributed.world() > 1 and arguments.command not in SHARED:
+        if distributed.world() > 1 and arguments.command not in table.SHARED:
             raise InputError(f"halfmap {arguments.command} runs in one process; start it without torchrun")
         for note in dict.fromkeys(getattr(arguments, "relion_notes", ())):
             if distributed.rank() == 0:
                 print(f"halfmap: note: {note}", file=sys.stderr)
-        status = COMMANDS[arguments.command].run(arguments)
+        return COMMANDS[arguments.command].run(arguments)
     except InputError as error:
         if distributed.speaks():
             print(f"halfmap: error: {error}", file=sys.stderr)
@@ -152,7 +93,6 @@ def _run(words: list[str]) -> int:
         if distributed.speaks():
             print(f"\nhalfmap: interrupted; {_kept(arguments)}", file=sys.stderr)
         return 130
-    return status or 0
 
 
 def _kept(arguments: argparse.Namespace) -> str:

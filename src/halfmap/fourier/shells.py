@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from halfmap import kernels
+
 
 def shell_index_3d(box: int) -> Tensor:
     """Shell of every coefficient of the rfft layout: int64 [z,y,x//2+1] = round(|k|)."""
@@ -44,8 +46,7 @@ def shell_sum(values: Tensor, shell: Tensor, count: int) -> Tensor:
         return torch.stack([shell_sum(part, shell, count) for part in values])
     if values.is_complex():
         return torch.complex(shell_sum(values.real, shell, count), shell_sum(values.imag, shell, count))
-    index = shell.to(values.device).expand_as(values).reshape(-1).clamp(max=count)
-    return torch.bincount(index, weights=values.reshape(-1).double(), minlength=count + 1)[:count]
+    return kernels.sums_at(shell.to(values.device).expand_as(values).clamp(max=count), values, count + 1)[:count]
 
 
 def half_volume_radius(m: int) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from halfmap import kernels
 from halfmap.imaging.ctf import Defocus
 from halfmap.imaging.optics import CtfState, OpticsGroup
 
@@ -54,15 +55,16 @@ class ProjectedPower:
         distance = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2).sqrt().flatten()
         power = density[::step, ::step, ::step].double().square().flatten()
         width = box / 2 / RINGS
-        ball = torch.bincount((distance / width).long(), power)
+        ring = (distance / width).long()
+        ball = kernels.sums_at(ring, power, int(ring.max()) + 1)
         middle = (torch.arange(len(ball), dtype=torch.float64, device=density.device) + 0.5) * width
         edges = torch.arange(len(ball) + 1, dtype=torch.float64, device=density.device) * width
         seen = 1 - (1 - (edges[:, None] / middle) ** 2).clamp_min(0).sqrt()
-        ring = seen.diff(dim=0) @ ball
-        if not float(ring.max()) > 0:  # a map of nothing is as good as a point
+        rings = seen.diff(dim=0) @ ball
+        if not float(rings.max()) > 0:  # a map of nothing is as good as a point
             return ProjectedPower(middle[:1] * pixel_size, torch.ones_like(middle[:1]))
-        strong = ring >= LEAST_POWER * ring.max()
-        return ProjectedPower(middle[strong] * pixel_size, ring[strong] / ring[strong].sum())
+        strong = rings >= LEAST_POWER * rings.max()
+        return ProjectedPower(middle[strong] * pixel_size, rings[strong] / rings[strong].sum())
 
     def within(self, mask: Tensor, distance: Tensor) -> Tensor:
         """Share [b, s] of the power, moved by ``distance`` [b, s], that circles of radius ``mask`` [b] hold, in A."""

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from halfmap.kernels import reference, reference_poses, reference_symmetry
+from halfmap.kernels import reference, reference_poses, reference_symmetry, reference_volume
 from halfmap.kernels.evening import Evening
 from halfmap.kernels.insertion import check_reach, insert_slices_
 from halfmap.kernels.paths import compiled_by_triton, elsewhere
@@ -54,6 +54,7 @@ __all__ = [
     "shell_products",
     "slope_sums",
     "soft_circles",
+    "sums_at",
     "symmetrise_",
     "thread_count",
     "weight_by_shell",
@@ -241,7 +242,7 @@ def shell_products(first: Tensor, second: Tensor, columns: Tensor) -> Tensor:
     full transform each of a column stands for.
     """
     if first.device.type != "cpu":
-        return reference.shell_products(first, second, columns)
+        return reference_volume.shell_products(first, second, columns)
     from halfmap.kernels.numba_volume import correlate_planes
 
     box = len(first)
@@ -252,13 +253,24 @@ def shell_products(first: Tensor, second: Tensor, columns: Tensor) -> Tensor:
     return out.sum(dim=0)
 
 
+def sums_at(index: Tensor, values: Tensor, count: int) -> Tensor:
+    """Sums float64 [count] of values [..] by their index [..], int64 and below ``count``.
+
+    Beside torch.bincount it waits for no GPU, and repeats to the bit there where torch.use_deterministic_algorithms
+    asks for it.
+    """
+    if values.device.type != "cpu":
+        return reference_volume.sums_at(index, values, count)
+    return torch.bincount(index.flatten(), values.double().flatten(), count)
+
+
 def weight_by_shell(sums: Tensor, padding: int, shells: int) -> tuple[Tensor, Tensor]:
     """Sum [s] of the weight over each of the first ``shells`` shells of the half volume, and number [s] of its points.
 
     sums: [z, y, x, 3] on the half volume. Both results are float64.
     """
     if sums.device.type != "cpu":
-        return reference.weight_by_shell(sums, padding, shells)
+        return reference_volume.weight_by_shell(sums, padding, shells)
     from halfmap.kernels.numba_volume import weight_by_shell_planes
 
     total, count = (torch.zeros((len(sums), shells), dtype=torch.float64) for _ in range(2))
@@ -275,7 +287,7 @@ def _shell_of(side: int, padding: int = 1) -> np.ndarray:
 def inverse_weight_by_shell(sums: Tensor, floor: Tensor, padding: int) -> Tensor:
     """Sum [s] of 1 / max(weight, floor[s]) over each shell of the half volume, for all shells in ``floor``; float64."""
     if sums.device.type != "cpu":
-        return reference.inverse_weight_by_shell(sums, floor, padding)
+        return reference_volume.inverse_weight_by_shell(sums, floor, padding)
     from halfmap.kernels.numba_volume import inverse_weight_by_shell_planes
 
     total = torch.zeros((len(sums), len(floor)), dtype=torch.float64)
@@ -293,7 +305,7 @@ def divided(sums: Tensor, ridge: Tensor, floor: Tensor, padding: int, share: Ten
     constant.
     """
     if sums.device.type != "cpu":
-        return reference.divided(sums, ridge, floor, padding, share)
+        return reference_volume.divided(sums, ridge, floor, padding, share)
     from halfmap.kernels.numba_volume import divide_planes
 
     share = torch.zeros_like(floor) if share is None else share
@@ -315,7 +327,7 @@ def ratio_difference(
     still to be added.
     """
     if first.device.type != "cpu":
-        return reference.ratio_difference(first, second, floor, padding, extent, fold, evening)
+        return reference_volume.ratio_difference(first, second, floor, padding, extent, fold, evening)
     from halfmap.kernels.numba_volume import difference_planes
 
     side = 2 * extent + 1

@@ -27,6 +27,7 @@ TRITON = {
     "refine_poses": "triton_poses",
     "residual_sums": "triton_residuals",
     "score_block": "triton_search",
+    "slope_sums": "triton_slopes",
 }
 PLAIN = "HALFMAP_PLAIN_KERNELS"  # in the environment: a GPU takes plain torch
 LEAST_MAJOR = 7  # compute capability of NVIDIA's devices that Triton compiles for

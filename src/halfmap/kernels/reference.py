@@ -9,7 +9,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from halfmap.kernels.evening import Evening
 from halfmap.kernels.poses import Samples
 
 CHUNK = 1 << 22  # coefficients whose corners are held at once
@@ -197,18 +196,6 @@ def gaussian_total() -> float:
     return math.sqrt(2 * math.pi) * math.erf(1.5 / math.sqrt(2))
 
 
-def shell_products(first: Tensor, second: Tensor, columns: Tensor) -> Tensor:
-    """See kernels.shell_products."""
-    box, count = len(first), len(first) // 2 + 1
-    k = torch.fft.fftfreq(box, 1 / box, device=first.device)
-    x = torch.arange(count, device=first.device)
-    shell = (k[:, None, None].square() + k[:, None].square() + x.square()).sqrt().round().long().clamp(max=count)
-    a, b = first.to(torch.complex128), second.to(torch.complex128)
-    products = ((a * b.conj()).real, a.abs().square(), b.abs().square())
-    return torch.stack([torch.bincount(shell.flatten(), (p * columns.double()).flatten(), count + 1)[:count]
-                        for p in products], dim=1)
-
-
 def soft_circles(box: int, radii: Tensor, edge: float, centres: Tensor) -> Tensor:
     """See kernels.soft_circles."""
     axis = torch.arange(box, dtype=torch.float32, device=radii.device)
@@ -257,66 +244,3 @@ def band_kept(t: Tensor) -> Tensor:
     kept = torch.where(whole == 0, 1 - before, kept)
     kept = torch.where(whole == -1, after + after_next, kept)
     return torch.where(whole == -2, after_next, kept)
-
-
-def weight_by_shell(sums: Tensor, padding: int, shells: int) -> tuple[Tensor, Tensor]:
-    """See kernels.weight_by_shell."""
-    shell = (_half_volume_radius(sums) / padding).round().long().clamp(max=shells).flatten()
-    total = torch.bincount(shell, sums[..., 2].double().flatten(), shells + 1)
-    return total[:shells], torch.bincount(shell, minlength=shells + 1)[:shells].double()
-
-
-def inverse_weight_by_shell(sums: Tensor, floor: Tensor, padding: int) -> Tensor:
-    """See kernels.inverse_weight_by_shell."""
-    shells = len(floor)
-    shell = (_half_volume_radius(sums) / padding).round().long().clamp(max=shells)
-    least = torch.cat([floor.double(), floor.new_ones(1, dtype=torch.float64)]).to(sums.device)[shell]
-    inverse = 1 / torch.maximum(sums[..., 2].double(), least).clamp_min(1e-20)
-    return torch.bincount(shell.flatten(), inverse.flatten(), shells + 1)[:shells]
-
-
-def divided(sums: Tensor, ridge: Tensor, floor: Tensor, padding: int, share: Tensor | None = None) -> Tensor:
-    """See kernels.divided."""
-    share = torch.zeros_like(floor) if share is None else share
-    added, least, part = _between_shells(sums, padding, ridge, floor, share)
-    weight = sums[..., 2]
-    below = torch.maximum(weight + added, part * weight + least).clamp_min(1e-20).to(sums.dtype)
-    return torch.complex(sums[..., 0] / below, sums[..., 1] / below)
-
-
-def ratio_difference(
-    first: Tensor, second: Tensor, floor: Tensor, padding: int, extent: int, fold: bool, evening: Evening | None = None
-) -> Tensor:
-    """See kernels.ratio_difference."""
-    ratios, parts = [], []
-    for sums in (first, second):
-        off = sums.shape[2] - 1 - extent
-        part = sums[off : len(sums) - off, off : len(sums) - off, : extent + 1].clone()
-        if fold:
-            plane = part[:, :, 0]
-            part[:, :, 0] = plane + plane.flip(0, 1) * plane.new_tensor([1.0, -1.0, 1.0])
-        inside = _half_volume_radius(part) <= padding * len(floor)
-        ratios.append(divided(part, torch.zeros_like(floor), floor, padding) * inside)
-        parts.append(part)
-    difference = ratios[0] - ratios[1]
-    if evening is None:
-        return difference
-    weight = parts[0][..., 2] + parts[1][..., 2]
-    share, added = _between_shells(parts[0], padding, evening.share, evening.added)
-    return difference * (weight / torch.maximum(weight, share * weight + added).clamp_min(1e-20)).to(weight)
-
-
-def _between_shells(sums: Tensor, padding: int, *profiles: Tensor) -> list[Tensor]:
-    """Interpolate profiles [s] to the half volume [z, y, x] of these sums: linear between shells, float64."""
-    last = len(profiles[0]) - 1
-    radius = (_half_volume_radius(sums) / padding).clamp(max=last)
-    low = radius.floor().long().clamp(max=max(0, last - 1))
-    high, fraction = (low + 1).clamp(max=last), radius - low
-    return [p.to(radius)[low] * (1 - fraction) + p.to(radius)[high] * fraction for p in profiles]
-
-
-def _half_volume_radius(sums: Tensor) -> Tensor:
-    """|q| in padded pixels [z, y, x], float64."""
-    m = sums.shape[2] - 1
-    q = torch.arange(-m, m + 1, dtype=torch.float64, device=sums.device)
-    return (q[:, None, None].square() + q[:, None].square() + q[m:].square()).sqrt()

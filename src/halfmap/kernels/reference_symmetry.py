@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from halfmap.kernels import reference
+from halfmap.kernels import reference, reference_volume
 from halfmap.kernels.symmetry import (
     GroupParts,
     Lookups,
@@ -29,7 +29,7 @@ def symmetrise(accumulator: Tensor, parts: GroupParts, radius: float, padding: i
     out = torch.where(inside, total, 0)
     if not parts.interpolated:
         return out
-    weight, count = reference.weight_by_shell(total, 1, total.shape[2])
+    weight, count = reference_volume.weight_by_shell(total, 1, total.shape[2])
     mean = profile_at(weight / count.clamp_min(1), square)
     taps = sharpening(padding).to(out)
     flat = total * torch.where(mean > 0, 1 / mean, 0).to(out)[..., None]

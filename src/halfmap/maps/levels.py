@@ -40,7 +40,7 @@ def contour_level(volume: Tensor, mask: Tensor | None = None) -> float:
     """
     inside = (mask if mask is not None else _inscribed(volume)) > 0.5
     values = volume[inside] if bool(inside.any()) else volume.flatten()
-    values = values.double().sort().values
+    values = values.double().sort().values.cpu()  # sums so far of numbers do not repeat on a GPU
     if len(values) < 2:
         return float(values[0])
     lower = torch.arange(1, len(values), dtype=torch.float64, device=values.device)

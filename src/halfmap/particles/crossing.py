@@ -1,7 +1,8 @@
 """The way of images to a device: one batch crosses to a GPU while another is worked on there.
 
-They cross as they are stored, once: an image of float16 is half the bytes, and whatever is done to it is done there. A
-GPU reads memory that cannot be paged out by itself, so images are read into such memory from the first.
+They cross as they are stored, once: an image of float16 or int16 is half the bytes, one of int8 a quarter, and whatever
+is done to it is done there. A GPU reads memory that cannot be paged out by itself, so images are read into such memory
+from the first.
 """
 
 from __future__ import annotations

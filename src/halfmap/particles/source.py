@@ -32,7 +32,7 @@ class ImageBatch:
 
     groups int64 [b]: their optics groups; index int64 [b]: their particles, both on the CPU. On the device of the
     source: images [b, y, x]: normalised; sound bool [b]: whether an image holds numbers and a background that varies;
-    stored [b, y, x]: the images as they are in the stack, float32 or float16.
+    stored [b, y, x]: the images as they are in the stack, of one of the types stack_reader.KEPT.
     """
 
     groups: Tensor

@@ -15,13 +15,14 @@ from halfmap.particles.stack import wrong_size
 from halfmap.particles.stack_files import OpenStack, StackFiles
 from halfmap.particles.table import Integers, ParticleTable
 
-Images = NDArray[np.float32] | NDArray[np.float16]
+Images = NDArray[np.float32] | NDArray[np.float16] | NDArray[np.int16] | NDArray[np.int8] | NDArray[np.uint8]
 
 PIECE = 1 << 22  # bytes of a stack that one thread reads at a time
 # So many unwanted bytes at most between two wanted images are read too: a read of its own costs as much as 8 to 16 kB
 # from the page cache.
 READ_THROUGH = 1 << 13
-KEPT = (np.dtype(np.float32), np.dtype(np.float16))  # types in which images stay as they are
+# Types in which images stay as they are, the first of them for all others: torch knows them all, on any device.
+KEPT = tuple(np.dtype(kind) for kind in (np.float32, np.float16, np.int16, np.int8, np.uint8))
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ class StackReader:
         self.files.close()
 
     def read(self, index: Integers) -> Images:
-        """The images[b,y,x] of the particles at `index`, as stored: float16 where all of them are, else float32.
+        """The images[b,y,x] of the particles at `index`, as stored where all of them are of one type of KEPT, else
+        float32.
 
         Files and images are read in ascending order, whatever the order of `index`. Raises InputError where an image
         cannot be read, and where images have different sizes.

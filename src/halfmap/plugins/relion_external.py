@@ -6,8 +6,9 @@ RELION calls it with a STAR file (relion_sums.py) and reads the map back: in eve
 and in the end once for all images. FSC and tau2, and with them resolution and schedule, remain RELION's own, from the
 unregularised sums. The optional STAR file that would replace them is not written.
 
-Each call sees the sums of one half set and nothing of the other. Therefore only two methods can run here: ``uniform``,
-RELION's own filter, and ``sparse_smooth``. The pull of sparse_smooth needs the map of the last iteration. It is taken
+Each call sees the sums of one half set and nothing of the other. Therefore only methods that declare that they need no
+more can run here: ``uniform``, RELION's own filter, ``sparse_smooth``, and those of other packages that have ``alone``
+(regularisation/protocol.py). The pull of sparse_smooth needs the map of the last iteration. It is taken
 from RELION, which keeps that map of every half set with its solvent cleared: a file of our own could disagree with a
 run that was continued from an earlier iteration. Each call adds a line to ``<root>_halfmap.log``.
 """
@@ -21,13 +22,21 @@ from collections.abc import Sequence
 from dataclasses import Field, dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from halfmap import __version__
 from halfmap.errors import InputError, in_a_line
 from halfmap.options import OptionParser, add_options, build, check_declared
 from halfmap.plugins.command import status_of
-from halfmap.settings.regularisers import RegulariserOptions, check_options, regulariser_options
+from halfmap.settings.regularisers import (
+    DECLARED,
+    PLUGS,
+    OneHalfPlugOptions,
+    RegulariserOptions,
+    check_options,
+    regulariser_named,
+    regulariser_options,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,14 +47,6 @@ if TYPE_CHECKING:
 PROGRAM = "halfmap-relion"
 STAMP = "%Y-%m-%d %H:%M:%S"
 _INSTEAD = "use uniform or sparse_smooth here, or run the whole refinement in Halfmap (halfmap-relion-job)"
-_LEAKS = "it looks at both half maps, and what they share would no longer tell anything"
-# Why a method cannot run on the sums of one half set.
-REFUSED = {
-    "nonuniform": "cross-validation needs the two quarter sets of each half set, and RELION hands over whole half "
-                  "sets; choosing cut-offs by the two half maps instead would make them agree",
-    "local-fsc": _LEAKS, "sidesplitter": _LEAKS,
-    "cutoff": "RELION's resolution limit does the same already",
-}  # fmt: skip
 _QUARTERS = "needs the two quarter sets of each half set, and RELION hands over whole half sets"
 _OTHER_HALF = "needs the other half set's sums, which RELION reconstructs at the same time in another process"
 RELION_SHARES = "nothing crosses here (in RELION: low resolution, FSC, solvent mask)"
@@ -60,7 +61,7 @@ def _as_in_refinement(name: str, meaning: str | None = None) -> Any:
 
 
 @dataclass(frozen=True)
-class ExternalSettings:
+class ExternalSettings(OneHalfPlugOptions):
     """Settings of ``halfmap-relion``."""
 
     star: Path = field(metadata={
@@ -99,6 +100,8 @@ def _run(words: list[str]) -> int:
     )  # fmt: skip
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     add_options(parser, ExternalSettings)
+    for broken in PLUGS.broken:
+        print(f"{PROGRAM}: note: {broken.words()}", file=sys.stderr)
     parsed: argparse.Namespace = parser.parse_args(words)
     settings = _validated_external(build(ExternalSettings, vars(parsed)))
     from halfmap.plugins.relion_sums import read_call
@@ -119,8 +122,8 @@ def _validated_external(settings: ExternalSettings) -> ExternalSettings:
     """Return the settings if they are valid. Raises InputError, with the reason where a method cannot run here."""
     check_declared(settings)
     name = settings.regulariser
-    if name in REFUSED:
-        raise InputError(f"--regulariser {name}: {REFUSED[name]}; {_INSTEAD}")
+    if name in DECLARED and DECLARED[name].without_quarters:
+        raise InputError(f"--regulariser {name}: {DECLARED[name].without_quarters}; {_INSTEAD}")
     check_options(_options(settings))
     if settings.ss_parameters != "fixed":
         reason = _OTHER_HALF if settings.ss_parameters == "published-code" else _QUARTERS
@@ -153,6 +156,7 @@ def _reconstruct_call(call: Call, settings: ExternalSettings) -> str:
     from halfmap import kernels
     from halfmap.maps.mrc import write_map
     from halfmap.plugins.relion_sums import read_sums
+    from halfmap.regularisation.protocol import OneHalf
     from halfmap.regularisation.sparse_smooth import SparseSmooth
 
     kernels.set_threads(settings.threads or max(1, kernels.set_threads() // 2))
@@ -163,14 +167,19 @@ def _reconstruct_call(call: Call, settings: ExternalSettings) -> str:
         found, said, pixel_size = _relion_wiener(sums, call), "uniform", settings.pixel_size or call.pixel_size or 1.0
     else:
         pixel_size = settings.pixel_size or call.pixel()
-        method, previous = SparseSmooth(**regulariser_options(_options(settings))), call.previous()
+        options, previous = regulariser_options(_options(settings)), call.previous()
         if not bool((sums.weight > 0).any()):
             raise InputError("RELION's sums are empty: this half set holds no images; look at its particles")
-        solved = method.alone(sums, pixel_size, previous)
-        found = solved.map
         since = "from no earlier map" if previous is None else f"from the map of iteration {call.iteration - 1}"
-        said = (f"sparse_smooth alpha {method.alpha:g} beta {method.beta:g} gamma {method.gamma:g}, "
-                f"{len(solved.objective) - 1} steps, {since}")
+        if settings.regulariser == "sparse_smooth":
+            method = SparseSmooth(**options)
+            solved = method.alone(sums, pixel_size, previous)
+            found, said = solved.map, (f"sparse_smooth alpha {method.alpha:g} beta {method.beta:g} gamma "
+                                       f"{method.gamma:g}, {len(solved.objective) - 1} steps, {since}")
+        else:
+            found = cast(OneHalf, regulariser_named(settings.regulariser, **options)).alone(sums, pixel_size, previous)
+            chosen = "".join(f" {name} {value}" for name, value in options.items())
+            said = f"{settings.regulariser}{chosen}, {since}"
     write_map(call.result, found, pixel_size)
     return said
 

@@ -36,6 +36,7 @@ def reconstruct(statistics: Backprojection, ridge: Tensor | None = None) -> Tens
     """
     if not statistics.folded:
         raise ValueError("statistics must be finished (folded) before they are inverted")
+    statistics = statistics.on_bench()
     floor = FLOOR * statistics.shell_weight()
     added = torch.zeros_like(floor) if ridge is None else ridge.to(floor) + floor * 1e-3
     return _map_of(kernels.divided(statistics.sums, added, floor, statistics.padding), statistics, statistics.box)
@@ -60,6 +61,7 @@ def evening(statistics: Backprojection, fsc: Tensor) -> Evening:
 
 def reconstruct_evened(statistics: Backprojection, by: Evening) -> Tensor:
     """Evened map [z, y, x] from finished statistics: no direction that few images show stands out by its noise."""
+    statistics = statistics.on_bench()
     ratio = kernels.divided(statistics.sums, torch.zeros_like(by.added), by.added, statistics.padding, by.share)
     return _map_of(ratio, statistics, statistics.box)
 
@@ -73,7 +75,7 @@ def reconstructed_difference(
     the map ends where it ends. by: evens the difference; made from both statistics together (`evening`). The sums are
     read once, and one transform is made.
     """
-    padding = first.padding
+    padding, first, second = first.padding, first.on_bench(), second.on_bench()
     extent = min(first.sums.shape[2] - 1, half_volume_extent(padding, len(weight) - 2))
     ratio = kernels.ratio_difference(
         first.sums, second.sums, FLOOR * weight, padding, extent, not first.folded,

@@ -19,6 +19,7 @@ from halfmap import kernels
 from halfmap.fourier.band import Band
 from halfmap.fourier.transform import half_volume_extent
 from halfmap.kernels.poses import Samples
+from halfmap.runtime.device import sent
 
 Place = Callable[[Tensor], Tensor]  # stores values somewhere, and returns them from there
 CORE = 24  # points of the half volume from its centre to which a core reaches; see Backprojection.with_core
@@ -30,16 +31,22 @@ def in_memory(values: Tensor) -> Tensor:
 
 
 _place: ContextVar[Place] = ContextVar("place", default=in_memory)
+_bench: ContextVar[torch.device | None] = ContextVar("bench", default=None)
 
 
 @contextmanager
-def sums_put(place: Place) -> Iterator[None]:
-    """Within the block, sums go to ``place`` as soon as they are added up, finished or joined."""
-    token = _place.set(place)
+def sums_put(place: Place, bench: torch.device | None = None) -> Iterator[None]:
+    """Within the block, sums go to ``place`` as soon as they are added up, finished or joined.
+
+    bench: the device to which they come back for as long as they are worked on, one after the other, where that is
+    another one than that of their place; None: they are worked on where they lie.
+    """
+    tokens = _place.set(place), _bench.set(bench)
     try:
         yield
     finally:
-        _place.reset(token)
+        _place.reset(tokens[0])
+        _bench.reset(tokens[1])
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,10 @@ class Backprojection:
             self.core.zero_()
         return replace(self, core=None)
 
+    def beside_core(self) -> Backprojection:
+        """The same, on the device of the core where there is one: images are still inserted there."""
+        return self if self.core is None else replace(self, sums=self.sums.to(self.core.device))
+
     def _middle(self) -> Tensor:
         """The part of the sums that the core covers, as a view."""
         assert self.core is not None
@@ -108,11 +119,37 @@ class Backprojection:
         return self.sums[m - reach : m + reach + 1, m - reach : m + reach + 1, : reach + 1]
 
     def __add__(self, other: Backprojection) -> Backprojection:
-        return replace(self, sums=self.sums + other.sums).put()
+        if not self.is_elsewhere:
+            return replace(self, sums=self.sums + other.sums).put()
+        total = self.on_bench()
+        for plane, added in zip(total.sums, other.sums, strict=True):  # there may be no room for both
+            plane += sent(added, plane.device)
+        return total.put()
 
     def put(self) -> Backprojection:
         """The same statistics, stored where `sums_put` says."""
         return replace(self, sums=_place.get()(self.sums))
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the sums lie on another device than they are worked on."""
+        bench = _bench.get()
+        return bench is not None and self.sums.device.type != bench.type
+
+    def on_bench(self) -> Backprojection:
+        """The same statistics where they are worked on: a copy if they lie elsewhere, which does not stay behind."""
+        bench = _bench.get()
+        return replace(self, sums=sent(self.sums, bench)) if bench is not None and self.is_elsewhere else self
+
+    def copied(self) -> Backprojection:
+        """A copy of the statistics, to be changed where they are worked on."""
+        if self.is_elsewhere:
+            return self.on_bench()
+        return replace(self, sums=self.sums.clone()).held()
+
+    def held(self) -> Backprojection:
+        """The same statistics, stored as `sums_put` says for as long as they are worked on."""
+        return self if _bench.get() is not None else self.put()
 
     @property
     def numerator(self) -> Tensor:
@@ -126,18 +163,19 @@ class Backprojection:
 
     def finished(self, operators: Tensor) -> Backprojection:
         """Fold Friedel mates on the plane x = 0, then sum over the point group ``operators`` [o, 3, 3]."""
-        return replace(self, sums=self.sums.clone()).put().finished_(operators)
+        return self.copied().finished_(operators)
 
     def finished_(self, operators: Tensor) -> Backprojection:
         """As `finished`, but in place: the sums here are used up."""
-        if not self.folded:
-            plane = self.sums[:, :, 0]
+        own = self.on_bench()
+        if not own.folded:
+            plane = own.sums[:, :, 0]
             mate = plane.flip(0, 1) * plane.new_tensor([1.0, -1.0, 1.0])
-            self.sums[:, :, 0] = plane + mate
-        folded = replace(self, folded=True)
+            own.sums[:, :, 0] = plane + mate
+        folded = replace(own, folded=True)
         if len(operators) > 1:
             radius = self.padding * (self.limit + 0.5) + 1.0
-            folded = replace(folded, sums=kernels.symmetrise_(folded.put().sums, operators, radius, self.padding))
+            folded = replace(folded, sums=kernels.symmetrise_(folded.held().sums, operators, radius, self.padding))
         return folded.put()
 
     def coarser(self, limit: int, box: int) -> Backprojection:
@@ -152,7 +190,8 @@ class Backprojection:
             raise ValueError(f"boxes of {self.box} and {box} voxels do not share their centre")
         m = (self.sums.shape[0] - 1) // 2
         reach = min(m, half_volume_extent(self.padding, limit))
-        sums = self.sums[m - reach : m + reach + 1, m - reach : m + reach + 1, : reach + 1].clone()
+        part = self.sums[m - reach : m + reach + 1, m - reach : m + reach + 1, : reach + 1]
+        sums = replace(self, sums=part).on_bench().sums if self.is_elsewhere else part.clone()
         sums[..., :2] *= (box / self.box) ** 3  # transforms are unscaled sums over voxels
         return replace(self, sums=sums, box=box, limit=min(limit, self.limit))
 
@@ -165,10 +204,11 @@ class Backprojection:
 
         In the harmonic mean no weight counts as less than ``floor`` times the arithmetic one.
         """
-        mean, count = self._mean_and_count()
-        inverse = kernels.inverse_weight_by_shell(self.sums, floor * mean, self.padding)
+        own = self.on_bench()
+        mean, count = own._mean_and_count()
+        inverse = kernels.inverse_weight_by_shell(own.sums, floor * mean, self.padding)
         return mean, count / inverse.clamp_min(1e-20)
 
     def _mean_and_count(self) -> tuple[Tensor, Tensor]:
-        total, count = kernels.weight_by_shell(self.sums, self.padding, self.limit + 1)
+        total, count = kernels.weight_by_shell(self.on_bench().sums, self.padding, self.limit + 1)
         return total / count.clamp_min(1), count

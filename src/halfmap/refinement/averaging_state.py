@@ -52,6 +52,12 @@ class ClassMeans:
     resolution: tuple[float, ...]
     correlation: Tensor
 
+    @staticmethod
+    def nothing(plane: Plane, classes: int) -> ClassMeans:
+        """Of classes that no image is in."""
+        none = torch.zeros(0)
+        return ClassMeans(plane, none, none, torch.zeros(classes, dtype=torch.float64), (), none)
+
 
 @dataclass(frozen=True)
 class ClassState:

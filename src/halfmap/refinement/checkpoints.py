@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +189,10 @@ class Checkpoints:
             sums: _Sums = self._read(self._sums.name, place)[0]
         except InputError as error:
             return None, str(error)
-        return (sums.so_far if sums.step == step else None), ""
+        if sums.step != step:
+            return None, ""
+        made = tuple(tuple(one.beside_core() for one in quarters) for quarters in sums.so_far.statistics)
+        return replace(sums.so_far, statistics=made), ""
 
     def _of_others(self) -> str:
         """Delete sums that another number of processes saved, in the first process, and say so."""

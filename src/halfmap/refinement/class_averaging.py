@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -18,20 +18,9 @@ from halfmap.expectation.in_plane import in_plane_rotations, turned_slices
 from halfmap.expectation.posterior import SHARE_LEAST
 from halfmap.expectation.score import ReferenceSlices, grid_rotation, shift_phases
 from halfmap.expectation.soft import GridSums, Softness, SoftPoses, assign_
-from halfmap.maps.grid import Grid
-from halfmap.particles.preprocess import soft_circle
-from halfmap.reconstruction.class_means import (
-    Plane,
-    PlaneSums,
-    agreement,
-    at_least_faint,
-    centre_of_mass,
-    divided,
-    folded,
-    images_of,
-    insert_,
-    moved,
-)
+from halfmap.reconstruction.class_means import Plane, insert_
+from halfmap.refinement.averaging_images import SharedImages
+from halfmap.refinement.averaging_means import EMPTY, evened, made_means
 from halfmap.refinement.averaging_schedule import ClassPlan, ClassSchedule, earned_frequency
 from halfmap.refinement.averaging_state import (
     AveragingCourse,
@@ -41,52 +30,60 @@ from halfmap.refinement.averaging_state import (
     ClassRecord,
     ClassState,
 )
+from halfmap.refinement.averaging_sums import AveragingSums
 from halfmap.refinement.held_images import HeldImages, Whitened
-from halfmap.validation.fsc import GOLD_STANDARD
+from halfmap.refinement.shared_work import gather_rows_, hand_back_cores, take_cores
 
+FOUND = tuple(f.name for f in fields(ClassPoses) if f.name != "half")  # what is found for an image
 BATCH = 512  # images worked on at once
-EDGE = 0.06  # of the box: width of the means' mask's edge
-EMPTY = 0.1  # of the mean share of a class: below it a class is seeded anew
-LIKELIER, FEW_LIKELY = 3.0, 0.1  # nats of evidence, and the share of a class's images below which it holds noise
+LIKELIER = 3.0  # nats of evidence, from which on an image is likelier than noise by far
 CLOSED = -69.0  # log prior of a class that holds nothing
-EVENED, MOST_EVENED = 0.5, 4.0  # of log shares, that the prior makes up for after an iteration; and in all, nats
 
 
-@dataclass
-class _Sums:
-    """Sums of one iteration. planes: of each half; mass [c]; noise, count [g, s]: residual power and coefficients;
-    cross, norm of each frame: of data and model; likely, images [c]: of the images whose best point is in a class, how
-    many are likelier by far than noise alone, and their number; present: sum over images."""
+@dataclass(frozen=True)
+class _After:
+    """What an iteration leaves: the state, how many classes were seeded anew, and by what their means moved [c, 2]
+    (A)."""
 
-    planes: list[PlaneSums]
-    mass: Tensor
-    noise: Tensor
-    count: Tensor
-    cross: list[float]
-    norm: list[float]
-    likely: Tensor
-    images: Tensor
-    present: float = 0.0
+    state: ClassState
+    seeded: int
+    by: Tensor
+
+    def for_others(self) -> _After:
+        """As processes need it that make no means."""
+        means = self.state.means
+        none = means.transforms[:0]
+        return replace(self, state=replace(self.state, means=replace(means, transforms=none, correlation=none.real)))
 
 
 class Averaging:
-    """Finds classes. frames: all images; power [g, s]: mean power of images of each optics group; order int64 [b]: in
-    which images join the subsets.
+    """Finds classes. frames: all images, or in one of several processes its share of them; power [g, s]: mean power of
+    images of each optics group; order int64 [b]: in which images join the subsets; shared: of several processes.
+
+    Every process runs the same loop. Sums come together in the first, which makes the means and hands them out, and
+    alone knows the poses of all images.
     """
 
     def __init__(self, frames: list[HeldImages], schedule: ClassSchedule, power: Tensor, order: Tensor,
-                 device: torch.device, seed: int) -> None:  # fmt: skip
+                 device: torch.device, seed: int, shared: SharedImages | None = None) -> None:  # fmt: skip
         self.frames, self.schedule, self.device = frames, schedule, device
+        self.shared = shared or SharedImages.alone(len(order))
         self.generator = torch.Generator().manual_seed(seed)
         self.rank = torch.empty_like(order)
         self.rank[order] = torch.arange(len(order))
         self.poses = ClassPoses.empty(len(order), self.rank % 2)
         self.power = power
+        held = torch.tensor([float(len(frame)) for frame in frames])
+        self.shared.ranks.add_([held])
+        self.largest = int(held.argmax())  # frame, of most images
 
-    def run(self, advance: Callable[[ClassPlan], Callable[[int], None]], told: Callable[[AveragingCourse], None],
-            course: AveragingCourse | None = None) -> Classes2d:  # fmt: skip
-        """Iterate. advance: called with a plan, gives what counts its images; told: called after each iteration, before
-        the next one changes what it is given; course: to go on from."""
+    def run(self, advance: Callable[[ClassPlan], Callable[[int], None]] = lambda plan: lambda n: None,
+            told: Callable[[AveragingCourse], None] = lambda course: None,
+            course: AveragingCourse | None = None) -> Classes2d | None:  # fmt: skip
+        """Iterate. In the first process: told is called after each iteration, before the next one changes what it is
+        given, and may go on from a course. The others get nothing. advance: called with a plan, gives what counts its
+        images."""
+        course = self.shared.ranks.told(course)
         if course is None:
             state, records, earned = self._first(), list[ClassRecord](), None
         else:
@@ -95,42 +92,57 @@ class Averaging:
         for iteration in range(len(records) + 1, self.schedule.iterations + 1):
             began = time.perf_counter()
             plan = self.schedule.plan(iteration, earned)
-            sums = self._expectation(state, plan, advance(plan))
-            means, seeded = self._means(sums, plan)
-            noise = torch.where(sums.count > 0, sums.noise / sums.count.clamp_min(1), state.sigma2)
-            share = sums.present / plan.images if plan.null else state.present
-            prior = _evened(state.log_prior, means.share) if plan.seeds else state.log_prior
-            state = ClassState(means, noise, self._scale(state, sums), share, prior)
+            after = self._united(self._expectation(state, plan, advance(plan)), plan, state)
+            state, means = after.state, after.state.means
             earned = earned_frequency(means.resolution, means.share)
             used = int((means.share > EMPTY / len(means.share)).sum())
             records.append(ClassRecord(
                 iteration, plan.images, self.schedule.grid.length / plan.limit, plan.tempering, 2 * plan.angles,
-                len(plan.shifts), used, seeded, 1 / earned, share, time.perf_counter() - began))
-            told(AveragingCourse(state, self.poses, records))
-        return self._sorted(state.means, records)
+                len(plan.shifts), used, after.seeded, 1 / earned, state.present, time.perf_counter() - began))
+            if self.shared.ranks.first:
+                told(AveragingCourse(state, self.poses, records))
+        return self._sorted(state.means, records) if self.shared.ranks.first else None
+
+    def _united(self, sums: AveragingSums, plan: ClassPlan, before: ClassState) -> _After:
+        """What follows from the sums of all processes. The first one makes it of them, with all cores, and gets the
+        poses that the others found."""
+        ranks, poses, after = self.shared.ranks, self.poses, None
+        ranks.add_(sums.counted)
+        used = [rows[self.rank[rows] < plan.images] for rows in self.shared.rows]
+        gather_rows_([getattr(poses, name) for name in FOUND], used, ranks)
+        if ranks.first:
+            take_cores(ranks)
+            made = made_means(sums, plan, self.schedule)
+            noise = torch.where(sums.count > 0, sums.noise / sums.count.clamp_min(1), before.sigma2)
+            share = float(sums.present) / plan.images if plan.null else before.present
+            prior = evened(before.log_prior, made.means.share) if plan.seeds else before.log_prior
+            after = _After(ClassState(made.means, noise, self._scale(before, sums), share, prior), made.seeded, made.by)
+            hand_back_cores(ranks)
+        handed_out = ranks.told(after.for_others() if after is not None and ranks.world > 1 else None)
+        after = after or handed_out
+        assert after is not None  # the first process has made it, and the others were told
+        self._follow(after.by)
+        return after
 
     def _first(self) -> ClassState:
         """Means of random classes of images as they lie, to the coarsest limit."""
         plan = self.schedule.plan(1, None)
         plane, classes = Plane(self.schedule.grid.box, plan.limit), self.schedule.classes
-        scale = (1.0,) * len(self.frames)
-        planes = [PlaneSums.zeros(classes, plane) for _ in range(2)]
-        mass = torch.zeros(classes, dtype=torch.float64)
+        none = torch.zeros(classes, dtype=torch.float64)
+        nothing = ClassState(ClassMeans.nothing(plane, classes), self.power, (1.0,) * len(self.frames), 0.7, none)
+        sums = AveragingSums.zeros(classes, plane, self.power, len(self.frames))
         chosen = torch.randint(classes, (len(self.rank),), generator=self.generator)
-        for f, frame in enumerate(self.frames):
+        for frame in self.frames:
             count = frame.geometry.count(plan.limit)
             for half, some in self._halves(frame, plan.images):
-                white = frame.whitened(some, self.power, scale[f], count)
+                white = frame.whitened(some, self.power, 1.0, count)
                 of = chosen[frame.index[some]]
                 numerator = torch.zeros(classes, count, dtype=torch.complex64).index_add_(0, of, white.c * white.y)
                 weight = torch.zeros(classes, count).index_add_(0, of, white.c.square())
                 coords = frame.geometry.coords[:count]
-                insert_(planes[half], numerator[:, None], weight[:, None], coords, in_plane_rotations(1))
-                mass += torch.bincount(of, minlength=classes)
-        zero = torch.zeros_like(self.power)
-        plain = replace(plan, null=False, seeds=False)
-        means, _ = self._means(_Sums(planes, mass, zero, zero, [], [], torch.zeros_like(mass), mass), plain)
-        return ClassState(means, self.power, scale, 0.7, torch.zeros(classes, dtype=torch.float64))
+                insert_(sums.planes[half], numerator[:, None], weight[:, None], coords, in_plane_rotations(1))
+                sums.mass.add_(torch.bincount(of, minlength=classes))
+        return self._united(sums, replace(plan, null=False, seeds=False), nothing).state
 
     def _halves(self, frame: HeldImages, images: int) -> Iterator[tuple[int, Tensor]]:
         """Places in a frame of the images of a subset, half by half, in batches."""
@@ -140,13 +152,10 @@ class Averaging:
             for first in range(0, len(places), BATCH):
                 yield half, places[first : first + BATCH]
 
-    def _expectation(self, state: ClassState, plan: ClassPlan, advance: Callable[[int], None]) -> _Sums:
+    def _expectation(self, state: ClassState, plan: ClassPlan, advance: Callable[[int], None]) -> AveragingSums:
         classes, device = self.schedule.classes, self.device
         plane = Plane(self.schedule.grid.box, plan.limit)
-        zero = torch.zeros_like(state.sigma2)
-        none = torch.zeros(classes, dtype=torch.float64)
-        sums = _Sums([PlaneSums.zeros(classes, plane) for _ in range(2)], none, zero, zero.clone(), [], [],
-                     none.clone(), none.clone())
+        sums = AveragingSums.zeros(classes, plane, state.sigma2, len(self.frames))
         log_share = torch.where(state.means.share > 0, state.log_prior, CLOSED)
         log_share = log_share.repeat_interleave(plan.angles).float().to(device)
         rotations = in_plane_rotations(plan.angles)
@@ -155,19 +164,17 @@ class Averaging:
             coords = frame.geometry.coords[:count]
             slices = turned_slices(state.means.images.to(device), self.schedule.grid.box, coords.to(device), rotations)
             held = [GridSums.zeros(len(slices), count, device) for _ in range(2)]
-            sums.cross.append(0.0)
-            sums.norm.append(0.0)
             for half, some in self._halves(frame, plan.images):
                 white = frame.whitened(some, state.sigma2, state.scale[f], count)
                 white = Whitened(white.y.to(device), white.c.to(device))
                 self._place(frame, some, white, slices, log_share, plan)
-                self._assign(frame, some, white, slices, log_share, held[half], plan, state, sums)
+                self._assign(f, some, white, slices, log_share, held[half], plan, state, sums)
                 advance(len(some))
             for half in range(2):
                 real, imag, weight = (getattr(held[half], name).view(classes, plan.angles, count).cpu()
                                       for name in ("real", "imag", "weight"))
                 insert_(sums.planes[half], torch.complex(real, imag), weight, coords, rotations)
-                sums.mass += held[half].mass.view(classes, plan.angles).sum(dim=1).cpu()
+                sums.mass.add_(held[half].mass.view(classes, plan.angles).sum(dim=1).cpu())
         return sums
 
     def _phases(self, frame: HeldImages, shifts: Tensor, count: int) -> Tensor:
@@ -192,9 +199,10 @@ class Averaging:
         self.poses.shift[rows[new]] = shifts[found.shift.cpu()]
         self.poses.placed[rows[new]] = True
 
-    def _assign(self, frame: HeldImages, some: Tensor, white: Whitened, slices: ReferenceSlices, log_share: Tensor,
-                held: GridSums, plan: ClassPlan, state: ClassState, sums: _Sums) -> None:  # fmt: skip
+    def _assign(self, f: int, some: Tensor, white: Whitened, slices: ReferenceSlices, log_share: Tensor,
+                held: GridSums, plan: ClassPlan, state: ClassState, sums: AveragingSums) -> None:  # fmt: skip
         """Posterior, sums and best points of some images of a frame."""
+        frame = self.frames[f]
         poses, rows, k = self.poses, frame.index[some], white.y.shape[1]
         if plan.everywhere:
             poses.shift[rows] = 0.0
@@ -203,12 +211,12 @@ class Averaging:
         phases = self._phases(frame, plan.shifts, k)
         softness = Softness(plan.tempering, _local_share(state.present, plan.area) if plan.null else None)
         found = assign_(white.y, white.c, slices, phases, phases.real.new_zeros(len(phases)), held, softness, log_share)
-        self._residuals(frame, some, white, slices, phases, found, state.sigma2, sums)
-        sums.present += float(found.present.sum())
+        self._residuals(f, some, white, slices, phases, found, state.sigma2, sums)
+        sums.present.add_(float(found.present.sum()))
         index, shift = found.index.cpu(), found.shift.cpu()
         number = poses.number[rows] = (index % len(slices)) // plan.angles
         sums.likely.index_add_(0, number, (found.log_evidence > LIKELIER).double().cpu())
-        sums.images += torch.bincount(number, minlength=len(sums.images))
+        sums.images.add_(torch.bincount(number, minlength=len(sums.images)))
         poses.rotation[rows] = grid_rotation(slices.rotations.double().cpu(), index)
         at = poses.shift[rows] + plan.shifts[shift]
         poses.shift[rows] = at * (self.schedule.range / at.norm(dim=1, keepdim=True).clamp_min(1e-9)).clamp_max(1.0)
@@ -216,10 +224,10 @@ class Averaging:
         poses.weight[rows], poses.score[rows] = found.weight.float().cpu(), found.score.float().cpu()
         poses.present[rows] = found.present.float().cpu()
 
-    def _residuals(self, frame: HeldImages, some: Tensor, white: Whitened, slices: ReferenceSlices, phases: Tensor,
-                   found: SoftPoses, sigma2: Tensor, sums: _Sums) -> None:  # fmt: skip
+    def _residuals(self, f: int, some: Tensor, white: Whitened, slices: ReferenceSlices, phases: Tensor,
+                   found: SoftPoses, sigma2: Tensor, sums: AveragingSums) -> None:  # fmt: skip
         """Noise and contrast at the best points. An image without a particle is noise as a whole."""
-        count, band = len(slices), frame.geometry.band
+        count, frame = len(slices), self.frames[f]
         slot = found.index % count
         sign = torch.where(found.index >= count, -1.0, 1.0).to(slices.real)[:, None]
         model = white.c * torch.complex(slices.real[slot], sign * slices.imag[slot])
@@ -227,10 +235,10 @@ class Averaging:
         present = found.present[:, None].to(model.real)
         cross = (data * model.conj()).real * present
         norm = (model.real.square() + model.imag.square()) * present
-        sums.cross[-1] += float(cross.sum())
-        sums.norm[-1] += float(norm.sum())
+        sums.cross[f] += float(cross.sum())
+        sums.norm[f] += float(norm.sum())
         power = (data.real.square() + data.imag.square() - 2 * cross + norm).cpu().double()
-        shell = band.shell[: white.y.shape[1]]
+        shell = frame.geometry.band.shell[: white.y.shape[1]]
         groups = frame.groups[some]
         for group in groups.unique().tolist():
             member = groups == group
@@ -240,37 +248,11 @@ class Averaging:
             sums.noise[group] += of * sigma2[group] / frame.mask_power
             sums.count[group] += number * int(member.sum())
 
-    def _scale(self, state: ClassState, sums: _Sums) -> tuple[float, ...]:
+    def _scale(self, state: ClassState, sums: AveragingSums) -> tuple[float, ...]:
         """Contrast of each frame relative to the one with most images."""
         fitted = [s * c / max(n, 1e-12) if c > 0 else s
-                  for s, c, n in zip(state.scale, sums.cross, sums.norm, strict=True)]
-        largest = max(range(len(self.frames)), key=lambda f: len(self.frames[f]))
-        return tuple(one / fitted[largest] for one in fitted)
-
-    def _means(self, sums: _Sums, plan: ClassPlan) -> tuple[ClassMeans, int]:
-        """The M-step: means from sums, centred, and how many classes were seeded anew."""
-        plane, grid = Plane(self.schedule.grid.box, plan.limit), self.schedule.grid
-        side = plane.side
-        mask = mean_mask(grid, self.schedule.diameter, side)
-        halves = [folded(one) for one in sums.planes]
-        raw = torch.stack([images_of(divided(one, plane), plane, side) * mask for one in halves])
-        seen = agreement(raw, plane)
-        share = sums.mass / sums.mass.sum().clamp_min(1e-12)
-        transforms = divided(halves[0] + halves[1], plane, at_least_faint(seen.signal, share))
-        resolution = [_resolution(one, grid) for one in seen.correlation]
-        share = _closed(share, sums, plan)
-        resolution = [one if float(s) > 0 else grid.length for one, s in zip(resolution, share, strict=True)]
-        seeded = 0
-        if plan.seeds:
-            seeded = _seed_(transforms, share, resolution, [divided(one, plane, at_least_faint(seen.signal, share))
-                                                            for one in halves])
-        images = images_of(transforms, plane, side) * mask
-        by = -centre_of_mass(images) * grid.box  # pixels of the box
-        by *= (0.05 * grid.box / by.norm(dim=1, keepdim=True).clamp_min(1e-9)).clamp_max(1.0)
-        transforms = moved(transforms, plane, by)
-        self._follow(by * grid.pixel_size)
-        images = images_of(transforms, plane, side) * mask
-        return ClassMeans(plane, transforms, images, share, tuple(resolution), seen.correlation), seeded
+                  for s, c, n in zip(state.scale, sums.cross.tolist(), sums.norm.tolist(), strict=True)]
+        return tuple(one / fitted[self.largest] for one in fitted)
 
     def _follow(self, by: Tensor) -> None:
         """Move images with their means, which were moved ``by`` [c, 2] (A): m'(x) = m(x - by), so t' = t - R by."""
@@ -290,61 +272,8 @@ class Averaging:
         return Classes2d(means, poses, records)
 
 
-def mean_mask(grid: Grid, diameter: float, side: int) -> Tensor:
-    """The soft circle [y, x] of the diameter (A) on ``side`` pixels over the grid's field."""
-    pixel = grid.length / side
-    return soft_circle(side, min(0.5 * diameter / pixel, side / 2 - 1.0), EDGE * side)
-
-
-def _evened(log_prior: Tensor, share: Tensor) -> Tensor:
-    """The log prior [c] of classes moved against their shares [c].
-
-    The mean of a large class has less noise than others, so that images fit it better for that alone: without this one
-    class takes four fifths of real images of apoferritin. A few nats decide only where the images do not.
-    """
-    moved_by = EVENED * (share * len(share)).clamp_min(EMPTY).log()
-    return (log_prior - moved_by).clamp(-MOST_EVENED, MOST_EVENED)
-
-
-def _closed(share: Tensor, sums: _Sums, plan: ClassPlan) -> Tensor:
-    """Shares [c], 0 for classes of whose images hardly any is likelier under their mean than as noise alone.
-
-    Images of noise have a mean too, and a class of them would take the place of the hypothesis that they hold nothing.
-    The expectation of the evidence is 1 under noise, so that it exceeds 20 in a twentieth of such images at most.
-    """
-    if not plan.null or plan.seeds:  # what is seeded anew may yet become something
-        return share
-    void = (sums.likely < FEW_LIKELY * sums.images) & (sums.images > 0)
-    return share if bool(void.all()) else torch.where(void, 0.0, share)
-
-
 def _local_share(share: float, area: float) -> float:
     """The share that makes evidence over part of the shifts allowed, ``area`` of them, count as over all: the prior of
     these is flat, and what lies outside a posterior's reach adds nothing."""
     odds = area * share / max(1 - share, SHARE_LEAST)
     return odds / (1 + odds)
-
-
-def _resolution(correlation: Tensor, grid: Grid) -> float:
-    """Where the correlation [s] of half means first falls below GOLD_STANDARD, in A, between two shells."""
-    for s in range(2, len(correlation)):
-        low, high = float(correlation[s]), float(correlation[s - 1])
-        if low < GOLD_STANDARD:
-            at = s - 1 + (high - GOLD_STANDARD) / (high - low) if high > GOLD_STANDARD else s - 1.0
-            return grid.length / max(at, 1.0)
-    return grid.length / (len(correlation) - 1)
-
-
-def _seed_(transforms: Tensor, share: Tensor, resolution: list[float], halves: list[Tensor]) -> int:
-    """Give empty classes a half mean of the largest ones, in place, which keep the other. Returns how many."""
-    empty = torch.nonzero(share < EMPTY / len(share))[:, 0].tolist()
-    large = torch.argsort(share, descending=True).tolist()[: len(empty)]
-    count = 0
-    for c, source in zip(empty, large, strict=True):
-        if float(share[source]) < 1.5 / len(share):
-            break
-        transforms[source], transforms[c] = halves[0][source], halves[1][source]
-        share[source] = share[c] = 0.5 * float(share[source])
-        resolution[c] = resolution[source]
-        count += 1
-    return count

@@ -90,7 +90,7 @@ def class_step(problem: ClassProblem, state: State, plan: Plan, following: em.Fo
     if float(held.min(dim=1).values.max()) < FEWEST:
         raise InputError("no class holds images of a particle in both half sets: do the maps belong to these images?")
     seed, memory = seed_of(problem, state), dict(state.memory)
-    with sums_put(problem.model.place or in_memory):
+    with sums_put(problem.model.place or in_memory, problem.model.bench):
         common = None if plan.apart or problem.classes == 1 else _common(problem, sets, seed)
         found: list[Built | None] = []
         for k in range(problem.classes):

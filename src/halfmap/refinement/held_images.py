@@ -14,7 +14,7 @@ from torch import Tensor
 
 from halfmap.fourier.transform import fft_size
 from halfmap.imaging.forward import BandImages, Geometries, ImagingGeometry, band_images
-from halfmap.imaging.optics import CtfState
+from halfmap.imaging.optics import CtfState, Frame, OpticsGroup
 from halfmap.maps.grid import Grid
 from halfmap.particles.preprocess import soft_circle
 from halfmap.particles.source import ImageBatch, ParticleSource
@@ -77,32 +77,53 @@ class _Around:
 
 def held_images(
     source: ParticleSource, grid: Grid, limit: int, device: torch.device | None = None,
-    advance: Callable[[int], None] = lambda n: None,
+    advance: Callable[[int], None] = lambda n: None, some: Tensor | None = None,
 ) -> HeldSet:  # fmt: skip
-    """Stream all images once and keep their coefficients up to a shell ``limit`` of a reference on ``grid``."""
+    """Stream all images, or particles ``some`` [b], once, and keep their coefficients up to a shell ``limit`` of a
+    reference on ``grid``. There are the same frames whatever images are chosen."""
     table, device = source.table, device or torch.device("cpu")
     geometries = Geometries(grid.box, grid.pixel_size, limit, device)
     top = max(optics.box // 2 + 1 for optics in table.optics)
     around = [_Around(*torch.zeros(2, top, dtype=torch.float64)) for _ in table.optics]
-    frames: dict[object, list[HeldImages]] = {}
-    for batch in replace(source, device=device).stream(torch.arange(len(table))):
+    frames: dict[Frame, list[HeldImages]] = {}
+    for batch in replace(source, device=device).stream(torch.arange(len(table)) if some is None else some):
         for part in batch.apart():
             held = _held(part, source, geometries, around[part.group])
             frames.setdefault(held.geometry.optics.frame, []).append(held)
         advance(len(batch))
-    return HeldSet([_together(parts) for parts in frames.values()], _noise(source, around))
+    used = set(table.optics_index.tolist())
+    held_by = {optics.frame for group, optics in enumerate(table.optics) if group in used}
+    for optics in table.optics:
+        if optics.frame in held_by and optics.frame not in frames:
+            frames[optics.frame] = [_none(geometries.of(optics), source)]
+    order = {optics.frame: group for group, optics in reversed(list(enumerate(table.optics)))}
+    return HeldSet([_together(frames[frame]) for frame in sorted(frames, key=order.__getitem__)],
+                   _noise(source, around))
+
+
+def _none(geometry: ImagingGeometry, source: ParticleSource) -> HeldImages:
+    """No image of a frame."""
+    none, k = torch.zeros(0, dtype=torch.int64), len(geometry.coords)
+    values = torch.zeros(0, k, dtype=torch.complex64, device=geometry.coords.device)
+    mask = _circle(geometry.optics, source)
+    return HeldImages(geometry, none, none, values, values.real.clone(), float(mask.square().mean()))
 
 
 def _held(part: ImageBatch, source: ParticleSource, geometries: Geometries, around: _Around) -> HeldImages:
     """Images of one optics group as coefficients; what is around their particles is added to ``around``."""
     optics, device = source.table.optics[part.group], geometries.device
     geometry = geometries.of(optics)
-    radius = min(0.5 * source.diameter / optics.pixel_size, optics.box / 2 - 1.0)
-    mask = soft_circle(optics.box, radius, MASK_EDGE).to(device)
+    mask = _circle(optics, source).to(device)
     defocus, flat = source.table.defocus[part.index].to(device), torch.ones(optics.box // 2 + 1, device=device)
     seen = band_images(part.images.to(device), mask, geometry, defocus, flat, torch.ones(len(part), device=device))
     _add_around(around, seen, mask)
     return HeldImages(geometry, part.index, part.groups, seen.scored, seen.ctf, float(mask.square().mean()))
+
+
+def _circle(optics: OpticsGroup, source: ParticleSource) -> Tensor:
+    """The soft circle [y, x] around the particle."""
+    radius = min(0.5 * source.diameter / optics.pixel_size, optics.box / 2 - 1.0)
+    return soft_circle(optics.box, radius, MASK_EDGE)
 
 
 def _add_around(around: _Around, seen: BandImages, mask: Tensor) -> None:

@@ -63,6 +63,11 @@ class ImagingModel:
     wide_from: float = FINE
 
     @property
+    def bench(self) -> torch.device | None:
+        """The GPU to which sums come back while they are worked on, if they are put elsewhere; None: where they are."""
+        return self.symmetry.device if self.place is not None and self.symmetry.device.type != "cpu" else None
+
+    @property
     def grid(self) -> Grid:
         """The grid of the reference."""
         return Grid(self.box, self.pixel_size)

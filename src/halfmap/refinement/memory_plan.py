@@ -15,8 +15,12 @@ and changes no bit.
 
 The solve holds the sums, those of the half sets, and at its worst one of three things: sums that are inverted (their
 ratio H, C, half as much again, and the half maps so far), the transforms of the FSC, or the regulariser's arrays
-(REGULARISER). The report comes after it. With sums on disk, only those that are being made are in memory.
+(`Need`, which it declares). The report comes after it. With sums on disk, only those that are being made are in memory.
 `benchmarks/claims/memory.py` measures the solve.
+
+On a GPU its own memory is counted. Sums that do not fit there lie in the machine's memory, or in files, and the GPU
+holds what it works on: one quarter set, and copies of sums while they are added up, symmetrised (by plain torch, which
+needs SYMMETRISING sums more) or inverted. Insertion in whole numbers takes 24 bytes a point more, WHOLE at most.
 """
 
 from __future__ import annotations
@@ -31,6 +35,7 @@ from halfmap.fourier.transform import half_volume_extent
 from halfmap.kernels.reference_search import REFERENCES_AT_ONCE
 from halfmap.maps.masks import EXTEND, SOFT, SPHERE_EDGE
 from halfmap.refinement.schedule import Progressed, Schedule
+from halfmap.regularisation.declaration import Need
 from halfmap.regularisation.support import BEYOND
 from halfmap.runtime.memory import GIGABYTE
 
@@ -39,7 +44,6 @@ STATE_MAPS = 3  # references and mask
 CLASS_MAPS = 6  # of every further class, while others are made: half maps, what was made of them, mask
 RESULT_MAPS = 17  # of an iteration while its report is drawn, the isosurface among it
 CURVE_MAPS = 12  # half maps, mask, and transforms of half maps, masked and with random phases
-WITHOUT_QUARTERS = ("uniform", "cutoff", "local-fsc", "sidesplitter")
 PIECES = 4  # arrays of 2^24 values at most: more than pieces that are transformed together, of 2^20, take
 PER_PIXEL, PER_COEFFICIENT = 48, 80  # bytes of an image in a batch: read, masked, transformed; data, CTF, noise, sums
 PER_CURVED = 40  # more bytes of a coefficient on curved slices: the CTF a quarter of a turn on, both sides
@@ -49,31 +53,11 @@ PER_ROTATION = 72  # bytes of an orientation of the grid
 PER_SHIFTED = 16  # bytes of a coefficient of an image at one of the shifts, in a product
 SLICES_MOST = 0.5  # part of the memory that slices may take
 COARSER = 32  # times the slices of a grid for half the resolution are contained in those of a grid
+SYMMETRISING = 6
+WHOLE = 1 << 31
 SPARE = 1.05  # what an allocator wastes
-
-
-@dataclass(frozen=True)
-class Need:
-    """What a regulariser holds at most, half maps and mask included.
-
-    maps: maps while it works on maps. inverting: maps while it inverts sums (0: it inverts none, unless they were
-    joined). within, within_inverting: for a regulariser that works in the cube that references are kept within, arrays
-    of that cube at the same times, beside BESIDE maps.
-    """
-
-    maps: int
-    inverting: int = 0
-    within: int = 0
-    within_inverting: int = 0
-
-
 BESIDE = 7  # maps while a regulariser works within the cube
 JOINED = 5  # maps while sums that were joined are inverted
-REGULARISER = {
-    "uniform": Need(5, 5), "nonuniform": Need(20, 9), "cutoff": Need(5), "local-fsc": Need(19),
-    "sidesplitter": Need(22), "sparse_smooth": Need(20, 9, 30, 1),
-    "sparse_smooth, strength chosen": Need(6, 7, 35, 6),
-}
 
 
 @dataclass(frozen=True)
@@ -82,10 +66,10 @@ class Demand:
 
     box, padding, limit: side, padding and last shell of the maps. image_box, batch: side of the largest images, and how
     many would be worked on at once; batch_given: whether there may be no more. rotations, grid_coefficients: of the
-    finest orientation grid, and scored on it. symmetric: whether there is a point group. regulariser: a key of
-    REGULARISER. joined: whether half maps share their low resolution. kept: side of the cube that references are kept
-    within, in voxels (0: the whole box). classes: maps that every image is compared with. curved: whether images are
-    inserted on curved slices.
+    finest orientation grid, and scored on it. symmetric: whether there is a point group. regulariser: its name.
+    need: what it holds. joined: whether half maps share their low resolution. kept: side of the cube that references
+    are kept within, in voxels (0: the whole box). classes: maps that every image is compared with. curved: whether
+    images are inserted on curved slices. gpu: whether it is the memory of a GPU.
     """
 
     box: int
@@ -97,26 +81,28 @@ class Demand:
     grid_coefficients: int
     symmetric: bool
     regulariser: str
+    need: Need
     joined: bool = False
     kept: int = 0
     batch_given: bool = False
     classes: int = 1
     curved: bool = False
+    gpu: bool = False
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
     """How a run is to hold its data.
 
-    batch: images at once. on_disk: whether sums lie in files, with one quarter set in memory at a time. slices_room:
-    bytes that the slices of a grid may take if all of them are to be held; None: those of every grid are held.
-    expectation, solve: peaks in bytes. sums: bytes of one quarter set. available: bytes that the process may hold in
-    all.
+    batch: images at once. place: where sums lie: ``memory``; or, with one quarter set at a time there, ``disk``, in
+    files, or ``host``, in the machine's memory where that of a GPU is planned. slices_room: bytes that the slices of a
+    grid may take if all of them are to be held; None: those of every grid are held. expectation, solve: peaks in bytes.
+    sums: bytes of one quarter set. available: bytes that the process may hold in all.
     """
 
     demand: Demand
     batch: int
-    on_disk: bool
+    place: str
     slices_room: int | None
     expectation: int
     solve: int
@@ -129,9 +115,19 @@ class MemoryPlan:
         return max(self.expectation, self.solve)
 
     @property
+    def on_disk(self) -> bool:
+        """Whether sums lie in files."""
+        return self.place == "disk"
+
+    @property
+    def moved(self) -> int:
+        """Bytes of sums that lie elsewhere: four quarter sets of every class, two half sets and both together."""
+        return (4 * self.demand.classes + 3) * self.sums if self.place != "memory" else 0
+
+    @property
     def scratch(self) -> int:
-        """Bytes of sums in files: four quarter sets of every class, two half sets and both together."""
-        return (4 * self.demand.classes + 3) * self.sums if self.on_disk else 0
+        """Bytes of sums in files."""
+        return self.moved if self.on_disk else 0
 
     def sentence(self) -> str:
         """The plan as a line of the log."""
@@ -139,7 +135,8 @@ class MemoryPlan:
 
     def words(self) -> str:
         """The plan in words."""
-        where = f"sums on disk ({gigabytes(self.scratch)} GB)" if self.on_disk else "sums in memory"
+        place = {"host": "in the machine's memory", "disk": "on disk"}.get(self.place)
+        where = "sums in memory" if place is None else f"sums {place} ({gigabytes(self.moved)} GB)"
         blocks = "" if self.slices_room is None else "; slices of the global search made block by block"
         return (f"up to {gigabytes(self.peak)} GB (search {gigabytes(self.expectation)}, solve "
                 f"{gigabytes(self.solve)}) of {gigabytes(self.available)} GB available; {where}; {self.batch} images "
@@ -151,7 +148,7 @@ def gigabytes(count: float) -> str:
     return f"{count / GIGABYTE:.1f}" if count >= 0.1 * GIGABYTE else f"{count / GIGABYTE:.2f}"
 
 
-def demand_of(schedule: Schedule, padding: int, image_box: int, batch: int, regulariser: str) -> Demand:
+def demand_of(schedule: Schedule, padding: int, image_box: int, batch: int, regulariser: str, need: Need) -> Demand:
     """What this refinement asks for at its worst, with a mask of its own.
 
     image_box: side of the largest images in pixels; batch: how many are worked on at once.
@@ -162,7 +159,7 @@ def demand_of(schedule: Schedule, padding: int, image_box: int, batch: int, regu
         rotations, coefficients = len(search.grid), half_disc(search.grid_limit)
     return Demand(
         schedule.box, padding, schedule.finest_insert, image_box, batch, rotations, coefficients,
-        len(schedule.symmetry) > 1, regulariser,
+        len(schedule.symmetry) > 1, regulariser, need,
         kept=kept_within(schedule.diameter, schedule.pixel_size, schedule.box),
     )  # fmt: skip
 
@@ -170,11 +167,6 @@ def demand_of(schedule: Schedule, padding: int, image_box: int, batch: int, regu
 def half_disc(limit: float) -> int:
     """About the number of coefficients of an image up to a shell."""
     return math.ceil(0.5 * math.pi * (limit + 0.5) ** 2)
-
-
-def needs_of(regulariser: str, parameters: str = "") -> str:
-    """The key of a regulariser in REGULARISER. parameters: how the strength of sparse_smooth is set."""
-    return f"{regulariser}, strength chosen" if parameters in ("cross-validated", "published-code") else regulariser
 
 
 def kept_within(diameter: float, pixel_size: float, box: int) -> int:
@@ -200,13 +192,14 @@ def usual_search(schedule: Schedule, stage: str) -> Sampling | None:
 
 
 def planned(demand: Demand, available: int, sums: str = "auto") -> MemoryPlan:
-    """The quickest way that fits: everything in memory, else a smaller batch, else slices in blocks, else sums on disk.
+    """The quickest way that fits: everything in memory, else a smaller batch, else slices in blocks, else sums on disk
+    (of a GPU: in the machine's memory).
 
-    If none fits it is the last one. available: bytes that the process may hold in all. sums: ``memory`` or ``disk``
-    leave no choice of where they lie.
+    If none fits it is the last one. available: bytes that the process may hold in all. sums: ``memory``, ``host`` or
+    ``disk`` leave no choice of where they lie.
     """
-    places = {"memory": (False,), "disk": (True,)}.get(sums, (False, True))
-    plans = [_plan(demand, available, on_disk, slices, batch) for on_disk in places
+    places = ("memory", "host" if demand.gpu else "disk") if sums == "auto" else (sums,)
+    plans = [_plan(demand, available, place, slices, batch) for place in places
              for slices in _rooms(demand, available) for batch in _batches(demand, slices)]
     return next((plan for plan in plans if plan.peak <= available), plans[-1])
 
@@ -248,10 +241,11 @@ def _batches(demand: Demand, slices: int) -> list[int]:
     return larger + [usual // 2**i for i in range(8) if usual // 2**i >= min(usual, 8)]
 
 
-def solve_stages(demand: Demand, on_disk: bool) -> dict[str, int]:
-    """Bytes that the stages of a solve hold at their worst, without the program itself."""
+def solve_stages(demand: Demand, apart: bool) -> dict[str, int]:
+    """Bytes that the stages of a solve hold at their worst, without the program itself. apart: whether sums lie
+    elsewhere."""
     sums, volume, transforming = _sums(demand), 4 * demand.box**3, _transforming(demand)
-    need = REGULARISER[demand.regulariser]
+    need = demand.need
     half_maps = max(volume + transforming, CURVE_MAPS * volume)
     cube = 4 * min(demand.kept or demand.box, demand.box) ** 3
     solving, inverting = need.maps * volume, need.inverting or JOINED * demand.joined
@@ -260,15 +254,19 @@ def solve_stages(demand: Demand, on_disk: bool) -> dict[str, int]:
     if inverting:
         held = max(inverting * volume, BESIDE * volume + need.within_inverting * cube if need.within else 0)
         solving = max(solving, held + transforming)
-    if on_disk:  # one set of sums is made at a time, and in a file before the next
-        added, kept, used, quarters = 2 if demand.joined else 1, 0, 0, 0
-    else:
-        added = kept = 7 if demand.symmetric else 6
-        quarters = 0 if demand.regulariser in WITHOUT_QUARTERS else 6 if demand.symmetric else 4
+    extra = SYMMETRISING if demand.gpu else 1
+    quarters = (6 if demand.symmetric else 4) * need.quarters
+    if not apart:
+        added = kept = 6 + extra * demand.symmetric
         used = quarters + 3
+    elif demand.gpu:  # copies of what is worked on: a half set, or the quarter sets that are compared
+        both = 1 + extra * demand.symmetric
+        added, kept, used = both, 1, 1 + need.quarters * both
+    else:  # one set of sums is made at a time, and in a file before the next
+        added, kept, used, quarters = 2 if demand.joined else 1, 0, 0, 0
     further = demand.classes - 1
     state = (STATE_MAPS + (2 + CLASS_MAPS) * further) * volume
-    if not on_disk:  # what other classes hold meanwhile: quarter sets, or the half sets made of them
+    if not apart:  # what other classes hold meanwhile: quarter sets, or the half sets made of them
         added, kept, used = added + 4 * further, kept + 4 * further, used + (2 + (4 if quarters else 0)) * further
     return {"sums added up": state + added * sums, "half maps": state + kept * sums + half_maps,
             "regulariser": state + used * sums + solving, "results": state + RESULT_MAPS * volume}
@@ -294,8 +292,8 @@ def _slices(demand: Demand, rotations: int | None = None) -> int:
     return PER_SLICE * count * demand.grid_coefficients * demand.classes
 
 
-def _plan(demand: Demand, available: int, on_disk: bool, slices: int, batch: int) -> MemoryPlan:
-    sums = _sums(demand)
+def _plan(demand: Demand, available: int, place: str, slices: int, batch: int) -> MemoryPlan:
+    sums, apart = _sums(demand), place != "memory"
     k = int(0.5 * math.pi * (demand.image_box / 2) ** 2)
     per_coefficient = PER_COEFFICIENT + PER_CURVED * demand.curved
     image = PER_PIXEL * demand.image_box**2 + per_coefficient * k + PER_SCORE * min(BLOCK, demand.rotations)
@@ -303,11 +301,12 @@ def _plan(demand: Demand, available: int, on_disk: bool, slices: int, batch: int
     grid += PROJECTING * min(PROJECTED_AT_ONCE, demand.rotations * demand.grid_coefficients)
     # The second reference is made when the sums of the first half set are there.
     classes = demand.classes
-    making = (0 if on_disk else 2) * classes * sums + 2 * (classes - 1) * sums // 3 + _transforming(demand)
-    working = classes * (2 * sums // 3 + (1 if on_disk else 4) * sums) + batch * image + grid
+    making = (0 if apart else 2) * classes * sums + 2 * (classes - 1) * sums // 3 + _transforming(demand)
+    working = classes * (2 * sums // 3 + (1 if apart else 4) * sums) + batch * image + grid
+    working += min(WHOLE, 2 * sums) * demand.gpu
     expectation = PROGRAM + (STATE_MAPS + 2 * (classes - 1)) * 4 * demand.box**3 + max(making, working)
-    solve = PROGRAM + max(solve_stages(demand, on_disk).values())
+    solve = PROGRAM + max(solve_stages(demand, apart).values())
     room = None if slices == _slices(demand) else slices
     return MemoryPlan(
-        demand, batch, on_disk, room, int(SPARE * expectation), int(SPARE * solve), sums, available
+        demand, batch, place, room, int(SPARE * expectation), int(SPARE * solve), sums, available
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ from torch import Tensor
 from halfmap.particles.table import ParticleTable
 from halfmap.refinement.preflight import read_reference
 from halfmap.regularisation.protocol import Regulariser
-from halfmap.regularisation.registry import regulariser_named
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,13 @@ class Method:
 
 
 def method_of(
-    regulariser: str, options: dict[str, Any], mask: Path | None, table: ParticleTable, diameter: float
-) -> Method:
-    """Read the mask and make the regulariser. Where one of its options is a mask, that takes the path's place.
+    name: str, make: Callable[..., Regulariser], options: dict[str, Any], mask: Path | None, table: ParticleTable,
+    diameter: float,
+) -> Method:  # fmt: skip
+    """Read the mask and make the regulariser of its options. Where one of them is a mask, that takes the path's place.
 
-    table, diameter: of the particles that masks must fit, in A. Raises InputError for a mask that does not.
+    name: of the regulariser. table, diameter: of the particles that masks must fit, in A. Raises InputError for a mask
+    that does not.
     """
     notes = []
 
@@ -40,6 +42,5 @@ def method_of(
         return found.map.clamp(0, 1)
 
     given = None if mask is None else read(mask, "mask")
-    if options.get("mask") is not None:
-        options["mask"] = read(options["mask"], f"{regulariser} mask")
-    return Method(regulariser_named(regulariser, **options), given, notes, options.get("mask"))
+    masks = {key: read(path, f"{name} {key}") for key, path in options.items() if isinstance(path, Path)}
+    return Method(make(**options | masks), given, notes, masks.get("mask"))

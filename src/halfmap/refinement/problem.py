@@ -6,6 +6,7 @@ Settings end here: they are read once, and the rooms below take the small descri
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -32,7 +33,7 @@ from halfmap.refinement.imaging_model import ImagingModel
 from halfmap.refinement.input_prior import FOCUSED, MOST_SHIFT, MOST_TURN, InputPrior, centre_of_mass, share_held
 from halfmap.refinement.masking import Masking
 from halfmap.refinement.memory_limits import MemoryLimits, SolveMethod, plan_memory
-from halfmap.refinement.memory_plan import WITHOUT_QUARTERS, MemoryPlan, checked, needs_of
+from halfmap.refinement.memory_plan import MemoryPlan, checked
 from halfmap.refinement.method import Method, method_of
 from halfmap.refinement.preflight import (
     Inspected,
@@ -53,11 +54,11 @@ from halfmap.regularisation.protocol import Regulariser
 from halfmap.runtime.device import computed_on, device_named
 from halfmap.runtime.distributed import ALONE, Ranks
 from halfmap.runtime.progress import Progress
-from halfmap.runtime.scratch import Scratch
+from halfmap.runtime.scratch import Scratch, on_host
 from halfmap.settings.commands import RunSettings
 from halfmap.settings.ctf_refine import fit_names
 from halfmap.settings.refine import RefineSettings
-from halfmap.settings.regularisers import regulariser_options
+from halfmap.settings.regularisers import as_one_name, need_of, option_files, regulariser_named, regulariser_options
 from halfmap.validation.mask_share import diameter_verdict, share_verdict
 
 MODES = 3  # pose modes kept of each particle
@@ -141,7 +142,7 @@ def prepared(
     """Read and check everything. Whatever can go wrong because of input goes wrong here, with an InputError. files:
     holds the image stacks that are open. classes: for which there is to be memory."""
     files = files or StackFiles()
-    device = device_named(settings.device)
+    device = device_named(settings.device, settings.deterministic)
     symmetry = symmetry_group(settings.symmetry)
     read = read_particles(particle_input(settings), files)
     table = read.table
@@ -222,7 +223,11 @@ def files_read(settings: RunSettings) -> list[Path]:
 
 
 def _method_of(settings: RefineSettings, table: ParticleTable) -> Method:
-    return method_of(settings.regulariser, regulariser_options(settings), settings.mask, table, settings.diameter)
+    named = as_one_name(settings)
+    make = partial(regulariser_named, named.regulariser)
+    return method_of(
+        named.regulariser, make, regulariser_options(named), settings.mask, table, settings.diameter
+    )
 
 
 def _start_of(settings: RefineSettings, read: Reference, symmetry: Tensor, method: Method) -> Placed:
@@ -236,7 +241,9 @@ def _start_of(settings: RefineSettings, read: Reference, symmetry: Tensor, metho
     if method.mask is not None:
         found += share_verdict(start.density, method.mask, f"--mask {settings.mask}", not searched)
     if method.part is not None:
-        found += share_verdict(start.density, method.part, f"--cutoff-mask {settings.cutoff_mask}", partial=True)
+        options = option_files(settings, settings.regulariser)
+        named = next(f"--{name.replace('_', '-')} {path}" for name, path in options.items() if name.endswith("_mask"))
+        found += share_verdict(start.density, method.part, named, partial=True)
     return replace(start, findings=found)
 
 
@@ -252,7 +259,7 @@ def _schedule_of(settings: RefineSettings, grid: Grid, symmetry: Tensor) -> Sche
 
 def _solve_of(settings: RefineSettings, classes: int) -> SolveMethod:
     return SolveMethod(
-        needs_of(settings.regulariser, settings.ss_parameters), settings.padding, settings.join_halves is not None,
+        settings.regulariser, need_of(settings), settings.padding, settings.join_halves is not None,
         mask_anywhere=settings.mask is not None and settings.flatten_solvent, classes=classes, ewald=settings.ewald,
     )  # fmt: skip
 
@@ -266,16 +273,16 @@ def _described(
     schedule = _schedule_of(settings, grid, symmetry.cpu())
     memory = plan_memory(limits, source, schedule, _solve_of(settings, classes), device, ranks.on_machine)
     limits = limits.under(memory)
-    on_disk = limits.sums == "disk" and device.type == "cpu"
+    place = {"disk": Scratch(settings.scratch or settings.out / "checkpoint").keep, "host": on_host}.get(limits.sums)
     model = ImagingModel(
         grid.box, grid.pixel_size, symmetry, torch.empty(0), settings.padding, settings.scale != "none",
-        settings.insertion, Scratch(settings.scratch or settings.out / "checkpoint").keep if on_disk else None,
-        settings.null_hypothesis, memory.slices_room, ewald_sign(settings.ewald, source.table, grid),
+        settings.insertion, place, settings.null_hypothesis, memory.slices_room,
+        ewald_sign(settings.ewald, source.table, grid),
     )  # fmt: skip
     masking = Masking(grid, settings.diameter, method.mask, settings.flatten_solvent).to(device)
     problem = Problem(
         source, model, schedule, masking, method.regulariser, settings.join_halves,
-        settings.regulariser not in WITHOUT_QUARTERS, memory, limits, settings.seed, ranks,
+        need_of(settings).quarters, memory, limits, settings.seed, ranks,
         () if settings.ctf_refine is None else fit_names("--ctf-refine", settings.ctf_refine),
     )  # fmt: skip
     return _with_particles(problem, replace(source, batch=limits.batch), settings)

@@ -1,8 +1,9 @@
-"""How many processes share a refinement on this machine, and with how many threads each.
+"""How many processes share a run on this machine, and with how many threads each.
 
 A kernel is quick on about 8 threads and wastes some of every further one, while processes share nothing but a sum once
 an iteration. So beyond FEW threads a run divides them among processes of about EACH, as far as each has images worth
-the while, and memory for references, slices and sums of its own. FEW and EACH come from kernels timed with 1 to 64
+the while, and memory for references, slices and sums of its own. Of starts, which share nothing at all, each process
+has at least one. FEW and EACH come from kernels timed with 1 to 64
 threads on few cores (benchmarks/README.md), not from a machine with many: `benchmarks/speed/scaling.py --layouts`
 measures there.
 """
@@ -11,10 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from halfmap.errors import InputError
 from halfmap.kernels.threads import available_cores
-from halfmap.refinement.memory_plan import MemoryPlan
+from halfmap.refinement.memory_plan import gigabytes
 from halfmap.runtime.distributed import world
 
 FEW, EACH = 12, 8  # threads that one process has the use of; threads of each of several
@@ -31,12 +33,52 @@ class Layout:
     why: str = ""
 
 
+class Held(Protocol):
+    """What a process is to hold at its worst, and may hold, in bytes; and whether a part of that lies on disk."""
+
+    @property
+    def peak(self) -> int:
+        """The most memory in bytes at any time."""
+
+    @property
+    def available(self) -> int:
+        """Bytes that the process may hold in all."""
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether sums lie in files."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a process without anything on disk is to hold at its worst, and may hold, in bytes."""
+
+    peak: int
+    available: int
+    on_disk: bool = False
+
+    def checked(self, what: str, processes: int, remedy: str) -> None:
+        """Raise InputError where it does not fit. what: needs the memory; processes: of the machine."""
+        if self.peak > self.available:
+            each = f" in each of {processes} processes" if processes > 1 else ""
+            fewer = "fewer --processes, " if processes > 1 else ""
+            raise InputError(f"memory: {what} needs {gigabytes(self.peak)} GB{each}, and {gigabytes(self.available)} "
+                             f"GB are available; take {fewer}{remedy}, or a machine with more memory")
+
+
 @dataclass(frozen=True)
 class Outlook:
-    """A refinement before its images are read: how many they are, and the memory plan of each of so many processes."""
+    """A run before its images are read: how many they are, and what each of so many processes is to hold. starts: that
+    are divided in place of images, where it is starts."""
 
     images: int
-    plan: Callable[[int], MemoryPlan]
+    plan: Callable[[int], Held]
+    starts: int = 0
+
+    @property
+    def most(self) -> int:
+        """How many processes have work that is worth the while."""
+        return self.starts or max(1, self.images // LEAST_IMAGES)
 
 
 def laid_out(processes: int, threads: int, gpu: bool, outlook: Callable[[], Outlook]) -> Layout:
@@ -65,16 +107,17 @@ def laid_out(processes: int, threads: int, gpu: bool, outlook: Callable[[], Outl
 
 
 def automatic(threads: int, outlook: Outlook) -> Layout:
-    """The layout of so many threads in all for a refinement on the CPU."""
+    """The layout of so many threads in all for a run on the CPU."""
     if threads <= FEW:
         return Layout(1, threads)
     wanted = round(threads / EACH)
-    worth = min(wanted, max(1, outlook.images // LEAST_IMAGES))
+    worth = min(wanted, outlook.most)
     count = next((n for n in range(worth, 1, -1) if _held_in_memory(outlook.plan(n))), 1)
-    short = "memory for their sums" if count < worth else f"{LEAST_IMAGES} images each" if worth < wanted else ""
+    work = "a start each" if outlook.starts else f"{LEAST_IMAGES} images each"
+    short = "memory for their sums" if count < worth else work if worth < wanted else ""
     chosen = f"{count} process{'es' * (count > 1)} of {threads // count} threads"
     return Layout(count, threads // count, f"{chosen}; more would not have {short}" if short else chosen)
 
 
-def _held_in_memory(plan: MemoryPlan) -> bool:
+def _held_in_memory(plan: Held) -> bool:
     return plan.peak <= plan.available and not plan.on_disk

@@ -120,7 +120,7 @@ def em_step(problem: Problem, state: State, plan: Plan, following: em.Following)
     del mine, following  # they hold the sums of quarter sets, which are to go before the solve
     if problem.ranks.world > 1:
         watch.lap("gather")
-    with sums_put(problem.model.place or in_memory):
+    with sums_put(problem.model.place or in_memory, problem.model.bench):
         made = built(problem, outcome.statistics, seed_of(problem, state))
         halves, mask = made.halves, made.mask
         if not problem.keeps_quarters:
@@ -244,7 +244,7 @@ def refine(settings: RefineSettings, report: Report | None = None) -> State:
 def run_of(kind: Kind, settings: RunSettings, report: Report | None = None) -> State:
     """Run what a command asks for, alone or in several processes, as `refine` does."""
     started = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
-    gpu = device_named(settings.device).type == "cuda"
+    gpu = device_named(settings.device, settings.deterministic).type == "cuda"
     layout = laid_out(settings.processes, settings.threads, gpu, partial(kind.outlook, settings))
     advice = partial(how_to_go_on, settings.out)
     assistant = command_line(replace(settings, processes=0, threads=layout.threads))

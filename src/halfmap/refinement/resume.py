@@ -72,7 +72,8 @@ def resume(wanted: ResumeSettings, reports: Callable[[RunSettings], Report] | No
         share_cores(layout.threads, ranks)
         with _in(origin.working_folder):
             origin.inputs.check_files()
-            problem = kind.prepared_again(settings, origin, course.state, _device(origin.device), ranks, files)
+            device = _device(settings, origin.device)
+            problem = kind.prepared_again(settings, origin, course.state, device, ranks, files)
             origin.inputs.check_particles(problem.source.table)
             if not ranks.first:
                 with checkpoints.resumable():
@@ -124,7 +125,8 @@ def _planned_otherwise(course: Course, problem: Problem, checkpoints: Checkpoint
     """
     before, now = course.origin.limits, problem.limits
     changed = [words for words, other in ((f"{now.batch} images at once", now.batch != before.batch),
-                                          ("sums on disk", now.sums == "disk" != before.sums)) if other]
+                                          ("sums on disk", now.sums == "disk" != before.sums),
+                                          ("sums in the machine's memory", now.sums == "host" != before.sums)) if other]
     if not changed:
         return []
     again = f"; iteration {course.state.iteration + 1} starts anew" if checkpoints.within_iteration else ""
@@ -138,10 +140,10 @@ def _in(folder: Path) -> chdir[Path] | nullcontext[None]:
     return chdir(folder) if folder.is_dir() else nullcontext()
 
 
-def _device(name: str) -> torch.device:
+def _device(settings: RunSettings, name: str) -> torch.device:
     """The device that the run was begun on. Another one would give another result."""
     with suppress(InputError):
-        return device_named(name)
+        return device_named(name, settings.deterministic)
     raise InputError("the run was begun on a GPU, and there is none that this torch can use; resume it where there is "
                      "one")
 

@@ -37,6 +37,18 @@ def share_cores(wanted: int, ranks: Ranks = ALONE) -> None:
     _set_threads(wanted or max(1, available_cores() // ranks.on_machine))
 
 
+def take_cores(ranks: Ranks) -> None:
+    """In the first process: have the cores of those that wait for it on its machine, until `hand_back_cores`."""
+    if ranks.first and ranks.on_machine > 1:
+        _set_threads(kernels.thread_count() * ranks.on_machine)
+
+
+def hand_back_cores(ranks: Ranks) -> None:
+    """In the first process: go on with its own part of the cores."""
+    if ranks.first and ranks.on_machine > 1:
+        _set_threads(max(1, kernels.thread_count() // ranks.on_machine))
+
+
 def tell_processes(problem: Problem, log: RunLog) -> None:
     """Wait for all processes, and note how many there are."""
     ranks = problem.ranks
@@ -100,7 +112,7 @@ def united(problem: Problem, plan: Plan, mine: em.Expectation) -> em.Expectation
     poses = _every_pose(mine.poses, problem, plan)
     if not ranks.first:
         return replace(mine, statistics=())
-    _set_threads(kernels.thread_count() * ranks.on_machine)
+    take_cores(ranks)
     return replace(mine, poses=poses, cost=Cost(mine.cost.wall, float(small[-1])))
 
 
@@ -109,14 +121,21 @@ def _every_pose(poses: PoseTable, problem: Problem, plan: Plan) -> PoseTable:
     source, ranks = problem.source, problem.ranks
     members = [problem.chosen(plan.images, half, torch.nonzero(poses.half == half)[:, 0]) for half in (0, 1)]
     shares = [torch.cat([source.share(m, part, ranks.world) for m in members]) for part in range(ranks.world)]
+    gather_rows_([getattr(poses, name) for name in ROW], shares, ranks)
+    return poses
+
+
+def gather_rows_(columns: Sequence[Tensor], shares: Sequence[Tensor], ranks: Ranks) -> None:
+    """Put the rows that all processes found into the columns [b, ...] of the first one. shares: the rows that belong to
+    each process, int64."""
+    if ranks.world == 1:
+        return
     mine = shares[ranks.rank]
-    columns: list[Tensor] = [getattr(poses, name) for name in ROW]
     widths = [column[0].numel() for column in columns]
     packed = torch.cat([c[mine].reshape(len(mine), width) for c, width in zip(columns, widths, strict=True)], dim=1)
     for rows, found in zip(shares, ranks.rows(packed, [len(rows) for rows in shares]), strict=ranks.first):
         for column, values in zip(columns, found.split(widths, dim=1), strict=True):
             column[rows] = values.reshape(len(rows), *column.shape[1:]).to(column.dtype)
-    return poses
 
 
 def handed_out(problem: Problem, state: State, latest: Progressed | None) -> tuple[State, Progressed | None]:
@@ -128,8 +147,7 @@ def handed_out(problem: Problem, state: State, latest: Progressed | None) -> tup
     ranks = problem.ranks
     if ranks.world == 1:
         return state, latest
-    if ranks.first:
-        _set_threads(max(1, kernels.thread_count() // ranks.on_machine))
+    hand_back_cores(ranks)
     told = ranks.told((state.iteration, state.shift_sigma, state.share, state.prior, state.class_shares, latest))
     iteration, shift_sigma, share, prior, class_shares, latest = told
     given = [torch.clone(values, memory_format=torch.contiguous_format)

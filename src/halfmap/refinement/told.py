@@ -8,6 +8,7 @@ from typing import Any
 
 from halfmap.finding import Finding
 from halfmap.runtime.log import RunLog
+from halfmap.runtime.terminal import tell_findings
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ def tell(before: Sequence[Finding], now: Sequence[Finding], log: RunLog) -> None
     known, still = {one.name for one in before}, {one.name for one in now}
     for one in now:
         if one.name not in known:
+            tell_findings(one)
             (log.warning if one.level == "warning" else log.notice)(one.text)
     for name in dict.fromkeys(one.name for one in before if one.name not in still):
         log.notice(f"no longer so: {name}")

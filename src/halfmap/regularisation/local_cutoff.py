@@ -136,7 +136,7 @@ def local_errors(pair: MapsToCompare, candidates: Tensor, method: CrossValidatio
     search = _Search(pair, spacing, method, float(candidates[-1]))
     windows = _window_cutoffs(candidates, nodes, method)
     errors: list[Tensor] = []
-    before = None
+    before, total = None, torch.zeros((), dtype=torch.float64)
     for i, node in enumerate(nodes):
         terms = search.terms(float(candidates[node]))
         if method.form == "literal":
@@ -144,10 +144,10 @@ def local_errors(pair: MapsToCompare, candidates: Tensor, method: CrossValidatio
             continue
         # A step is seen through one window, which is applied to the errors at both ends of the step.
         here = search.smooth(terms, windows[i])
-        errors.append(here - before if before is not None else torch.zeros_like(here))
+        total = total + (here - before if before is not None else torch.zeros_like(here)).double()
+        errors.append(total.to(here))
         before = search.smooth(terms, windows[i + 1]) if i + 1 < len(nodes) else None
-    stacked = torch.stack(errors)
-    return LocalErrors(candidates, nodes, stacked.cumsum(dim=0) if method.form == "increment" else stacked, spacing)
+    return LocalErrors(candidates, nodes, torch.stack(errors), spacing)
 
 
 def _evaluated(candidates: Tensor, step: float) -> list[int]:

@@ -62,6 +62,7 @@ class NormalEquations:
         """
         if not statistics.folded:
             raise ValueError("statistics must be finished (folded) before they are inverted")
+        statistics = statistics.on_bench()
         p, box, limit = statistics.padding, statistics.box, statistics.limit
         mean, power = _mean_and_power(statistics)
         if mean <= 0:
@@ -118,7 +119,7 @@ class NormalEquations:
 
 def mean_weight(statistics: Backprojection) -> float:
     """Mean weight of finished statistics within their limit."""
-    return _mean_and_power(statistics)[0]
+    return _mean_and_power(statistics.on_bench())[0]
 
 
 def _planes(statistics: Backprojection) -> Iterator[tuple[Tensor, Tensor]]:

@@ -64,7 +64,7 @@ class HalfSets:
         part = self.sums[h][q].coarser(limit, box)
         if part is self.sums[h][q]:
             return part.finished(self.operators)
-        return part.put().finished_(self.operators)  # the coarser sums are a copy already, which may be used up
+        return part.held().finished_(self.operators)  # the coarser sums are a copy already, which may be used up
 
     def quarter_difference(self, h: int, limit: int, box: int, evened: bool = False) -> Tensor:
         """Map [z, y, x] of the first quarter set of half set h less that of the second.
@@ -108,7 +108,7 @@ class HalfSets:
 
 def _together(parts: tuple[Backprojection, ...]) -> Backprojection:
     """Sum of the parts, in new memory: the parts do not change."""
-    return reduce(add, parts) if len(parts) > 1 else replace(parts[0], sums=parts[0].sums.clone())
+    return reduce(add, parts) if len(parts) > 1 else parts[0].copied()
 
 
 def _averaged(statistics: tuple[Backprojection, ...], shell: int) -> tuple[Backprojection, ...]:
@@ -151,7 +151,11 @@ class Solution:
 
 
 class Regulariser(Protocol):
-    """A published method: its name, what crosses between half sets, and how references are made."""
+    """A published method: its name, what crosses between half sets, and how references are made.
+
+    It works where its input is (a GPU, if the maps are there), and its result repeats for the same input. What it
+    remembers is kept in checkpoints: numbers, text and tensors, in lists, tuples and dictionaries.
+    """
 
     @property
     def name(self) -> str:
@@ -159,7 +163,8 @@ class Regulariser(Protocol):
 
     @property
     def crosses(self) -> str:
-        """What passes from one half set to the other, in words."""
+        """What passes from one half set to the other, in words, parts divided by commas. Where it is more than figures
+        by shell and the solvent mask, so that the half maps' FSC is no test any more, it says ``(a leak)``."""
 
     def solve(self, halves: HalfSets, mask: Tensor, memory: dict[str, Any]) -> Solution:
         """Regularised references from the statistics of both half sets; mask [z, y, x] in [0, 1]."""
@@ -167,6 +172,17 @@ class Regulariser(Protocol):
 
     def filter_pair(self, pair: MapPair, mask: Tensor) -> Solution:
         """The same for two finished half maps, outside any refinement: both of them and a joined map, filtered."""
+        ...
+
+
+class OneHalf(Protocol):
+    """A regulariser that can also make the map of one half set from its sums, as RELION hands them over."""
+
+    def alone(self, sums: Backprojection, pixel_size: float, previous: Tensor | None) -> Tensor:
+        """The map [z, y, x] of one half set.
+
+        pixel_size: in angstrom. previous [z, y, x]: the map of the last iteration, if there is one.
+        """
         ...
 
 

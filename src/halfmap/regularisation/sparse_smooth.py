@@ -174,6 +174,7 @@ class SparseSmooth:
     ) -> _HalfSet:
         """The problem of one half set. Without a previous map the descent starts from a plain map that is damped by the
         mean weight."""
+        sums = sums.on_bench()
         if previous is None:
             damped = torch.full((sums.limit + 1,), mean_weight(sums), dtype=torch.float64)
             start = support.cut(reconstruct(sums, damped))
@@ -226,6 +227,14 @@ def _published_judge(other: Backprojection, curve: Tensor, support: Support) -> 
     agreeing = torch.nonzero(curve[: other.limit + 1] > LAST_AGREEING)
     shell = max(int(agreeing[-1]) if len(agreeing) else 0, 2)
     return NormalEquations.of(other.coarser(shell, other.box), support=support)
+
+
+@dataclass(frozen=True)
+class Joined(SparseSmooth):
+    """OPUS-SSRI and non-uniform refinement in one: strengths by place, under a name of its own."""
+
+    parameters: str = "local"
+    name: str = "joined"
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,8 @@ def dump(stream: BinaryIO, content: Any) -> None:
     """Write ``content`` to a new, seekable stream.
 
     content: None, numbers, text, paths, tensors and numpy arrays, members of an Enum, and lists, tuples, dictionaries
-    with text as keys, and dataclasses of these. Raises TypeError for anything else.
+    with text as keys, and dataclasses of these, which may say themselves what is kept of them (``checkpointed``) and
+    how they are made of it again (``from_checkpoint``). Raises TypeError for anything else.
     """
     arrays: list[Array] = []
     plain = _plain(content, arrays)
@@ -180,8 +181,9 @@ def _plain(value: Any, arrays: list[Array]) -> Any:
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return {"dict": {key: _plain(v, arrays) for key, v in value.items()}}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: _plain(getattr(value, f.name), arrays) for f in dataclasses.fields(value)}
-        return {"record": type(value).__name__, "fields": fields}
+        own = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        kept = value.checkpointed() if hasattr(value, "checkpointed") else own
+        return {"record": type(value).__name__, "fields": {name: _plain(v, arrays) for name, v in kept.items()}}
     raise TypeError(f"{type(value).__name__} cannot be kept in a checkpoint")
 
 
@@ -201,4 +203,6 @@ def _restored(value: Any, arrays: list[Array], known: dict[str, type]) -> Any:
         return tuple(_restored(v, arrays, known) for v in value["tuple"])
     if "dict" in value:
         return {key: _restored(v, arrays, known) for key, v in value["dict"].items()}
-    return known[value["record"]](**{key: _restored(v, arrays, known) for key, v in value["fields"].items()})
+    record, fields = known[value["record"]], {k: _restored(v, arrays, known) for k, v in value["fields"].items()}
+    made: Callable[..., Any] = getattr(record, "from_checkpoint", record)
+    return made(**fields)

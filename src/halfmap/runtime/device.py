@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 from torch import Tensor
 
@@ -10,12 +12,24 @@ from halfmap.errors import InputError
 CPU = torch.device("cpu")
 
 
-def device_named(name: str) -> torch.device:
-    """The device of that name (auto: a GPU if there is one). Raises InputError where there is no such device."""
+# What cuBLAS works in, as NVIDIA says that products repeat with several streams: read once, when it starts.
+WORKSPACE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+def device_named(name: str, deterministic: bool = False) -> torch.device:
+    """The device of that name (auto: a GPU if there is one). Raises InputError where there is no such device.
+
+    deterministic: whether the same work on a GPU is to give the same bits every time, from now on in this process. On
+    a CPU it does in any case.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: no GPU that this torch can use; take --device cpu")
+    if deterministic and name == "cuda":
+        os.environ.setdefault(*WORKSPACE)
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return torch.device(name)
 
 
@@ -32,7 +46,8 @@ def computed_on(device: torch.device) -> list[str]:
     if device.type == "cpu":
         return ["computing on the CPU: Apple's GPUs are not used"] if torch.backends.mps.is_available() else []
     plain = "" if torch.version.cuda else ", with kernels in plain torch: those of Triton are for NVIDIA's"
-    return [f"computing on {described(device)}{plain}"]
+    repeats = ", in an order that repeats to the bit" if torch.are_deterministic_algorithms_enabled() else ""
+    return [f"computing on {described(device)}{plain}{repeats}"]
 
 
 def is_real_gpu(device: torch.device) -> bool:

@@ -2,7 +2,7 @@
 
 They are started by torchrun, or on one machine by the first of them (`shared_out`), which tells the others what
 torchrun would. A process that runs alone starts and imports nothing. In a job of several, tensors of the CPU travel by
-gloo, those of a GPU by nccl. A thread of each process (`_watch`) tells the others that it lives. Where a process is
+gloo, those of a GPU by nccl. A thread of each process (signs_of_life.py) tells the others that it lives. Where one is
 gone, the others end within two minutes, and one of them says so in one line. Collectives themselves may wait as long as
 it takes, because one process works alone while maps are made.
 """
@@ -10,37 +10,29 @@ it takes, because one process works alone while maps are made.
 from __future__ import annotations
 
 import os
-import select
-import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from halfmap.errors import InputError
 from halfmap.runtime.company import Company
 from halfmap.runtime.interrupts import SHOW_CURSOR
+from halfmap.runtime.signs_of_life import GONE, LOST, STORE_ANSWERS, Place, watched
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-BEAT = 5.0  # seconds between two signs of life
-LOST = 60.0  # a process that gives no sign of life for so many seconds counts as gone
-STORE_ANSWERS = timedelta(seconds=10)  # a store that does not answer within this time counts as gone
 ASKED = 5.0  # seconds that others have to ask whether a mistake was told, before the store goes with its process
 JOINING = timedelta(minutes=10)  # the time that all processes have to find one another
 PATIENCE = timedelta(days=7)  # timeout of a collective: the watch notices processes that are gone much earlier
 INTERRUPTED = 130  # exit status after Ctrl-C
 SET_BY_TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-GONE = ("another process of this job ended or cannot be reached; what it said, or the system's log (out of memory?), "
-        "says why")
-TOLD_TO_END = "this job was told to end (SIGTERM): another process of it failed, or its time is over"
 
 T = TypeVar("T")
 
@@ -166,6 +158,17 @@ class Ranks:
             broadcast_object_list(held, src=0, device=device("cpu"))
         return held[0]
 
+    def each_once(self, count: int, what: str) -> Iterator[int]:
+        """The numbers below ``count``, each of them for one process only: the next one goes to whoever asks first.
+
+        Not for all processes at the same point. what: a name that nothing else in the job has.
+        """
+        if self.world == 1:
+            yield from range(count)
+            return
+        while (number := _next(what)) < count:
+            yield number
+
     def wait(self) -> None:
         """Wait until all processes are here."""
         self.told(None)
@@ -255,7 +258,7 @@ def joined(gpu: bool, advice: Callable[[], str]) -> Iterator[Ranks]:
         raise InputError(f"the {ranks.world} processes of this job cannot reach one another at "
                          f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} ({str(error).splitlines()[0]}); "
                          "start them with torchrun, and see --rdzv-endpoint for several machines") from error
-    watch = _watched(ranks, store, advice)
+    watch = watched(Place(ranks.rank, ranks.world), store, partial(_end, advice=advice))
     try:
         yield ranks
         ranks.wait()  # not reached after an error in the block: the process ends, which breaks its connections
@@ -263,6 +266,20 @@ def joined(gpu: bool, advice: Callable[[], str]) -> Iterator[Ranks]:
         watch.end()  # a thread that still uses the store when Python exits aborts the process
     watch.let_go()
     dist.destroy_process_group()
+
+
+def _next(what: str) -> int:
+    """The next number, from 0, of a count that all processes of the job share."""
+    with _reached():
+        return int(_store().add(f"count {what}", 1)) - 1
+
+
+def disband() -> None:
+    """Leave a job that ended with an error, in a program that goes on. One that ended well has been left already."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 @contextmanager
@@ -274,70 +291,6 @@ def _reached() -> Iterator[None]:
         if "memory" in str(error).lower():
             raise
         raise InputError(GONE) from error
-
-
-@dataclass(frozen=True)
-class _Watch:
-    """The thread that watches over the job, and the pipe through which it hears of signals."""
-
-    thread: threading.Thread
-    stopped: threading.Event
-    wake: int
-
-    def end(self) -> None:
-        """End the thread. From now on a SIGTERM does nothing: the process has come to its end, and says itself why."""
-        self.stopped.set()
-        os.write(self.wake, b"\0")
-        self.thread.join(2 * STORE_ANSWERS.total_seconds())
-
-    def let_go(self) -> None:
-        """Give SIGTERM its usual effect again, once the job is over."""
-        if threading.current_thread() is threading.main_thread():
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _watched(ranks: Ranks, store: Any, advice: Callable[[], str]) -> _Watch:
-    """Start the thread that watches over the job."""
-    stopped, (read, write) = threading.Event(), os.pipe()
-    os.set_blocking(write, False)
-    if threading.current_thread() is threading.main_thread():
-        # Python calls a handler only between two of its instructions, which may be long after the signal. The pipe gets
-        # a byte at once.
-        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-        signal.signal(signal.SIGTERM, lambda number, frame: None)
-    thread = threading.Thread(target=_watch, args=(ranks, store, advice, read, stopped), name="job", daemon=True)
-    thread.start()
-    return _Watch(thread, stopped, write)
-
-
-def _watch(ranks: Ranks, store: Any, advice: Callable[[], str], signals: int, stopped: threading.Event) -> None:
-    """Give signs of life, and end the process where another gives none or the job is told to end.
-
-    The first process watches all others, and they watch it. signals: file descriptor from which the numbers of signals
-    are read; stopped: set when the watch is to end, which a byte in `signals` lets it notice at once.
-    """
-    watched = range(1, ranks.world) if ranks.first else (0,)
-    seen = dict.fromkeys(watched, 0)  # signs of life so far
-    silent = dict.fromkeys(watched, 0)  # how often in a row there was no new one
-    while True:
-        if select.select([signals], [], [], BEAT)[0] and signal.SIGTERM in os.read(signals, 64):
-            _end(TOLD_TO_END, advice)
-        if stopped.is_set():
-            return
-        try:
-            store.add(f"beat {ranks.rank}", 1)
-            beats = {other: store.add(f"beat {other}", 0) for other in watched}
-        except RuntimeError:
-            if not stopped.wait(1.0):
-                _end(GONE, advice)
-            return
-        silent = {other: 0 if beats[other] != seen[other] else silent[other] + 1 for other in watched}
-        seen = beats
-        for other, count in silent.items():
-            if count * BEAT > LOST:  # counted, not timed: the whole job may have been suspended
-                _end(f"process {other} of this job gave no sign of life for {LOST:.0f} s: it, its machine or the "
-                     "network is down", advice)
 
 
 def _end(why: str, advice: Callable[[], str], status: int = 2) -> NoReturn:

@@ -59,6 +59,25 @@ def second_interrupt_ends() -> Iterator[None]:
             signal.signal(signal.SIGINT, before)
 
 
+@contextmanager
+def signals_kept() -> Iterator[None]:
+    """After the block SIGTERM does what it did before, and the file descriptor that hears of signals is the same.
+
+    A command sets both when it runs in several processes. Does nothing outside the main thread, where it does not.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before, wakes = signal.getsignal(signal.SIGTERM), signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(wakes)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(wakes)
+        if before is not None:  # it was not set by Python
+            signal.signal(signal.SIGTERM, before)
+
+
 def _untouched(frame: FrameType | None) -> bool:
     """Whether an exception raised in this frame would be dropped, or would break a function that it passes through."""
     while frame is not None:

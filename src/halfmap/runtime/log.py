@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Protocol
 
 from halfmap.errors import InputError
+from halfmap.runtime.terminal import say
 
 STAMP = "%Y-%m-%d %H:%M:%S"
 STAMP_LENGTH = 19
@@ -27,9 +28,9 @@ class Terminal(Protocol):
 
 
 class PlainTerminal:
-    """Shows messages by print, for commands that draw no progress bar."""
+    """Shows messages in plain lines, for commands that draw no progress bar."""
 
-    def __init__(self, write: Callable[[str], None] = print) -> None:
+    def __init__(self, write: Callable[[str], None] = say) -> None:
         self._write = write
 
     def notice(self, text: str) -> None:

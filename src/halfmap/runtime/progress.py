@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TextIO
 
+from halfmap.runtime import terminal
+
 # Head and width of each column of the table.
 COLUMNS = (
     ("iter", 5),
@@ -32,7 +34,8 @@ class Progress:
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = stream if stream is not None else sys.stdout
+        self._stream = stream or terminal.stream() or sys.stdout
+        self._pace: terminal.Pace | None = None
         self._live: Any = _rich_progress(self._stream) if _is_terminal(self._stream) else None
         self._task: Any = None
         self._lines = 0
@@ -64,6 +67,7 @@ class Progress:
         done before the run was stopped.
         """
         self._clear()
+        self._pace = terminal.Pace(stage, total_particles, number, resolution if _finite(resolution) else None, done)
         if self._live is None:
             return
         reach = f" to {band:.1f} Å" if _finite(band) else ""
@@ -75,6 +79,8 @@ class Progress:
         """Count more particles as done. May be called from any thread."""
         if self._task is not None:
             self._live.advance(self._task, count)
+        if self._pace is not None:
+            self._pace.advance(count)
 
     def finish_iteration(self, record: Mapping[str, Any]) -> None:
         """End the bar and print the iteration's line of the table, with the column heads above every twentieth line."""
@@ -83,6 +89,10 @@ class Progress:
             self._print("".join(name.rjust(width) for name, width in COLUMNS), "dim")
         self._lines += 1
         self._print(_record_line(record))
+        pace, self._pace = self._pace, None
+        if pace is not None:
+            reached: Any = record.get("resolution_A")
+            pace.finish(float(reached) if _finite(reached) else None)
 
     def notice(self, text: str) -> None:
         """Print a message above the bar."""
@@ -110,13 +120,19 @@ class Progress:
 @contextmanager
 def counted(title: str, total: int, stream: TextIO | None = None) -> Iterator[Callable[[int], None]]:
     """A bar with a title while the block lasts, on a terminal only. Gives what counts further things, of ``total``."""
-    stream = stream if stream is not None else sys.stdout
+    stream = stream or terminal.stream() or sys.stdout
+    pace = terminal.Pace(title, total)
     if not _is_terminal(stream):
-        yield lambda count: None
+        yield pace.advance
         return
     with _rich_progress(stream) as live:
         task = live.add_task(title, total=total, reached="")
-        yield lambda count: live.advance(task, count)
+
+        def advance(count: int) -> None:
+            live.advance(task, count)
+            pace.advance(count)
+
+        yield advance
 
 
 def _is_terminal(stream: TextIO) -> bool:

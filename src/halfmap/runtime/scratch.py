@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from halfmap.errors import InputError
+from halfmap.runtime.device import is_real_gpu
 
 PIECE = 1 << 24  # bytes written at once
 
@@ -29,10 +30,11 @@ class Scratch:
     def keep(self, values: Tensor) -> Tensor:
         """The same values, shape and type in a mapped file that may be written to.
 
-        Arrays of another device, and those that already are in a file, come back as they are. The space on disk is
+        Arrays that already are in a file come back as they are. The space on disk is
         reserved before anything is written, so that a full disk raises an InputError and does not end the process.
         """
-        if values.device.type != "cpu" or not values.numel() or values.data_ptr() in self._made:
+        values = values.cpu()
+        if not values.numel() or values.data_ptr() in self._made:
             return values
         values = values.contiguous()
         raw = values.flatten().view(torch.uint8).numpy()
@@ -51,3 +53,14 @@ class Scratch:
         self._made.add(kept.data_ptr())
         weakref.finalize(mapped, self._made.discard, kept.data_ptr())
         return kept
+
+
+def on_host(values: Tensor) -> Tensor:
+    """The same values in the machine's memory: what a GPU has no room for. It cannot be paged out if there is so much
+    of such memory, which a GPU reads and writes by itself."""
+    if not is_real_gpu(values.device):
+        return values.cpu()
+    try:
+        return torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values)
+    except RuntimeError:  # the system has no more of it
+        return values.cpu()

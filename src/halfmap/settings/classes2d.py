@@ -19,6 +19,9 @@ class Classes2dSettings(ParticleImageOptions):
         "help": "number of classes", "at_least": 1, "aliases": ("--K",)})
     iterations: int = field(default=20, metadata={
         "help": "iterations; the last three take all images", "at_least": 5, "aliases": ("--iter",)})
+    processes: int = field(default=0, metadata={
+        "help": "processes of the run on this machine, which divide images and threads; 0: one up to 12 threads, else "
+                "one for about 8 if there are 1,000 images and memory for each", "at_least": 0})
     max_resolution: float | None = field(default=None, metadata={
         "help": "finest detail that is looked at", "unit": "A", "above": 0,
         "none": "a fourteenth of the diameter, between 9 and 20 A", "aliases": ("--strict_highres_exp",)})

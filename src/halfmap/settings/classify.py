@@ -17,14 +17,16 @@ from halfmap.settings.checks import (
     particle_file,
 )
 from halfmap.settings.given_optics import ImageOptions
+from halfmap.settings.particle_files import DETERMINISTIC
 from halfmap.settings.particle_sets import check_refinement
 from halfmap.settings.refine import RefineSettings, from_toml
+from halfmap.settings.regularisers import OF_OTHERS, PlugOptions, check_chosen, option_files
 
 MOST_CLASSES = 100  # class numbers are kept in eight bits
 
 
 @dataclass(frozen=True)
-class ClassifySettings(ImageOptions):
+class ClassifySettings(PlugOptions, ImageOptions):
     """Settings of ``halfmap classify``."""
 
     particles: Path = field(metadata={
@@ -61,10 +63,12 @@ class ClassifySettings(ImageOptions):
         "at_least": 0})
     device: str = field(default="auto", metadata={
         "help": "where to compute; auto takes a GPU if there is one", "choices": ("auto", "cpu", "cuda")})
+    deterministic: bool = field(default=False, metadata=DETERMINISTIC)
     regulariser: str = field(default="joined", metadata={
         "help": "what images of a class are compared with: one map of both its half sets, or that of their own half "
-                "set, by a Wiener filter of shells (uniform) or a local cut-off (nonuniform)",
-        "choices": ("joined", "uniform", "nonuniform"), "advanced": True})
+                "set, by a Wiener filter of shells (uniform), a local cut-off (nonuniform) or a regulariser of another "
+                "package",
+        "choices": ("joined", "uniform", "nonuniform", *OF_OTHERS), "advanced": True})
     min_iterations: int = field(default=8, metadata={
         "help": "go on for at least this many iterations, as --max-iterations allows", "at_least": 1, "advanced": True})
     max_iterations: int = field(default=25, metadata={
@@ -132,6 +136,7 @@ def validated_classify(settings: ClassifySettings) -> ClassifySettings:
     Raises InputError for the first choice that cannot work.
     """
     check_declared(settings)
+    check_chosen(settings, settings.regulariser)
     check_one_state(settings.phase_flipped, settings.ctf_premultiplied)
     if settings.classes > MOST_CLASSES:
         raise InputError(f"--classes {settings.classes}: at most {MOST_CLASSES}")
@@ -163,8 +168,9 @@ def validated_classify(settings: ClassifySettings) -> ClassifySettings:
                          f"{settings.ini_high:g} A, the resolution of the start")
     for path in maps:
         check_readable("map", path)
-    if "mask" in paths:
-        check_readable("mask", paths["mask"])
+    for name in ("mask", *option_files(settings, settings.regulariser)):
+        if name in paths:
+            check_readable(name.replace("_", "-"), paths[name])
     for name in ("data_dir", "scratch"):
         if name in paths and not paths[name].is_dir():
             raise InputError(f"--{name.replace('_', '-')} {paths[name]}: no such folder")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,8 +16,11 @@ NEEDED = ("half1_unfil.mrc", "half2_unfil.mrc", "settings.toml")
 
 @dataclass(frozen=True, kw_only=True)
 class CompareSettings:
-    """Settings of ``halfmap compare``, except for the folders of the runs."""
+    """Settings of ``halfmap compare``."""
 
+    runs: tuple[Path, ...] = field(metadata={
+        "help": "folders of two or more refinements of the same particles; the first is what the others are compared "
+                "with", "short": "RUN", "positional": True})
     mask: Path | None = field(default=None, metadata={
         "help": "solvent mask in the frame of RUN_A, 1 inside and 0 outside, for all runs", "short": "mask.mrc",
         "none": "made from the mean of all maps", "aliases": ("--solvent_mask",)})
@@ -37,16 +38,18 @@ class CompareSettings:
         "none": "compare in RUN_A"})
 
 
-def validated_compare(runs: Sequence[Path], settings: CompareSettings) -> tuple[list[Path], CompareSettings]:
-    """Check runs and settings as far as is possible without reading data, and make their paths absolute.
+def validated_compare(settings: CompareSettings) -> CompareSettings:
+    """Check the settings as far as is possible without reading data, and make their paths absolute.
 
     The output folder is filled in where it is not given. Raises InputError for the first choice that cannot work, and
     where results would overwrite other files.
     """
     check_declared(settings)
-    folders = [run.expanduser().absolute() for run in runs]
+    folders = [run.expanduser().absolute() for run in settings.runs]
+    if not folders:
+        raise InputError("missing: RUN, the folders of two or more refinements; see halfmap compare --help")
     if len(folders) < 2:
-        raise InputError(f"{runs[0]}: one run alone cannot be compared; give the folders of two or more")
+        raise InputError(f"{settings.runs[0]}: one run alone cannot be compared; give the folders of two or more")
     for folder in folders:
         _check_run(folder)
     for i, folder in enumerate(folders):
@@ -58,7 +61,7 @@ def validated_compare(runs: Sequence[Path], settings: CompareSettings) -> tuple[
             check_readable(name, paths[name])
     paths.setdefault("out", folders[0] / "compare")
     check_new_folder(paths["out"])
-    return folders, dataclasses.replace(settings, **paths)
+    return dataclasses.replace(settings, runs=tuple(folders), **paths)
 
 
 def _check_run(folder: Path) -> None:
@@ -69,6 +72,6 @@ def _check_run(folder: Path) -> None:
         raise InputError(f"{folder}: has no {missing[0]}; give the folder of a refinement that has done an iteration")
 
 
-def compare_command(runs: Sequence[Path], settings: CompareSettings) -> str:
-    """The command with these runs and settings, however they were given."""
-    return to_command(settings, shlex.join(["halfmap", "compare", *map(str, runs)]))
+def compare_command(settings: CompareSettings) -> str:
+    """The command with these settings, however they were given."""
+    return to_command(settings, "halfmap compare")

@@ -18,7 +18,7 @@ from halfmap.settings.checks import (
     check_two_maps,
     other_half,
 )
-from halfmap.settings.particle_files import ParticleFileOptions, check_particle_files
+from halfmap.settings.particle_files import DETERMINISTIC, ParticleFileOptions, check_particle_files
 from halfmap.settings.particle_sets import check_refinement
 from halfmap.settings.reslog import check_run
 
@@ -65,6 +65,7 @@ class CtfRefineSettings(ParticleFileOptions):
     device: str = field(default="auto", metadata={
         "help": "where to compute; auto takes a GPU if there is one", "choices": ("auto", "cpu", "cuda"),
         "advanced": True})
+    deterministic: bool = field(default=False, metadata=DETERMINISTIC)
 
     @property
     def names(self) -> tuple[str, ...]:

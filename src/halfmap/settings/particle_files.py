@@ -10,6 +10,10 @@ from halfmap.errors import InputError
 from halfmap.settings.checks import check_cryosparc_only, check_one_state, check_readable
 from halfmap.settings.given_optics import ImageOptions
 
+DETERMINISTIC = {
+    "help": "on a GPU: add up in an order that repeats, so that the same command on the same machine gives the same "
+            "bits every time; on a CPU it does anyway", "advanced": True}
+
 
 @dataclass(frozen=True, kw_only=True)
 class ParticleFileOptions(ImageOptions):
@@ -39,9 +43,11 @@ class ParticleImageOptions(ParticleFileOptions):
     out: Path = field(metadata={
         "help": "folder for the results; made if absent", "short": "folder", "aliases": ("--o",)})
     threads: int = field(default=0, kw_only=True, metadata={
-        "help": "CPU threads, 0 for all cores", "at_least": 0, "aliases": ("--j",)})
+        "help": "CPU threads of the run on this machine, 0 for all cores; under torchrun, of each process",
+        "at_least": 0, "aliases": ("--j",)})
     device: str = field(default="auto", kw_only=True, metadata={
         "help": "where to compute; auto takes a GPU if there is one", "choices": ("auto", "cpu", "cuda")})
+    deterministic: bool = field(default=False, kw_only=True, metadata=DETERMINISTIC)
 
 
 def check_particle_files(settings: ParticleFileOptions, paths: Mapping[str, Path]) -> None:

@@ -11,8 +11,8 @@ from halfmap.errors import InputError
 from halfmap.options import build, check_declared, read_toml
 from halfmap.settings.checks import absolute_paths, check_diameter, check_new_run, check_readable
 from halfmap.settings.ctf_refine import fit_names
-from halfmap.settings.particle_files import ParticleFileOptions, check_particle_files
-from halfmap.settings.regularisers import RegulariserOptions, check_options
+from halfmap.settings.particle_files import DETERMINISTIC, ParticleFileOptions, check_particle_files
+from halfmap.settings.regularisers import RegulariserOptions, as_one_name, check_options, option_files
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class RefineSettings(RegulariserOptions, ParticleFileOptions):
                 "one for about 8 if there are 1,000 images and memory for each", "at_least": 0})
     device: str = field(default="auto", metadata={
         "help": "where to compute; auto takes a GPU if there is one", "choices": ("auto", "cpu", "cuda")})
+    deterministic: bool = field(default=False, metadata=DETERMINISTIC)
     max_resolution: float | None = field(default=None, metadata={
         "help": "never align on detail finer than this", "unit": "A", "above": 0, "none": "no limit",
         "advanced": True})
@@ -134,7 +135,8 @@ class RefineSettings(RegulariserOptions, ParticleFileOptions):
         "none": "what the machine and its limits leave", "advanced": True})
     sums: str = field(default="auto", metadata={
         "help": "where the sums of the map's transform lie: all in memory, or in files with one quarter set in memory "
-                "at a time; auto takes files where memory does not suffice",
+                "at a time; auto takes files where memory does not suffice, and for a GPU the machine's memory "
+                "first",
         "choices": ("auto", "memory", "disk"), "advanced": True})
     scratch: Path | None = field(default=None, metadata={
         "help": "folder for sums on disk, best on a fast disk of this machine", "short": "folder",
@@ -162,6 +164,7 @@ def validated(settings: RefineSettings) -> RefineSettings:
     """
     check_declared(settings)
     check_options(settings)
+    settings = as_one_name(settings)
     _check_prior(settings)
     if settings.map is None and settings.search in ("local", "fixed"):
         raise InputError(f"--search {settings.search}: its poses belong to a map; give it with --map")
@@ -185,7 +188,7 @@ def validated(settings: RefineSettings) -> RefineSettings:
                          f"{settings.ini_high:g} A, the resolution of the start")
     paths = absolute_paths(settings)
     check_particle_files(settings, paths)
-    for name in ("map", "mask", "cutoff_mask"):
+    for name in ("map", "mask", *option_files(settings, settings.regulariser)):
         if name in paths:
             check_readable(name.replace("_", "-"), paths[name])
     if "scratch" in paths and not paths["scratch"].is_dir():
@@ -204,7 +207,8 @@ def _check_start(settings: RefineSettings) -> None:
     if settings.search in ("local", "fixed"):
         raise InputError(f"--align-start: belongs to a search from the map, and --search {settings.search} starts from "
                          "poses, which belong to the map as it lies; leave it out")
-    masks = [value for value in (settings.mask, settings.cutoff_mask) if value is not None]
+    given = option_files(settings, settings.regulariser).values()
+    masks = [value for value in (settings.mask, *given) if value is not None]
     if masks:
         raise InputError(f"--align-start: {masks[0]} belongs to the map as it lies; leave the mask out, or turn both "
                          "beforehand")
@@ -225,4 +229,4 @@ def _check_prior(settings: RefineSettings) -> None:
 
 def from_toml(path: Path) -> RefineSettings:
     """The settings in a ``settings.toml``. Raises InputError as `read_toml` and `build` do."""
-    return build(RefineSettings, read_toml(RefineSettings, path))
+    return as_one_name(build(RefineSettings, read_toml(RefineSettings, path)))

@@ -9,14 +9,19 @@ from typing import ClassVar
 
 from halfmap.options import check_declared
 from halfmap.settings.checks import absolute_paths, check_new_folder, check_readable, check_two_maps, other_half
-from halfmap.settings.regularisers import RegulariserOptions, check_options
+from halfmap.settings.regularisers import RegulariserOptions, as_one_name, check_options
+
+
+class FilterOptions(RegulariserOptions):
+    """The method and its options, without those that have an effect only in refinements."""
+
+    REFINES: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)
-class RegulariseSettings(RegulariserOptions):
+class RegulariseSettings(FilterOptions):
     """Settings of ``halfmap regularise``."""
 
-    REFINES: ClassVar[bool] = False
     half1: Path = field(metadata={
         "help": "raw half map, unfiltered and unmasked", "short": "half1.mrc", "aliases": ("--i",)})
     out: Path = field(metadata={
@@ -40,6 +45,7 @@ def validated_pair(settings: RegulariseSettings) -> RegulariseSettings:
     """
     check_declared(settings)
     check_options(settings)
+    settings = as_one_name(settings)
     paths = absolute_paths(settings)
     if "half2" not in paths:
         paths["half2"] = other_half(paths["half1"])

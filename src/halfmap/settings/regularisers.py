@@ -1,141 +1,276 @@
 """What a user can choose about regularisation, for every command that regularises a map.
 
-An option belongs to the method whose prefix it has. The method itself gets its options without the prefix.
+All regularisers are listed here, Halfmap's own and those of other packages, each by its `Declaration`. An option
+belongs to the methods whose prefix it has, and a method gets it without the prefix.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, replace
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from halfmap.errors import InputError
+from halfmap.regularisation.declaration import Declaration, Need
+from halfmap.settings.regulariser_options import (
+    CutoffOptions,
+    LocalFscOptions,
+    NonUniformOptions,
+    SidesplitterOptions,
+    SparseSmoothOptions,
+    UniformOptions,
+)
+from halfmap.settings.regulariser_plugs import cannot_be_used, installed_plugs
 
-# Method -> prefix of its options.
-PREFIXES = {
-    "uniform": "uniform_", "nonuniform": "nu_", "cutoff": "cutoff_", "local-fsc": "local_fsc_",
-    "sidesplitter": "sidesplitter_", "sparse_smooth": "ss_",
-}  # fmt: skip
-REGULARISERS = tuple(PREFIXES)
+if TYPE_CHECKING:
+    from halfmap.regularisation.protocol import Regulariser
 
-_NONUNIFORM = "non-uniform refinement (--regulariser nonuniform)"
-_CUTOFF = "strict resolution limit (--regulariser cutoff)"
-_LOCAL_FSC = "local half-map FSC, a control that leaks (--regulariser local-fsc)"
-_SIDESPLITTER = "SIDESPLITTER (--regulariser sidesplitter)"
-_SPARSE_SMOOTH = "OPUS-SSRI, sparse and smooth maps (--regulariser sparse_smooth)"
+_LUO, _PUNJANI = "Luo 2021, doi:10.1073/pnas.2013756118", "Punjani 2020, doi:10.1038/s41592-020-00990-8"
+_QUARTERS = ("cross-validation needs the two quarter sets of each half set, and RELION hands over whole half sets; "
+             "choosing by the two half maps instead would make them agree")
+_BOTH = "it looks at both half maps, and what they share would no longer tell anything"
+
+BUILT_IN = (
+    Declaration("uniform", "uniform_", UniformOptions, "halfmap.regularisation.wiener:Uniform",
+                "Scheres 2012, doi:10.1016/j.jsb.2012.09.006", Need(5, 5, quarters=False), ""),
+    Declaration("nonuniform", "nu_", NonUniformOptions, "halfmap.regularisation.nonuniform:NonUniform",
+                _PUNJANI, Need(20, 9), _QUARTERS),
+    Declaration("cutoff", "cutoff_", CutoffOptions, "halfmap.regularisation.cutoff:Cutoff",
+                "Grant 2018, doi:10.7554/eLife.35383", Need(5, quarters=False),
+                "RELION's resolution limit does the same already"),
+    Declaration("local-fsc", "local_fsc_", LocalFscOptions, "halfmap.regularisation.local_fsc:LocalFsc",
+                "Bell 2016, doi:10.1016/j.ymeth.2016.02.018", Need(19, quarters=False), _BOTH),
+    Declaration("sidesplitter", "sidesplitter_", SidesplitterOptions,
+                "halfmap.regularisation.sidesplitter:Sidesplitter", "Ramlaul 2020, doi:10.1016/j.jsb.2020.107545",
+                Need(22, quarters=False), _BOTH),
+    Declaration("sparse_smooth", "ss_", SparseSmoothOptions, "halfmap.regularisation.sparse_smooth:SparseSmooth",
+                _LUO, Need(20, 9, 30, 1), ""),
+    Declaration("joined", "ss_", SparseSmoothOptions, "halfmap.regularisation.sparse_smooth:Joined",
+                f"{_PUNJANI}, with {_LUO}", Need(20, 9, 30, 1), _QUARTERS),
+)  # fmt: skip
+PLUGS = installed_plugs(BUILT_IN)
+DECLARED = {one.name: one for one in (*BUILT_IN, *PLUGS.usable)}
+REGULARISERS = tuple(DECLARED)
+# All names that can be given: those that cannot be used say why.
+NAMED = (*REGULARISERS, *(one.name for one in PLUGS.broken if one.name not in DECLARED))
+_STRENGTH_CHOSEN = Need(6, 7, 35, 6)  # of sparse_smooth
+
+OF_OTHERS = tuple(name for name in NAMED if name not in {one.name for one in BUILT_IN})
+_NEEDED = ("name", "crosses", "solve", "filter_pair")  # of a method, as protocol.py says
+_PACKAGE = "regulariser_package"  # in a checkpoint
+
+
+class _OfPlugs:
+    """Settings with options of other packages: those of packages that are not used are neither written nor kept."""
+
+    def left_out(self) -> frozenset[str]:
+        """Options of other packages' regularisers that are not chosen, by name."""
+        chosen = getattr(self, "regulariser", "")
+        return frozenset(f.name for one in PLUGS.usable if one.name != chosen for f in fields(one.options))
+
+    def checkpointed(self) -> dict[str, Any]:
+        """The settings as a checkpoint keeps them."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)  # type: ignore[arg-type]
+                  if f.name not in self.left_out()}
+        return values | {_PACKAGE: package_of(values["regulariser"])}
+
+    @classmethod
+    def from_checkpoint(cls, **values: Any) -> Any:
+        """The settings that were kept so. Raises InputError where the package of their regulariser is not there."""
+        own = {name: value for name, value in values.items() if name != _PACKAGE}
+        name, package = own["regulariser"], values.get(_PACKAGE, "")
+        if package:
+            declared = DECLARED.get(name)
+            if declared is None:
+                raise InputError(f"--regulariser {name}: {_absent(name, package)}")
+            known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+            unknown = [one for one in own if one not in known]
+            if unknown:
+                raise InputError(f"--regulariser {name}: the run was begun with {package}, and {declared.package} has "
+                                 f"no option {unknown[0]}; install {package.replace(' ', '==')}")
+        return cls(**own)
+
+    @classmethod
+    def check_file(cls, path: Path, values: dict[str, Any]) -> None:
+        """Raise InputError where a settings file names a regulariser that is not there."""
+        name = values.get("regulariser")
+        (field,) = (f for f in fields(cls) if f.name == "regulariser")  # type: ignore[arg-type]
+        if isinstance(name, str) and name not in field.metadata["choices"]:
+            raise InputError(f"{path}: regulariser {name} is none of {', '.join(field.metadata['choices'])}; mend the "
+                             "line, or install the package that has it: the head of the file names it")
+
+
+def _absent(name: str, package: str) -> str:
+    """What to do where a package is not there or broken, in words."""
+    broken = next((one for one in PLUGS.broken if one.name == name), None)
+    if broken is not None:
+        return cannot_be_used(broken.package, broken.fault)
+    return (f"the run was begun with the package {package}, which is not installed here; install it again: pip install "
+            f"{package.replace(' ', '==')}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RegulariserOptions:
-    """The method of regularisation, and the options of every method."""
+class _Chosen:
+    """The method of regularisation."""
 
     regulariser: str = field(default="uniform", metadata={
-        "help": "how each half map is regularised between iterations", "choices": REGULARISERS,
-        "reference": "uniform: Scheres 2012, doi:10.1016/j.jsb.2012.09.006; nonuniform: Punjani 2020, "
-                     "doi:10.1038/s41592-020-00990-8; cutoff: Grant 2018, doi:10.7554/eLife.35383; local-fsc: Bell "
-                     "2016, doi:10.1016/j.ymeth.2016.02.018; sidesplitter: Ramlaul 2020, "
-                     "doi:10.1016/j.jsb.2020.107545; sparse_smooth: Luo 2021, doi:10.1073/pnas.2013756118"})
-    nu_awf: float = field(default=3.0, metadata={
-        "help": "width of the window that cut-offs are compared in", "unit": "wavelengths", "above": 0,
-        "group": _NONUNIFORM})
-    nu_candidates: int = field(default=50, metadata={
-        "help": "number of cut-offs tried, equispaced in frequency", "at_least": 2, "group": _NONUNIFORM})
-    nu_coarsest: float = field(default=30.0, metadata={
-        "help": "lowest cut-off tried", "unit": "A", "above": 0, "group": _NONUNIFORM})
-    nu_finest: float | None = field(default=None, metadata={
-        "help": "highest cut-off tried", "unit": "A", "above": 0, "none": "a quarter beyond where quarter maps agree",
-        "group": _NONUNIFORM})
-    nu_aligned_noise: str = field(default="corrected", metadata={
-        "help": "noise that quarter maps share because they were aligned to one reference: taken for noise where the "
-                "FSC of the half maps shows it, or ignored as published",
-        "choices": ("corrected", "ignored"), "group": _NONUNIFORM, "in_refinements": True})
-    nu_uneven_sampling: str = field(default="corrected", metadata={
-        "help": "directions that few images show, whose noise is strong: toned down as a Wiener filter would before "
-                "cut-offs are chosen, or left as they are as published",
-        "choices": ("corrected", "ignored"), "group": _NONUNIFORM, "in_refinements": True})
-    nu_order: int = field(default=8, metadata={
-        "help": "order of the Butterworth filter", "at_least": 1, "group": _NONUNIFORM})
-    nu_amplitude: str = field(default="root", metadata={
-        "help": "the filter's gain: [1 + (f / fc)^(2 order)]^(-1/2), or its square",
-        "choices": ("root", "squared"), "group": _NONUNIFORM})
-    nu_window: str = field(default="gaussian", metadata={
-        "help": "shape of the window: a cube of that width, or a Gaussian of the same variance",
-        "choices": ("gaussian", "box"), "group": _NONUNIFORM})
-    nu_form: str = field(default="increment", metadata={
-        "help": "compare cut-offs step by step, each step in its own window, or each as a whole as published",
-        "choices": ("increment", "literal"), "group": _NONUNIFORM})
-    nu_target: str = field(default="half", metadata={
-        "help": "the images that the cut-off is best for: a quarter of all, as published, or the half that it filters",
-        "choices": ("quarter", "half"), "group": _NONUNIFORM})
-    cutoff_resolution: float | None = field(default=None, metadata={
-        "help": "amplitudes beyond this limit are set to zero", "unit": "A", "above": 0,
-        "none": "where the FSC falls below --cutoff-threshold", "group": _CUTOFF})
-    cutoff_threshold: float = field(default=0.143, metadata={
-        "help": "half-map correlation within the mask at which the limit is set", "unit": "FSC", "above": 0,
-        "group": _CUTOFF})
-    cutoff_edge: float = field(default=2.0, metadata={
-        "help": "width of the cosine edge before the limit", "unit": "shells", "at_least": 0, "group": _CUTOFF})
-    cutoff_mask: Path | None = field(default=None, metadata={
-        "help": "mask of the well-ordered part, 1 inside; the options below act outside of it", "short": "mask.mrc",
-        "none": "none: all of the map is treated alike", "group": _CUTOFF})
-    cutoff_outside: float | None = field(default=None, metadata={
-        "help": "low-pass filter outside --cutoff-mask", "unit": "A", "above": 0, "none": "the limit of the rest",
-        "group": _CUTOFF})
-    cutoff_weight: float = field(default=1.0, metadata={
-        "help": "share of the density outside --cutoff-mask that is kept, 0 clears it", "unit": "share", "at_least": 0,
-        "group": _CUTOFF})
-    local_fsc_mode: str = field(default="tophat", metadata={
-        "help": "keep a band of frequencies where the local FSC exceeds a threshold, or weight it by its local SNR",
-        "choices": ("tophat", "wiener"), "group": _LOCAL_FSC})
-    local_fsc_window: float | None = field(default=None, metadata={
-        "help": "width of the window that the local FSC is measured in", "unit": "A", "above": 0,
-        "none": "6 x the resolution (wiener: 4 x), at least 15 A", "group": _LOCAL_FSC})
-    local_fsc_threshold: float | None = field(default=None, metadata={
-        "help": "local correlation below which a band is dropped", "unit": "FSC", "above": 0,
-        "none": "0.143 (wiener: 0.01)", "group": _LOCAL_FSC})
-    sidesplitter_mode: str = field(default="density", metadata={
-        "help": "values kept: of the map low-passed at each voxel's level (the program's --rotfl), or of the "
-                "normalised map with its spectrum restored (the program's default)",
-        "choices": ("density", "spectrum"), "group": _SIDESPLITTER})
-    ss_alpha: float = field(default=0.6, metadata={
-        "help": "strength of sparseness; published range 0.4 to 0.8", "unit": "rms", "at_least": 0,
-        "group": _SPARSE_SMOOTH})
-    ss_beta: float = field(default=2.0, metadata={
-        "help": "strength of smoothness; published range 0.5 to 4", "unit": "rms", "at_least": 0,
-        "group": _SPARSE_SMOOTH})
-    ss_gamma: float = field(default=0.1, metadata={
-        "help": "pull towards the last iteration's map; published range 0.05 to 0.2", "unit": "mean weight",
-        "at_least": 0, "group": _SPARSE_SMOOTH, "in_refinements": True})
-    ss_eps_gradient: float = field(default=1.0, metadata={
-        "help": "gradient above which smoothness is given up, over the level at which a mask would be drawn; published "
-                "range 1/3 to 2", "unit": "mask level", "above": 0, "group": _SPARSE_SMOOTH})
-    ss_steps: int = field(default=100, metadata={
-        "help": "most steps of the descent", "at_least": 1, "group": _SPARSE_SMOOTH})
-    ss_parameters: str = field(default="fixed", metadata={
-        "help": "strengths as given; or their common factor chosen within each half set; or as the authors' program "
-                "chooses: by the other half set's images, which leaks; or, at each place, by the local cut-off of "
-                "non-uniform refinement, with the mean as given",
-        "choices": ("fixed", "cross-validated", "published-code", "local"), "group": _SPARSE_SMOOTH})
+        "help": "how each half map is regularised between iterations", "choices": NAMED,
+        "reference": "; ".join(f"{one.name}: {one.paper}" for one in DECLARED.values())})
+
+
+def _together(name: str, doc: str, parts: Iterable[type]) -> Any:
+    """A settings dataclass with the fields of all parts, those of the first part first."""
+    bases = (_OfPlugs, *dict.fromkeys(reversed(list(parts))))
+    made = type(name, bases, {"__doc__": doc, "__module__": __name__})
+    return dataclass(frozen=True, kw_only=True)(made)
+
+
+if TYPE_CHECKING:
+
+    class PlugOptions(_OfPlugs):
+        """Options of the regularisers of other packages."""
+
+    class OneHalfPlugOptions:
+        """Options of those that can work on one half set, without its quarters."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class RegulariserOptions(
+        _OfPlugs, SparseSmoothOptions, SidesplitterOptions, LocalFscOptions, CutoffOptions, NonUniformOptions, _Chosen
+    ):
+        """The method of regularisation, and the options of every method."""
+
+else:
+    PlugOptions = _together(
+        "PlugOptions", "Options of the regularisers of other packages.", (one.options for one in PLUGS.usable))
+    OneHalfPlugOptions = _together(
+        "OneHalfPlugOptions", "Options of those that can work on one half set, without its quarters.",
+        (one.options for one in PLUGS.usable if not one.without_quarters))
+    RegulariserOptions = _together(
+        "RegulariserOptions", "The method of regularisation, and the options of every method.",
+        (_Chosen, *(one.options for one in DECLARED.values())))
+
+Chosen = TypeVar("Chosen", bound=RegulariserOptions)
+
+
+def package_of(name: str) -> str:
+    """Name and version of the package that a regulariser is of; empty for one of Halfmap's own."""
+    return DECLARED[name].package if name in DECLARED else ""
+
+
+def need_of(settings: RegulariserOptions) -> Need:
+    """The memory that the chosen method needs."""
+    name, chosen = settings.regulariser, settings.ss_parameters in ("cross-validated", "published-code")
+    return _STRENGTH_CHOSEN if chosen and name == "sparse_smooth" else DECLARED[name].need
+
+
+def regulariser_named(name: str, **options: Any) -> Regulariser:
+    """The regulariser of this name with these options, all others at their defaults.
+
+    Raises InputError where it is of another package and cannot be used; KeyError for an unknown name.
+    """
+    declared = DECLARED[name]
+    module, _, of_module = declared.method.partition(":")
+    if not declared.package:
+        made: Regulariser = getattr(import_module(module), of_module)(**options)
+        return made
+    try:
+        method = getattr(import_module(module), of_module)(**options)
+        lacking = [one for one in _NEEDED if not hasattr(method, one)]
+        if not declared.without_quarters and not hasattr(method, "alone"):
+            lacking.append("alone")
+        fault = (f"its method has no {lacking[0]}" if lacking else
+                 f"its method is named {method.name}" if method.name != name else
+                 "" if isinstance(method.crosses, str) and method.crosses else
+                 "its method does not say what crosses between half sets")
+    except InputError:
+        raise
+    except Exception as error:  # whatever the code of another package does
+        fault = f"{type(error).__name__}: {error}"
+    if fault:
+        raise InputError(f"--regulariser {name}: {cannot_be_used(declared.package, fault)}")
+    from halfmap.regularisation.plugged import Plugged
+
+    return Plugged(method, declared.package)
 
 
 def regulariser_options(settings: RegulariserOptions) -> dict[str, Any]:
     """The options of the chosen method by name, without the prefix."""
-    prefix = PREFIXES[settings.regulariser]
-    return {f.name.removeprefix(prefix): getattr(settings, f.name) for f in fields(RegulariserOptions)
-            if f.name.startswith(prefix)}
+    settings, declared = as_one_name(settings), DECLARED[settings.regulariser]
+    return {f.name.removeprefix(declared.prefix): getattr(settings, f.name) for f in fields(declared.options)}
+
+
+def option_files(settings: object, name: str) -> dict[str, Path]:
+    """The files among the options of the named method, by the names of the settings."""
+    options = fields(DECLARED[name].options) if name in DECLARED else ()
+    named = {f.name: getattr(settings, f.name, None) for f in options}
+    return {name: value for name, value in named.items() if isinstance(value, Path)}
+
+
+def as_one_name(settings: Chosen) -> Chosen:
+    """``joined`` and ``sparse_smooth`` with strengths by place are one method: both settings say so, whichever was
+    given."""
+    if settings.regulariser == "sparse_smooth" and settings.ss_parameters == "local":
+        return replace(settings, regulariser="joined")
+    if settings.regulariser == "joined" and settings.ss_parameters != "local":
+        return replace(settings, ss_parameters="local")
+    return settings
+
+
+def with_regulariser(settings: Chosen, name: str) -> Chosen:
+    """The settings with this regulariser. Options that belong to others have their defaults."""
+    foreign = {f.name: f.default for f in fields(RegulariserOptions) if f.name.startswith(prefixes_of_others([name]))}
+    if name != settings.regulariser and name in ("sparse_smooth", "joined"):
+        foreign["ss_parameters"] = RegulariserOptions.ss_parameters
+    changed: dict[str, Any] = foreign | {"regulariser": name}
+    return as_one_name(replace(settings, **changed))
+
+
+def prefixes_of_others(names: Iterable[str]) -> tuple[str, ...]:
+    """Prefixes of the options that belong to none of the named regularisers."""
+    own = {DECLARED[name].prefix for name in names if name in DECLARED}
+    return tuple({one.prefix for one in DECLARED.values()} - own)
+
+
+def check_chosen(settings: object, name: str) -> None:
+    """Raise InputError where the regulariser is of another package and cannot be used here, or where an option of
+    another package belongs to another regulariser or has the name of one of the command's own."""
+    if name not in DECLARED and any(one.name == name for one in PLUGS.broken):
+        raise InputError(f"--regulariser {name}: {_absent(name, '')}")
+    here = {f.name: f for f in fields(settings)}  # type: ignore[arg-type]
+    for one in PLUGS.usable:
+        for option in fields(one.options):
+            same = here[option.name] is option
+            if one.name == name and not same:
+                fault = f"its option {option.name} has the name of one of the command's own"
+                raise InputError(f"--regulariser {name}: {cannot_be_used(one.package, fault)}")
+            if one.name != name and same and getattr(settings, option.name) != option.default:
+                raise InputError(_foreign(option.name, one.name, name))
+
+
+def _foreign(option: str, owner: str, chosen: str) -> str:
+    return (f"--{option.replace('_', '-')}: belongs to --regulariser {owner}, and this is {chosen}; leave it out or "
+            "change the regulariser")
 
 
 def check_options(settings: RegulariserOptions) -> None:
-    """Raise InputError where an option belongs to another method than the chosen one, or could have no effect."""
-    for f in fields(RegulariserOptions):
-        owner = next((name for name, prefix in PREFIXES.items() if f.name.startswith(prefix)), settings.regulariser)
-        if owner != settings.regulariser and getattr(settings, f.name) != f.default:
-            raise InputError(f"--{f.name.replace('_', '-')}: belongs to --regulariser {owner}, and this is "
-                             f"{settings.regulariser}; leave it out or change the regulariser")
+    """Raise InputError where an option belongs to another method than the chosen one, or could have no effect, and
+    where the method cannot be used."""
+    check_chosen(settings, settings.regulariser)
+    declared = DECLARED[settings.regulariser]
+    for one in BUILT_IN:
+        for f in fields(one.options):
+            if one.prefix != declared.prefix and getattr(settings, f.name) != f.default:
+                raise InputError(_foreign(f.name, one.name, settings.regulariser))
     if settings.regulariser == "cutoff":
         _check_cutoff(settings)
-    if settings.ss_parameters != "fixed" and settings.ss_alpha == 0 and settings.ss_beta == 0:
-        raise InputError(f"--ss-parameters {settings.ss_parameters}: chooses a factor of --ss-alpha and --ss-beta, and "
+    if settings.regulariser == "joined" and settings.ss_parameters not in ("fixed", "local"):
+        raise InputError(f"--ss-parameters {settings.ss_parameters}: --regulariser joined sets the strength of each "
+                         "place by its local cut-off; leave it out, or take sparse_smooth")
+    chosen = "local" if settings.regulariser == "joined" else settings.ss_parameters
+    if chosen != "fixed" and settings.ss_alpha == 0 and settings.ss_beta == 0:
+        raise InputError(f"--ss-parameters {chosen}: chooses a factor of --ss-alpha and --ss-beta, and "
                          "both are 0; give one of them")
     finest = settings.nu_finest
     if finest is not None and finest >= settings.nu_coarsest:

@@ -22,8 +22,8 @@ class SimulateSettings:
     micelle: bool = field(default=False, metadata={
         "help": "put a detergent belt around the protein, its axis along z, drawn anew for every particle"})
     hinge: str | None = field(default=None, metadata={
-        "help": "let a chain swing about its contact with the rest, by this standard deviation",
-        "none": "rigid", "short": "chain:degrees"})
+        "help": "let a chain swing about its contact with the rest, by this standard deviation; several with commas "
+                "between, each by itself", "none": "rigid", "short": "chain:degrees"})
     symmetry: str = field(default="C1", metadata={
         "help": "point group that the model must have, RELION's orientation; noted with the images",
         "short": "group"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 
+from halfmap.errors import InputError
 from halfmap.options import check_declared
 from halfmap.settings.checks import absolute_paths, check_diameter, check_new_folder, stopped
 from halfmap.settings.particle_files import ParticleImageOptions, check_particle_files
@@ -24,6 +25,9 @@ class StartSettings(ParticleImageOptions):
         "aliases": ("--K",)})
     images: int = field(default=800, metadata={
         "help": "images of the random subset that the map is found from", "at_least": 100})
+    processes: int = field(default=0, metadata={
+        "help": "processes of the run on this machine, which divide starts and threads; 0: one up to 12 threads, else "
+                "one for about 8 if there are a start and memory for each", "at_least": 0})
     hand: str = field(default="keep", metadata={
         "help": "flip mirrors the map: images alone cannot tell a map from its mirror image",
         "choices": ("keep", "flip")})
@@ -41,6 +45,9 @@ def validated_start(settings: StartSettings) -> StartSettings:
     """
     check_declared(settings)
     check_diameter(settings.diameter)
+    if settings.processes > settings.starts:
+        raise InputError(f"--processes {settings.processes}: each makes starts, and there are {settings.starts}; give "
+                         f"at most {settings.starts}, or more --starts")
     paths = absolute_paths(settings)
     check_particle_files(settings, paths)
     if not stopped(paths["out"]):

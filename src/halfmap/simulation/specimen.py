@@ -1,4 +1,4 @@
-"""The simulated particle: a rigid part, a chain that swings on a hinge, and a belt of detergent drawn for each one."""
+"""The simulated particle: a rigid part, chains that swing on hinges, and a belt of detergent drawn for each one."""
 
 from __future__ import annotations
 
@@ -82,19 +82,19 @@ class Hinge:
 
 @dataclass(frozen=True)
 class Specimen:
-    """The particle: a rigid part around the origin, with or without a hinged chain and a belt."""
+    """The particle: a rigid part around the origin, chains on hinges of their own, and a belt or none."""
 
     rigid: Cloud
-    hinge: Hinge | None
+    hinges: tuple[Hinge, ...]
     belt: Belt | None
 
     def place(self, rotation: Tensor, shift: Tensor, random: np.random.Generator) -> list[Placed]:
-        """One particle at rotation[3,3] and shift[2] (A), with a swing and a belt drawn for it."""
+        """One particle at rotation[3,3] and shift[2] (A), with swings and a belt drawn for it."""
         scene = [Placed(self.rigid, rotation, shift)]
-        if self.hinge is not None:
-            swung = rotation @ self.hinge.draw(random)
-            offset = (rotation - swung) @ self.hinge.point
-            scene.append(Placed(self.hinge.cloud, swung, shift + offset[:2]))
+        for hinge in self.hinges:
+            swung = rotation @ hinge.draw(random)
+            offset = (rotation - swung) @ hinge.point
+            scene.append(Placed(hinge.cloud, swung, shift + offset[:2]))
         if self.belt is not None:
             scene.append(Placed(self.belt.draw(random), rotation, shift))
         return scene
@@ -105,7 +105,7 @@ class Specimen:
         return [Placed(part.select(part.xyz @ normal > 0), rotation, shift) for part in self._protein()]
 
     def average(self) -> list[Cloud]:
-        """The average particle: rigid part, hinged chain at rest, and mean belt."""
+        """The average particle: rigid part, hinged chains at rest, and mean belt."""
         return self._protein() + ([self.belt.mean()] if self.belt is not None else [])
 
     @property
@@ -114,44 +114,54 @@ class Specimen:
         return max(float(cloud.xyz.norm(dim=1).max()) for cloud in self.average())
 
     def _protein(self) -> list[Cloud]:
-        return [self.rigid] + ([self.hinge.cloud] if self.hinge is not None else [])
+        return [self.rigid, *(hinge.cloud for hinge in self.hinges)]
 
 
 def prepare(atoms: Atoms, bfactor: float, hinge: str | None, belt: BeltShape | None) -> Specimen:
     """Make the specimen of a model, centred on the mean of its atoms.
 
-    bfactor (A^2): added to that of every atom; hinge: CHAIN:DEGREES. Raises InputError where the model lacks the chain,
-    or the belt has no place.
+    bfactor (A^2): added to that of every atom; hinge: CHAIN:DEGREES, several of them with commas between. Raises
+    InputError where the model lacks a chain, a chain is named twice, or the belt has no place.
     """
     atoms, mean = centred(atoms)
     cloud = scattering(atoms, bfactor)
+    swings = _parse_hinges(hinge, atoms) if hinge is not None else {}
     moving = torch.zeros(len(atoms), dtype=torch.bool)
-    part = None
-    if hinge is not None:
-        chain, degrees = _parse_hinge(hinge)
-        moving = atoms.in_chain(chain)
-        if not bool(moving.any()) or bool(moving.all()):
-            raise InputError(f"--hinge {hinge}: chain {chain} must be one of several; the model's chains are "
-                             + " ".join(dict.fromkeys(atoms.chain)))
-        point = _contact(atoms.xyz[moving], atoms.xyz[~moving])
-        part = Hinge(cloud.select(moving), point, math.radians(degrees))
+    for chain in swings:
+        moving |= atoms.in_chain(chain)
+    if bool(moving.all()):
+        raise InputError(f"--hinge {hinge}: every chain would swing; leave one out that they swing about")
+    hinges = []
+    for chain, degrees in swings.items():
+        own = atoms.in_chain(chain)
+        point = _contact(atoms.xyz[own], atoms.xyz[~moving])
+        hinges.append(Hinge(cloud.select(own), point, math.radians(degrees)))
     room = None
     if belt is not None:
         density = float(cloud.weight.sum()) / atoms.volume
         room = _belt(atoms.xyz, belt, float(mean[2]), density)
-    return Specimen(cloud.select(~moving), part, room)
+    return Specimen(cloud.select(~moving), tuple(hinges), room)
 
 
-def _parse_hinge(hinge: str) -> tuple[str, float]:
-    """The chain and its spread in degrees, from CHAIN:DEGREES."""
-    chain, _, degrees = hinge.rpartition(":")
-    try:
-        value = float(degrees)
-    except ValueError:
-        value = math.nan
-    if not chain or not value >= 0:
-        raise InputError(f"--hinge {hinge}: write the chain and the spread of its swing in degrees, as B:10")
-    return chain, value
+def _parse_hinges(hinge: str, atoms: Atoms) -> dict[str, float]:
+    """Chain -> spread in degrees, from CHAIN:DEGREES,CHAIN:DEGREES; chains that the atoms have."""
+    found: dict[str, float] = {}
+    for word in hinge.split(","):
+        chain, _, degrees = word.strip().rpartition(":")
+        try:
+            value = float(degrees)
+        except ValueError:
+            value = math.nan
+        if not chain or not value >= 0:
+            raise InputError(f"--hinge {hinge}: write the chain and the spread of its swing in degrees, as B:10, and "
+                             "commas between several")
+        if chain in found:
+            raise InputError(f"--hinge {hinge}: names chain {chain} twice")
+        if not bool(atoms.in_chain(chain).any()):
+            raise InputError(f"--hinge {hinge}: there is no chain {chain}; the model's chains are "
+                             + " ".join(dict.fromkeys(atoms.chain)))
+        found[chain] = value
+    return found
 
 
 def _contact(moving: Tensor, still: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from halfmap import kernels
 from halfmap.fourier.shells import hermitian_weights, shell_index_3d, shell_sum
 from halfmap.fourier.transform import rfftn
 
@@ -38,7 +39,7 @@ def _masked_null(mask: Tensor, count: int) -> Tensor:
     offset = torch.fft.fftfreq(box, 1 / box, dtype=torch.float64).square().long().to(mask.device)
     squared = offset[:, None, None] + offset[:, None] + offset
     # Everything depends only on |x|^2, an integer, so the sum over voxels becomes a sum over its distinct values.
-    weight = torch.bincount(squared.flatten(), weights=autocorrelation.flatten())
+    weight = kernels.sums_at(squared, autocorrelation, 3 * (box // 2) ** 2 + 1)
     present = weight > 0
     radius = torch.nonzero(present)[:, 0].double().sqrt()
     weight = weight[present] / weight.sum()

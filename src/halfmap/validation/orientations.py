@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from halfmap import kernels
 from halfmap.fourier.shells import hermitian_weights, shell_index_3d
 from halfmap.fourier.transform import volume_fft
 from halfmap.geometry.orientation_grid import healpix_directions
@@ -221,7 +222,7 @@ def _pixel_sums(half1: Tensor, half2: Tensor) -> Tensor:
         cross = (a * b.conj()).real
         powers = (cross, a.abs().square(), b.abs().square(), torch.ones_like(cross))
         for total, values in zip(sums, powers, strict=True):
-            total += torch.bincount(index, weights=values.double() * weight, minlength=count * pixels)
+            total += kernels.sums_at(index, values * weight, count * pixels)
     return sums.view(4, count, pixels)
 
 

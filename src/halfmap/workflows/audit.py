@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.markup import escape
 from torch import Tensor
 
 from halfmap.errors import InputError
+from halfmap.finding import Finding
 from halfmap.particles.given_optics import GivenOptics
 from halfmap.particles.half_sets import Division, assign_halves
 from halfmap.particles.particle_file import read_particle_file
@@ -23,6 +23,7 @@ from halfmap.particles.stack import looked_at
 from halfmap.particles.stack_files import StackFiles
 from halfmap.particles.star import write_star
 from halfmap.particles.table import Integers, ParticleTable
+from halfmap.runtime import terminal
 from halfmap.settings.particle_sets import AuditSettings, run_folder, run_setting
 from halfmap.validation.halfset_audit import Audit, audit
 from halfmap.validation.halfset_leaks import DIAMETER_PART, described, images_of
@@ -42,7 +43,7 @@ def run(settings: AuditSettings) -> Audit:
     table = read_particle_file(settings.particles, settings.data_dir, given=GivenOptics(settings.optics))
     distance = settings.distance or _usual_distance(settings.particles, table)
     same = _same_content(table.stacks)
-    console = Console(highlight=False)
+    console = terminal.console()
     named, unread = first_named(table, same), ""
     first = named
     if settings.images:
@@ -51,7 +52,9 @@ def run(settings: AuditSettings) -> Audit:
         first, unread = first_alike(seen.patterns, table, same), seen.unread
     found = audit(images_of(table, first, compared=not np.array_equal(first, named)), distance)
     lines = _summary(table, found, distance, same) + ([unread] if unread else [])
-    lines += [f"{finding.kind}: {described(table, finding)}" for finding in found.findings]
+    lines += [f"{one.kind}: {described(table, one)}" for one in found.findings]
+    terminal.tell_findings(*(Finding(one.name, described(table, one), "particles",
+                                     "note" if one.kind == "remark" else "warning") for one in found.findings))
     for line in lines:
         console.print(escape(line), soft_wrap=True)
     if settings.out is not None:

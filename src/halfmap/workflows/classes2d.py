@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,20 +30,22 @@ from halfmap.particles.star import write_star
 from halfmap.particles.star_text import write_tables
 from halfmap.particles.table import ParticleTable, with_poses
 from halfmap.reconstruction.class_means import images_of
-from halfmap.refinement.averaging_images import check_memory, reference_grid
+from halfmap.refinement.averaging_images import SharedImages, averaging_room, reference_grid
+from halfmap.refinement.averaging_means import mean_mask
 from halfmap.refinement.averaging_schedule import ClassPlan, ClassSchedule
 from halfmap.refinement.averaging_state import AveragingCourse, Classes2d
-from halfmap.refinement.class_averaging import Averaging, mean_mask
+from halfmap.refinement.class_averaging import Averaging
 from halfmap.refinement.held_images import held_images
 from halfmap.refinement.outputs import PROBABILITY, made_folder
-from halfmap.refinement.preflight import check_fits, inspect_images
-from halfmap.refinement.shared_work import share_cores
+from halfmap.refinement.preflight import Inspected, check_fits, inspect_images
+from halfmap.refinement.process_layout import Outlook, laid_out
+from halfmap.refinement.together import Together, together
 from halfmap.refinement.told import tell
 from halfmap.runtime.device import device_named
 from halfmap.runtime.log import RunLog
 from halfmap.runtime.progress import counted
 from halfmap.settings.classes2d import Classes2dSettings
-from halfmap.settings.commands import command_line, to_toml
+from halfmap.settings.commands import assistant_words, command_line, to_toml
 from halfmap.workflows.classes2d_checkpoints import AveragingCheckpoints
 
 LEAST_IMAGES = 10  # a class
@@ -70,56 +73,85 @@ class ClassRow:
     signal: float
 
 
-def classes2d(settings: Classes2dSettings, report: Report | None = None) -> Classes2d:
-    """Find the classes, and write classes.mrcs, classes.star, particles.star, iterations.jsonl, settings.toml and
-    log.txt into settings.out.
+def classes2d(settings: Classes2dSettings, report: Report | None = None) -> Classes2d | None:
+    """Find the classes, alone or in several processes, and write classes.mrcs, classes.star, particles.star,
+    iterations.jsonl, settings.toml and log.txt into settings.out. Returns what the first process found, and None in the
+    others.
 
     settings: as `validated_classes2d` returns them. Where the same command was stopped, it goes on after the last
     iteration that was finished, to the same bits. report: writes the page, and is called with its fields. Raises
     InputError where the particles cannot be used, or are too few.
     """
-    share_cores(settings.threads)
-    device = device_named(settings.device)
-    began = time.perf_counter()
+    device = device_named(settings.device, settings.deterministic)
+    gpu, began = device.type == "cuda", time.perf_counter()
     kept = AveragingCheckpoints(settings, device)
-    kept.check()
-    files = StackFiles()
-    table = _particles(settings, files)
-    source = ParticleSource(table, settings.diameter, files=files)
-    schedule = _class_schedule(settings, source)
-    check_memory(source, schedule.last)
-    made_folder(settings.out)
-    with kept.held(table, files), RunLog(settings.out / "log.txt") as log:
-        log.begin(__version__, command_line(settings))
-        log.notice(f"{table.source}: {len(table):,} images into {settings.classes} classes, from "
-                   f"{schedule.coarse:.0f} A to {schedule.grid.length / schedule.last:.1f} A")
-        with counted("looking at images", len(table)) as advance:
-            seen = inspect_images(source, advance)
-        tell([], seen.findings, log)
-        if seen.rejected is not None:
-            write_star(settings.out / "rejected.star", seen.rejected)
-            source, table = seen.source, seen.source.table
-            schedule = dataclasses.replace(schedule, images=len(table))
-        with counted("reading images", len(table)) as advance:
-            frames = held_images(source, schedule.grid, schedule.last, advance=advance).frames
-        order = torch.randperm(len(table), generator=torch.Generator().manual_seed(settings.seed))
-        averaging = Averaging(frames, schedule, _stacked(seen.power), order, device, settings.seed)
-        found2d = _iterated(averaging, kept, log)
-        findings = [*seen.findings, *_findings(found2d)]
-        tell(seen.findings, findings, log)
-        rows = _class_rows(found2d)
-        pictures = _write(settings, table, schedule.grid, found2d, rows)
-        log.notice(f"{sum(row.share > 0 for row in rows)} classes, {sum(row.present for row in rows):,} of "
-                   f"{len(table):,} images probably hold a particle; {time.perf_counter() - began:.0f} s")
-        if report is not None:
-            page = report(rows=rows, pictures=pictures.numpy(), pixel_size=schedule.grid.pixel_size,
-                          diameter=settings.diameter, records=[dataclasses.asdict(one) for one in found2d.records],
-                          findings=findings, particles=len(table))
-            log.notice(f"Finished: {page}; keep classes with: halfmap select {settings.out} --classes 1 2 3 --out "
-                       "good.star")
-        log.finish()
-        kept.remove()
+    layout = laid_out(settings.processes, settings.threads, gpu, partial(_outlook, settings))
+    words = assistant_words(settings, layout.threads)
+    with together(layout, words, gpu, kept.advice) as processes, StackFiles() as files:
+        kept.check()
+        table = _particles(settings, files)
+        source = ParticleSource(table, settings.diameter, files=files)
+        schedule = _class_schedule(settings, source)
+        ranks = processes.ranks
+        averaging_room(schedule, ranks.on_machine, ranks.world, gpu).checked(
+            f"{table.source}: {len(table):,} images", ranks.on_machine, "a random part of the images, a coarser "
+                                                                        "--max-resolution")
+        if not processes.first:
+            seen = inspect_images(source, ranks=ranks)
+            _averaging(settings, schedule, seen, processes, device).run()
+            return None
+        made_folder(settings.out)
+        with kept.held(table, files), RunLog(settings.out / "log.txt") as log:
+            log.begin(__version__, command_line(settings))
+            for note in processes.notes:
+                log.notice(note)
+            log.notice(f"{table.source}: {len(table):,} images into {settings.classes} classes, from "
+                       f"{schedule.coarse:.0f} A to {schedule.grid.length / schedule.last:.1f} A")
+            with counted("looking at images", len(table)) as advance:
+                seen = inspect_images(source, lambda n: advance(n * ranks.world), ranks)
+            tell([], seen.findings, log)
+            if seen.rejected is not None:
+                write_star(settings.out / "rejected.star", seen.rejected)
+            table = seen.source.table
+            with counted("reading images", len(table)) as advance:
+                averaging = _averaging(settings, schedule, seen, processes, device, advance)
+            found2d = _iterated(averaging, kept, log)
+            findings = [*seen.findings, *_findings(found2d)]
+            tell(seen.findings, findings, log)
+            rows = _class_rows(found2d)
+            pictures = _write(settings, table, schedule.grid, found2d, rows)
+            log.notice(f"{sum(row.share > 0 for row in rows)} classes, {sum(row.present for row in rows):,} of "
+                       f"{len(table):,} images probably hold a particle; {time.perf_counter() - began:.0f} s")
+            if report is not None:
+                page = report(rows=rows, pictures=pictures.numpy(), pixel_size=schedule.grid.pixel_size,
+                              diameter=settings.diameter, records=[dataclasses.asdict(one) for one in found2d.records],
+                              findings=findings, particles=len(table))
+                log.notice(f"Finished: {page}; keep classes with: halfmap select {settings.out} --classes 1 2 3 --out "
+                           "good.star")
+            log.finish()
+            kept.remove()
     return found2d
+
+
+def _averaging(
+    settings: Classes2dSettings, schedule: ClassSchedule, seen: Inspected, processes: Together, device: torch.device,
+    advance: Callable[[int], None] = lambda n: None,
+) -> Averaging:  # fmt: skip
+    """The classification before its first iteration, in each process with its part of the images."""
+    source, ranks = seen.source, processes.ranks
+    images = len(source.table)
+    schedule, shared = dataclasses.replace(schedule, images=images), SharedImages.divided(source, ranks)
+    frames = held_images(source, schedule.grid, schedule.last, advance=lambda n: advance(n * ranks.world),
+                         some=shared.mine).frames
+    order = torch.randperm(images, generator=torch.Generator().manual_seed(settings.seed))
+    return Averaging(frames, schedule, _stacked(seen.power), order, device, settings.seed, shared)
+
+
+def _outlook(settings: Classes2dSettings) -> Outlook:
+    """What decides how many processes a machine gives to a classification: the particles' table is read."""
+    with StackFiles() as files:
+        schedule = _class_schedule(settings, ParticleSource(_particles(settings, files), settings.diameter))
+    return Outlook(schedule.images, partial(averaging_room, schedule))
 
 
 def _class_schedule(settings: Classes2dSettings, source: ParticleSource) -> ClassSchedule:
@@ -168,7 +200,8 @@ def _iterated(averaging: Averaging, kept: AveragingCheckpoints, log: RunLog) -> 
         def advance(plan: ClassPlan) -> Callable[[int], None]:
             bars.close()
             title = f"iteration {plan.iteration} of {averaging.schedule.iterations}"
-            return bars.enter_context(counted(title, plan.images))
+            count = bars.enter_context(counted(title, plan.images))
+            return lambda n: count(n * averaging.shared.ranks.world)
 
         def told(course: AveragingCourse) -> None:
             bars.close()
@@ -178,7 +211,9 @@ def _iterated(averaging: Averaging, kept: AveragingCheckpoints, log: RunLog) -> 
             log.notice(f"iteration {record.iteration:2d}: {record.images:,} images to {record.limit_A:.1f} A, "
                        f"{record.used} classes in use{seeded}, {record.seconds:.1f} s")
 
-        return averaging.run(advance, told, course)
+        found = averaging.run(advance, told, course)
+    assert found is not None  # in the first process
+    return found
 
 
 def _class_rows(found: Classes2d) -> list[ClassRow]:

@@ -28,7 +28,8 @@ from halfmap.settings.particle_files import ParticleImageOptions
 from halfmap.settings.start import StartSettings
 
 COMMANDS = {StartSettings: "start", Classes2dSettings: "classes2d"}
-FREE = ("out", "threads", "device", "data_dir")  # no result depends on them; images may be moved
+FREE = ("out", "threads", "processes", "device", "data_dir")  # results are the same, or up to rounding; images may
+# be moved
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,10 @@ class CommandCheckpoints:
         changed since, left there."""
         if stopped(self.settings.out):
             self._begun()
+
+    def advice(self) -> str:
+        """What to do when a process of the command is gone."""
+        return "The same command, given again, goes on" if stopped(self.settings.out) else ""
 
     def _begun(self) -> Inputs:
         out, name = f"--out {self.settings.out}", COMMANDS[type(self.settings)]
@@ -99,6 +104,10 @@ class CommandCheckpoints:
         there and cannot be used."""
         path = self.folder / part
         return checkpoint.load(path, records, self.device).content if path.is_file() else None
+
+    def drop(self, part: str) -> None:
+        """Forget a part."""
+        _delete(self.folder / part)
 
     def remove(self) -> None:
         """Everything is written: there is nothing to go on with."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor
 from halfmap.errors import InputError
 from halfmap.maps.levels import level_for_volume
 from halfmap.maps.mrc import replaced_atomically, write_map
+from halfmap.runtime import terminal
 from halfmap.settings.compare import CompareSettings, compare_command
 from halfmap.workflows.compare_maps import (
     Frame,
@@ -49,20 +50,20 @@ class Comparison:
     summary: dict[str, Any]
 
 
-def compare(folders: Sequence[Path], settings: CompareSettings, report: Report | None = None) -> Comparison:
+def compare(settings: CompareSettings, report: Report | None = None) -> Comparison:
     """Compare runs and write the results into settings.out.
 
     Writes compare.json, mask.mrc, and for each run its sharpened map and its local resolution. All maps are in the
-    frame of the first run. folders and settings: as `validated_compare` returns them. report: writes the page, and is
+    frame of the first run. settings: as `validated_compare` returns them. report: writes the page, and is
     called with the page's fields. Raises InputError where a run cannot be read, runs differ in box or pixel size, mask
     or truth do not fit them, or a file cannot be written.
     """
     assert settings.out is not None  # named by validated_compare
-    console = Console(highlight=False)
+    console = terminal.console()
     with console.status("reading the runs"):
-        runs = read_runs(folders)
+        runs = read_runs(settings.runs)
     with console.status("comparing poses and maps"):
-        done = _measured(runs, settings, compare_command(folders, settings))
+        done = _measured(runs, settings, compare_command(settings))
     written = _write(settings.out, done)
     if report is not None:
         report(summary=done.summary, mask=done.mask.numpy(), runs=[_shown(one) for one in done.found])
@@ -145,7 +146,9 @@ def _print(console: Console, summary: dict[str, Any], out: Path, written: list[s
     console.print(table)
     console.print(escape(f"mask: {summary['mask']}; B factor {summary['bfactor_applied_A2']:.0f} A^2 for all"),
                   soft_wrap=True)
-    for sentence in [*summary["verdict"], *(f"{note['run']}: {note['text']}" for note in summary["notes"])]:
+    remarks = [*summary["verdict"], *(f"{note['run']}: {note['text']}" for note in summary["notes"])]
+    terminal.tell_remarks("runs", remarks)
+    for sentence in remarks:
         console.print(escape(f"- {sentence}"), soft_wrap=True)
     console.print(escape(f"written: {', '.join(written)}"), soft_wrap=True)
     console.print(escape(f"Finished: {out}"), soft_wrap=True)

@@ -19,7 +19,7 @@ from halfmap.particles.table import ParticleTable
 from halfmap.refinement.outputs import Record, read_records
 from halfmap.runtime.log import read_header
 from halfmap.settings.refine import RefineSettings
-from halfmap.settings.regularisers import PREFIXES
+from halfmap.settings.regularisers import prefixes_of_others
 from halfmap.workflows.half_map_pair import require_same_grid
 
 # Settings that say where and how a run was computed, not what it computed.
@@ -148,7 +148,7 @@ def differing_settings(runs: Sequence[Run]) -> list[DifferingSetting]:
     """
     names = dict.fromkeys(name for run in runs for name in run.settings)
     used = {run.setting("regulariser") for run in runs}
-    unused = tuple(prefix for method, prefix in PREFIXES.items() if method not in used)
+    unused = prefixes_of_others(used)
     unknown = SettingRow("not recorded", "", "")
     rows = []
     for name in names:

@@ -21,6 +21,7 @@ from halfmap.particles.optics_division import divided, division_rule
 from halfmap.particles.stack import looked_at
 from halfmap.particles.star import read_star, write_star
 from halfmap.particles.table import ParticleTable
+from halfmap.runtime.terminal import say, tell_remarks
 from halfmap.settings.convert import ConvertSettings
 from halfmap.workflows.optics_groups import told_groups
 
@@ -54,14 +55,14 @@ def convert(settings: ConvertSettings, report: Callable[..., Path] | None = None
         dropped += write_cryosparc(settings.out, table)
     else:
         write_star(settings.out, table)
-    print(f"{settings.out}: {_content(table)}")
+    say(f"{settings.out}: {_content(table)}")
+    remarks = [f"dropped: {phrase}" for phrase in dropped] + [note] * bool(note) + _notes(table)
     if rule is not None and division is not None:
         for sentence in told_groups(division, rule, report):
-            print(f"- {sentence}")
-    for phrase in dropped:
-        print(f"- dropped: {phrase}")
-    for sentence in [note] * bool(note) + _notes(table):
-        print(f"- {sentence}")
+            say(f"- {sentence}")
+    tell_remarks("particles", remarks)
+    for sentence in remarks:
+        say(f"- {sentence}")
 
 
 def _check_images(table: ParticleTable) -> None:

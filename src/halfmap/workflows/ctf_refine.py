@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.markup import escape
 
 from halfmap import __version__, kernels
@@ -32,6 +31,7 @@ from halfmap.particles.star import write_star
 from halfmap.particles.table import ParticleTable
 from halfmap.refinement.optics_pass import count_images
 from halfmap.refinement.outputs import made_folder
+from halfmap.runtime import terminal
 from halfmap.runtime.progress import counted
 from halfmap.settings.ctf_refine import ALL, CtfRefineSettings
 from halfmap.settings.particle_sets import run_setting
@@ -87,7 +87,7 @@ def ctf_refine(settings: CtfRefineSettings, report: Report | None = None) -> Ctf
     parameter.
     """
     kernels.set_threads(settings.threads)
-    console = Console(highlight=False)
+    console = terminal.console()
     with console.status("reading particles and maps"):
         posed = read_posed(settings)
         used = range_of(posed.pair, settings.coarsest, settings.finest)
@@ -97,6 +97,7 @@ def ctf_refine(settings: CtfRefineSettings, report: Report | None = None) -> Ctf
     console.print(escape(f"{posed.table.source}: {len(posed.table):,} particles, compared with the half maps from "
                          f"{coarsest:.1f} to {finest:.2f} A; noise {posed.noise}"), soft_wrap=True)
     findings = [*posed.pair.verdict(), *_too_coarse(settings.names, posed, finest)]
+    terminal.tell_findings(*findings)
     for finding in findings:
         console.print(escape(f"{'note' if finding.level == 'note' else 'WARNING'}: {finding.text}"), soft_wrap=True)
     choices = Choices(settings.prior_defocus, settings.apply == ALL)

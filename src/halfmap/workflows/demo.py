@@ -18,7 +18,7 @@ from halfmap.maps.masks import solvent_mask
 from halfmap.maps.mrc import read_map
 from halfmap.particles.model import centred, read_model, scattering, write_pdb
 from halfmap.particles.star import read_star
-from halfmap.regularisation.registry import REGULARISERS
+from halfmap.runtime.terminal import say
 from halfmap.settings.refine import RefineSettings
 from halfmap.settings.simulate import SimulateSettings
 from halfmap.simulation.demo_molecule import demo_molecule
@@ -71,16 +71,16 @@ def demo(out: Path, quick: bool = False, run: Callable[[RefineSettings], object]
     write_pdb(settings.model, atoms)
     started = time.perf_counter()
     particles = simulate(settings)
-    print(f"Simulated {settings.n} images of a {atoms.mass / 1e3:.0f} kDa membrane protein in detergent "
+    say(f"Simulated {settings.n} images of a {atoms.mass / 1e3:.0f} kDa membrane protein in detergent "
           f"in {time.perf_counter() - started:.0f} s: {settings.out}")
     record = json.loads((settings.out / "simulation.json").read_text(encoding="utf-8"))
     diameter = min(record["diameter_A"] + 4 * settings.offset, settings.box * settings.apix)
-    for name in (r for r in COMPARED if r in REGULARISERS):
+    for name in COMPARED:
         started = time.perf_counter()
         run(RefineSettings(particles=particles, map=settings.out / "initial.mrc", diameter=diameter,
                            out=out / name, regulariser=name))
         seconds, verdict = time.perf_counter() - started, against_truth(settings, out / name)
-        print(f"{name}: {seconds:.0f} s; " + verdict.sentence())
+        say(f"{name}: {seconds:.0f} s; " + verdict.sentence())
 
 
 def demo_settings(out: Path, quick: bool = False) -> SimulateSettings:

@@ -23,6 +23,7 @@ from halfmap.maps.levels import CUBIC_ANGSTROM_PER_DALTON, contour_level
 from halfmap.maps.mrc import MapFile, read_map, replaced_atomically, write_map
 from halfmap.particles.star import read_star
 from halfmap.refinement.outputs import made_folder
+from halfmap.runtime import terminal
 from halfmap.runtime.log import read_header
 from halfmap.settings.deposit import MAPS, DepositSettings, deposit_command
 from halfmap.settings.regularisers import RegulariserOptions
@@ -74,7 +75,7 @@ def deposit(settings: DepositSettings, pictures: Pictures | None = None) -> Entr
     writes an image and a script, and is called with volume, mask, level and the files to hide. Raises InputError where
     the run has not finished, its files do not belong together, or one cannot be read or written.
     """
-    console = Console(highlight=False)
+    console = terminal.console()
     with console.status("reading and comparing the maps"):
         record = finished_records(settings.run)[-1]
         entry = _entry(settings)

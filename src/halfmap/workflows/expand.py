@@ -11,8 +11,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.markup import escape
 from torch import Tensor
 
 from halfmap.errors import InputError
@@ -22,6 +20,7 @@ from halfmap.particles.same_images import image_numbers
 from halfmap.particles.star import read_star, write_star
 from halfmap.particles.star_text import numbers_of
 from halfmap.particles.table import ParticleTable
+from halfmap.runtime import terminal
 from halfmap.settings.expand import ExpandSettings
 from halfmap.settings.particle_sets import run_folder, run_setting
 from halfmap.settings.refine import RefineSettings
@@ -47,7 +46,6 @@ def expand(settings: ExpandSettings) -> None:
     group = symmetry_group(name)
     expanded = expanded_table(table, group)
     write_star(settings.out, expanded)
-    console = Console(highlight=False)
     lines = [f"{table.source}: {len(table):,} particles, {half_sizes(table)}",
              f"{name}: {len(group)} equivalent poses of every image, the given one first",
              f"Wrote {settings.out}: {len(expanded):,} rows, {half_sizes(expanded)}; {ORIGINAL_ROW} is the row of "
@@ -55,8 +53,7 @@ def expand(settings: ExpandSettings) -> None:
     if table.half is None:
         lines.append("note: there are no half sets; draw them before the expansion, or all copies of an image may not "
                      "come into the same one")
-    for line in [*lines, LOCAL_ONLY]:
-        console.print(escape(line), soft_wrap=True)
+    terminal.say_lines([*lines, LOCAL_ONLY], "particles")
 
 
 def expanded_table(table: ParticleTable, group: Tensor) -> ParticleTable:

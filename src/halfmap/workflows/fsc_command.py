@@ -8,6 +8,7 @@ from typing import Any
 
 from halfmap.errors import InputError
 from halfmap.maps.mrc import replaced_atomically, write_map
+from halfmap.runtime import terminal
 from halfmap.validation.fsc import GOLD_STANDARD, write_fsc_xml
 from halfmap.workflows.half_map_pair import HalfMaps, read_half_maps
 
@@ -23,7 +24,11 @@ def run(
     fsc.json. mask and diameter: as in `read_half_maps`. Raises InputError as that function does, and where a file
     cannot be written.
     """
-    pair = read_half_maps(half1, half2, mask, diameter)
+    return told(read_half_maps(half1, half2, mask, diameter), out)
+
+
+def told(pair: HalfMaps, out: Path | None = None) -> dict[str, Any]:
+    """The same for maps that have been read."""
     summary = _summary(pair)
     _print(pair, summary)
     if out is not None:
@@ -47,7 +52,6 @@ def _summary(pair: HalfMaps) -> dict[str, Any]:
 
 
 def _print(pair: HalfMaps, summary: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -59,11 +63,12 @@ def _print(pair: HalfMaps, summary: dict[str, Any]) -> None:
     for name in ("unmasked", "spherical", "masked", "corrected"):
         row = summary["resolution_A"][name].values()
         table.add_row(name, *(nyquist if value is None else f"{value:.2f}" for value in row))
-    console = Console(highlight=False)
+    console = terminal.console()
     console.print(table)
     console.print(escape(f"mask: {pair.mask_name}, {100 * pair.mask_share:.1f} % of the box"), soft_wrap=True)
     if summary["randomised_from_A"] is not None:
         console.print(f"phases randomised beyond {summary['randomised_from_A']:.2f} A")
+    terminal.tell_findings(*pair.verdict())
     for sentence in summary["verdict"] or ["nothing unusual about the curves"]:
         console.print(escape(f"- {sentence}"), soft_wrap=True)
 

@@ -85,6 +85,14 @@ class HalfMaps:
         return share_verdict(density, self.mask, self.mask_name, partial=True) + found
 
 
+@dataclass(frozen=True)
+class NamedMap:
+    """A map as it was read, and what messages call it: its path, or a word."""
+
+    name: Path
+    read: MapFile
+
+
 def read_half_maps(half1: Path, half2: Path, mask: Path | None, diameter: float | None) -> HalfMaps:
     """Read two half maps and compute their FSC curves.
 
@@ -92,26 +100,31 @@ def read_half_maps(half1: Path, half2: Path, mask: Path | None, diameter: float 
     mask made here. Raises InputError where maps are not on one grid, are constant or are equal, where the mask
     is not a mask, or where a file cannot be read.
     """
-    first, second = read_map(half1), read_map(half2)
-    require_same_voxels(first, second, half1, half2)
-    for path, read in ((half1, first), (half2, second)):
-        if read.data.min() == read.data.max():
-            raise InputError(f"{path}: the map is {float(read.data.min()):g} everywhere; give one with density")
+    named = None if mask is None else NamedMap(mask, read_map(mask, outside=0.0))
+    return half_map_pair(NamedMap(half1, read_map(half1)), NamedMap(half2, read_map(half2)), named, diameter)
+
+
+def half_map_pair(one: NamedMap, other: NamedMap, mask: NamedMap | None, diameter: float | None) -> HalfMaps:
+    """The same for maps that have been read. Raises InputError as `read_half_maps` does."""
+    first, second = one.read, other.read
+    require_same_voxels(first, second, one.name, other.name)
+    for half in (one, other):
+        if half.read.data.min() == half.read.data.max():
+            raise InputError(f"{half.name}: the map is {float(half.read.data.min()):g} everywhere; give one with "
+                             "density")
     if torch.equal(first.data, second.data):
-        raise InputError(f"{half2}: holds the same map as {half1}; give the one of the other half set")
+        raise InputError(f"{other.name}: holds the same map as {one.name}; give the one of the other half set")
     box, pixel_size = first.data.shape[-1], first.pixel_size
     if diameter is not None and not 0 < diameter <= box * pixel_size:
         raise InputError(f"--diameter {diameter:g}: must lie between 0 and the box length, {box * pixel_size:g} A")
-    files = {half1: first, half2: second}
     if mask is None:
-        weights = solvent_mask((first.data + second.data) / 2, pixel_size, diameter)
+        weights, name = solvent_mask((first.data + second.data) / 2, pixel_size, diameter), AUTOMATIC
     else:
-        files[mask] = read_mask(mask, first, half1)
-        weights = files[mask].data
+        weights, name = _as_mask(mask, first, one.name).data, str(mask.name)
     radius = None if diameter is None else diameter / (2 * pixel_size)
     generator = torch.Generator().manual_seed(_SEED)
     curves = corrected_fsc(first.data, second.data, weights, generator, sphere_radius=radius, draws=_DRAWS)
-    name = AUTOMATIC if mask is None else str(mask)
+    files = {named.name: named.read for named in (one, other, mask) if named is not None}
     return HalfMaps(first.data, second.data, pixel_size, weights, name, curves, first.placement, file_notes(files))
 
 
@@ -165,9 +178,13 @@ def _apart(first: MapFile, other: MapFile) -> bool:
 
 def read_mask(path: Path, like: MapFile, like_path: Path) -> MapFile:
     """Read a mask on the grid of a map, clipped to [0, 1]. Raises InputError where it is not such a mask."""
-    mask = read_map(path, outside=0.0)
-    require_same_voxels(like, mask, like_path, path)
-    low, high = float(mask.data.min()), float(mask.data.max())
+    return _as_mask(NamedMap(path, read_map(path, outside=0.0)), like, like_path)
+
+
+def _as_mask(mask: NamedMap, like: MapFile, like_path: Path) -> MapFile:
+    """The same for one that has been read."""
+    require_same_voxels(like, mask.read, like_path, mask.name)
+    low, high = float(mask.read.data.min()), float(mask.read.data.max())
     if low < -1e-3 or high > 1 + 1e-3 or high <= 0:
-        raise InputError(f"{path}: values from {low:g} to {high:g}, a mask has 0 to 1; threshold it first")
-    return replace(mask, data=mask.data.clamp(0, 1))
+        raise InputError(f"{mask.name}: values from {low:g} to {high:g}, a mask has 0 to 1; threshold it first")
+    return replace(mask.read, data=mask.read.data.clamp(0, 1))

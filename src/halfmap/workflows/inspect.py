@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.markup import escape
 
 from halfmap import kernels
 from halfmap.errors import InputError
+from halfmap.finding import Finding, Level
 from halfmap.geometry.symmetry import symmetry_group
 from halfmap.imaging.ctf import Defocus
 from halfmap.imaging.optics import OpticsGroup
@@ -39,12 +39,14 @@ from halfmap.refinement.process_layout import Layout, Outlook, automatic
 from halfmap.refinement.run_time import Task, estimated_seconds, measured_speed
 from halfmap.refinement.schedule import Schedule, subsets_of
 from halfmap.refinement.told import spells
+from halfmap.runtime import terminal
 from halfmap.runtime.device import described, device_named
 from halfmap.runtime.log import read_header as read_log
 from halfmap.runtime.memory import allowance
 from halfmap.settings.inspect import InspectSettings
 from halfmap.settings.particle_sets import check_refinement
 from halfmap.settings.refine import RefineSettings, from_toml
+from halfmap.settings.regularisers import RegulariserOptions, need_of
 from halfmap.validation.halfset_leaks import leaks
 from halfmap.workflows.inspect_images import Looked, look
 from halfmap.workflows.inspect_words import Fact, flat_slices_fact, image_facts, image_faults, image_notes, table_facts
@@ -79,14 +81,17 @@ def run(settings: InspectSettings, report: Report | None = None) -> Inspection:
     """
     kernels.set_threads(settings.threads)
     torch.set_num_threads(kernels.thread_count())
-    console = Console(highlight=False)
+    console = terminal.console()
     with console.status("looking"):
         found = _inspected(settings)
     width = max(len(name) for name, _ in found.facts)
     for name, text in found.facts:
         console.print(f"{name:<{width}}  {escape(text)}", soft_wrap=True)
-    for title, sentences in (("would stop a refinement", found.faults), ("to look at", found.notes)):
+    level: Level
+    for title, sentences, level in (("would stop a refinement", found.faults, "warning"),
+                                    ("to look at", found.notes, "note")):
         if sentences:
+            terminal.tell_findings(*(Finding(text, text, found.name, level) for text in sentences))
             console.print(f"{title}:")
             for sentence in sentences:
                 console.print(f"  - {escape(sentence)}", soft_wrap=True)
@@ -174,14 +179,17 @@ def _cost(table: ParticleTable, diameter: float, settings: InspectSettings) -> _
     largest = int(np.argmax([one.box for one in table.optics]))
     image_box, batch = table.optics[largest].box, min(len(table), source.batch_size(largest))
     padding, regulariser = settings.padding or 2, settings.regulariser or "uniform"
-    demand, threads = demand_of(schedule, padding, image_box, batch, regulariser), kernels.thread_count()
+    need = need_of(RegulariserOptions(regulariser=regulariser))
+    demand, threads = demand_of(schedule, padding, image_box, batch, regulariser, need), kernels.thread_count()
     if device.type == "cpu":
-        outlook = Outlook(len(table), lambda count: planned(demand, allowance(settings.max_memory, count)))
-        layout, where = automatic(threads, outlook), f"on {threads} threads of {described(device)}"
-        plan = outlook.plan(layout.processes)
+        def each(processes: int) -> MemoryPlan:
+            return planned(demand, allowance(settings.max_memory, processes))
+
+        layout = automatic(threads, Outlook(len(table), each))
+        plan, where = each(layout.processes), f"on {threads} threads of {described(device)}"
     else:
         layout, where = Layout(1), f"on {described(device)}"
-        plan = planned(demand, available_on(device, settings.max_memory), "memory")
+        plan = planned(replace(demand, gpu=True), available_on(device, settings.max_memory))
     seconds = estimated_seconds(Task(len(table), image_box, padding, schedule, plan), measured_speed(threads, device))
     total = _duration(sum(seconds.values()))
     return _Cost(plan, seconds, [

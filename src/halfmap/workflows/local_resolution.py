@@ -18,6 +18,7 @@ from halfmap.errors import InputError
 from halfmap.finding import Finding
 from halfmap.maps.filters import lowpass
 from halfmap.maps.mrc import replaced_atomically, write_map
+from halfmap.runtime import terminal
 from halfmap.settings.analysis import LocalResolutionSettings
 from halfmap.validation.fsc import GOLD_STANDARD, resolution
 from halfmap.validation.local_resolution import COARSEST_SHELL, Window, local_resolution
@@ -91,7 +92,7 @@ def run(settings: LocalResolutionSettings, report: Report | None = None) -> Loca
     window does not fit the maps, or a file cannot be read or written.
     """
     assert settings.half1 and settings.half2 and settings.out  # named by validated_local_resolution
-    console = Console(highlight=False)
+    console = terminal.console()
     with console.status("reading and comparing the half maps"):
         pair = read_half_maps(settings.half1, settings.half2, settings.mask, None)
         if not bool((pair.mask > 0.5).any()):
@@ -102,6 +103,7 @@ def run(settings: LocalResolutionSettings, report: Report | None = None) -> Loca
                                          step=step)
     found = LocalResolution(voxels * pair.pixel_size, pair, window, step, count)
     summary = found.summary(settings.threshold)
+    terminal.tell_findings(*found.verdict())
     written = _write(settings.out, found, summary)
     if report is not None:
         report(

@@ -19,6 +19,7 @@ from halfmap.finding import Finding
 from halfmap.maps.grid import AT_ZERO, Placement
 from halfmap.maps.mrc import MapFile, read_map, replaced_atomically, write_map
 from halfmap.particles.model import Atoms, read_model, scattering
+from halfmap.runtime import terminal
 from halfmap.settings.analysis import ModelFscSettings
 from halfmap.validation.fsc import GOLD_STANDARD, fsc
 from halfmap.validation.model_map import (
@@ -90,7 +91,7 @@ def run(settings: ModelFscSettings) -> ModelFsc:
     settings: as `validated_model_fsc` returns them. Raises InputError where a map, mask or model cannot be read, maps
     are not on one grid, the model lies outside the map, or a file cannot be written.
     """
-    console = Console(highlight=False)
+    console = terminal.console()
     file = read_map(settings.map)
     if file.data.min() == file.data.max():
         raise InputError(f"{settings.map}: the map is {float(file.data.min()):g} everywhere; give one with density")
@@ -106,7 +107,7 @@ def run(settings: ModelFscSettings) -> ModelFsc:
               for name, path in ({"map": settings.map} | halves).items()}
     curves["unmasked"] = fsc(file.data, expected)
     found = ModelFsc(expected, mask, pose, curves, file.pixel_size, file.placement, file_notes(files))
-    summary = _summary(settings, found)
+    summary = model_fsc_summary(settings, found)
     _print(console, settings, found, summary)
     if settings.out is not None:
         _write(settings.out, found, summary)
@@ -172,7 +173,7 @@ def _outside(xyz: Tensor, box: int, pixel_size: float) -> float:
     return float(((voxel < 0) | (voxel > box - 1)).any(dim=1).double().mean())
 
 
-def _summary(settings: ModelFscSettings, found: ModelFsc) -> dict[str, Any]:
+def model_fsc_summary(settings: ModelFscSettings, found: ModelFsc) -> dict[str, Any]:
     """Everything but the maps as plain JSON values. A resolution is null where the curve stays above the threshold."""
     pose = found.pose
     return {
@@ -201,6 +202,7 @@ def _print(console: Console, settings: ModelFscSettings, found: ModelFsc, summar
     console.print(table)
     share = 100 * float(found.mask.mean(dtype=torch.float64))
     console.print(escape(f"mask: {summary['mask']}, {share:.1f} % of the box"), soft_wrap=True)
+    terminal.tell_findings(*found.notes)
     for note in found.notes:
         console.print(escape(f"- {note.text}"), soft_wrap=True)
     pose = found.pose

@@ -22,6 +22,7 @@ from halfmap.geometry.symmetry import canonical_name, symmetry_group
 from halfmap.maps.mrc import replaced_atomically
 from halfmap.particles.given_optics import GivenOptics
 from halfmap.particles.star import read_star
+from halfmap.runtime import terminal
 from halfmap.settings.particle_sets import OrientationsSettings, run_folder, run_setting
 from halfmap.validation.fsc import GOLD_STANDARD, resolution
 from halfmap.validation.orientations import (
@@ -104,7 +105,7 @@ def run(settings: OrientationsSettings, report: Report | None = None) -> Orienta
     maps and mask are not on one grid, the mask is empty, or a file cannot be read or written.
     """
     assert settings.out is not None  # named by validated_orientations
-    console = Console(highlight=False)
+    console = terminal.console()
     symmetry = _symmetry(settings)
     views = sampling = pair = cones = None
     if settings.particles is not None:
@@ -213,6 +214,7 @@ def _print(console: Console, summary: dict[str, Any], out: Path, written: list[s
                       f"{told['percentile_50']:.2f} A; worst around rot {rot:.0f}, tilt {tilt:.0f}")
     table.add_row("written", ", ".join(written))
     console.print(table)
+    terminal.tell_remarks("orientations", summary["verdict"])
     for sentence in summary["verdict"] or ["nothing uneven in what was measured"]:
         console.print(escape(f"- {sentence}"), soft_wrap=True)
     console.print(escape(f"Finished: {out}"), soft_wrap=True)

@@ -77,7 +77,7 @@ def read_posed(settings: CtfRefineSettings) -> PosedParticles:
     Raises InputError where a file is missing or damaged, a run has not finished, particles lack poses or half sets,
     images were changed by their CTF, or maps and images do not belong together.
     """
-    files, device = StackFiles(), device_named(settings.device)
+    files, device = StackFiles(), device_named(settings.device, settings.deterministic)
     if settings.run is None:
         assert settings.half1 is not None and settings.half2 is not None and settings.diameter is not None
         table = _usable(read_particle_file(

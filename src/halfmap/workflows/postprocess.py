@@ -18,6 +18,7 @@ from halfmap.errors import InputError
 from halfmap.finding import Finding
 from halfmap.maps.mrc import replaced_atomically, write_map
 from halfmap.particles.mtf import read_mtf
+from halfmap.runtime import terminal
 from halfmap.settings.postprocess import PostprocessSettings, postprocess_command
 from halfmap.validation.bfactor import (
     GuinierFit,
@@ -88,7 +89,7 @@ def postprocess(settings: PostprocessSettings, report: Report | None = None) -> 
     InputError where maps, mask or local cut-offs are not on one grid, or a file cannot be read or written.
     """
     assert settings.half1 and settings.half2 and settings.out  # named by validated_postprocess
-    console = Console(highlight=False)
+    console = terminal.console()
     with console.status("reading and comparing the half maps"):
         pair = read_half_maps(settings.half1, settings.half2, settings.mask, None)
         _check_nyquist(settings, pair)
@@ -343,6 +344,7 @@ def _print(console: Console, settings: PostprocessSettings, done: Postprocessed,
     table.add_row("written", ", ".join(written))
     console.print(table)
     console.print(escape(f"mask: {pair.mask_name}, {100 * pair.mask_share:.1f} % of the box"), soft_wrap=True)
+    terminal.tell_findings(*done.verdict)
     for sentence in [finding.text for finding in done.verdict] or ["nothing unusual about the curves"]:
         console.print(escape(f"- {sentence}"), soft_wrap=True)
     console.print(escape(f"Finished: {settings.out}"), soft_wrap=True)

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from halfmap.refinement.problem import particle_input
 from halfmap.refinement.refine import refine
 from halfmap.refinement.resume import resume
 from halfmap.settings.refine import RefineSettings, from_toml, validated
-from halfmap.settings.regularisers import PREFIXES, RegulariserOptions
+from halfmap.settings.regularisers import with_regulariser
 from halfmap.settings.resume import ResumeSettings, finished
 from halfmap.validation.reslog import drawn
 from halfmap.workflows.fixed_poses import finished_records, random_orders
@@ -131,12 +130,8 @@ def subset_settings(base: RefineSettings, regulariser: str, star: Path, out: Pat
 
     The file of a subset says itself where its images have inverted contrast.
     """
-    others = [prefix for name, prefix in PREFIXES.items() if name != regulariser]
-    usual: dict[str, Any] = {
-        f.name: f.default for f in dataclasses.fields(RegulariserOptions) if f.name.startswith(tuple(others))
-    }
     return dataclasses.replace(
-        base, **usual, regulariser=regulariser, particles=star, out=out, data_dir=None, passthrough=None,
+        with_regulariser(base, regulariser), particles=star, out=out, data_dir=None, passthrough=None,
         strip_prefix=None, resplit=False, threads=threads, processes=0, keep_iterations=False, invert_contrast=False,
     )  # fmt: skip
 

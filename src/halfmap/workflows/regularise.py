@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ from rich.table import Table
 from halfmap.errors import InputError
 from halfmap.maps.mrc import replaced_atomically, write_map
 from halfmap.regularisation.protocol import MapPair, Regulariser, Solution
-from halfmap.regularisation.registry import regulariser_named
+from halfmap.runtime import terminal
 from halfmap.settings.commands import to_toml
-from halfmap.settings.regularise import RegulariseSettings
-from halfmap.settings.regularisers import regulariser_options
+from halfmap.settings.regularise import FilterOptions, RegulariseSettings
+from halfmap.settings.regularisers import regulariser_named, regulariser_options
 from halfmap.validation.fsc import GOLD_STANDARD, write_fsc_xml
 from halfmap.workflows.half_map_pair import HalfMaps, read_half_maps, read_mask
 
@@ -28,7 +29,16 @@ PERCENTILES = (5, 50, 95)
 Report = Callable[..., Any]
 
 
-def regularise(settings: RegulariseSettings, report: Report | None = None) -> Solution:
+@dataclass(frozen=True)
+class Filtered:
+    """Two half maps with mask and curves, the method, and what it made of them."""
+
+    pair: HalfMaps
+    method: Regulariser
+    solution: Solution
+
+
+def regularise(settings: RegulariseSettings, report: Report | None = None) -> Filtered:
     """Filter two half maps and their average, and write them with mask, curves and settings into settings.out.
 
     Writes map.mrc (the filtered average), half1.mrc and half2.mrc (the filtered half maps), every array of the solution
@@ -37,13 +47,12 @@ def regularise(settings: RegulariseSettings, report: Report | None = None) -> So
     written.
     """
     assert settings.half2 is not None  # named by validated_pair
-    console = Console(highlight=False)
+    console = terminal.console()
     with console.status("reading and comparing the half maps"):
         pair = read_half_maps(settings.half1, settings.half2, settings.mask, settings.diameter)
-        method = _regulariser(settings, pair)
     with console.status(f"filtering ({settings.regulariser})"):
-        maps = MapPair(pair.half1, pair.half2, pair.curves, pair.pixel_size)
-        solution = method.filter_pair(maps, pair.mask)
+        found = filtered(pair, settings, settings.half1)
+    method, solution = found.method, found.solution
     written = _write(settings, pair, solution)
     if report is not None:
         theta = solution.arrays.get("theta")
@@ -54,15 +63,20 @@ def regularise(settings: RegulariseSettings, report: Report | None = None) -> So
         )  # fmt: skip
         written.append("report.html")
     _print(console, pair, solution, settings.out, written)
-    return solution
+    return found
 
 
-def _regulariser(settings: RegulariseSettings, pair: HalfMaps) -> Regulariser:
-    """Make the chosen regulariser. A mask among its options is read here: a regulariser takes tensors, not files."""
+def filtered(pair: HalfMaps, settings: FilterOptions, name: Path) -> Filtered:
+    """Filter two half maps with the chosen method; name: what messages call the first of them.
+
+    A mask among its options is read here: a regulariser takes tensors, not files. Raises InputError as `read_mask`.
+    """
     options = regulariser_options(settings)
-    read = {name: read_mask(value, pair.like, settings.half1).data for name, value in options.items()
+    read = {option: read_mask(value, pair.like, name).data for option, value in options.items()
             if isinstance(value, Path)}
-    return regulariser_named(settings.regulariser, **(options | read))
+    method = regulariser_named(settings.regulariser, **(options | read))
+    maps = MapPair(pair.half1, pair.half2, pair.curves, pair.pixel_size)
+    return Filtered(pair, method, method.filter_pair(maps, pair.mask))
 
 
 def _write(settings: RegulariseSettings, pair: HalfMaps, solution: Solution) -> list[str]:
@@ -94,6 +108,7 @@ def _print(console: Console, pair: HalfMaps, solution: Solution, out: Path, writ
     table.add_row("written", ", ".join(written))
     console.print(table)
     console.print(escape(f"mask: {pair.mask_name}, {100 * pair.mask_share:.1f} % of the box"), soft_wrap=True)
+    terminal.tell_findings(*pair.verdict())
     for finding in pair.verdict():
         console.print(escape(f"- {finding.text}"), soft_wrap=True)
     console.print(escape(f"Finished: {out}"), soft_wrap=True)

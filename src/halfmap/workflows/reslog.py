@@ -19,6 +19,7 @@ from halfmap import kernels
 from halfmap.errors import InputError
 from halfmap.maps.mrc import replaced_atomically
 from halfmap.refinement.outputs import made_folder
+from halfmap.runtime import terminal
 from halfmap.settings.reslog import ManyResLogSettings, reslog_command
 from halfmap.validation.fsc import GOLD_STANDARD, FscCurves, corrected_fsc, crossing_shell
 from halfmap.validation.reslog import (
@@ -106,7 +107,7 @@ def reslog(
     assert settings.out is not None  # named by validated_reslog
     kernels.set_threads(settings.threads)
     torch.set_num_threads(kernels.thread_count())
-    console = Console(highlight=False)
+    console = terminal.console()
     if settings.refine:
         found = _refined(settings, finish)
     else:
@@ -301,7 +302,9 @@ def _print(console: Console, summary: dict[str, Any], out: Path) -> None:
     for measure in MEASURES:
         for row in summary["comparison"][measure]:
             console.print(escape(f"{measure}: {_comparison_sentence(row)}"), soft_wrap=True)
-    for note in [*(f"{whose}: {text}" for whose, text in summary["notes"]), summary["caution"]]:
+    notes = [*(f"{whose}: {text}" for whose, text in summary["notes"]), summary["caution"]]
+    terminal.tell_remarks("resolution", notes)
+    for note in notes:
         console.print(escape(f"- {note}"), soft_wrap=True)
     console.print(escape(f"Finished: {out}"), soft_wrap=True)
 

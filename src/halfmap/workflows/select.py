@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.markup import escape
 
 from halfmap.errors import InputError
 from halfmap.particles.star import read_star, write_star
 from halfmap.particles.star_text import numbers_of, read_tables
 from halfmap.particles.table import ParticleTable
 from halfmap.refinement.outputs import PROBABILITY
+from halfmap.runtime import terminal
 from halfmap.settings.particle_sets import run_folder, run_setting
 from halfmap.settings.resume import finished
 from halfmap.settings.select import SelectSettings, class_numbers
@@ -62,10 +61,9 @@ def select(settings: SelectSettings) -> None:
     criteria = _criteria(settings, table)
     failed = np.stack([one.fails(_numbers(table, one)) for one in criteria])
     kept = ~failed.any(axis=0)
-    console = Console(highlight=False)
 
     def say(line: str) -> None:
-        console.print(escape(line), soft_wrap=True)
+        terminal.say_lines([line], "particles")
 
     say(f"{table.source}: {len(table):,} particles, {half_sizes(table)}")
     for note in _notes(settings, table):

@@ -1,7 +1,8 @@
 """`halfmap start`: a starting map from images alone, and how far it is to be trusted.
 
 Several starts look at one random subset of the images. The one with the most evidence is taken further, and what the
-others have in common with it says whether it was found or came about by chance.
+others have in common with it says whether it was found or came about by chance. Starts know nothing of each other, and
+several processes share them (shared_starts.py).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,10 +32,11 @@ from halfmap.particles.star import write_star
 from halfmap.particles.table import ParticleTable, with_poses
 from halfmap.refinement.held_images import coarse_grid, held_images
 from halfmap.refinement.outputs import PROBABILITY, made_folder
-from halfmap.refinement.preflight import Inspected, ParticleInput, check_fits, inspect_images, read_particles
-from halfmap.refinement.shared_work import share_cores
+from halfmap.refinement.preflight import Divided, Inspected, ParticleInput, check_fits, inspect_images, read_particles
+from halfmap.refinement.process_layout import Outlook, laid_out
 from halfmap.refinement.soft_em import ImagePoses, SoftTask, WhitenedImages
 from halfmap.refinement.starting_agreement import HALF_TURN, Agreement, mirrored, of_both_hands
+from halfmap.refinement.starting_room import StartingDemand
 from halfmap.refinement.starting_schedule import MANY, finest, shell
 from halfmap.refinement.starting_views import View, views_of
 from halfmap.refinement.starts import (
@@ -44,19 +47,19 @@ from halfmap.refinement.starts import (
     by_share,
     centred,
     finished,
-    iterations_of,
     operators_in_frame,
     ranked,
     scored_groups,
-    start_from_nothing,
 )
+from halfmap.refinement.together import Together, together
 from halfmap.refinement.told import tell
 from halfmap.runtime.device import device_named
 from halfmap.runtime.log import RunLog
 from halfmap.runtime.progress import counted
-from halfmap.settings.commands import command_line, to_toml
+from halfmap.settings.commands import assistant_words, command_line, to_toml
 from halfmap.settings.start import StartSettings
 from halfmap.validation.fsc import GOLD_STANDARD, resolution
+from halfmap.workflows.shared_starts import shared_starts
 from halfmap.workflows.start_checkpoints import StartCheckpoints
 
 Report = Callable[..., Any]
@@ -109,31 +112,44 @@ class StartingMap:
         return f"{len(agreeing) + 1} of {count} starts agree to {worst:.0f} A"
 
 
-def start(settings: StartSettings, report: Report | None = None) -> StartingMap:
-    """Find a map and write it into settings.out. settings: as `validated_start` returns them.
+def start(settings: StartSettings, report: Report | None = None) -> StartingMap | None:
+    """Find a map and write it into settings.out, alone or in several processes. settings: as `validated_start` returns
+    them. Returns what the first process found, and None in the others.
 
     Where the same command was stopped, the starts that it had finished are taken up. report: writes the page, and is
     called with its fields. Raises InputError for what a user can mend, before anything is written.
     """
-    share_cores(settings.threads)
-    device = device_named(settings.device)
+    device = device_named(settings.device, settings.deterministic)
+    gpu = device.type == "cuda"
     name = canonical_name(settings.symmetry or "C1")
+    group = symmetry_group(name)
     kept = StartCheckpoints(settings, device)
-    kept.check()
-    with StackFiles() as files:
-        inspected = _inspected(settings, files)
-        source = inspected.source
-        fine = settings.resolution or finest(len(symmetry_group(name)))
-        task = _task(source, settings, fine, symmetry_group(name).to(device))
+    layout = laid_out(settings.processes, settings.threads, gpu, partial(_outlook, settings, group))
+    words = assistant_words(settings, layout.threads)
+    with together(layout, words, gpu, kept.advice) as processes, StackFiles() as files:
+        kept.check()
+        inspected = _inspected(settings, files, processes)
+        source, fine = inspected.source, _finest(settings, len(group))
+        each = processes.ranks.on_machine
+        _demand(source, settings, group).room(each, gpu).checked("a start", each, "fewer --images or a coarser "
+                                                                 "--resolution")
+        task = _task(source, settings, fine, group.to(device))
+        if not processes.first:
+            shared_starts(task, settings, fine, processes, kept)
+            return None
         made_folder(settings.out)
         with kept.held(source.table, files), RunLog(settings.out / "log.txt") as log:
             log.begin(__version__, command_line(settings))
+            for note in processes.notes:
+                log.notice(note)
             tell([], inspected.findings, log)
             if inspected.rejected is not None:
                 write_star(settings.out / "rejected.star", inspected.rejected)
             with replaced_atomically(settings.out / "settings.toml") as stream:
                 stream.write(to_toml(settings).encode())
-            found = _found(task, settings, fine, log, kept)
+            starts = shared_starts(task, settings, fine, processes, kept, log)
+            with processes.others_waiting():
+                found = _found(starts, task, settings, fine)
             _written(found, source.table, settings)
             told = _told(found, settings, name)
             _say(found, settings, told, log)
@@ -143,13 +159,33 @@ def start(settings: StartSettings, report: Report | None = None) -> StartingMap:
     return found
 
 
-def _inspected(settings: StartSettings, files: StackFiles) -> Inspected:
-    """A random subset of the particles, and what was found odd about their images."""
+def _finest(settings: StartSettings, operators: int) -> float:
+    return settings.resolution or finest(operators)
+
+
+def _outlook(settings: StartSettings, group: Tensor) -> Outlook:
+    """What decides how many processes a machine gives to starts: the particles' table is read."""
+    source = ParticleSource(_read(settings).table, settings.diameter)
+    return Outlook(settings.images, _demand(source, settings, group).room, settings.starts)
+
+
+def _demand(source: ParticleSource, settings: StartSettings, group: Tensor) -> StartingDemand:
+    grid = coarse_grid(source, FINER * _finest(settings, len(group)))
+    images = min(settings.images, len(source.table))
+    return StartingDemand(images, grid, settings.diameter, group, settings.classes)
+
+
+def _read(settings: StartSettings, files: StackFiles | None = None) -> Divided:
     wanted = ParticleInput(
         settings.particles, settings.data_dir, settings.passthrough, settings.strip_prefix,
         optics=GivenOptics(settings.optics, settings.invert_contrast),
         ctf_state=chosen_state(settings.phase_flipped, settings.ctf_premultiplied))
-    read = read_particles(wanted, files)
+    return read_particles(wanted, files)
+
+
+def _inspected(settings: StartSettings, files: StackFiles, processes: Together) -> Inspected:
+    """A random subset of the particles, and what was found odd about their images."""
+    read = _read(settings, files)
     table = read.table
     if len(table) < FEWEST:
         raise InputError(f"{settings.particles}: {len(table)} images are too few to find a map from (at least {FEWEST}"
@@ -162,7 +198,8 @@ def _inspected(settings: StartSettings, files: StackFiles) -> Inspected:
     draw = np.random.default_rng([settings.seed, SUBSET])  # half sets are the first draw of the seed itself
     chosen = np.sort(draw.permutation(len(table))[: settings.images])
     with counted("reading images", len(chosen)) as advance:
-        inspected = inspect_images(ParticleSource(table.select(chosen), settings.diameter, files=files), advance)
+        source = ParticleSource(table.select(chosen), settings.diameter, files=files)
+        inspected = inspect_images(source, lambda n: advance(n * processes.ranks.world), processes.ranks)
     return replace(inspected, findings=[*read.findings, *inspected.findings])
 
 
@@ -180,21 +217,8 @@ def _of_half(images: WhitenedImages, half: Tensor, h: int) -> WhitenedImages:
     return images.where(half[images.index] == h)
 
 
-def _found(
-    task: SoftTask, settings: StartSettings, fine: float, log: RunLog, kept: StartCheckpoints
-) -> StartingMap:  # fmt: skip
-    """All starts, and the best of them taken further."""
-    starts = []
-    for number in range(1, settings.starts + 1):
-        title = f"start {number} of {settings.starts}"
-        one, how = _kept(number, task, kept, log), ", made before the command was stopped"
-        if one is None:
-            with counted(title, iterations_of(number, task)) as advance:
-                one = start_from_nothing(task, number, fine, settings.seed, lambda: advance(1), settings.classes)
-            kept.save(one)
-            how = ""
-        starts.append(one)
-        log.notice(f"{title}: evidence {one.gain:.1f} nats an image{_by(one)}{how}")
+def _found(starts: list[Start], task: SoftTask, settings: StartSettings, fine: float) -> StartingMap:
+    """What starts have in common, and the best of them taken further."""
     best, scores, alike = max(starts, key=lambda one: one.gain), list[GroupScore](), task.group.cpu()
     if settings.symmetry is None:
         scores = scored_groups(best.last, task, fine)
@@ -216,20 +240,6 @@ def _both_hands(best: Start, task: SoftTask, detail: float) -> bool:
     if len(task.group) < MANY or detail > HAND_SEEN:
         return False
     return of_both_hands(best.last.largest.joined.cpu(), shell(task.grid, detail))
-
-
-def _kept(number: int, task: SoftTask, kept: StartCheckpoints, log: RunLog) -> Start | None:
-    """A start that was finished before the command was stopped. One that cannot be read is made again."""
-    try:
-        return kept.load(number, task)
-    except InputError as error:
-        log.notice(f"start {number} is made again: {error}")
-        return None
-
-
-def _by(start: Start) -> str:
-    return {"free": "", "axes": ", symmetry imposed along the axes that it has",
-            "imposed": ", symmetry imposed from the beginning"}[start.route]
 
 
 def _written(found: StartingMap, table: ParticleTable, settings: StartSettings) -> None:

@@ -44,6 +44,10 @@ class StartCheckpoints(CommandCheckpoints):
         seen = [_Slices(one.rotations, one.sums) for one in start.last.seen]
         self.keep(_file(start.number), _Kept(replace(start, last=replace(start.last, seen=[])), seen))
 
+    def discard(self, number: int) -> None:
+        """Forget a start that cannot be used."""
+        self.drop(_file(number))
+
     def load(self, number: int, task: SoftTask) -> Start | None:
         """Start ``number`` as it was kept, or None. Raises InputError where it is there and cannot be used."""
         kept: _Kept | None = self.kept(_file(number), RECORDS)

@@ -19,8 +19,6 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.markup import escape
 from torch import Tensor
 
 from halfmap import __version__, kernels
@@ -35,6 +33,7 @@ from halfmap.particles.star_text import numbers_of
 from halfmap.particles.table import ParticleTable
 from halfmap.refinement.disk_space import check_room
 from halfmap.refinement.outputs import CONTRAST, PROBABILITY, made_folder
+from halfmap.runtime import terminal
 from halfmap.runtime.progress import counted
 from halfmap.settings.subtract import SubtractSettings
 from halfmap.workflows.consensus import Consensus, read_consensus, read_own_particles
@@ -101,14 +100,13 @@ def subtract(settings: SubtractSettings) -> None:
     """
     kernels.set_threads(settings.threads)
     torch.set_num_threads(kernels.thread_count())
-    console = Console(highlight=False)
+    console = terminal.console()
     with console.status("reading the run"):
         consensus = read_consensus(settings)
         table = read_own_particles(settings)
     windows = Windows.of(table, consensus.grid, consensus.keep if settings.recentre else None, settings.box)
     _check_box(table, windows, settings)
-    for line in _before(settings, consensus, table, windows):
-        console.print(escape(line), soft_wrap=True)
+    terminal.say_lines(_before(settings, consensus, table, windows), "images")
     made_folder(settings.out)
     removed = _Removed.zeros(consensus.limit)
     result = _write_images(settings, consensus, table, windows, removed)
@@ -118,8 +116,7 @@ def subtract(settings: SubtractSettings) -> None:
     ranges = removed.ranges(consensus.grid.length)
     _write_record(settings, consensus, len(result), ranges)
     write_star(settings.out / "particles.star", result)
-    for line in _after(settings, removed, ranges):
-        console.print(escape(line), soft_wrap=True)
+    terminal.say_lines(_after(settings, removed, ranges), "images")
 
 
 def _check_box(table: ParticleTable, windows: Windows, settings: SubtractSettings) -> None:

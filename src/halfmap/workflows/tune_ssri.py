@@ -26,6 +26,7 @@ from rich.table import Table
 from halfmap import kernels
 from halfmap.maps.mrc import read_map, replaced_atomically
 from halfmap.options import to_command
+from halfmap.runtime import terminal
 from halfmap.settings.commands import command_line
 from halfmap.settings.refine import RefineSettings
 from halfmap.settings.regularisers import RegulariserOptions
@@ -143,7 +144,7 @@ def tune_ssri(
     """
     kernels.set_threads(settings.threads)
     torch.set_num_threads(kernels.thread_count())
-    console = Console(highlight=False)
+    console = terminal.console()
     run = read_refined_run(settings.run)
     measure = _measuring(settings, run)
     subset = _drawn(settings, run)
@@ -310,7 +311,9 @@ def _print(console: Console, summary: dict[str, Any], out: Path) -> None:
                 style="bold" if value == sweep["chosen"] else None)  # fmt: skip
         console.print(table)
     console.print(escape(f"Judged by: {summary['criterion']}."), soft_wrap=True)
-    for text in [*(f"{sign}: {text}" for sign, text in summary["notes"]), *summary["caution"]]:
+    notes = [*(f"{sign}: {text}" for sign, text in summary["notes"]), *summary["caution"]]
+    terminal.tell_remarks("parameters", notes)
+    for text in notes:
         console.print(escape(f"- {text}"), soft_wrap=True)
     console.print(f"{len(summary['trials'])} trials, {summary['cpu_seconds']:.0f} CPU seconds. Refine with")
     console.print(escape(f"    {summary['refine_command']}"), soft_wrap=True)

@@ -14,6 +14,8 @@ from halfmap.report.record_values import Record, crossing, curve, number, plain_
 CROSSES = {
     "joined": "Joined shells agree because they are joined; only finer ones are a test.",
     "improved with all images": "Agreement up to the start's resolution is no test: that map holds all images.",
+    "a leak": "Images of one half set decided about the map of the other: the half-map FSC is no test here.",
+    "declares)": "What its regulariser carries across is what its package declares; images of noise test that.",
     "local filter": "A filter chosen from both halves: read the half-map FSC with care.",
 }
 GOLD_STANDARD = "Figures by shell and an outline, no detail: the usual gold standard."

@@ -109,7 +109,8 @@ def _memory(found: Inspection) -> list[MemoryRow]:
     plan = found.plan
     if plan is None:
         return []
-    where = "in files, one quarter set at a time in memory" if plan.on_disk else "all in memory"
+    where = {"disk": "in files, one quarter set at a time in memory",
+             "host": "in the machine's memory, one at a time on the GPU"}.get(plan.place, "all in memory")
     return [
         MemoryRow("available", gigabytes(plan.available), "what the machine and its limits leave now"),
         MemoryRow("search", gigabytes(plan.expectation), f"the last iteration, {plan.batch} images at once"),

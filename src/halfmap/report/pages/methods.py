@@ -130,7 +130,9 @@ def _cited(settings: Mapping[str, Any], citing: str) -> str:
     name, paper = regulariser_name(settings), _method_paper(settings, citing)
     if not name:
         return ""
-    return f"{name} regularisation" + (f" ({paper.short.rstrip('.')})" if paper else "")
+    papers = list(IDEAS.values()) if name == "joined" else [paper] if paper else []
+    short = "; ".join(one.short.rstrip(".") for one in papers)
+    return f"{name} regularisation" + (f" ({short})" if short else "")
 
 
 def methods_text(snapshot: Snapshot) -> str:

@@ -19,10 +19,15 @@ def write_page(folder: Path, template: str, contents: dict[str, Any], name: str 
     contents: what the template shows, by name.
     """
     target = folder / name
-    text = _environment().get_template(template).render(**contents)
+    text = rendered(template, contents)
     with replaced_atomically(target) as waiting:
         waiting.write(text.encode("utf-8"))
     return target
+
+
+def rendered(template: str, contents: dict[str, Any]) -> str:
+    """A template filled in. contents: what it shows, by name; text among it is escaped."""
+    return _environment().get_template(template).render(**contents)
 
 
 @lru_cache(maxsize=1)

@@ -1,16 +1,14 @@
-"""``halfmap reslog``: resolution against the number of particles."""
+"""The options of ``halfmap reslog`` and ``halfmap tune-ssri``."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 from pathlib import Path
-from typing import Any
 
-from halfmap import __version__
-from halfmap.cli.command import citing, given
-from halfmap.options import add_options, build
-from halfmap.settings.reslog import ManyResLogSettings, ResLogSettings, reslog_table, validated_reslog
+from halfmap.options import add_options
+from halfmap.settings.reslog import ManyResLogSettings, ResLogSettings
+from halfmap.settings.tune import TuneSsriSettings
 
 
 def reslog_options(parser: argparse.ArgumentParser) -> None:
@@ -28,19 +26,11 @@ def reslog_options(parser: argparse.ArgumentParser) -> None:
                      "out/COUNT/REGULARISER, and the same command goes on where it was stopped.")
 
 
-def run_reslog(arguments: argparse.Namespace) -> None:
-    values = given(arguments, ManyResLogSettings)
-    values |= {name: tuple(values[name]) for name in ("runs", "regularisers") if name in values}
-    settings = validated_reslog(build(ManyResLogSettings, values))
-    from halfmap.report.pages.reslog import ResLogPage, write_reslog_page
-    from halfmap.report.pages.run_folder import report_from_run
-    from halfmap.workflows.reslog import reslog
-
-    out = settings.out
-    assert out is not None  # named by validated_reslog
-
-    def report(**seen: Any) -> Path:
-        """Write reslog.html and reslog.svg. seen: fields of a ResLogPage, a class that no workflow may import."""
-        return write_reslog_page(out, ResLogPage(settings=reslog_table(settings), version=__version__, **seen))
-
-    reslog(settings, report=report, finish=lambda folder: report_from_run(folder, citing()))
+def tune_ssri_options(parser: argparse.ArgumentParser) -> None:
+    add_options(parser, TuneSsriSettings)
+    parser.usage = ("halfmap tune-ssri RUN [--alphas LIST] [--betas LIST] [--gammas LIST] [--eps-gradients LIST]\n"
+                    "                         [options]")
+    parser.epilog = ("Searches alpha, then beta, gamma and eps', each with the others held. Every trial is a whole "
+                     "refinement; the same command goes on where it was stopped, and trials that are done are not "
+                     "repeated when lists grow. The half-map FSC chooses, so a few bits cross between half sets; "
+                     "halfmap refine --ss-parameters cross-validated needs no search.")

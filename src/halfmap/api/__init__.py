@@ -1,0 +1,1 @@
+"""Halfmap from Python: a function for every command, and what they leave as arrays and tables."""

@@ -1,0 +1,29 @@
+"""``halfmap start``: a starting map from images alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from halfmap import __version__
+from halfmap.commands.done import Done
+from halfmap.options import table
+from halfmap.runtime.terminal import say
+from halfmap.settings.commands import command_line
+from halfmap.settings.start import StartSettings, validated_start
+
+
+def start(settings: StartSettings) -> Done:
+    """Find a map, and write its page. Succeeds where starts agree."""
+    checked = validated_start(settings)
+    from halfmap.report.pages.start import StartPage, write_start_page
+    from halfmap.workflows.start import start as find
+
+    def report(**seen: Any) -> Path:
+        """Write report.html. seen: fields of a StartPage, a class that no workflow may import."""
+        told: dict[str, Any] = {"settings": table(checked), "version": __version__, "command": command_line(checked)}
+        return write_start_page(checked.out, StartPage(**told, **seen))
+
+    found = find(checked, report)
+    say(f"Finished: {checked.out / 'report.html'}")
+    return Done(checked.out, found is None or found.succeeded)  # None where it helps another process
