@@ -90,7 +90,7 @@ def _entry(action: argparse.Action, parser: argparse.ArgumentParser) -> str:
     if action.choices:
         facts.append("one of " + ", ".join(f"`{choice}`" for choice in action.choices))
     if default:
-        facts.append(f"default: {html.escape(default[1])}")
+        facts.append(f"default: {html.escape(default[1]) or 'none'}")
     elif action.option_strings and declared:
         facts.append("needed" if action.required or "none" not in declared else f"default: {declared['none']}")
     unit = f" {declared['unit']}" if declared.get("unit") else ""

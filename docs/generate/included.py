@@ -14,7 +14,9 @@ _LINK = re.compile(r"\]\((?!https?:|#)([^)]*)\)")
 def example_package(results: Path) -> str:
     """The README of the package in examples/, without its title, its headings a level lower."""
     text = (results.parents[1] / "examples" / "halfmap-wavelet" / "README.md").read_text(encoding="utf-8")
-    return re.sub(r"^## ", "### ", text.partition("\n")[2], flags=re.MULTILINE)
+    text = re.sub(r"^## ", "### ", text.partition("\n")[2], flags=re.MULTILINE)
+    # What belongs to an item of a numbered list is indented by four here, where others ask for three.
+    return re.sub(r"^(?= {3}\S| {7,}\S)", " ", text, flags=re.MULTILINE)
 
 
 def pages(root: Path) -> dict[str, str]:
