@@ -5,6 +5,7 @@ from pathlib import Path
 
 from generate import costs, included, python_api, regularisers
 from generate.figures import curves
+from generate.paper_scale import paper_scale
 from generate.tables import limit, read, repeat, table
 
 
@@ -291,5 +292,6 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "optics-real": _optics_real,
     "ewald": _ewald,
     "slurm": _slurm,
+    "paper-scale": paper_scale,
     "example-package": included.example_package,
 }

@@ -1,13 +1,12 @@
 """Hooks of MkDocs: generated pages, tables and figures that pages ask for, and formulas as MathML.
 
 In a page, a line ``{{ name }}`` is replaced by the block of that name (evidence.BLOCKS). A page whose front matter has
-``needs_command: NAME`` (or ``needs_module: NAME``) is left out, also from the navigation, where the program has no such
-command (module).
+``needs_command: NAME`` (``needs_module``, ``needs_file``) is left out, also from the navigation, where there is no such
+command (module, file of the repository).
 """
 
 import re
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -19,14 +18,10 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "docs")]
 
 from generate import commands, evidence, formulas, included  # noqa: E402
+from generate.needed import left_out  # noqa: E402
 
 _BLOCK = re.compile(r"^\{\{ *([\w-]+) *\}\}$", re.MULTILINE)
 _FETCHED = re.compile(r'<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)="(?:https?:)?//[^"]*"')
-_NEEDED = re.compile(r"\A---\nneeds_(command|module): *(\S+)\n---\n")
-
-
-def _there(kind: str, name: str) -> bool:
-    return name in commands.NAMES if kind == "command" else find_spec(name) is not None
 
 
 def _without(nav: list, path: str) -> list:
@@ -44,8 +39,7 @@ def _without(nav: list, path: str) -> list:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages, leave out those whose command is missing, and put all commands in the navigation."""
     for file in list(files.documentation_pages()):
-        needed = _NEEDED.match(Path(file.abs_src_path).read_text(encoding="utf-8"))
-        if needed and not _there(needed[1], needed[2]):
+        if left_out(Path(file.abs_src_path).read_text(encoding="utf-8"), ROOT):
             files.remove(file)
             config.nav = _without(config.nav, file.src_uri)
     pages = commands.pages() | included.pages(ROOT)

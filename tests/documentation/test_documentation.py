@@ -1,8 +1,11 @@
 """README and the pages of docs/ are true: what they show is understood, and their tables are those of the results."""
 
+import ast
+import json
 import re
 import shlex
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -13,10 +16,10 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "docs")]
 
 from generate import commands, evidence, included, python_api  # noqa: E402
+from generate.needed import left_out  # noqa: E402
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
-NEEDED = re.compile(r"\A---\nneeds_(command|module): *(\S+)\n")
 # Commands of other programs, whose options nobody here can know.
 FOREIGN = ("relion", "mpirun", "torchrun", "pip", "python", "pytest", "mkdocs", "RELION")
 
@@ -26,7 +29,7 @@ def shown() -> list[str]:
     found = []
     for page in PAGES:
         text = page.read_text()
-        if NEEDED.match(text):
+        if left_out(text, ROOT):
             continue
         blocks = [body for kind, body in FENCE.findall(text) if kind == "sh"]
         blocks += ["\n".join(re.findall(r"^    (\S.*)", text, re.MULTILINE))] if page.name == "README.md" else []
@@ -62,7 +65,7 @@ def test_an_option_that_a_page_names_exists() -> None:
     for page in PAGES:
         text = FENCE.sub("", page.read_text())
         for code in re.findall(r"`([^`]+)`", text):
-            if not code.startswith(FOREIGN) and not NEEDED.match(text):
+            if not code.startswith(FOREIGN) and not left_out(text, ROOT):
                 unknown += [f"{page.name}: {code}" for o in re.findall(r"(?<!\S)--[a-z][\w-]*", code) if o not in known]
     # Of RELION's programs, cisTEM's and SIDESPLITTER's, named as theirs.
     theirs = ("--ewald", "--reverse_curvature", "--rotfl", "--external_reconstruct", "--skip_gridding")
@@ -79,8 +82,35 @@ def test_the_reference_names_every_option_that_the_help_shows() -> None:
 
 def test_the_tables_of_evidence_can_be_made_from_the_results() -> None:
     for name, block in evidence.BLOCKS.items():
-        if name not in python_api.blocks() and name != "example-package":
+        if name not in python_api.blocks() and name not in ("example-package", "paper-scale"):
             assert len(block(ROOT / "benchmarks" / "results")) > 100, name
+
+
+def test_results_at_the_papers_scale_are_shown_set_by_set(tmp_path: Path) -> None:
+    earlier = json.loads((ROOT / "benchmarks/results/paper_like.json").read_text())["results"]
+    one = earlier["dimer 4000 seed1 nonuniform"]
+    record = {
+        "benchmark": "paper_scale.py --out work", "time": "2026-11-30", "paper": {"dimer": ["STRA6", 28_848, 4.0, 3.6]},
+        "results": {f"dimer 4000 seed1 {name}": one | {"regulariser": name} for name in ("uniform", "joined")},
+    }
+    (tmp_path / "claims").mkdir()
+    (tmp_path / "claims/paper_scale.py").touch()
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/paper_scale.json").write_text(json.dumps(record))
+    text = evidence.BLOCKS["paper-scale"](tmp_path / "results")
+    assert "| map to truth, FSC 0.5, A | 3.27 | 3.27 |" in text
+    assert "## dimer, 4,000 particles, seed 1" in text
+    assert text.count("<polyline") == 2
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if "```python" in p.read_text()], ids=lambda page: page.stem)
+def test_python_that_a_page_shows_is_python_and_its_names_are_offered(page: Path) -> None:
+    offered = import_module("halfmap.api.names").PUBLIC
+    for kind, body in FENCE.findall(page.read_text()):
+        if kind == "python":
+            for node in ast.walk(ast.parse(body)):
+                if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "halfmap":
+                    assert node.attr in offered
 
 
 def test_a_page_asks_for_blocks_that_exist() -> None:
