@@ -28,7 +28,7 @@ def repeat(results: Path, name: str, record: Mapping[str, Any]) -> str:
     commit = str(record.get("commit", ""))[:7]
     where = f"benchmarks/results/{name}.json" + (f", commit {commit}" if len(commit) == 7 and " " not in commit else "")
     return (
-        f"\n```sh\npython benchmarks/{found.parent.name}/{command}\n```\n\n"
+        f"\n```bash\npython benchmarks/{found.parent.name}/{command}\n```\n\n"
         f'<span class="facts">{where}, {str(record.get("time", ""))[:10]}</span>\n'
     )
 
