@@ -145,10 +145,10 @@ def test_every_setting_says_what_it_is() -> None:
             assert field.metadata["none"]
 
 
-def test_readme_shows_every_command() -> None:
-    readme = (ROOT / "README.md").read_text()
+def test_readme_and_the_pages_it_leads_to_show_every_command() -> None:
+    pages = "".join(path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
     for command in COMMANDS:
-        assert f"halfmap {command}" in readme
+        assert f"halfmap {command}" in pages
 
 
 def test_readme_and_continuous_integration_install_alike() -> None:
