@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from halfmap.regularisation.registry import regulariser_named
 from torch import Tensor
 from torch.nn import functional
 
@@ -34,7 +35,6 @@ from halfmap.reconstruction.statistics import Backprojection, Place, in_memory, 
 from halfmap.regularisation.normal_equations import NormalEquations
 from halfmap.regularisation.protocol import HalfSets
 from halfmap.regularisation.proximal import Penalty, Problem
-from halfmap.regularisation.registry import regulariser_named
 from halfmap.runtime.device import finished
 from halfmap.runtime.scratch import on_host
 from halfmap.validation.fsc import corrected_fsc

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 import torch
 from devices.conftest import Pretended, accelerator, on_gpu
+from halfmap.regularisation.registry import regulariser_named
 from torch import Tensor
 
 from halfmap.geometry.symmetry import symmetry_group
@@ -18,7 +19,6 @@ from halfmap.maps.masks import spherical_mask
 from halfmap.reconstruction.statistics import Backprojection, in_memory, sums_put
 from halfmap.refinement.memory_plan import WITHOUT_QUARTERS, Demand, solve_stages
 from halfmap.regularisation.protocol import HalfSets
-from halfmap.regularisation.registry import regulariser_named
 from halfmap.runtime.scratch import on_host
 from halfmap.validation.fsc import FscCurves, corrected_fsc
 
