@@ -12,7 +12,8 @@ from hypothesis import settings
 settings.register_profile("halfmap", deadline=None, derandomize=True)
 settings.load_profile("halfmap")
 
-pytest_plugins = ("fixtures.specimens", "fixtures.projects", "fixtures.damaged_files", "fixtures.wrong_optics")
+pytest_plugins = ("fixtures.specimens", "fixtures.projects", "fixtures.jobs", "fixtures.damaged_files",
+                  "fixtures.wrong_optics")
 
 
 def pytest_collection_finish() -> None:

@@ -9,12 +9,15 @@ In turn, each part written to benchmarks/results/gpu.json (or --result) as soon 
                 and rates stand beside them
     agreement   one refinement of simulated particles on the CPU with two seeds and on the GPU: poses and maps differ as
                 those of the two seeds do, or less
+    options     three of its iterations with --deterministic, twice: whether all bits are the same, and what it costs;
+                and with sums in files, one quarter set at a time on the GPU
     processes   the same in two processes by NCCL, where there are two GPUs
-    iterations  local and final iterations from true poses, images a second, and seconds of the solve, at each box
+    iterations  local and final iterations from true poses, images a second, and seconds of the solve, at each box;
+                images a second that cross to the GPU, by the type in which they are stored; seconds of regularisers
     whole       a refinement of --images particles at box 256 from a 30 A map; with 100,000 particles each of its
                 iterations would have so many times more (an upper estimate: the subsets of the first ones do not grow)
---small, where there is no GPU: every kernel at a box of 12, run by Triton's interpreter on the CPU. TRITON_INTERPRET=1
-must be set.
+--small, where there is no GPU: every kernel at a box of 12, run by Triton's interpreter on the CPU, and what times
+crossings and solves. TRITON_INTERPRET=1 must be set.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "claims"))
 from datasets import simulated
 from evidence import RESULTS, CommandFailed, circumstances, run_measured, write_record
-from gpu_kernels import Peaks, compared, peaks, rates
+from gpu_kernels import Peaks, compared, crossings, peaks, rates, solves
 from judge import shown
 
 from halfmap.errors import InputError
@@ -43,7 +46,7 @@ from halfmap.particles.star import read_star
 from halfmap.validation.fsc import fsc, resolution
 from halfmap.validation.poses import pose_error
 
-PARTS = ("kernels", "agreement", "processes", "iterations", "whole")
+PARTS = ("kernels", "agreement", "options", "processes", "iterations", "whole")
 STAGES = ("read", "search", "insert")
 EXTENT = 192.0  # A, of every box
 FULL = 100_000  # particles
@@ -107,6 +110,20 @@ def agreement(out: Path, processes: bool) -> dict[str, Any]:
             "gpu_and_cpu": difference(out / "cpu_1", out / "gpu_1")}
 
 
+def options_tried(out: Path) -> dict[str, Any]:
+    """Refinements that must repeat, and one whose sums the GPU does not hold, beside that of `agreement`."""
+    data = simulated("transporter", 1, 1000, ["--box", "64", "--apix", "3", "--snr", "0.1"], out / "images_64")
+    words: list[object] = [data.particles, "--map", data.map, "--diameter", f"{data.diameter:g}", "--regulariser",
+                           "nonuniform", "--seed", 1, "--device", "cuda", "--max-iterations", 3]
+    found: dict[str, Any] = {"as_it_is": refined(out / "as_it_is", words)}
+    for name in ("deterministic_1", "deterministic_2"):
+        found[name] = refined(out / name, [*words, "--deterministic"])
+    found["sums_on_disk"] = refined(out / "sums_on_disk", [*words, "--sums", "disk"])
+    first, second = (read_map(out / f"deterministic_{i}" / "map.mrc").data for i in (1, 2))
+    return {"wall_seconds": found, "same_bits": bool(torch.equal(first, second)),
+            "with_sums_on_disk": difference(out / "as_it_is", out / "sums_on_disk")}
+
+
 def iterations(box: int, count: int, out: Path) -> dict[str, dict[str, float]]:
     """A local iteration and the final one from true poses and map: images a second, seconds of the solve."""
     pixel = EXTENT / box
@@ -146,6 +163,8 @@ def main() -> int:
         if os.environ.get("TRITON_INTERPRET") != "1":
             raise SystemExit("gpu: --small runs Triton's interpreter: set TRITON_INTERPRET=1")
         compared(torch.device("cpu"), 12)
+        crossings(torch.device("cpu"), 12, 4, 2)
+        solves(torch.device("cpu"), 12)
         print("every kernel of Triton agrees with plain torch")
         return 0
     if not torch.cuda.is_available():
@@ -166,7 +185,10 @@ def main() -> int:
         return {"copy_GB_a_second": found.copy / 1e9, "product_TFLOP_a_second": found.product / 1e12, "boxes": by_box}
 
     def iterated() -> object:
-        by_box = {box: iterations(box, given.images, given.out) for box in given.boxes}
+        by_box: dict[Any, Any] = {box: iterations(box, given.images, given.out) for box in given.boxes}
+        boxes = [box for box in given.boxes if box <= 256]  # a larger one would take the time of all others
+        by_box["crossing"] = {box: crossings(device, box) for box in boxes}
+        by_box["solves"] = {box: solves(device, box) for box in boxes}
         if 256 in by_box:
             reached["images a second of a local iteration at box 256"] = by_box[256]["local"]["images_a_second"]
         return by_box
@@ -177,6 +199,7 @@ def main() -> int:
         return found
 
     parts = {"kernels": kernels, "agreement": lambda: agreement(given.out, False),
+             "options": lambda: options_tried(given.out),
              "processes": lambda: agreement(given.out, True) if torch.cuda.device_count() > 1 else "one GPU",
              "iterations": iterated, "whole": refined_whole}
     for name in given.only:

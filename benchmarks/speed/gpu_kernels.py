@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -18,12 +21,25 @@ from halfmap.fourier.band import Band, band_limit
 from halfmap.fourier.transform import half_volume
 from halfmap.geometry.rotations import random_rotations
 from halfmap.kernels import reference, reference_poses, reference_search
+from halfmap.kernels.descent import DescentSums, Term, Weights
+from halfmap.kernels.paths import PLAIN as PLAIN_KERNELS
 from halfmap.kernels.paths import TRITON
 from halfmap.kernels.poses import PolishOptions, Samples, Starts
+from halfmap.maps.masks import spherical_mask
+from halfmap.particles.crossing import across, room_for_images
+from halfmap.particles.preprocess import normalise
+from halfmap.particles.read_ahead import StoredImages
+from halfmap.particles.stack_reader import KEPT
+from halfmap.reconstruction.statistics import Backprojection, Place, in_memory, sums_put
+from halfmap.regularisation.normal_equations import NormalEquations
+from halfmap.regularisation.protocol import HalfSets
+from halfmap.regularisation.proximal import Penalty, Problem
+from halfmap.regularisation.registry import regulariser_named
 from halfmap.runtime.device import finished
+from halfmap.runtime.scratch import on_host
+from halfmap.validation.fsc import corrected_fsc
 
 PADDING = 2
-PLAIN = (reference, reference_poses, reference_search)
 SINGLE, TF32 = 2e-4, 3e-3  # largest difference, relative to the largest value
 SECONDS, TRIALS = 1.0, 20  # of what is timed, at most
 SHELL, SHIFTS, REFERENCES = 24, 29, 4096  # of a search
@@ -102,6 +118,8 @@ def cases(box: int, images: int) -> list[Case]:
     listed = torch.rand(images, min(64, len(grid)), generator=random, dtype=torch.float64).sort(descending=True).values
     order = torch.stack([torch.randperm(len(grid), generator=random)[: listed.shape[1]] for _ in range(images)])
     unit = torch.eye(3, dtype=torch.float64)[None]
+    maps = [torch.randn(box, box, box, generator=random, dtype=torch.float64) for _ in range(4)]
+    term = Term(maps[1], maps[2], None, Weights(0.7, 0.4, 0.2, 0.3, 0.2, 0.25, 1.0))
     # Eight points of twelve bytes are read and written.
     insertion = Case("insert_samples_", (sums, y, c, coords, band.kxy, box, samples, "trilinear", None),
                      lambda out, given: [given[0]], items=images, bytes=2 * 12 * 8.0 * images * count)
@@ -121,6 +139,10 @@ def cases(box: int, images: int) -> list[Case]:
         Case("score_block",
              (y[:, :k].contiguous(), c[:, :k].contiguous(), slices, phases, torch.zeros(SHIFTS, dtype=torch.float64)),
              lambda out, given: [out[0]], TF32, items=images * 2 * len(grid) * SHIFTS, operations=search),
+        Case("proximal_step", (maps[0], maps[3], torch.tensor(1.7, dtype=torch.float64), term),
+             lambda out, given: [out], items=box**3, bytes=20.0 * box**3),
+        Case("descent_sums", (maps[0], maps[3], maps[1], term), lambda out, given: [part[None] for part in out],
+             items=box**3, bytes=20.0 * box**3),
         Case("distinct_peaks", (listed, order, grid, unit, 0.3, 8, 0.9), lambda out, given: [out.double()],
              items=images),
     ]
@@ -146,9 +168,43 @@ def kernel(name: str) -> Callable[..., Any]:
     return getattr(importlib.import_module(f"halfmap.kernels.{TRITON[name]}"), name)  # type: ignore[no-any-return]
 
 
+class PlainDescent:
+    """The steps of a descent in plain torch, as kernels are called."""
+
+    @staticmethod
+    def proximal_step(y: Tensor, applied: Tensor, bound: Tensor, term: Term) -> Tensor:
+        """See kernels.descent."""
+        with without_triton():
+            return _problem(term).step(y, applied, bound)
+
+    @staticmethod
+    def descent_sums(z: Tensor, applied: Tensor, before: Tensor, term: Term) -> DescentSums:
+        """See kernels.descent."""
+        with without_triton():
+            value = _problem(term).value(z, applied)
+        return DescentSums(value, (z - before).double().square().sum(), z.double().square().sum())
+
+
+def _problem(term: Term) -> Problem:
+    w = term.weights
+    data = NormalEquations(torch.empty(0), term.linear, (), 0, 1.0, 1.0, 1.0)
+    return Problem(data, Penalty(*w.numbers), term.previous)
+
+
+@contextmanager
+def without_triton() -> Iterator[None]:
+    """Within the block, kernels are those of plain torch."""
+    os.environ[PLAIN_KERNELS] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[PLAIN_KERNELS]
+
+
 def plain(name: str) -> Callable[..., Any]:
     """That in plain torch."""
-    return next(getattr(module, name) for module in PLAIN if hasattr(module, name))
+    modules = (reference, reference_poses, reference_search, PlainDescent)
+    return next(getattr(module, name) for module in modules if hasattr(module, name))
 
 
 def compared(device: torch.device, box: int) -> dict[str, float]:
@@ -218,3 +274,56 @@ def rates(device: torch.device, box: int, peak: Peaks) -> dict[str, dict[str, fl
         if not math.isfinite(seconds):
             raise RuntimeError(f"{case.known_as}: no time")
     return found
+
+
+def crossings(device: torch.device, box: int, images: int = 1024, batches: int = 8) -> dict[str, float]:
+    """Images a second that cross to the device and are normalised there, for each type that they are stored in."""
+    found = {}
+    for kind in KEPT:
+        stored = [StoredImages(np.arange(images), room_for_images((images, box, box), kind, device)) for _ in range(2)]
+        for one in stored:
+            one.images[:] = np.arange(box) % 100
+
+        def work(stored: list[StoredImages] = stored) -> None:
+            for arrived in across((stored[i % 2] for i in range(batches)), device):
+                normalise(arrived.images, box / 3)
+
+        found[kind.name] = images * batches / timed(work, device)
+    return found
+
+
+def solves(device: torch.device, box: int) -> dict[str, float]:
+    """Seconds of a solve of noise by regularisers, with sums on the device, and with sums that lie in the machine's
+    memory and come back; and of the same with kernels in plain torch."""
+    limit = (box + 1) // 2 - 1
+    mask = spherical_mask(box, box / 3, 3.0).to(device)
+
+    def quarter(place: Place) -> Backprojection:
+        empty = Backprojection.zeros(box, PADDING, limit, torch.zeros((), device=device))
+        return replace(empty, sums=place(torch.randn_like(empty.sums).abs_()))
+
+    def solve(name: str, place: Place) -> None:
+        sums = tuple(tuple(quarter(place) for _ in (0, 1)) for _ in (0, 1))
+        unit = torch.eye(3, device=device)[None]
+        with sums_put(place, None if place is in_memory else device):
+            halves = HalfSets.build(sums, unit, 1.0, lambda a, b: corrected_fsc(
+                a, b, mask, torch.Generator(device).manual_seed(0)))
+            regulariser_named(name).solve(halves, mask, {})
+
+    found = {}
+    for name in ("uniform", "nonuniform", "sparse_smooth"):
+        found[name] = _once(lambda name=name: solve(name, in_memory), device)
+        found[f"{name}, sums elsewhere"] = _once(lambda name=name: solve(name, on_host), device)
+    with without_triton():
+        found["sparse_smooth, plain torch"] = _once(lambda: solve("sparse_smooth", in_memory), device)
+    return found
+
+
+def _once(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds of the second of two runs."""
+    work()
+    finished(device)
+    began = time.perf_counter()
+    work()
+    finished(device)
+    return time.perf_counter() - began

@@ -1337,6 +1337,7 @@ def regularise(
     ...
 
 def reslog(
+    runs: PathLike | Sequence[PathLike] = (),
     *,
     refine: bool = False,
     smallest: int = 100,
@@ -1346,7 +1347,6 @@ def reslog(
     threads: int = 0,
     seed: int = 0,
     out: PathLike | None = None,
-    runs: PathLike | Sequence[PathLike] = (),
     regularisers: Sequence[Literal[
         "uniform", "nonuniform", "cutoff", "local-fsc", "sidesplitter", "sparse_smooth", "joined",
     ]] = (),
@@ -1358,6 +1358,7 @@ def reslog(
     Runs ``halfmap reslog``.
 
     Keywords:
+        runs: folder of a finished refinement; several are drawn into one plot (default: none)
         refine: refine every subset anew from the starting map; otherwise poses are kept from all
             particles, and the curve measures the data, not the method (default: no)
         smallest: particles are halved until fewer than this would be left (default: 100)
@@ -1370,7 +1371,6 @@ def reslog(
         seed: seed of the random subsets (default: 0)
         out: folder for the results; made if absent (default: reslog in RUN, or reslog_refined with
             --refine)
-        runs: folder of a finished refinement; several are drawn into one plot (default: none)
         regularisers: with --refine: regulariser to refine the subsets with, may be given several times
             (default: that of RUN)
         progress: called with a halfmap.ProgressUpdate as the command goes on; what it raises stops the

@@ -70,6 +70,12 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
             halfmap.Run(path)
 
 
+def test_what_a_start_left_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "settings.toml").write_text("# Settings of halfmap start, version 0.1.0.\n")
+    with pytest.raises(halfmap.InputError, match="holds starting maps, not a refinement"):
+        halfmap.Run(tmp_path)
+
+
 def test_a_notebook_gets_text_and_no_markup_from_names(refined: Any, tmp_path: Path) -> None:
     odd = Path(shutil.copytree(refined.out, tmp_path / "<script>alert(1)<"))
     run = halfmap.Run(odd)
@@ -133,7 +139,7 @@ def test_what_a_callback_raises_stops_the_run_and_resume_gives_the_same_bits(
 
 
 def test_a_run_of_two_processes_stops_and_goes_on_and_leaves_the_program_as_it_was(
-    few: dict[str, Any], tmp_path: Path
+    few: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def stop(update: halfmap.ProgressUpdate) -> None:
         if update.iteration == 2:
@@ -143,8 +149,28 @@ def test_a_run_of_two_processes_stops_and_goes_on_and_leaves_the_program_as_it_w
     with pytest.raises(Enough):
         halfmap.refine(**few | {"threads": 2}, processes=2, out=tmp_path / "run", progress=stop)
     assert (signal.getsignal(signal.SIGTERM), dict(os.environ)) == before
+    assert capfd.readouterr() == ("", "")  # of the other process neither
     done = halfmap.resume(tmp_path / "run", processes=1)
     assert done.finished and [one for one in done.log.splitlines() if "2 processes" in one]
+
+
+def test_two_dimensional_classes_go_on_when_the_call_is_repeated(few: dict[str, Any], tmp_path: Path) -> None:
+    given = {"particles": few["particles"], "diameter": DIAMETER, "classes": 3, "iterations": 5, "threads": 1}
+    stages: list[str] = []
+
+    def stop(update: halfmap.ProgressUpdate) -> None:
+        stages.append(update.stage)
+        if update.stage == "iteration 3 of 5":
+            raise Enough
+
+    with pytest.raises(Enough):
+        halfmap.classes2d(**given, out=tmp_path / "stopped", progress=stop)
+    stages.clear()
+    done = halfmap.classes2d(**given, out=tmp_path / "stopped", progress=lambda update: stages.append(update.stage))
+    assert "iteration 3 of 5" in stages and "iteration 2 of 5" not in stages
+    whole = halfmap.classes2d(**given, out=tmp_path / "whole")
+    np.testing.assert_array_equal(done.particles["rlnClassNumber"], whole.particles["rlnClassNumber"])
+    assert (done.path / "classes.mrcs").read_bytes() == (whole.path / "classes.mrcs").read_bytes()
 
 
 def test_commands_that_follow_take_a_run_and_give_what_they_wrote(

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from halfmap import kernels
 from halfmap.expectation import soft
 from halfmap.expectation.score import ReferenceSlices, shift_phases
 from halfmap.expectation.soft import GridSums, Softness, assign_
@@ -78,3 +79,32 @@ def test_in_noise_alone_the_mean_evidence_is_one():
     found = assign_(y, torch.ones(len(y), len(band)), held, shift_phases(band.kxy, shifts, 16), torch.zeros(2),
                     GridSums.zeros(6, len(band)))
     assert abs(float(found.log_evidence.exp().mean()) - 1) < 0.05
+
+
+@pytest.mark.parametrize("sharp", [False, True])
+def test_the_number_of_threads_changes_no_bit(sharp):
+    """Also where an image is alone, and arrays end in the midst of what a processor does at once."""
+    generator = torch.Generator().manual_seed(5)
+    k, count, shifts = 701, 1101, 53
+    real, imag = torch.randn(2, count, k, generator=generator)
+    slices = ReferenceSlices(torch.eye(3).expand(count, 3, 3), real, imag, real.square() + imag.square())
+    phases = torch.exp(1j * torch.randn(shifts, k, generator=generator))
+    y, c = _complex(generator, 3, k).to(torch.complex64), torch.rand(3, k, generator=generator)
+
+    def found(threads: int, images: int) -> list[torch.Tensor]:
+        torch.set_num_threads(threads)
+        kernels.set_threads(threads)
+        sums = GridSums.zeros(count, k)
+        softness = Softness(0.02, share=0.5, sharp=sharp)
+        poses = assign_(y[:images], c[:images], slices, phases, torch.zeros(shifts), sums, softness)
+        return [*vars(poses).values(), *vars(sums).values()]
+
+    before = torch.get_num_threads(), kernels.thread_count()
+    try:
+        for images in (1, 3):
+            alone = found(1, images)
+            for threads in (2, 3):
+                assert all(map(torch.equal, alone, found(threads, images)))
+    finally:
+        torch.set_num_threads(before[0])
+        kernels.set_threads(before[1])

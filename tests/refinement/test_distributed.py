@@ -6,11 +6,7 @@ import json
 import os
 import re
 import signal
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import mrcfile
@@ -18,6 +14,7 @@ import numpy as np
 import pytest
 import starfile
 import torch
+from fixtures.jobs import ended
 
 from halfmap.particles.source import ParticleSource
 from halfmap.particles.star import read_star
@@ -27,45 +24,12 @@ MAPS = ("map.mrc", "half1_unfil.mrc", "half2_unfil.mrc", "mask.mrc")
 REFINE = ("--diameter", 156, "--threads", 1)
 
 
-@pytest.fixture
-def start() -> Iterator[Callable[..., list[subprocess.Popen]]]:
-    """Start so many processes of one job with a command line, as torchrun would; what is left of them ends with the
-    test."""
-    begun: list[subprocess.Popen] = []
-
-    def run(
-        count: int, words: Sequence[object], program: Sequence[str] = ("-m", "halfmap"), **names: str
-    ) -> list[subprocess.Popen]:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        for rank in range(count):
-            told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count,
-                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            begun.append(subprocess.Popen(
-                [sys.executable, *program, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                text=True, env=os.environ | {name: str(value) for name, value in told.items()} | names))
-        return begun[-count:]
-
-    yield run
-    for process in begun:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
-
-
-def ended(processes: list[subprocess.Popen]) -> tuple[list[int], list[str], list[str]]:
-    """Exit status, stdout and stderr of each."""
-    said = [process.communicate(timeout=200) for process in processes]
-    return [process.returncode for process in processes], [out for out, _ in said], [error for _, error in said]
-
-
 def difference(one: Path, other: Path) -> float:
     a, b = (mrcfile.read(path).astype(float) for path in (one, other))
     return float(np.linalg.norm(a - b) / np.linalg.norm(a))
 
 
-def test_two_processes_give_the_result_of_one(project, edit_stack, refine, start, tmp_path):
+def test_two_processes_give_the_result_of_one(project, edit_stack, refine, torchrun, tmp_path):
     """To the bit where images do not depend on their company in a batch: poses, what is set aside and why, and copies,
     which different processes read. Maps are sums, in another order."""
     def spoil(images: np.ndarray) -> np.ndarray:
@@ -78,8 +42,8 @@ def test_two_processes_give_the_result_of_one(project, edit_stack, refine, start
     one = refine(project, *options, out=tmp_path / "one")
     assert one.status == 0, one.error
     two = tmp_path / "two"
-    status, said, errors = ended(start(2, ["refine", project / "particles.star", "--map", project / "initial.mrc",
-                                           "--out", two, *REFINE, *options]))
+    status, said, errors = ended(torchrun(2, ["refine", project / "particles.star", "--map", project / "initial.mrc",
+                                              "--out", two, *REFINE, *options]))
     assert status == [0, 0], errors
     assert "Finished" in said[0] and "2 processes" in said[0] and said[1] == ""
     assert (one.out / "rejected.star").read_bytes() == (two / "rejected.star").read_bytes()
@@ -93,12 +57,12 @@ def test_two_processes_give_the_result_of_one(project, edit_stack, refine, start
 
 
 def test_when_a_process_dies_the_others_end_with_one_line_and_the_run_goes_on_with_any_number(
-    dataset, refined, start, tmp_path
+    dataset, refined, torchrun, tmp_path
 ):
     out = tmp_path / "run"
     words = ["refine", dataset / "particles.star", "--map", dataset / "initial.mrc", "--out", out, *REFINE,
              "--max-iterations", 10]
-    processes = start(3, words)
+    processes = torchrun(3, words)
     until = time.monotonic() + 200
     while not (out / "report.html").exists() and time.monotonic() < until and processes[1].poll() is None:
         time.sleep(0.02)
@@ -111,7 +75,7 @@ def test_when_a_process_dies_the_others_end_with_one_line_and_the_run_goes_on_wi
     assert re.fullmatch(r"halfmap: error: another process of this job [^\n]+\n", spoken)
     assert spoken.endswith(f"go on with: halfmap resume {out}\n")
 
-    status, said, errors = ended(start(2, ["resume", out]))
+    status, said, errors = ended(torchrun(2, ["resume", out]))
     assert status == [0, 0], errors
     assert "Finished" in said[0] and not (out / "checkpoint").exists()
     alone, shared = (json.loads(rows(run)[-1]) for run in (refined.out, out))
@@ -122,7 +86,7 @@ def test_when_a_process_dies_the_others_end_with_one_line_and_the_run_goes_on_wi
     assert np.median(np.abs(tables[0].rlnAngleTilt - tables[1].rlnAngleTilt)) < 0.2
 
 
-def test_a_process_that_fails_while_its_thread_asks_after_the_others_ends_in_order(start):
+def test_a_process_that_fails_while_its_thread_asks_after_the_others_ends_in_order(torchrun):
     """Python aborts a process that exits while another of its threads is in torch ("terminate called")."""
     fails = """if True:
         import sys, time
@@ -136,11 +100,11 @@ def test_a_process_that_fails_while_its_thread_asks_after_the_others_ends_in_ord
             sys.exit(3)
     """
     for _ in range(2):
-        status, _, errors = ended(start(2, [fails], program=("-c",)))
+        status, _, errors = ended(torchrun(2, [fails], program=("-c",)))
         assert status == [3, 3] and errors == ["", ""]
 
 
-def test_python_is_not_taken_down_where_a_job_fails(start):
+def test_python_is_not_taken_down_where_a_job_fails(torchrun):
     """torch's threads, which let go of a failed collective then, abort the process."""
     fails = """if True:
         import atexit, os, sys
@@ -148,15 +112,15 @@ def test_python_is_not_taken_down_where_a_job_fails(start):
         atexit.register(os.abort)
         sys.exit(main(["refine", "none.star", "--map", "none.mrc", "--out", "none"]))
     """
-    status, _, errors = ended(start(2, [fails], program=("-c",)))
+    status, _, errors = ended(torchrun(2, [fails], program=("-c",)))
     assert status == [2, 2] and "".join(errors).count("halfmap: error: ") == 1, errors
 
 
 def test_one_process_goes_on_with_what_two_began_and_they_with_what_it_kept_within_an_iteration(
-    dataset, stopped, resume, start, tmp_path
+    dataset, stopped, resume, torchrun, tmp_path
 ):
     run = stopped()  # by one process, in the midst of the second iteration
-    processes = start(2, ["resume", run])
+    processes = torchrun(2, ["resume", run])
     until = time.monotonic() + 200
     while len(rows(run)) < 2 and time.monotonic() < until and processes[0].poll() is None:
         time.sleep(0.02)
@@ -168,14 +132,14 @@ def test_one_process_goes_on_with_what_two_began_and_they_with_what_it_kept_with
     assert len(rows(run)) == 3
 
 
-def test_processes_that_were_killed_within_an_iteration_go_on_where_each_of_them_stood(dataset, start, tmp_path):
+def test_processes_that_were_killed_within_an_iteration_go_on_where_each_of_them_stood(dataset, torchrun, tmp_path):
     """To the bits of processes that were never stopped: sums add in the same order."""
     given = ["refine", dataset / "particles.star", "--map", dataset / "initial.mrc", *REFINE,
              "--max-iterations", 2, "--batch", 20, "--checkpoint-minutes", 1e-6]
     whole, run = tmp_path / "whole", tmp_path / "run"
-    status, _, errors = ended(start(2, [*given, "--out", whole]))
+    status, _, errors = ended(torchrun(2, [*given, "--out", whole]))
     assert status == [0, 0], errors
-    processes, until = start(2, [*given, "--out", run]), time.monotonic() + 200
+    processes, until = torchrun(2, [*given, "--out", run]), time.monotonic() + 200
     kept = [run / "checkpoint" / f"sums_{rank}_of_2" for rank in (1, 2)]
     while not all(path.exists() for path in kept) and time.monotonic() < until:
         time.sleep(0.001)
@@ -183,7 +147,7 @@ def test_processes_that_were_killed_within_an_iteration_go_on_where_each_of_them
         process.kill()
     _, _, errors = ended(processes)
     assert all(path.exists() for path in kept), errors
-    status, said, errors = ended(start(2, ["resume", run]))
+    status, said, errors = ended(torchrun(2, ["resume", run]))
     assert status == [0, 0], errors
     assert re.search(r"iteration 1 goes on after [1-9]\d* of", said[0])
     for name in (*MAPS, "particles.star"):
@@ -199,9 +163,9 @@ def rows(run: Path) -> list[str]:
     (["refine", "{data}/particles.star", "--map", "{data}/initial.mrc", "--diameter", "1560"], "--diameter 1560"),
     (["report", "{data}"], "without torchrun"),
 ])
-def test_a_mistake_is_told_once(words, wrong, dataset, start, tmp_path):
+def test_a_mistake_is_told_once(words, wrong, dataset, torchrun, tmp_path):
     out = ["--out", tmp_path / "run"] if words[0] == "refine" else []
-    status, said, errors = ended(start(2, [word.format(data=dataset) for word in words] + out))
+    status, said, errors = ended(torchrun(2, [word.format(data=dataset) for word in words] + out))
     assert status == [2, 2] and said == ["", ""]
     assert re.fullmatch(rf"halfmap: error: [^\n]*{wrong}[^\n]*\n", "".join(errors))
     assert not (tmp_path / "run").exists()

@@ -47,6 +47,15 @@ def test_box_512_is_refined_in_16_gb_with_sums_on_disk(regulariser):
     assert not planned(LARGE, 10**11).on_disk, "memory is quicker where there is enough"
 
 
+def test_sums_that_a_gpu_has_no_room_for_go_to_the_machine_first():
+    whole = planned(replace(LARGE, gpu=True), 10**12)
+    small = planned(whole.demand, 24 * 10**9)
+    assert whole.place == "memory" and whole.moved == 0
+    assert small.place == "host" and small.peak <= small.available < whole.peak
+    assert small.scratch == 0 and small.moved == 7 * small.sums and "in the machine's memory" in small.words()
+    assert planned(whole.demand, 24 * 10**9, "disk").scratch == 7 * small.sums
+
+
 def test_so_it_is_with_a_sparse_and_smooth_map_of_a_particle_that_leaves_room_in_its_box():
     large = replace(LARGE, need=DECLARED["sparse_smooth"].need, kept=kept_within(0.7 * 512, 1.0, 512))
     assert checked(planned(large, 16 * 10**9)).on_disk

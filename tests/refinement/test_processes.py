@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
+from fixtures.jobs import none_left, until
 from fixtures.projects import Outcome
 
 from halfmap.errors import InputError
@@ -70,56 +66,6 @@ def test_a_number_of_processes_that_cannot_be_is_refused_with_a_remedy(gpu, envi
         laid_out(3, 2, gpu, lambda: on(0, 0))
 
 
-Start = Callable[..., "subprocess.Popen[str]"]
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """Start a Python program in a session of its own, which ends with the test."""
-    begun: list[subprocess.Popen[str]] = []
-
-    def run(*words: object) -> subprocess.Popen[str]:
-        begun.append(subprocess.Popen(
-            [sys.executable, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)))
-        return begun[-1]
-
-    yield run
-    for process in begun:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        process.communicate()
-
-
-def until(true: Callable[[], object], process: subprocess.Popen[str], seconds: float = 100) -> None:
-    last = time.monotonic() + seconds
-    while not true() and process.poll() is None and time.monotonic() < last:
-        time.sleep(0.02)
-
-
-def left_of(group: int) -> list[int]:
-    """Living processes of a session."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, _, session = path.read_text().rpartition(")")[2].split()[:4]
-        except OSError:
-            continue
-        if int(session) == group and state != "Z":
-            found.append(int(path.parent.name))
-    return found
-
-
-def none_left(group: int) -> bool:
-    """Whether a session is empty within seconds: a process that ends closes its files before it is gone."""
-    last = time.monotonic() + 5
-    while (left := left_of(group)) and time.monotonic() < last:
-        time.sleep(0.02)
-    return not left
-
-
 def test_a_run_of_many_threads_counts_its_particles_and_starts_others_with_its_own_settings(
     dataset, refine, monkeypatch, tmp_path
 ):
@@ -134,10 +80,10 @@ def test_a_run_of_many_threads_counts_its_particles_and_starts_others_with_its_o
 
 
 def test_two_processes_that_a_run_starts_give_the_result_of_one_and_resume_takes_as_many(
-    dataset, brief, start, resume, monkeypatch, tmp_path
+    dataset, brief, in_session, resume, monkeypatch, tmp_path
 ):
     run, copy = tmp_path / "run", tmp_path / "copy"
-    shared = start("-m", "halfmap", "refine", dataset / "particles.star", "--map", dataset / "initial.mrc",
+    shared = in_session("-m", "halfmap", "refine", dataset / "particles.star", "--map", dataset / "initial.mrc",
                    "--diameter", 156, "--out", run, "--processes", 2, "--threads", 2, "--max-iterations", 2)
     until((run / "checkpoint" / "state").exists, shared)
     (copy / "checkpoint").mkdir(parents=True)
@@ -190,12 +136,12 @@ sys.exit({status})
     ("time.sleep(9)", {"seconds": 0.2, "status": 3}, 7),
 ], ids=["killed", "deaf", "patient", "lost"])
 def test_no_process_outlives_the_one_that_started_it_and_one_that_fails_is_noticed(
-    then, other, status, start, tmp_path
+    then, other, status, in_session, tmp_path
 ):
     program = tmp_path / "other"
     program.write_text(OTHER.format(python=sys.executable, **{"deaf": False, "seconds": 60, "status": 0} | other))
     program.chmod(0o755)
-    first = start("-c", OTHERS.format(then=then), program)
+    first = in_session("-c", OTHERS.format(then=then), program)
     first.communicate(timeout=20)  # comes back when all have closed their ends
     assert first.returncode == status
     assert none_left(first.pid)

@@ -192,7 +192,7 @@ def test_a_plain_step_goes_down_from_any_map_with_the_largest_weight_as_bound(ti
     for seed in range(5):
         x = noise(7, 7, 7, seed=seed) * 10.0 ** (seed - 3)
         problem = Problem(data, PENALTIES[name], torch.zeros_like(x))
-        z = problem.step(x, data.apply(x), data.largest_weight)
+        z = problem.step(x, data.apply(x), torch.tensor(data.largest_weight))
         assert problem.value(z, data.apply(z)) < problem.value(x, data.apply(x))
 
 

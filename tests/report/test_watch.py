@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from html import unescape
 from pathlib import Path
 from urllib.parse import quote
@@ -28,6 +29,7 @@ from halfmap.report.pages.snapshot import Snapshot
 from halfmap.report.pages.watch import WatchSite
 from halfmap.runtime.lock import only_process
 from halfmap.runtime.progress import Progress
+from halfmap.workflows.watched_folders import WatchedFolder
 
 
 @pytest.fixture(autouse=True)
@@ -167,6 +169,27 @@ def test_ten_at_once_see_the_same(tmp_path: Path) -> None:
         assert [one.status for one in got] == [200] * 30
 
 
+def test_while_one_looks_others_get_what_was_known(tmp_path: Path, monkeypatch) -> None:
+    run_in(tmp_path / "run")
+    site, looks, goes_on = WatchSite([tmp_path]), threading.Event(), threading.Event()
+    assert len(site.runs()) == 1
+    look = site._folders.look
+
+    def slow(now: float) -> list[WatchedFolder]:
+        looks.set()
+        assert goes_on.wait(30)
+        return look(now)
+
+    monkeypatch.setattr(site._folders, "look", slow)
+    run_in(tmp_path / "other")
+    slower = threading.Thread(target=site.runs)
+    slower.start()
+    assert looks.wait(30) and len(site.runs()) == 1 and slower.is_alive()
+    goes_on.set()
+    slower.join(30)
+    assert len(site.runs()) == 2
+
+
 def test_a_thousand_runs_are_read_once_and_looked_at_quickly(tmp_path: Path, monkeypatch) -> None:
     page = b"<!doctype html>\n<title>x \xc2\xb7 Halfmap</title>\n<body>"
     for number in range(1000):
@@ -241,8 +264,13 @@ def test_what_is_no_map_has_no_picture(tmp_path: Path, content: bytes) -> None:
 def test_the_command_says_where_it_is_and_ends_quietly(tmp_path: Path, capsys) -> None:
     run_in(tmp_path / "run")
     command = [sys.executable, "-m", "halfmap", "watch", str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
+
+    def heed() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # what runs the tests may ignore it
+
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, preexec_fn=heed, **pipes) as process, ExitStack() as ending:
+        ending.callback(process.kill)
         line, tunnel = process.stdout.readline(), process.stdout.readline()
         port = int(re.search(r"http://127\.0\.0\.1:(\d+)/", line)[1])
         assert f"ssh -N -L {port}:127.0.0.1:{port} " in tunnel

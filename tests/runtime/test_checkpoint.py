@@ -90,7 +90,8 @@ def test_records_come_back_with_what_they_hold(tmp_path):
                   {"maps": (torch.ones(2), None), "strength": [(1.0, 2.0)]})
     found, libraries = checkpoint.load(written(tmp_path / "file", whole), (Whole, Part))
     assert same(found, whole)
-    assert libraries["numpy"] == np.__version__ and libraries["torch"] == torch.__version__
+    # PyTorch's builds for CUDA say +cu130 of themselves, and not where they are registered.
+    assert libraries["numpy"] == np.__version__ and torch.__version__.startswith(libraries["torch"])
 
 
 def test_what_is_not_declared_is_neither_written_nor_made(tmp_path):

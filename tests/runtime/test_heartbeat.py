@@ -100,3 +100,23 @@ def test_any_content_of_a_lock_can_be_read(content: bytes) -> None:
 def test_a_lock_of_an_earlier_version_tells_who_and_nothing_of_the_work() -> None:
     told = heartbeat.told(b"halfmap classify, process 4711 on node07")
     assert (told.command, told.process, told.host, told.work) == ("halfmap classify", 4711, "node07", heartbeat.Work())
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_an_interrupt_while_the_heart_begins_to_beat_leaves_the_lock_free(tmp_path: Path, monkeypatch, after) -> None:
+    begins = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        if after:
+            begins(thread)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt), only_process(tmp_path / "lock", "x", "halfmap refine"):
+            pass
+    for one in threading.enumerate():
+        if one.name == "heartbeat":
+            one.join(10)
+    with only_process(tmp_path / "lock", "x", "halfmap resume"):
+        pass

@@ -18,7 +18,7 @@ import torch
 from devices.conftest import accelerator, on_cpu, on_gpu
 
 from halfmap import kernels
-from halfmap.kernels import insertion, paths, reference, residuals, search, slopes
+from halfmap.kernels import descent, insertion, paths, reference, residuals, search, slopes
 from halfmap.particles.model import write_pdb
 from halfmap.refinement.refine import refine
 from halfmap.settings.refine import RefineSettings
@@ -56,7 +56,7 @@ def gpu_with_triton(used: set[str]) -> Iterator[None]:
         return run
 
     with accelerator(), pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as apart:
-        for module in (kernels, insertion, residuals, search, slopes):
+        for module in (kernels, descent, insertion, residuals, search, slopes):
             patch.setattr(module, "elsewhere", elsewhere)
         patch.setattr(kernels, "compiled_by_triton", lambda device: device.type == "cuda")
         yield

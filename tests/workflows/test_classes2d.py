@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
 import mrcfile
 import numpy as np
+import pandas as pd
 import pytest
 import starfile
 import torch
+from fixtures.jobs import ended, none_left, until
 
 from halfmap.imaging.ctf import Defocus, ctf
 from halfmap.imaging.optics import OpticsGroup
@@ -165,6 +169,47 @@ def test_a_command_that_died_goes_on_to_the_same_bits(known, halfmap, dying, tmp
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
     assert not (tmp_path / "run" / "checkpoint").exists()
     assert len((tmp_path / "run" / "iterations.jsonl").read_text().splitlines()) == 6
+
+
+def alike_to_rounding(one: Path, other: Path) -> bool:
+    means = [np.array(mrcfile.read(run / "classes.mrcs")) for run in (one, other)]
+    tables = [starfile.read(run / "particles.star", always_dict=True)["particles"] for run in (one, other)]
+    return bool(np.abs(means[0] - means[1]).max() < 1e-4 * np.abs(means[0]).max()
+                and (tables[0]["rlnClassNumber"] == tables[1]["rlnClassNumber"]).all()
+                and np.allclose(tables[0]["rlnAnglePsi"], tables[1]["rlnAnglePsi"])
+                and np.allclose(tables[0]["rlnOriginXAngst"], tables[1]["rlnOriginXAngst"], atol=1e-4))
+
+
+def test_two_processes_find_the_classes_of_one_also_where_each_has_images_of_its_own_microscope(
+    known, halfmap, torchrun, in_session, tmp_path
+):
+    """Images in two frames, so that no process has images of both, and a command that is interrupted goes on alone."""
+    table = starfile.read(known.star)
+    first, rows = table["optics"], table["particles"]
+    second = first.assign(rlnOpticsGroup=2, rlnImagePixelSize=PIXEL * 1.001)
+    rows["rlnOpticsGroup"] = np.where(np.arange(len(rows)) < len(rows) // 2, 1, 2)
+    star = known.star.parent / "frames.star"
+    starfile.write({"optics": pd.concat([first, second]), "particles": rows}, star)
+    words = ["classes2d", star, "--diameter", 116, "--classes", 3, "--iterations", 8, "--threads", 1]
+    one = halfmap([*words, "--out", tmp_path / "one"])
+    assert one.status == 0, one.error
+
+    status, said, errors = ended(torchrun(2, [*words, "--out", tmp_path / "two"]))
+    assert status == [0, 0] and errors == ["", ""] and said[1] == "", errors
+    assert "2 processes" in said[0] and "230 images into 3 classes" in said[0]
+    assert alike_to_rounding(one.out, tmp_path / "two")
+    assert {path.name for path in one.out.iterdir()} == {path.name for path in (tmp_path / "two").iterdir()}
+
+    run = tmp_path / "run"
+    stopped = in_session("-m", "halfmap", *words[:-2], "--processes", 2, "--threads", 2, "--out", run)
+    until((run / "checkpoint" / "course").exists, stopped)
+    os.killpg(stopped.pid, signal.SIGINT)
+    _, error = stopped.communicate(timeout=100)
+    assert stopped.returncode == 130 and none_left(stopped.pid), error
+    assert "halfmap: interrupted" in error and error.count("\n") == 2 and "given again, goes on" in error
+    again = halfmap([*words, "--out", run])
+    assert again.status == 0 and "goes on after iteration" in again.said, again.error
+    assert alike_to_rounding(one.out, run)
 
 
 @pytest.mark.parametrize(("words", "said"), [

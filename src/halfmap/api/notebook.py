@@ -33,7 +33,7 @@ def run_html(run: Run) -> str:
     if reached is not None:
         facts.insert(0, f"<b>{reached:.2f} &Aring;</b> (FSC 0.143, unmasked half maps)")
     curves = run.curves
-    parts = [_slices(run.map, run.mask), "" if curves is None else _plot(curves)]
+    parts = [_slices(run.maps.get("map", run.maps.get("class001")), run.mask), "" if curves is None else _plot(curves)]
     return _card(f"Run {_text(run.path)}", facts, parts, run.findings)
 
 

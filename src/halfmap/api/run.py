@@ -12,6 +12,7 @@ from halfmap.api.curves import Curves, curves_of_record
 from halfmap.api.results import Results
 from halfmap.errors import InputError
 from halfmap.finding import Finding
+from halfmap.settings.particle_sets import check_refinement
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,7 +62,7 @@ class Run(Results):
     """A run in a folder, finished or under way: a refinement or a classification.
 
     Everything is read when it is first asked for and then kept: make a new Run of a folder that has changed. A map that
-    the run has not is None. Raises InputError for a folder that is no run.
+    the run has not is None; those of classes are in ``maps``. Raises InputError for a folder that is no run.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -70,6 +71,7 @@ class Run(Results):
                                                                                         "iterations.jsonl")):
             raise InputError(f"{self.path}: has neither settings.toml nor iterations.jsonl; give the folder of a run")
         self._folder: Path = self.folder
+        check_refinement(self._folder, classes_too=True)
 
     def _map(self, name: str) -> Float32 | None:
         return self.maps[name] if name in self.maps else None
@@ -115,7 +117,7 @@ class Run(Results):
     @property
     def resolution(self) -> float | None:
         """Where the FSC of the unmasked half maps falls below 0.143, in A, as the run tells it; None before the first
-        iteration, and of a classification (see ``iterations[-1]["classes"]``)."""
+        iteration. Of a classification it is that of the largest class; ``iterations[-1]["classes"]`` has all."""
         found = self.iterations[-1].get("resolution_A") if self.iterations else None
         return None if found is None else float(found)
 

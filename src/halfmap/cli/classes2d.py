@@ -13,5 +13,6 @@ def classes2d_options(parser: argparse.ArgumentParser) -> None:
     settings_file(parser)
     add_options(parser, Classes2dSettings)
     parser.usage = "halfmap classes2d particles.star --diameter A --out folder [--classes N] [options]"
-    parser.epilog = ("One process does it all (images are read once and kept in memory; --threads divides the work). A "
-                     "command that was stopped goes on after its last iteration when it is given again.")
+    parser.epilog = ("Images are read once and kept in memory, by several processes each its part. A command that was "
+                     "stopped goes on after its last iteration when it is given again, also by another number of "
+                     "processes.")

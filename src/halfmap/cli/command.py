@@ -33,6 +33,9 @@ def _given(arguments: argparse.Namespace, settings: type[Any]) -> dict[str, Any]
 
 
 def note_broken_plugs() -> None:
-    """Say in a line each which regularisers of other packages cannot be used. Nothing else depends on them."""
-    for broken in PLUGS.broken if distributed.speaks() else ():
+    """Say in a line each which regularisers of other packages cannot be used. Nothing else depends on them.
+
+    The first process says it, whichever speaks for the job: who asks that first says why the job ends.
+    """
+    for broken in PLUGS.broken if distributed.rank() == 0 else ():
         print(f"halfmap: note: {broken.words()}", file=sys.stderr)

@@ -7,8 +7,9 @@ from typing import Any
 
 from halfmap import __version__
 from halfmap.commands.done import Done
+from halfmap.finding import Finding
 from halfmap.options import table
-from halfmap.runtime.terminal import say
+from halfmap.runtime.terminal import say, tell_findings
 from halfmap.settings.commands import command_line
 from halfmap.settings.start import StartSettings, validated_start
 
@@ -25,5 +26,8 @@ def start(settings: StartSettings) -> Done:
         return write_start_page(checked.out, StartPage(**told, **seen))
 
     found = find(checked, report)
+    if found is None:  # it helped another process, which says what was found
+        return Done(checked.out)
+    tell_findings(Finding("agreement of starts", found.verdict(), "map", "note" if found.succeeded else "warning"))
     say(f"Finished: {checked.out / 'report.html'}")
-    return Done(checked.out, found is None or found.succeeded)  # None where it helps another process
+    return Done(checked.out, found.succeeded)

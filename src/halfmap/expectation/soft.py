@@ -131,8 +131,7 @@ def _assign_part_(
 ) -> SoftPoses:
     """As `assign_`, for images whose posterior is held at once. prior: log [t, r], a sum of one of t and one of r."""
     images, shifts, count = len(y), len(phases), len(slices)
-    data = ((c * y)[:, None] * phases).flatten(0, 1)
-    real, imag = data.real.contiguous(), data.imag.contiguous()
+    real, imag = _shifted(c * y.real, c * y.imag, phases)
     squared = c.square()
     tempering = softness.tempering
     plus, minus = (y.real.new_empty((images * shifts, count)) for _ in range(2))
@@ -148,7 +147,7 @@ def _assign_part_(
     top = torch.maximum(best, other)
     for weights in (plus, minus):
         weights.sub_(top[:, None]).clamp_(min=-NOTHING).exp_()  # no denormal numbers: they are slow to multiply
-    total = plus.sum(dim=1, dtype=torch.float64) + minus.sum(dim=1, dtype=torch.float64)
+    total = _row_sums(plus) + _row_sums(minus)
     log_evidence = top.double() + total.log()
     present = torch.ones_like(log_evidence)
     if softness.share is not None:
@@ -168,3 +167,19 @@ def _assign_part_(
     sums.weight.addmm_(each.T, squared)
     sums.mass.add_(each.sum(dim=0, dtype=torch.float64))
     return found
+
+
+def _shifted(real: Tensor, imag: Tensor, phases: Tensor) -> tuple[Tensor, Tensor]:
+    """Real and imaginary part [b t, k] of images, whose parts are real and imag [b, k], times phases [t, k].
+
+    Of real products: where the part of an array that a thread has ends, complex ones may be rounded otherwise.
+    """
+    cos, sin = phases.real.contiguous(), phases.imag.contiguous()
+    real, imag = real[:, None], imag[:, None]
+    return (real * cos - imag * sin).flatten(0, 1), (real * sin + imag * cos).flatten(0, 1)
+
+
+def _row_sums(values: Tensor) -> Tensor:
+    """Sums float64 [b] of rows. A row alone would be divided among threads, whose number its last bits would tell."""
+    rows = values if len(values) > 1 else values.expand(2, -1)
+    return rows.sum(dim=1, dtype=torch.float64)[: len(values)]

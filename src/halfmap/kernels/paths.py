@@ -20,10 +20,12 @@ from halfmap.runtime.device import is_real_gpu
 # Kernels that Triton has, and the module of each. They take what the function of that name in plain torch takes.
 TRITON = {
     "best_shift": "triton_points",
+    "descent_sums": "triton_proximal",
     "distinct_peaks": "triton_points",
     "insert_samples_": "triton_insertion",
     "keep_best_": "triton_points",
     "project_slices": "triton_slices",
+    "proximal_step": "triton_proximal",
     "refine_poses": "triton_poses",
     "residual_sums": "triton_residuals",
     "score_block": "triton_search",

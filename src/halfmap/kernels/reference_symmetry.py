@@ -33,8 +33,11 @@ def symmetrise(accumulator: Tensor, parts: GroupParts, radius: float, padding: i
     mean = profile_at(weight / count.clamp_min(1), square)
     taps = sharpening(padding).to(out)
     flat = total * torch.where(mean > 0, 1 / mean, 0).to(out)[..., None]
-    whole = torch.cat([(flat[:, :, 1 : len(taps) + 1] * flat.new_tensor(MATE)).flip(0, 1, 2), flat], dim=2)
-    values = _sharpened(_sharpened(whole, taps, 2)[:, :, len(taps) :], taps, 1)
+    del total, inside, square  # arrays of this size are dear
+    values = torch.cat([(flat[:, :, 1 : len(taps) + 1] * flat.new_tensor(MATE)).flip(0, 1, 2), flat], dim=2)
+    del flat
+    values = _sharpened(values, taps, 2)
+    values = _sharpened(values[:, :, len(taps) :], taps, 1)
     _add_turned_(out, values, lookups_about_z(parts.about_z), mean, radius)
     _add_turned_(out, _sharpened(values, taps, 0), lookups_free(parts.free, padding), mean, radius)
     return _of_first_points(out, parts.on_grid)
@@ -51,14 +54,18 @@ def _on_grid(sums: Tensor, operators: Tensor) -> Tensor:
     """Sum over signed permutations of the axes [o, 3, 3], over the whole half volume."""
     m = sums.shape[2] - 1
     axis = torch.arange(-m, m + 1, device=sums.device)
-    z, y, x = torch.meshgrid(axis, axis, axis[m:], indexing="ij")
-    total = torch.zeros(sums.shape, dtype=torch.float64, device=sums.device)
-    for g in operators.tolist():
-        tx, ty, tz = (row[0] * x + row[1] * y + row[2] * z for row in g)
-        sign = torch.where(tx < 0, -1, 1)
-        value = sums[sign * tz + m, sign * ty + m, sign * tx]
-        total += torch.where((tx < 0)[..., None], value * value.new_tensor(MATE), value)
-    return total.to(sums)
+    out = torch.empty_like(sums)
+    planes = max(1, CHUNK // sums[0, ..., 0].numel())
+    for z0 in range(0, len(sums), planes):
+        z, y, x = torch.meshgrid(axis[z0 : z0 + planes], axis, axis[m:], indexing="ij")
+        total = torch.zeros((*x.shape, 3), dtype=torch.float64, device=sums.device)
+        for g in operators.tolist():
+            tx, ty, tz = (row[0] * x + row[1] * y + row[2] * z for row in g)
+            sign = torch.where(tx < 0, -1, 1)
+            value = sums[sign * tz + m, sign * ty + m, sign * tx]
+            total += torch.where((tx < 0)[..., None], value * value.new_tensor(MATE), value)
+        out[z0 : z0 + planes] = total
+    return out
 
 
 def _of_first_points(sums: Tensor, on_grid: Tensor) -> Tensor:

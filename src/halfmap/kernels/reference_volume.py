@@ -13,7 +13,7 @@ from torch import Tensor
 
 from halfmap.kernels.evening import Evening
 
-POINTS = 1 << 24  # of a half volume that are worked on at once
+POINTS = 1 << 22  # of a half volume that are worked on at once
 
 
 def sums_at(index: Tensor, values: Tensor, count: int) -> Tensor:
@@ -43,7 +43,7 @@ def weight_by_shell(sums: Tensor, padding: int, shells: int) -> tuple[Tensor, Te
     for z in _planes(sums):
         shell = (_radius(sums, z) / padding).round().long().clamp(max=shells)
         total += sums_at(shell, sums[z, ..., 2], shells + 1)[:shells]
-        count += torch.bincount(shell.flatten(), minlength=shells + 1)[:shells]
+        count += sums_at(shell, torch.ones_like(shell), shells + 1)[:shells]
     return total, count
 
 

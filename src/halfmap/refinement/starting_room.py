@@ -3,12 +3,13 @@
 Bytes, for images of k coefficients, and r slices of k coefficients (all classes together) at the finest detail:
 
     images      IMAGES n k while they are read; HELD n k from then on
-    slices      SLICES r k: those of a search, its sums, and the sums of the searches before it
+    slices      SLICES r k: those of a search and its sums, those of the half before and of the iteration before it, and
+                of the best start so far; JOINED r k more where those of several classes are put together
     weights     WEIGHTS of the posteriors that are held at once
     maps        four half volumes and sums of every class
 
 The first process also takes the best start further, in somewhat finer detail: it needs most, and the others are counted
-alike. `benchmarks/README.md` has what was measured.
+alike. Measured: 1.1 GB for 800 images of 96 pixels without symmetry, which these numbers put at 1.7 GB.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from halfmap.refinement.starting_schedule import order_for, search_at
 from halfmap.runtime.memory import allowance
 
 IMAGES, HELD = 36, 12  # bytes of a coefficient of an image: data and CTF, thrice while they are divided
-SLICES = 72  # bytes of a coefficient of a slice: slices, sums of both halves, of the last search, of the best start
+SLICES, JOINED = 60, 12  # bytes of a coefficient of a slice
 WEIGHTS = 16  # bytes of a posterior weight and its log-likelihood, of both mates
 PIXELS = 1 << 23  # of images that are read at once
 VOLUME = 60  # bytes of a coefficient of a map's transform: sums of both halves and of all, transform, ratio
@@ -63,4 +64,5 @@ class StartingDemand:
         weights = 2 * slices * len(shift_grid(search.reach, search.step))
         m = half_volume_extent(PADDING, limit)
         maps = self.classes * VOLUME * (2 * m + 1) ** 2 * (m + 1)
-        return SLICES * slices * coefficients + WEIGHTS * max(WEIGHTS_AT_ONCE, weights) + maps
+        each = SLICES + (JOINED if self.classes > 1 else 0)
+        return each * slices * coefficients + WEIGHTS * max(WEIGHTS_AT_ONCE, weights) + maps

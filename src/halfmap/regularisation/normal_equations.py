@@ -83,12 +83,11 @@ class NormalEquations:
     @cached_property
     def largest_eigenvalue(self) -> float:
         """Largest eigenvalue of A by the power method, 10 to 20 % too small; `descend` mends it where it matters."""
-        x, value = self.linear, 0.0
+        x = y = self.linear
         for _ in range(_POWER_STEPS):
-            x = x / x.norm().clamp_min(torch.finfo(x.dtype).tiny)
+            x = y / y.norm().clamp_min(torch.finfo(y.dtype).tiny)
             y = self.apply(x)
-            value, x = float((x * y).sum()), y
-        return value
+        return float((x * y).sum())
 
     @property
     def largest_weight(self) -> float:
@@ -139,14 +138,14 @@ def _mean_and_power(statistics: Backprojection) -> tuple[float, float]:
     p, limit = statistics.padding, statistics.limit
     twice = torch.full(statistics.sums.shape[2:3], 2.0, dtype=torch.float64, device=statistics.sums.device)
     twice[0] = 1.0  # x > 0 stands for its mate too
-    weight = count = power = 0.0
+    weight = count = power = twice.new_zeros(())
     for plane, radius in _planes(statistics):
         inside = (radius <= p * limit) * twice
-        weight += float((plane[..., 2] * inside).sum())
-        count += float(inside.sum())
+        weight = weight + (plane[..., 2] * inside).sum()
+        count = count + inside.sum()
         within = (radius <= p * (limit + 0.5) + 1.0) * twice
-        power += float((plane[..., :2].double().square().sum(dim=-1) * within).sum())
-    return weight / count, power
+        power = power + (plane[..., :2].double().square().sum(dim=-1) * within).sum()
+    return float(weight / count), float(power)
 
 
 def _within_limit(statistics: Backprojection, which: slice) -> Tensor:

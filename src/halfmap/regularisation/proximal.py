@@ -17,14 +17,17 @@ Each step therefore lowers F, including the TV term. Reweighting happens at ever
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from halfmap import kernels
+from halfmap.kernels.descent import Term, Weights, descent_sums, proximal_step
 from halfmap.regularisation.normal_equations import NormalEquations
 
+TINY = 1e-60  # a square that is as good as none
+LOOK = 4  # steps after which a GPU is asked whether a descent is over
 _AXES = (0, 1, 2)
 
 
@@ -67,15 +70,15 @@ class Penalty:
         """The penalty with alpha and beta multiplied."""
         return replace(self, sparse=self.sparse * strength.sparse, smooth=self.smooth * strength.smooth)
 
-    def value(self, x: Tensor) -> float:
-        """Both logarithmic terms of F for the map x [z, y, x]."""
-        total = 0.0
+    def value(self, x: Tensor) -> Tensor:
+        """Both logarithmic terms of F for the map x [z, y, x], a float64 number where the map lies."""
+        total = torch.zeros((), dtype=torch.float64, device=x.device)
         if self.sparse > 0:
-            total += self.sparse * float((self.local * (x.abs() / self.eps).log1p()).sum(dtype=torch.float64))
+            total += self.sparse * (self.local * (x.abs() / self.eps).log1p()).sum(dtype=torch.float64)
         if self.smooth > 0:
             d = _length(self._differences(x))
             h = torch.where(d < self.rounding, d.square() / (2 * self.rounding), d - self.rounding / 2)
-            total += self.smooth * float((self.local * (h / self.eps_gradient).log1p()).sum(dtype=torch.float64))
+            total += self.smooth * (self.local * (h / self.eps_gradient).log1p()).sum(dtype=torch.float64)
         return total
 
     def smooth_bound(self, x: Tensor) -> SmoothBound:
@@ -127,6 +130,14 @@ class Descent:
 
 
 @dataclass(frozen=True)
+class Reached:
+    """What a step has reached, float64 numbers where the map lies: F, and how much of its norm the map has changed."""
+
+    value: Tensor
+    change: Tensor
+
+
+@dataclass(frozen=True)
 class Problem:
     """F: the data, the penalty and the previous map [z, y, x]; without one (None) nothing pulls towards it."""
 
@@ -143,19 +154,37 @@ class Problem:
         """gamma, or 0 without a previous map."""
         return self.penalty.inertia if self.previous is not None else 0.0
 
-    def value(self, x: Tensor, applied: Tensor) -> float:
-        """F of a map x [z, y, x]; applied: A x."""
-        total = float((x.double() * (0.5 * applied - self.data.linear).double()).sum()) + self.penalty.value(x)
+    @property
+    def term(self) -> Term:
+        """All this, as compiled kernels take it."""
+        p = self.penalty
+        weights = Weights(p.sparse, p.smooth, self.inertia, p.eps, p.eps_gradient, p.rounding, p.spacing)
+        local = p.local if isinstance(p.local, Tensor) else None
+        return Term(self.data.linear, self.previous, local, weights)
+
+    def reached(self, z: Tensor, applied: Tensor, x: Tensor) -> Reached:
+        """What a step from x to z [z, y, x] has reached; applied: A z."""
+        if _compiled(z):
+            sums = descent_sums(z, applied, x, self.term)
+            return Reached(sums.value, (sums.moved / sums.power.clamp_min(TINY)).sqrt())
+        change = (z - x).norm() / z.norm().clamp_min(torch.finfo(z.dtype).tiny)
+        return Reached(self.value(z, applied), change.double())
+
+    def value(self, x: Tensor, applied: Tensor) -> Tensor:
+        """F of a map x [z, y, x], a float64 number where the map lies; applied: A x."""
+        total = (x.double() * (0.5 * applied - self.data.linear).double()).sum() + self.penalty.value(x)
         if self.previous is not None:
-            total += 0.5 * self.inertia * float((x - self.previous).double().square().sum())
+            total += 0.5 * self.inertia * (x - self.previous).double().square().sum()
         return total
 
-    def step(self, y: Tensor, applied: Tensor, bound: float) -> Tensor:
-        """Minimiser [z, y, x] of the bound of F about y; applied: A y; bound: of the eigenvalues of A."""
+    def step(self, y: Tensor, applied: Tensor, bound: Tensor) -> Tensor:
+        """Minimiser [z, y, x] of the bound of F about y; applied: A y; bound: of the eigenvalues of A, a number."""
+        if _compiled(y):
+            return proximal_step(y, applied, bound, self.term)
         gradient = applied - self.data.linear
         if self.previous is not None:
             gradient = gradient + self.inertia * (y - self.previous)
-        curvature = torch.full_like(y, bound + self.inertia)
+        curvature = (bound + self.inertia).to(y.dtype)
         if self.penalty.smooth > 0:
             smooth = self.penalty.smooth_bound(y)
             gradient, curvature = gradient + smooth.gradient, curvature + smooth.curvature
@@ -174,30 +203,50 @@ def descend(problem: Problem, start: Tensor, steps: int, tolerance: float, share
     Steps are accelerated (Beck & Teboulle 2009, SIAM J. Imaging Sci. 2, 183), and the acceleration starts anew where it
     would raise F. Where a plain step raises F, the estimate of the largest eigenvalue of A is too small. It is then
     increased, at most to the largest weight, which is an upper bound.
+
+    Every decision is made where the map lies, so that nothing waits for a GPU within LOOK steps: then it is asked
+    whether the descent is over. Steps after its end change nothing.
     """
-    data = problem.data
-    bound = data.largest_eigenvalue
-    ceiling = max(data.largest_weight, bound)
+    data, nothing = problem.data, torch.zeros((), dtype=torch.float64, device=start.device)
+    bound, one, over = nothing + data.largest_eigenvalue, nothing + 1, nothing > 0
+    ceiling = torch.clamp_min(bound, data.largest_weight)
+    look = 1 if start.device.type == "cpu" else LOOK
     x, applied = start, data.apply(start)
-    value = problem.value(x, applied)
-    objective, before, before_applied, momentum = [value], x, applied, 1.0
-    for _ in range(steps):
-        grown = 0.5 * (1 + math.sqrt(1 + 4 * momentum**2))
+    value = first = problem.reached(x, applied, x).value
+    before, before_applied, momentum = x, applied, one
+    values, taken = [value], [~over]
+    for step in range(1, steps + 1):
+        grown = 0.5 * (1 + (1 + 4 * momentum**2).sqrt())
         ahead = (momentum - 1) / grown
         z = problem.step(x + ahead * (x - before), applied + ahead * (applied - before_applied), bound)
         z_applied = data.apply(z)
-        z_value = problem.value(z, z_applied)
-        if z_value > value:
-            if ahead == 0:
-                if bound >= ceiling:
-                    break  # only rounding errors are left
-                bound = min(1.5 * bound, ceiling)
-            before, before_applied, momentum = x, applied, 1.0
-            continue
-        change = float((z - x).norm() / z.norm().clamp_min(torch.finfo(z.dtype).tiny))
-        before, before_applied, momentum = x, applied, grown
-        gained, x, applied, value = value - z_value, z, z_applied, z_value
-        objective.append(value)
-        if change < tolerance or gained < share * (objective[0] - value):
+        reached = problem.reached(z, z_applied, x)
+        z_value = reached.value
+        raised = z_value > value
+        lowered = ~(raised | over)
+        stuck = raised & (ahead == 0)
+        over = over | (stuck & (bound >= ceiling))  # only rounding errors are left
+        bound = torch.where(stuck, torch.minimum(1.5 * bound, ceiling), bound)
+        enough = (reached.change < tolerance) | (value - z_value < share * (first - z_value))
+        over = over | (lowered & enough)
+        before, before_applied, momentum = x, applied, torch.where(lowered, grown, one)
+        x, applied, value = (_either(lowered, new, old) for new, old in
+                             ((z, x), (z_applied, applied), (z_value, value)))
+        values.append(value)
+        taken.append(lowered)
+        if step % look == 0 and bool(over):
             break
-    return Descent(x, tuple(objective))
+    steps_taken = torch.stack(values)[torch.stack(taken)]
+    return Descent(x, tuple(steps_taken.tolist()))
+
+
+def _compiled(x: Tensor) -> bool:
+    """Whether Triton has kernels for what is done with a map."""
+    return x.dtype == torch.float32 and kernels.compiled_by_triton(x.device)
+
+
+def _either(first: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """``new`` if ``first`` says so, else ``old``; no copy where that can be asked without waiting."""
+    if first.device.type == "cpu":
+        return new if bool(first) else old
+    return torch.where(first, new, old)

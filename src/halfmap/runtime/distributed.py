@@ -278,6 +278,9 @@ def disband() -> None:
     """Leave a job that ended with an error, in a program that goes on. One that ended well has been left already."""
     import torch.distributed as dist
 
+    global _voice
+    _voice = None
+
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 

@@ -43,15 +43,22 @@ class Heartbeat:
     """
 
     def __init__(self, file: int, who: str) -> None:
-        self._file, self._who = file, who.encode()[:LONGEST_NAME].decode(errors="ignore")
+        # A file of its own: were it another's, and closed under a beat, that could go to whatever is opened next.
+        self._file, self._who = os.dup(file), who.encode()[:LONGEST_NAME].decode(errors="ignore")
         self._work, self._counting, self._over = Work(), threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Heartbeat:
         global _current
-        _current = self
         self.write()
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:  # an interrupt may come before or after it has begun
+            self._over.set()
+            if not self._thread.is_alive():
+                os.close(self._file)
+            raise
+        _current = self
         return self
 
     def __exit__(
@@ -86,6 +93,7 @@ class Heartbeat:
     def _beat(self) -> None:
         while not self._over.wait(EVERY):
             self.write()
+        os.close(self._file)
 
 
 _current: Heartbeat | None = None  # of the command of this process; a process works in one folder at a time

@@ -67,7 +67,8 @@ class Progress:
         done before the run was stopped.
         """
         self._clear()
-        self._pace = terminal.Pace(stage, total_particles, number, resolution if _finite(resolution) else None, done)
+        reached_before = resolution if _finite(resolution) else None
+        self._pace = terminal.Pace(stage, total_particles, number or None, reached_before, done)
         if self._live is None:
             return
         reach = f" to {band:.1f} Å" if _finite(band) else ""

@@ -47,7 +47,8 @@ class ManyResLogSettings(ResLogSettings):
     """All settings of ``halfmap reslog``, with those that may have several values."""
 
     runs: tuple[Path, ...] = field(default=(), metadata={
-        "help": "folder of a finished refinement; several are drawn into one plot", "short": "RUN", "none": "none"})
+        "help": "folder of a finished refinement; several are drawn into one plot", "short": "RUN", "none": "none",
+        "positional": True})
     regularisers: tuple[str, ...] = field(default=(), metadata={
         "help": "with --refine: regulariser to refine the subsets with, may be given several times",
         "choices": REGULARISERS, "none": "that of RUN"})

@@ -122,15 +122,15 @@ class RunReader:
         if "/" not in name and name not in run.files:
             return None
         try:
-            with opened_below(run.root, path) as stream:
-                version = version_of(os.fstat(stream.fileno()))
-                known = self._known.get(path)
-                if known is None or known.tag != version.tag:
+            version = version_of(os.stat(path))
+            known = self._known.get(path)
+            if known is None or known.tag != version.tag:
+                with opened_below(run.root, path) as stream:
                     stream.seek(max(0, version.size - LONGEST))
                     known = _Known(version.tag, _parsed(parse, stream.read(LONGEST)))
-                    self._known[path] = known
-                found: Read | None = known.value
-                return found
+                self._known[path] = known
+            found: Read | None = known.value
+            return found
         except OSError:
             self._known.pop(path, None)
             return None

@@ -43,6 +43,14 @@ class _Listing:
     folders: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """Whether a version of a page is one of ours."""
+
+    tag: str
+    ours: bool
+
+
 @dataclass
 class WatchedFolders:
     """Looks for runs again and again. roots: folders. Links to folders are not followed; hidden ones are left out.
@@ -53,7 +61,7 @@ class WatchedFolders:
     roots: Sequence[Path]
     complete: bool = True
     _listings: dict[Path, _Listing] = field(default_factory=dict)
-    _ours: dict[Path, tuple[str, ...]] = field(default_factory=dict)
+    _ours: dict[Path, _Seen] = field(default_factory=dict)
 
     def look(self, now: float) -> list[WatchedFolder]:
         """All that is there now, seconds since 1970. What cannot be read is passed over."""
@@ -117,13 +125,13 @@ class WatchedFolders:
     def _is_ours(self, root: Path, path: Path) -> bool:
         """Whether a file is a page of ours: others write a report.html too."""
         try:
-            with opened_below(root, path) as stream:
-                tag = version_of(os.fstat(stream.fileno())).tag
-                known = self._ours.get(path, ("", ""))
-                if known[0] != tag:
-                    known = tag, "ours" if OURS in stream.read(HEAD) else ""
-                    self._ours[path] = known
-                return bool(known[1])
+            tag = version_of(os.stat(path)).tag
+            known = self._ours.get(path)
+            if known is None or known.tag != tag:
+                with opened_below(root, path) as stream:
+                    known = _Seen(tag, OURS in stream.read(HEAD))
+                self._ours[path] = known
+            return known.ours
         except OSError:
             self._ours.pop(path, None)
             return False

@@ -14,7 +14,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qs, quote, unquote_to_bytes
 
@@ -49,6 +49,17 @@ class _Row:
     html: str
 
 
+@dataclass(frozen=True)
+class _Runs:
+    """All runs as one look found them. rows: by name; order: their keys as they are listed; number: of the last look
+    that found a change; complete: whether it went through everything."""
+
+    rows: dict[bytes, _Row] = field(default_factory=dict)
+    order: tuple[str, ...] = ()
+    number: int = 0
+    complete: bool = True
+
+
 class WatchSite:
     """The site that `runtime/web_server.py` serves. roots: the folders; clock: seconds since 1970."""
 
@@ -57,9 +68,7 @@ class WatchSite:
         self._folders, self._reader = WatchedFolders(self._roots), RunReader()
         self._looking, self._drawing = threading.Lock(), threading.Lock()
         self._session = f"{os.getpid():x}{time.time_ns():x}"
-        self._rows: dict[bytes, _Row] = {}
-        self._order: list[str] = []
-        self._change, self._next = 0, 0.0
+        self._runs, self._next = _Runs(), 0.0
         self._pictures: dict[Picture, bytes] = {}
 
     def __call__(self, path: str, query: str) -> Answer | None:
@@ -79,61 +88,61 @@ class WatchSite:
 
     def runs(self) -> list[RunStatus]:
         """All runs as they stand: those at work first, then those that changed last."""
-        self._look()
-        return [self._rows[unquote_to_bytes(key)].status for key in self._order]
+        runs = self._look()
+        return [runs.rows[unquote_to_bytes(key)].status for key in runs.order]
 
     def _row(self, asked: str) -> _Row | None:
-        self._look()
-        return self._rows.get(unquote_to_bytes(asked))
+        return self._look().rows.get(unquote_to_bytes(asked))
 
-    def _look(self) -> None:
-        """Look at all runs, unless that was done just now. What has changed gets the number of this look."""
-        with self._looking:
-            began = time.monotonic()
-            if began < self._next:
-                return
-            now, rows = self._clock(), dict[bytes, _Row]()
-            number = self._change + 1
-            for folder in self._folders.look(now):
-                name = os.fsencode(folder.name)
-                status, old = self._reader.status(folder, now), self._rows.get(name)
-                if old is not None and old.status == status:
-                    rows[name] = old
-                else:
-                    key = quote(name)
-                    rows[name] = _Row(status, key, number, _drawn(status, key))
-            latest = sorted(rows.values(), key=lambda row: (-row.status.changed, row.key))
-            latest.sort(key=lambda row: row.status.state is not State.RUNNING)
-            order = [row.key for row in latest]
-            if order != self._order or any(row.number == number for row in rows.values()):
-                self._change = number
-            self._rows, self._order = rows, order
-            self._next = time.monotonic() + max(LEAST, (time.monotonic() - began) / SHARE)
+    def _look(self) -> _Runs:
+        """Look at all runs, unless that was done just now. While somebody looks, others get what was known before."""
+        if self._looking.acquire(blocking=not self._runs.number):
+            try:
+                began = time.monotonic()
+                if began >= self._next:
+                    self._runs = self._found(self._clock(), self._runs)
+                    self._next = time.monotonic() + max(LEAST, (time.monotonic() - began) / SHARE)
+            finally:
+                self._looking.release()
+        return self._runs
+
+    def _found(self, now: float, before: _Runs) -> _Runs:
+        """What there is now. What has changed gets the number of this look."""
+        rows, number = dict[bytes, _Row](), before.number + 1
+        for folder in self._folders.look(now):
+            name = os.fsencode(folder.name)
+            status, old = self._reader.status(folder, now), before.rows.get(name)
+            if old is not None and old.status == status:
+                rows[name] = old
+            else:
+                key = quote(name)
+                rows[name] = _Row(status, key, number, _drawn(status, key))
+        latest = sorted(rows.values(), key=lambda row: (-row.status.changed, row.key))
+        latest.sort(key=lambda row: row.status.state is not State.RUNNING)
+        order, complete = tuple(row.key for row in latest), self._folders.complete
+        same = order == before.order and complete == before.complete and all(row.number < number for row in latest)
+        return _Runs(rows, order, before.number if same and before.number else number, complete)
 
     def _changes(self, since: str) -> dict[str, object]:
         """What a page that knows the list as of ``since`` has to change in it."""
-        self._look()
-        with self._looking:
-            session, _, number = since.partition("-")
-            known = int(number) if session == self._session and number.isdecimal() else -1
-            told: dict[str, object] = {"now": self._clock(), "as_of": f"{self._session}-{self._change}"}
-            if known != self._change:
-                told["order"] = self._order
-                told["rows"] = {row.key: row.html for row in self._rows.values() if row.number > known}
-                told["complete"] = self._folders.complete
-            return told
+        runs = self._look()
+        session, _, number = since.partition("-")
+        known = int(number) if session == self._session and number.isdecimal() else -1
+        told: dict[str, object] = {"now": self._clock(), "as_of": f"{self._session}-{runs.number}"}
+        if known != runs.number:
+            told["order"] = runs.order
+            told["rows"] = {row.key: row.html for row in runs.rows.values() if row.number > known}
+            told["complete"] = runs.complete
+        return told
 
     def _index(self) -> Answer:
-        self._look()
-        with self._looking:
-            rows = [self._rows[unquote_to_bytes(key)].html for key in self._order]
-            script = rendered("watch_script.html", {})
-            contents = {
-                "name": ", ".join(root.name or str(root) for root in self._roots), "rows": rows, "script": script,
-                "folders": [str(root) for root in self._roots], "complete": self._folders.complete,
-                "as_of": f"{self._session}-{self._change}", "now": self._clock(),
-                "states": [one.value for one in State],
-            }  # fmt: skip
+        runs, script = self._look(), rendered("watch_script.html", {})
+        contents = {
+            "name": ", ".join(root.name or str(root) for root in self._roots), "script": script,
+            "rows": [runs.rows[unquote_to_bytes(key)].html for key in runs.order],
+            "folders": [str(root) for root in self._roots], "complete": runs.complete,
+            "as_of": f"{self._session}-{runs.number}", "now": self._clock(), "states": [one.value for one in State],
+        }  # fmt: skip
         text = rendered("watch.html", contents)
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
         policy = (f"{NOTHING}; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src 'self' data:; "
