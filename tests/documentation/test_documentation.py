@@ -21,7 +21,7 @@ from generate.needed import left_out  # noqa: E402
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 # Commands of other programs, whose options nobody here can know.
-FOREIGN = ("relion", "mpirun", "torchrun", "pip", "python", "pytest", "mkdocs", "RELION")
+FOREIGN = ("relion", "mpirun", "torchrun", "pip", "python", "pytest", "mkdocs", "docker", "apptainer", "RELION")
 
 
 def shown() -> list[str]:
