@@ -176,7 +176,7 @@ REAL = (*BELT, "--contrast-sd", "0.25", "--junk", "0.05", "--defocus-min", "0.6"
         "--dtype", "int8")
 PAPER_SCALE = {
     "pfcrt-like": Molecule(transporter, "C1", (
-        "--box", "192", "--apix", "1.15", "--snr", "0.0035", "--hinge", f"{SWINGING}:10", *REAL,
+        "--box", "192", "--apix", "1.15", "--snr", "0.003", "--hinge", f"{SWINGING}:10", *REAL,
         "--micelle-radius", "50")),
     "stra6-like": Molecule(dimer, "C2", (
         "--box", "192", "--apix", "1.15", "--snr", "0.004", "--hinge", f"{SWINGING}:10", *REAL,
