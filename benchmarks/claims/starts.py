@@ -30,6 +30,8 @@ from halfmap.refinement.soft_em import ImagePoses, SoftTask, WhitenedImages
 from halfmap.refinement.starting_agreement import HALF_TURN, NEAR, SURE
 from halfmap.refinement.starting_schedule import finest
 from halfmap.refinement.starts import finished, operators_in_frame, ranked, scored_groups, start_from_nothing
+from halfmap.refinement.together import Together
+from halfmap.runtime.distributed import ALONE
 from halfmap.settings.start import StartSettings
 from halfmap.validation.poses import common_frame
 from halfmap.workflows import start as workflow
@@ -100,7 +102,7 @@ def main() -> None:
     fine = given.resolution or finest(len(group))
     truth = read_star(given.truth)
     with workflow.StackFiles() as files:
-        source = workflow._inspected(settings, files).source
+        source = workflow._inspected(settings, files, Together(ALONE)).source
         made = with_noise(workflow._task(source, settings, fine, group), given.noise, given.seed)
     task, empty = made.task, made.empty
     order = {(int(i), int(s)): row for row, (i, s) in enumerate(zip(truth.image_index, truth.stack_index, strict=True))}
