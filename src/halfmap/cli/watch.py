@@ -30,7 +30,7 @@ def run_watch(arguments: argparse.Namespace) -> None:
     from halfmap.runtime.web_server import serving
 
     site = WatchSite(folders)
-    with serving(settings.host, settings.port, site, frozenset(settings.allow_host.split())) as server:
+    with serving(settings.host, settings.port, site, frozenset((settings.allow_host or "").split())) as server:
         print(_told(settings.host, server.port, folders), flush=True)
         try:
             server.serve_forever()
