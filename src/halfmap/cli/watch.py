@@ -29,8 +29,8 @@ def run_watch(arguments: argparse.Namespace) -> None:
     from halfmap.report.pages.watch import WatchSite
     from halfmap.runtime.web_server import serving
 
-    site = WatchSite(folders)
-    with serving(settings.host, settings.port, site, frozenset((settings.allow_host or "").split())) as server:
+    site, names = WatchSite(folders), {settings.host.lower(), *(settings.allow_host or "").split()}
+    with serving(settings.host, settings.port, site, frozenset(names)) as server:
         print(_told(settings.host, server.port, folders), flush=True)
         try:
             server.serve_forever()
@@ -49,7 +49,8 @@ def _told(host: str, port: int, folders: Sequence[Path]) -> str:
         lines.append(f"From another machine: ssh -N -L {port}:{where}:{port} {_user()}{machine}, then open "
                      f"http://127.0.0.1:{port}/")
     else:
-        lines.append(f"Everybody who reaches {machine if everywhere else host} can open it.")
+        lines.append(f"Everybody who reaches {machine if everywhere else host} can open it, by name where --allow-host allows "
+                     "the name.")
     return "\n".join(lines)
 
 
