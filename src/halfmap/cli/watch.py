@@ -49,8 +49,8 @@ def _told(host: str, port: int, folders: Sequence[Path]) -> str:
         lines.append(f"From another machine: ssh -N -L {port}:{where}:{port} {_user()}{machine}, then open "
                      f"http://127.0.0.1:{port}/")
     else:
-        lines.append(f"Everybody who reaches {machine if everywhere else host} can open it, by name where --allow-host allows "
-                     "the name.")
+        lines.append(f"Everybody who reaches {machine if everywhere else host} can open it; by a name, where "
+                     "--allow-host gives that.")
     return "\n".join(lines)
 
 
