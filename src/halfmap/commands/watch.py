@@ -19,8 +19,8 @@ def watch(settings: WatchSettings) -> Done:
     from halfmap.report.pages.watch import WatchSite
     from halfmap.runtime.web_server import serving
 
-    site = WatchSite(checked.folders)
-    with serving(checked.host, checked.port, site, frozenset(checked.allow_host.split())) as server:
+    site, names = WatchSite(checked.folders), {checked.host.lower(), *(checked.allow_host or "").split()}
+    with serving(checked.host, checked.port, site, frozenset(names)) as server:
         say(_told(checked.host, server.port, checked.folders))
         try:
             server.serve_forever()
@@ -40,7 +40,8 @@ def _told(host: str, port: int, folders: Sequence[Path]) -> str:
         lines.append(f"From another machine: ssh -N -L {port}:{where}:{port} {_user()}{machine}, then open "
                      f"http://127.0.0.1:{port}/")
     else:
-        lines.append(f"Everybody who reaches {machine if everywhere else host} can open it.")
+        lines.append(f"Everybody who reaches {machine if everywhere else host} can open it; by a name, where "
+                      "--allow-host gives that.")
     return "\n".join(lines)
 
 

@@ -24,9 +24,9 @@ class WatchSettings:
     host: str = field(default="127.0.0.1", metadata={
         "help": "address of this machine that is listened at; at 127.0.0.1 only this machine is answered, at 0.0.0.0 "
                 "everybody who reaches it", "short": "address"})
-    allow_host: str = field(default="", metadata={
+    allow_host: str | None = field(default=None, metadata={
         "help": "names by which browsers may call this machine, beside localhost and addresses in figures",
-        "short": "name", "several": True})
+        "short": "name", "several": True, "none": "no others"})
 
 
 def validated_watch(settings: WatchSettings) -> WatchSettings:
@@ -43,5 +43,5 @@ def validated_watch(settings: WatchSettings) -> WatchSettings:
     for folder in found:
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder; give the folder of a run, or one with runs below it")
-    names = " ".join(name.lower().rstrip(".") for name in settings.allow_host.split())
-    return dataclasses.replace(settings, folders=tuple(dict.fromkeys(found)), allow_host=names)
+    names = " ".join(name.lower().rstrip(".") for name in (settings.allow_host or "").split())
+    return dataclasses.replace(settings, folders=tuple(dict.fromkeys(found)), allow_host=names or None)
