@@ -22,7 +22,7 @@ from halfmap.regularisation.protocol import HalfSets
 from halfmap.runtime.scratch import on_host
 from halfmap.validation.fsc import FscCurves, corrected_fsc
 
-BOX, PIECE = 26, 3000  # points of a half volume that are worked on at once, as few as they are in a large one
+BOX, PIECE = 20, 3000  # points of a half volume that are worked on at once, as few as they are in a large one
 
 
 @dataclass

@@ -277,3 +277,24 @@ def test_sums_by_index_are_numpys(shape):
     expected = np.bincount(index.numpy().ravel(), values.double().numpy().ravel(), 6)
     for sums_at in (kernels.sums_at, reference_volume.sums_at):
         np.testing.assert_allclose(sums_at(index, values, 6).numpy(), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_volumes_are_the_same_made_of_all_planes_at_once_or_of_two_at_a_time(monkeypatch):
+    m, generator = 6, torch.Generator().manual_seed(1)
+    first, second = (torch.rand(2 * m + 1, 2 * m + 1, m + 1, 3, generator=generator) for _ in range(2))
+    floor = torch.linspace(0.5, 0.1, 4, dtype=torch.float64)
+    maps = [torch.fft.rfftn(torch.randn(11, 11, 11, generator=generator)) for _ in range(2)]
+    gain = torch.linspace(1, 0, 200)
+
+    def made() -> list[Tensor]:
+        return [*reference_volume.weight_by_shell(first, 2, 4), reference_volume.divided(first, floor, floor, 2),
+                reference_volume.inverse_weight_by_shell(first, floor, 2),
+                *(reference_volume.ratio_difference(first, second, floor, 2, 5, fold) for fold in (True, False)),
+                reference_volume.shell_products(*maps, torch.ones(6)),
+                reference.combined_transforms(*maps, 8, gain, gain)]
+
+    whole = made()
+    monkeypatch.setattr(reference_volume, "POINTS", 2 * first[0, ..., 0].numel())
+    monkeypatch.setattr(reference, "CHUNK", 128)
+    for one, other in zip(made(), whole, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=0)

@@ -254,7 +254,7 @@ def test_shell_means_and_division_are_what_numpy_gives_compiled_and_plain():
     both = weight + other[..., 2].numpy()
     plain = numerator / np.maximum(weight, least) - numerator[::-1] / np.maximum(other[..., 2].numpy(), least)
     plain[radius > 7] = 0  # a shell beyond the profiles
-    for module in (kernels, kernels.reference):
+    for module in (kernels, kernels.reference_volume):
         ratio = module.divided(sums, ridge, floor, padding)
         assert np.allclose(ratio.numpy(), numerator / np.maximum(weight + added, least))
         ratio = module.divided(sums, ridge, floor, padding, share)
@@ -286,7 +286,7 @@ def test_coarser_statistics_give_the_same_map_on_a_coarser_grid(blobs, random_po
         statistics.coarser(5, 15)
 
 
-@pytest.mark.parametrize("module", [kernels, kernels.reference], ids=["compiled", "plain torch"])
+@pytest.mark.parametrize("module", [kernels, kernels.reference_volume], ids=["compiled", "plain torch"])
 @pytest.mark.parametrize("folded", [False, True])
 def test_the_difference_of_two_maps_is_made_at_once(blobs, random_poses, folded, module, monkeypatch):
     band, specimen = Band.to_shell(BOX, 9), blobs(BOX, width=2.0)

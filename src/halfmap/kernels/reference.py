@@ -206,21 +206,30 @@ def soft_circles(box: int, radii: Tensor, edge: float, centres: Tensor) -> Tenso
 
 
 def combined_transforms(first: Tensor, second: Tensor, size: int, gain1: Tensor, gain2: Tensor) -> Tensor:
-    """Full transform [z, y, x] of the complex map that kernels.filtered_pair returns: gain1 first + i gain2 second."""
+    """Full transform [z, y, x] of the complex map that kernels.filtered_pair returns: gain1 first + i gain2 second.
+
+    Some planes are made at a time: what they are made of on the way is seven times as large.
+    """
     half = (size - 1) // 2
     k = torch.cat([torch.arange(half + 1), torch.arange(half + 1 - size, 0)]).to(first.device)
-    square = k[:, None, None] ** 2 + k[:, None] ** 2 + k**2
     # an even grid has one coefficient where a finer one has two: it is left out, unless the grids are equal
     paired = (k >= -half) | (size == first.shape[0] == second.shape[0])
-    inside = paired[:, None, None] & paired[:, None] & paired
+    out = torch.empty((size, size, size), dtype=first.dtype, device=first.device)
+    for low in range(0, size, max(1, CHUNK // size**2)):
+        z = slice(low, low + max(1, CHUNK // size**2))
+        square = k[z, None, None] ** 2 + k[:, None] ** 2 + k**2
+        inside = paired[z, None, None] & paired[:, None] & paired
+        one, other = (_planes_of(part, k, z) * inside for part in (first, second))
+        out[z] = one * gain1[square] + 1j * (other * gain2[square])
+    return out
 
-    def full(part: Tensor) -> Tensor:
-        box = part.shape[0]
-        direct = part[k % box][:, k % box][:, :, k.abs()]
-        mate = part[-k % box][:, -k % box][:, :, k.abs()].conj()
-        return torch.where(k >= 0, direct, mate) * inside
 
-    return full(first) * gain1[square] + 1j * (full(second) * gain2[square])
+def _planes_of(part: Tensor, k: Tensor, z: slice) -> Tensor:
+    """Planes z [z, y, x] of the full transform at the frequencies k [n], of a map whose rfftn ``part`` is."""
+    box = part.shape[0]
+    direct = part[k[z] % box][:, k % box][:, :, k.abs()]
+    mate = part[-k[z] % box][:, -k % box][:, :, k.abs()].conj()
+    return torch.where(k >= 0, direct, mate)
 
 
 def add_kept_bands_(out: Tensor, place: Tensor, pair: Tensor, node: int) -> None:

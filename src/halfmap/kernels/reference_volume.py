@@ -31,10 +31,13 @@ def shell_products(first: Tensor, second: Tensor, columns: Tensor) -> Tensor:
     box, count = len(first), len(first) // 2 + 1
     k = torch.fft.fftfreq(box, 1 / box, device=first.device)
     x = torch.arange(count, device=first.device)
-    shell = (k[:, None, None].square() + k[:, None].square() + x.square()).sqrt().round().long().clamp(max=count)
-    a, b = first.to(torch.complex128), second.to(torch.complex128)
-    products = ((a * b.conj()).real, a.abs().square(), b.abs().square())
-    return torch.stack([sums_at(shell, p * columns.double(), count + 1)[:count] for p in products], dim=1)
+    total = torch.zeros((count, 3), dtype=torch.float64, device=first.device)
+    for z in _planes(first):
+        shell = (k[z, None, None].square() + k[:, None].square() + x.square()).sqrt().round().long().clamp(max=count)
+        a, b = first[z].to(torch.complex128), second[z].to(torch.complex128)
+        products = ((a * b.conj()).real, a.abs().square(), b.abs().square())
+        total += torch.stack([sums_at(shell, p * columns.double(), count + 1)[:count] for p in products], dim=1)
+    return total
 
 
 def weight_by_shell(sums: Tensor, padding: int, shells: int) -> tuple[Tensor, Tensor]:
@@ -113,7 +116,7 @@ def _between_shells(radius: Tensor, *profiles: Tensor) -> list[Tensor]:
 
 
 def _planes(sums: Tensor) -> Iterator[slice]:
-    """Planes of a half volume [z, y, x, ..] that are worked on together: a GPU has no room for those of large ones."""
+    """Planes [z, y, x, ..] that are worked on together: a GPU has no room for all of a large array."""
     step = max(1, POINTS // (sums.shape[1] * sums.shape[2]))
     return (slice(first, first + step) for first in range(0, len(sums), step))
 
