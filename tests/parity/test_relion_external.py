@@ -12,6 +12,7 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 import pytest
+from fixtures.plug_packages import installed
 
 from halfmap.particles.model import write_pdb
 from halfmap.plugins.relion_external import main
@@ -146,9 +147,27 @@ def test_a_continued_run_and_the_last_reconstruction_find_their_earlier_maps(
     assert said in log and "from the map of iteration 1" in log
 
 
+def test_a_regulariser_of_another_package_that_needs_one_half_set_only_makes_relions_map(
+    copied: Callable[[str], str], tmp_path: Path
+) -> None:
+    star, packages = copied("run_it002_half1_class001"), tmp_path / "packages"
+    packages.mkdir()
+    path = os.pathsep.join([str(installed(packages)), str(Path(__file__).parents[2] / "src")])
+    found = []
+    for gain in (0.25, 0.5):
+        done = subprocess.run([*PLUGIN.split(), star, "--regulariser", "soft", "--soft-gain", str(gain),
+                               "--pixel-size", "5.25"], cwd=tmp_path,
+                              env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        found.append(density(tmp_path / star.replace(".star", ".mrc")))
+    np.testing.assert_allclose(2 * found[0], found[1], rtol=1e-5)
+    assert "half 1: soft gain 0.25, from no earlier map" in (tmp_path / "run_halfmap.log").read_text()
+
+
 @pytest.mark.parametrize(("options", "reason"), [
     (["--regulariser", "nonuniform"], "quarter sets"),
     (["--regulariser", "sidesplitter"], "both half maps"),
+    (["--regulariser", "joined"], "quarter sets"),
     (["--regulariser", "sparse_smooth", "--ss-parameters", "cross-validated"], "quarter sets"),
     (["--regulariser", "sparse_smooth", "--ss-parameters", "published-code"], "other half set"),
     (["--ss-alpha", "0.3"], "belongs to --regulariser sparse_smooth"),

@@ -13,62 +13,15 @@ from pathlib import Path
 import mrcfile
 import pytest
 import torch
+from fixtures.plug_packages import METHOD, installed
 
 from halfmap.errors import InputError
 from halfmap.regularisation.protocol import MapPair
 from halfmap.settings.regularisers import DECLARED, regulariser_named
+from halfmap.workflows.regulariser_claims import CLAIMS
 
 SOURCE = str(Path(__file__).parents[2] / "src")
-ENTRY = "[halfmap.regularisers]\n{name} = {target}\n"
-DECLARATION = '''
-from dataclasses import dataclass, field
-from halfmap.regularisation.declaration import Declaration, Need
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    {prefix}gain: float = field(default=0.5, metadata={{"help": "factor of the map", "above": 0, "group": "soft"}})
-
-SOFT = Declaration(name="{name}", prefix="{prefix}", options=Options, method="{method}", paper="Soft 2026, doi:10.1/x",
-                   need=Need(5, 5, quarters=False), without_quarters="")
-'''
-METHOD = '''
-from dataclasses import dataclass
-from halfmap.reconstruction.inverse import reconstruct
-from halfmap.regularisation.protocol import Solution
-
-@dataclass(frozen=True)
-class Soft:
-    gain: float = 0.5
-    name: str = "soft"
-    crosses: str = "nothing"
-
-    def solve(self, halves, mask, memory):
-        maps = tuple(self.gain * v for v in halves.raw)
-        return Solution(maps, (maps[0] + maps[1]) / 2, {"maps": maps})
-
-    def filter_pair(self, pair, mask):
-        maps = (self.gain * pair.half1, self.gain * pair.half2)
-        return Solution(maps, (maps[0] + maps[1]) / 2)
-
-    def alone(self, sums, pixel_size, previous):
-        return self.gain * reconstruct(sums)
-'''
-
 Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-def installed(folder: Path, project: str = "soft-package", name: str = "soft", prefix: str = "soft_",
-              target: str | None = None, method: str | None = None, code: str = METHOD) -> Path:
-    """A package unpacked in a folder of Python's path, as pip leaves one."""
-    module = project.replace("-", "_")
-    (folder / f"{module}.py").write_text(DECLARATION.format(
-        name=name, prefix=prefix, method=method or f"{module}_method:Soft"))
-    (folder / f"{module}_method.py").write_text(code)
-    info = folder / f"{module}-1.5.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project}\nVersion: 1.5\n")
-    (info / "entry_points.txt").write_text(ENTRY.format(name=name, target=target or f"{module}:SOFT"))
-    return folder
 
 
 @pytest.fixture
@@ -167,6 +120,16 @@ def test_one_that_cannot_be_declared_is_named_with_its_package_and_stops_no_othe
         assert chosen.returncode == 2 and "error: --regulariser soft: the package soft-package 1.5" in chosen.stderr
 
 
+def chosen_here(packages: Path, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ``soft`` be a regulariser of this process, with a method of this code."""
+    installed(packages, code=code)
+    monkeypatch.syspath_prepend(packages)
+    for module in ("soft_package", "soft_package_method"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    declared = replace(importlib.import_module("soft_package").SOFT, package="soft-package 1.5")
+    monkeypatch.setitem(DECLARED, "soft", declared)
+
+
 @pytest.mark.parametrize(("code", "said"), [
     ("import no_such_library", "ModuleNotFoundError"),
     (METHOD.replace("def filter_pair", "def filter"), "its method has no filter_pair"),
@@ -179,12 +142,7 @@ def test_one_that_cannot_be_declared_is_named_with_its_package_and_stops_no_othe
     (METHOD.replace("return Solution(maps, (maps[0] + maps[1]) / 2)", "return maps"), "returns no Solution"),
 ])  # fmt: skip
 def test_one_whose_method_lacks_what_is_needed_is_refused_when_it_is_chosen(code, said, packages, monkeypatch):
-    installed(packages, code=code)
-    monkeypatch.syspath_prepend(packages)
-    for module in ("soft_package", "soft_package_method"):
-        monkeypatch.delitem(sys.modules, module, raising=False)
-    declared = replace(importlib.import_module("soft_package").SOFT, package="soft-package 1.5")
-    monkeypatch.setitem(DECLARED, "soft", declared)
+    chosen_here(packages, code, monkeypatch)
     pair = MapPair(*torch.ones(2, 4, 4, 4), None, 1.0)
     with pytest.raises(InputError) as refused:
         regulariser_named("soft", gain=0.5).filter_pair(pair, torch.ones(4, 4, 4))
@@ -205,3 +163,20 @@ def test_an_option_of_it_with_another_regulariser_is_refused(halfmap_with, packa
     done = halfmap_with(packages, "refine", "no.star", "--diameter", 100, "--out", "run", "--soft-gain", 0.1)
     assert done.returncode == 2
     assert "--soft-gain: belongs to --regulariser soft, and this is uniform" in done.stderr
+
+
+@pytest.mark.parametrize(("change", "claim", "said"), [
+    ("(first + 0.1 * second, second)", "nothing of one half set is in the map of the other", "noise of half set 2"),
+    ("(first, second)", "noise falls and the molecule stays", "of the error of the raw map is left"),
+    ("(first + 1e-3 * torch.randn_like(first), second)", "the same statistics make the same references",
+     "make different references"),
+])  # fmt: skip
+def test_the_claims_are_false_for_one_that_leaks_does_nothing_or_draws_lots(
+    change, claim, said, packages, tmp_path, monkeypatch
+):
+    solve = "maps = tuple(self.gain * v for v in halves.raw)"
+    assert solve in METHOD
+    chosen_here(packages, "import torch\n" + METHOD.replace(
+        solve, f"first, second = halves.raw\n        maps = {change}"), monkeypatch)
+    with pytest.raises(AssertionError, match=said):
+        CLAIMS[claim]("soft", tmp_path)

@@ -110,8 +110,9 @@ def citations(settings: Mapping[str, Any], version: str, citing: str, randomised
     title = "open cryo-EM refinement with a choice of regularisers,"
     program = Citation("Refinement", "Halfmap", title, version or "version not recorded", "")
     used = _method_paper(settings, citing)
-    local = settings.get("ss_parameters", ("",))[0] == "local"  # both ideas joined
-    others = [paper if used is None or local else replace(paper, role=paper.role + UNUSED)
+    # earlier runs say so by the strengths of sparse_smooth alone
+    both = regulariser_name(settings) == "joined" or settings.get("ss_parameters", ("",))[0] == "local"
+    others = [paper if used is None or both else replace(paper, role=paper.role + UNUSED)
               for paper in IDEAS.values() if paper != used]
     return [program, *([used] if used else []), *others, THRESHOLD, *([RANDOMISED] if randomised else [])]
 
