@@ -1740,7 +1740,7 @@ def watch(
     *,
     port: int | None = None,
     host: str = "127.0.0.1",
-    allow_host: str | Sequence[int | str] = "",
+    allow_host: str | Sequence[int | str] | None = None,
     progress: Callable[[ProgressUpdate], object] | None = None,
     verbose: bool = False,
 ) -> Results:
@@ -1754,7 +1754,7 @@ def watch(
         host: address of this machine that is listened at; at 127.0.0.1 only this machine is answered,
             at 0.0.0.0 everybody who reaches it (default: 127.0.0.1)
         allow_host: names by which browsers may call this machine, beside localhost and addresses in
-            figures (default: )
+            figures (default: no others)
         progress: called with a halfmap.ProgressUpdate as the command goes on; what it raises stops the
             command
         verbose: print what the command line prints

@@ -15,4 +15,4 @@ def start_options(parser: argparse.ArgumentParser) -> None:
     parser.usage = "halfmap start particles.star --diameter A --out folder [--symmetry group] [--starts 8] [options]"
     parser.epilog = ("Exit status 1: no two starts found the same map; the page says why. The map is on the grey scale "
                      "of the images and ready for halfmap refine --map. A command that was stopped goes on when it is "
-                     "given again, also by another number of processes: the result is the same.")
+                     "given again, also by another number of processes.")

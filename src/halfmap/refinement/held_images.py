@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -91,14 +92,11 @@ def held_images(
             held = _held(part, source, geometries, around[part.group])
             frames.setdefault(held.geometry.optics.frame, []).append(held)
         advance(len(batch))
-    used = set(table.optics_index.tolist())
-    held_by = {optics.frame for group, optics in enumerate(table.optics) if group in used}
-    for optics in table.optics:
-        if optics.frame in held_by and optics.frame not in frames:
-            frames[optics.frame] = [_none(geometries.of(optics), source)]
-    order = {optics.frame: group for group, optics in reversed(list(enumerate(table.optics)))}
-    return HeldSet([_together(frames[frame]) for frame in sorted(frames, key=order.__getitem__)],
-                   _noise(source, around))
+    first: dict[Frame, OpticsGroup] = {}
+    for group in np.unique(table.optics_index):
+        first.setdefault(table.optics[group].frame, table.optics[group])
+    every = [frames.get(frame) or [_none(geometries.of(optics), source)] for frame, optics in first.items()]
+    return HeldSet([_together(parts) for parts in every], _noise(source, around))
 
 
 def _none(geometry: ImagingGeometry, source: ParticleSource) -> HeldImages:

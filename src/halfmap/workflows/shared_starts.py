@@ -1,7 +1,8 @@
 """The starts of `halfmap start`, each made by one of its processes.
 
-A start is the same whoever makes it. Whichever process is free takes the next one, because starts with symmetry and
-without take different times. It leaves the start in its checkpoint, where the first process finds it.
+A start is the same to the bit whoever makes it, with any number of threads; where axes are searched for, with as many
+(else to 1e-6 of their score). Whichever process is free takes the next one, because starts with symmetry and without
+take different times. It leaves the start in its checkpoint, where the first process finds it.
 """
 
 from __future__ import annotations
