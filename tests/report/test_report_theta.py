@@ -18,6 +18,7 @@ import torch
 from halfmap.cli.program import main
 from halfmap.maps.mrc import write_map
 from halfmap.regularisation.protocol import HalfSets, Solution
+from halfmap.regularisation.sparse_smooth import SparseSmooth
 from halfmap.regularisation.wiener import Uniform
 from halfmap.report.pages.refine import write_report
 from halfmap.report.pages.run_folder import report_from_run
@@ -264,3 +265,17 @@ def test_a_paper_that_is_not_known_in_full_is_cited_as_the_setting_says(tmp_path
         assert f"with {name} regularisation ({said})" in page and f'href="https://doi.org/{doi}"' in page
     page = write_report(tmp_path, snapshot(None, settings={"regulariser": "third"}, citing=citing)).read_text()
     assert "with third regularisation, in" in page
+
+
+@pytest.mark.parametrize(("crosses", "said"), [
+    (SparseSmooth(parameters="published-code").crosses, "the half-map FSC is no test here"),
+    ("nothing (as soft-package 1.5 declares)", "images of noise test that"),
+])  # fmt: skip
+def test_what_leaks_and_what_a_package_declares_is_not_called_the_gold_standard(
+    crosses: str, said: str, tmp_path: Path
+) -> None:
+    shown = snapshot(None)
+    for expected, words in ((True, crosses), (False, Uniform().crosses)):
+        records = [shown.records[0] | {"crosses": words}]
+        page = write_report(tmp_path, dataclasses.replace(shown, records=records)).read_text(encoding="utf-8")
+        assert (said in page) == expected and ("the usual gold standard" in page) != expected
