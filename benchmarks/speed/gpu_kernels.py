@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from halfmap.regularisation.registry import regulariser_named
 from torch import Tensor
 from torch.nn import functional
 
@@ -37,6 +36,7 @@ from halfmap.regularisation.protocol import HalfSets
 from halfmap.regularisation.proximal import Penalty, Problem
 from halfmap.runtime.device import finished
 from halfmap.runtime.scratch import on_host
+from halfmap.settings.regularisers import regulariser_named
 from halfmap.validation.fsc import corrected_fsc
 
 PADDING = 2

@@ -10,16 +10,16 @@ from dataclasses import dataclass, field, replace
 import pytest
 import torch
 from devices.conftest import Pretended, accelerator, on_gpu
-from halfmap.regularisation.registry import regulariser_named
 from torch import Tensor
 
 from halfmap.geometry.symmetry import symmetry_group
 from halfmap.kernels import reference_symmetry, reference_volume
 from halfmap.maps.masks import spherical_mask
 from halfmap.reconstruction.statistics import Backprojection, in_memory, sums_put
-from halfmap.refinement.memory_plan import WITHOUT_QUARTERS, Demand, solve_stages
+from halfmap.refinement.memory_plan import Demand, solve_stages
 from halfmap.regularisation.protocol import HalfSets
 from halfmap.runtime.scratch import on_host
+from halfmap.settings.regularisers import DECLARED, regulariser_named
 from halfmap.validation.fsc import FscCurves, corrected_fsc
 
 BOX, PIECE = 20, 3000  # points of a half volume that are worked on at once, as few as they are in a large one
@@ -93,11 +93,12 @@ def test_a_solve_holds_what_was_planned(monkeypatch, name, group, apart):
             halves = HalfSets.build(quarters, symmetry_group(group).to(gpu), 4.0, curves)
             del quarters
             peaks.append(held.peak)
-            halves = halves if name not in WITHOUT_QUARTERS else replace(halves, sums=())
+            halves = halves if DECLARED[name].need.quarters else replace(halves, sums=())
             held.peak = held.now
             regulariser_named(name).solve(halves, mask, {})
         peaks.append(held.peak)
-    planned = solve_stages(Demand(BOX, 2, BOX // 2 - 1, BOX, 1, 0, 0, group != "C1", name, gpu=True), apart)
+    planned = solve_stages(
+        Demand(BOX, 2, BOX // 2 - 1, BOX, 1, 0, 0, group != "C1", name, DECLARED[name].need, gpu=True), apart)
     worked = 100 * PIECE  # bytes of what is worked on at once
     assert peaks[0] < max(planned["sums added up"], planned["half maps"]) + worked
     assert peaks[1] < planned["regulariser"] + worked
