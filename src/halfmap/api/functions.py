@@ -111,11 +111,11 @@ def listening(
 
 @contextmanager
 def _left_as_found() -> Iterator[None]:
-    """A command's threads are its own: torch, which the caller may use too, has as many after the block as before. And
-    a command of several processes that fails leaves none of their connections."""
+    """A command's threads, and whether its sums repeat, are its own: torch, which the caller may use too, has both as
+    before after the block. And a command of several processes that fails leaves none of their connections."""
     import torch
 
-    before = torch.get_num_threads()
+    before, repeats = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     try:
         yield
     except BaseException:
@@ -123,3 +123,4 @@ def _left_as_found() -> Iterator[None]:
         raise
     finally:
         torch.set_num_threads(before)
+        torch.use_deterministic_algorithms(repeats)
