@@ -10,9 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from halfmap import kernels
+from halfmap.errors import InputError
 from halfmap.refinement.process_layout import Layout
 from halfmap.refinement.shared_work import hand_back_cores, share_cores, take_cores
 from halfmap.runtime.distributed import Ranks, joined, shared_out
+from halfmap.runtime.signs_of_life import GONE
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,11 @@ def together(layout: Layout, words: Sequence[str], gpu: bool, advice: Callable[[
 
     Raises InputError where they cannot reach one another.
     """
-    with shared_out(layout.processes, words, advice), joined(gpu, advice) as ranks:
-        share_cores(layout.threads, ranks)
-        yield Together(ranks, layout.why)
+    try:
+        with shared_out(layout.processes, words, advice), joined(gpu, advice) as ranks:
+            share_cores(layout.threads, ranks)
+            yield Together(ranks, layout.why)
+    except InputError as error:
+        if str(error) != GONE:
+            raise
+        raise InputError(f"{GONE}. {advice()}".removesuffix(". ")) from error
