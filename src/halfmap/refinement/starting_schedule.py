@@ -23,7 +23,7 @@ from halfmap.refinement.soft_em import SoftSearch
 
 COARSE = 30.0  # A, of the first iteration
 FINE, FINE_SHELLS = 14.0, 9.0  # A, of the last: usual, and for groups of many axes, whose maps may be hollow shells
-MANY = 12  # rotations of a group that has many axes
+MANY, FEW = 12, 4  # rotations of a group that has many axes, and of one that a map without symmetry shows best
 COARSE_SHELLS = 12.0  # A, of the first iteration where the symmetry of such a group is imposed
 ITERATIONS, ITERATIONS_SHELLS = 20, 24
 FIRST_NATS = 35.0  # that the signal of an image is worth in the first iteration, tempered
