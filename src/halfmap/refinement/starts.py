@@ -115,7 +115,7 @@ def _run(
 
 def _route_of(number: int, group: Tensor) -> str:
     """How start ``number`` (from 1) treats a group [o, 3, 3]: both ways in turn, the one without symmetry less often
-    where there are many rotations. Of few about one axis, those imposed from the beginning take more time for each start
+    where there are many rotations. Few about one axis that are imposed from the beginning take more time for each start
     that succeeds (C2: 2 of 10 did, at 2/5 of the cost; C4: 3 of 15, at a quarter)."""
     operators = len(group)
     if operators == 1:
