@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from halfmap.errors import InputError
 from halfmap.maps.mrc import read_map
 from halfmap.particles.stack import check_stacks
-from halfmap.particles.stack_reader import StackReader
+from halfmap.particles.stack_reader import KEPT, StackReader
 from halfmap.particles.star import read_star
 from halfmap.particles.table import ParticleTable
 
@@ -130,7 +130,7 @@ def stack_or_refusal(attempt: Callable[..., Any], star: Path, stack: Path) -> bo
         return False
     table, images = found
     box = table.optics[0].box
-    assert images.shape == (COUNT, box, box) and images.dtype in (np.float32, np.float16)
+    assert images.shape == (COUNT, box, box) and images.dtype in KEPT
     return True
 
 

@@ -80,7 +80,7 @@ def arms(tmp_path_factory: pytest.TempPathFactory) -> PseudoSymmetric:
     lump = random.normal(size=(25, 3)) * 6 + [34, 0, -26]
     copies = [arm @ Rotation.from_euler("z", 90 * i, degrees=True).as_matrix().T for i in range(4)]
     xyz = torch.from_numpy(np.concatenate([*copies, lump])).float()
-    one = Specimen(Cloud(xyz, torch.ones(len(xyz), 1), torch.full((len(xyz), 1), 0.5 / 3.0**2)), None, None)
+    one = Specimen(Cloud(xyz, torch.ones(len(xyz), 1), torch.full((len(xyz), 1), 0.5 / 3.0**2)), (), None)
     settings = SimulateSettings(model=Path("none"), out=folder, n=COUNT, box=BOX, apix=PIXEL, snr=0.4, seed=2)
     draw = simulation.draw_particles(settings)
     every = torch.arange(COUNT)

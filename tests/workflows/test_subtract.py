@@ -78,7 +78,7 @@ def bodies(tmp_path_factory: pytest.TempPathFactory) -> TwoBodies:
     xyz = atoms.xyz.clone()
     xyz[:, 2] += torch.where(upper, APART, -APART)
     cloud = scattering(atoms.moved(xyz), 60.0)
-    whole, kept = (Specimen(part, None, None) for part in (cloud, cloud.select(upper)))
+    whole, kept = (Specimen(part, (), None) for part in (cloud, cloud.select(upper)))
     settings = SimulateSettings(model=Path("none"), out=folder, n=COUNT, box=BOX, apix=PIXEL, snr=4, seed=2,
                                 micrographs=4, defocus_min=0.6, defocus_max=1.2)
     draw = simulation.draw_particles(settings)
@@ -158,7 +158,7 @@ def test_recentred_images_are_those_of_the_part_about_its_own_centre_in_a_smalle
     axis = np.arange(BOX) - BOX // 2
     point = [round(float((mask.sum(axis=tuple({0, 1, 2} - {a})) @ axis) / mask.sum())) * PIXEL for a in (2, 1, 0)]
     cloud = bodies.kept.rigid
-    about = Specimen(replace(cloud, xyz=cloud.xyz - torch.tensor(point)), None, None)
+    about = Specimen(replace(cloud, xyz=cloud.xyz - torch.tensor(point)), (), None)
     settings = replace(bodies.settings, box=small)
     expected = bodies.gain * simulated(settings, about, replace(bodies.draw, shifts=-table.origins))
     # Noise is what it was, seen through the window.
