@@ -659,7 +659,8 @@ def inspect(
         diameter: diameter of the particle; what is outside is background [A] (default: that of RUN,
             else two thirds of the images' side)
         symmetry: point group, for the time of a refinement (default: that of RUN, else C1)
-        regulariser: regulariser, for the memory of a refinement (default: that of RUN, else uniform)
+        regulariser: regulariser, for the memory of a refinement (default: that of RUN, else that of
+            halfmap refine)
         padding: padding, for the memory of a refinement (default: that of RUN, else 2)
         threads: CPU threads, 0 for all cores (default: 0)
         max_memory: memory that a refinement may take [GB] (default: what the machine and its limits
@@ -871,7 +872,7 @@ def refine(
     strip_prefix: str | None = None,
     regulariser: Literal[
         "uniform", "nonuniform", "cutoff", "local-fsc", "sidesplitter", "sparse_smooth", "joined",
-    ] = "uniform",
+    ] = "nonuniform",
     nu_awf: float = 3.0,
     nu_candidates: int = 50,
     nu_coarsest: float = 30.0,
@@ -967,7 +968,7 @@ def refine(
         passthrough: passthrough file of a cryoSPARC job, with the fields that the .cs file lacks
             (default: not needed, or named by the .csg file)
         strip_prefix: left out where an image path in a cryoSPARC file begins with it (default: nothing)
-        regulariser: how each half map is regularised between iterations (default: uniform)
+        regulariser: how each half map is regularised between iterations (default: nonuniform)
         nu_awf: width of the window that cut-offs are compared in [wavelengths] (default: 3)
         nu_candidates: number of cut-offs tried, equispaced in frequency (default: 50)
         nu_coarsest: lowest cut-off tried [A] (default: 30)
@@ -1114,7 +1115,7 @@ def refine(
     strip_prefix: str | None = None,
     regulariser: Literal[
         "uniform", "nonuniform", "cutoff", "local-fsc", "sidesplitter", "sparse_smooth", "joined",
-    ] = "uniform",
+    ] = "nonuniform",
     nu_awf: float = 3.0,
     nu_candidates: int = 50,
     nu_coarsest: float = 30.0,
@@ -1196,7 +1197,7 @@ def regularise(
     *,
     method: Literal[
         "uniform", "nonuniform", "cutoff", "local-fsc", "sidesplitter", "sparse_smooth", "joined",
-    ] = "uniform",
+    ] = "nonuniform",
     mask: MapLike | None = None,
     voxel_size: float | None = None,
     diameter: float | None = None,
@@ -1238,7 +1239,7 @@ def regularise(
         half1: raw half map, unfiltered and unmasked; an array [z, y, x], or a file
         half2: the other raw half map (default: the name of --half1 with half2 in place of half1); an
             array [z, y, x], or a file
-        method: how each half map is regularised between iterations (default: uniform)
+        method: how each half map is regularised between iterations (default: nonuniform)
         mask: solvent mask, 1 inside and 0 outside (default: made from the maps); an array [z, y, x], or
             a file
         voxel_size: side of a voxel of maps that are arrays [A]
@@ -1301,7 +1302,7 @@ def regularise(
     *,
     method: Literal[
         "uniform", "nonuniform", "cutoff", "local-fsc", "sidesplitter", "sparse_smooth", "joined",
-    ] = "uniform",
+    ] = "nonuniform",
     mask: MapLike | None = None,
     voxel_size: float | None = None,
     diameter: float | None = None,

@@ -53,11 +53,12 @@ RELION_SHARES = "nothing crosses here (in RELION: low resolution, FSC, solvent m
 _OUTSIDE_EDGE = 3.0  # voxels: width of the soft edge beyond which RELION's maps hold the mean of their corners
 
 
-def _as_in_refinement(name: str, meaning: str | None = None) -> Any:
-    """The field of that name as `halfmap refine` declares it. meaning: its help text here, if that differs."""
+def _as_in_refinement(name: str, meaning: str | None = None, default: str | None = None) -> Any:
+    """The field of that name as `halfmap refine` declares it. meaning: its help text, default: its default here, where
+    they differ."""
     same: Field[Any] = RegulariserOptions.__dataclass_fields__[name]
     about = {key: value for key, value in same.metadata.items() if key != "group"}
-    return field(default=same.default, metadata=about | ({"help": meaning} if meaning else {}))
+    return field(default=default or same.default, metadata=about | ({"help": meaning} if meaning else {}))
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class ExternalSettings(OneHalfPlugOptions):
         "help": "the STAR file that RELION writes and names itself", "short": "external_reconstruct.star",
         "positional": True})
     regulariser: str = _as_in_refinement(
-        "regulariser", "uniform, as RELION does, or sparse_smooth; the others say why they cannot run here")
+        "regulariser", "uniform, as RELION does, or sparse_smooth; the others say why they cannot run here", "uniform")
     ss_alpha: float = _as_in_refinement("ss_alpha")
     ss_beta: float = _as_in_refinement("ss_beta")
     ss_gamma: float = _as_in_refinement("ss_gamma")

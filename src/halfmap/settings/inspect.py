@@ -38,7 +38,7 @@ class InspectSettings(ImageOptions):
         "aliases": ("--sym",)})
     regulariser: str | None = field(default=None, metadata={
         "help": "regulariser, for the memory of a refinement", "choices": REGULARISERS,
-        "none": "that of RUN, else uniform"})
+        "none": "that of RUN, else that of halfmap refine"})
     padding: int | None = field(default=None, metadata={
         "help": "padding, for the memory of a refinement", "choices": (1, 2), "none": "that of RUN, else 2",
         "aliases": ("--pad",)})

@@ -115,7 +115,8 @@ def _absent(name: str, package: str) -> str:
 class _Chosen:
     """The method of regularisation."""
 
-    regulariser: str = field(default="uniform", metadata={
+    # By the truth of all simulated sets it is ahead of uniform or level with it (benchmarks/README.md, Regularisers).
+    regulariser: str = field(default="nonuniform", metadata={
         "help": "how each half map is regularised between iterations", "choices": NAMED,
         "reference": "; ".join(f"{one.name}: {one.paper}" for one in DECLARED.values())})
 

@@ -178,7 +178,7 @@ def _cost(table: ParticleTable, diameter: float, settings: InspectSettings) -> _
     source = ParticleSource(table, diameter, device=device)
     largest = int(np.argmax([one.box for one in table.optics]))
     image_box, batch = table.optics[largest].box, min(len(table), source.batch_size(largest))
-    padding, regulariser = settings.padding or 2, settings.regulariser or "uniform"
+    padding, regulariser = settings.padding or 2, settings.regulariser or RegulariserOptions().regulariser
     need = need_of(RegulariserOptions(regulariser=regulariser))
     demand, threads = demand_of(schedule, padding, image_box, batch, regulariser, need), kernels.thread_count()
     if device.type == "cpu":
