@@ -131,7 +131,7 @@ def test_nothing_is_printed_unless_asked_for(
     (lambda v: halfmap.fsc(v, object(), voxel_size=1.0), "half2: expected an array of numbers or a path"),
     (lambda v: halfmap.regularise(v, voxel_size=1.0), "half2: is missing"),
     (lambda v: halfmap.regularise(v, v + 1, voxel_size=1.0, method="best"), "method=best: choose from"),
-    (lambda v: halfmap.regularise(v, v + 1, voxel_size=1.0, nu_awf=2), "nu_awf: belongs to method nonuniform"),
+    (lambda v: halfmap.regularise(v, v + 1, voxel_size=1.0, ss_alpha=0.3), "ss_alpha: belongs to method sparse_smooth"),
     (lambda v: halfmap.regularise(v, v + 1, voxel_size=1.0, out="folder"), "out=folder: is for maps in files"),
 ])
 def test_what_cannot_be_compared_is_named(

@@ -38,7 +38,7 @@ def test_arrays_and_tables_are_what_other_readers_find(refined: Any) -> None:
             np.testing.assert_array_equal(file.data, values)
             assert run.voxel_size == pytest.approx(float(file.voxel_size.x))
             assert run.maps.voxel_size(name) == pytest.approx(float(file.voxel_size.x))
-    assert run.theta is None and "theta" not in run.maps
+    assert run.theta is not None and "theta" in run.maps
     assert set(run.maps) == {path.stem for path in refined.out.glob("*.mrc")}
     tables = starfile.read(refined.out / "particles.star", always_dict=True)
     assert list(run.particles) == list(tables["particles"].columns)

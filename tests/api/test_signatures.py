@@ -132,7 +132,7 @@ def test_unknown_and_missing_keywords_are_named() -> None:
     ({"ini_high": float("nan")}, "ini_high=nan: give a finite number"),
     ({"max_resolution": 40.0}, "max_resolution=40: must be finer than ini_high 30 A"),
     ({"regulariser": "wiener"}, "regulariser=wiener: choose from uniform"),
-    ({"nu_awf": 2.0}, "nu_awf: belongs to regulariser nonuniform"),
+    ({"ss_alpha": 0.3}, "ss_alpha: belongs to regulariser sparse_smooth"),
     ({"ctf_refine": ["focus"]}, "focus"),
     ({"map": "absent.mrc"}, "absent.mrc: no such file"),
 ])

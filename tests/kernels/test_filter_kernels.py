@@ -58,6 +58,22 @@ def test_maps_on_different_grids_over_the_same_box_are_filtered_together(plain):
         assert np.abs(part.numpy() - resampled(v, size, gain.numpy())).max() < 1e-12
 
 
+@pytest.mark.parametrize("size", [*range(8, 34), 40, 48])
+def test_the_number_of_threads_changes_no_bit_of_a_filtered_pair(size):
+    transform = torch.fft.rfftn(real_map(48, 1).float())
+    gain = torch.rand(3 * 24**2 + 1, generator=torch.Generator().manual_seed(3))
+    threads, results = (kernels.thread_count(), torch.get_num_threads()), []
+    try:
+        for count in (1, 2, 3):
+            kernels.set_threads(count)
+            torch.set_num_threads(count)
+            results.append(kernels.filtered_pair(transform, transform, size, gain, gain))
+    finally:
+        kernels.set_threads(threads[0])
+        torch.set_num_threads(threads[1])
+    assert all(torch.equal(torch.view_as_real(results[0]), torch.view_as_real(one)) for one in results[1:])
+
+
 def test_single_precision_stays_single_and_close():
     a, b = real_map(16, 1), real_map(16, 2)
     gain = torch.rand(3 * 36 + 1, generator=torch.Generator().manual_seed(3)).double()

@@ -19,7 +19,7 @@ from halfmap.settings.refine import from_toml
 from halfmap.validation.halfmaps import null_band
 
 MAPS = ("map.mrc", "half1_unfil.mrc", "half2_unfil.mrc", "mask.mrc")
-FILES = {*MAPS, "settings.toml", "particles.star", "fsc.xml", "iterations.jsonl", "log.txt", "report.html"}
+FILES = {*MAPS, "theta.mrc", "settings.toml", "particles.star", "fsc.xml", "iterations.jsonl", "log.txt", "report.html"}
 CONTRACT = {
     "iteration": int, "search": str, "band_A": float, "resolution_A": float, "resolution_05_A": float, "fsc": list,
     "fsc_corrected": list, "fsc_masked": list, "fsc_randomised": list, "fsc_spherical": list,

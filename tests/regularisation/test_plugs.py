@@ -162,7 +162,7 @@ def test_an_option_of_it_with_another_regulariser_is_refused(halfmap_with, packa
     installed(packages)
     done = halfmap_with(packages, "refine", "no.star", "--diameter", 100, "--out", "run", "--soft-gain", 0.1)
     assert done.returncode == 2
-    assert "--soft-gain: belongs to --regulariser soft, and this is uniform" in done.stderr
+    assert "--soft-gain: belongs to --regulariser soft, and this is nonuniform" in done.stderr
 
 
 @pytest.mark.parametrize(("change", "claim", "said"), [

@@ -104,7 +104,7 @@ def test_another_regulariser_takes_over_the_options_that_are_its_own_and_no_othe
     fixed = with_regulariser(joined, "sparse_smooth")
     assert (fixed.regulariser, fixed.ss_parameters, fixed.ss_alpha) == ("sparse_smooth", "fixed", 0.4)
     assert with_regulariser(fixed, "joined") == joined
-    assert with_regulariser(joined, "uniform") == RegulariserOptions()
+    assert with_regulariser(joined, "uniform") == RegulariserOptions(regulariser="uniform")
     chosen = RegulariserOptions(regulariser="sparse_smooth", ss_parameters="cross-validated")
     assert with_regulariser(chosen, "sparse_smooth") == chosen
     for name in REGULARISERS:

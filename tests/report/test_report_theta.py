@@ -219,7 +219,7 @@ class WithTheta(Uniform):
 
 def test_a_refinement_hands_its_theta_to_the_report(refine, dataset, monkeypatch) -> None:
     monkeypatch.setattr("halfmap.refinement.problem.regulariser_named", lambda name, **options: WithTheta())
-    done = refine(dataset, "--max-iterations", 1)
+    done = refine(dataset, "--regulariser", "uniform", "--max-iterations", 1)
     assert done.status == 0, done.error
     page = (done.out / "report.html").read_text(encoding="utf-8")
     assert "cut off at 11.1 Å or finer" in page

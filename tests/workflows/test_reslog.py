@@ -124,7 +124,7 @@ def test_curves_of_two_runs_are_measured_fitted_and_drawn(run, refined, halfmap,
 def subsets_refined(brief, halfmap, tmp_path_factory) -> Any:
     """Subsets of a short run, refined anew with two methods."""
     out = tmp_path_factory.mktemp("reslog") / "refined"
-    done = halfmap(["reslog", brief.out, "--refine", "--regulariser", "uniform", "--regulariser", "cutoff",
+    done = halfmap(["reslog", brief.out, "--refine", "--regulariser", "nonuniform", "--regulariser", "cutoff",
                     "--smallest", 50, "--threads", 1, "--out", out])
     assert done.status == 0, done.error
     return done
@@ -133,7 +133,7 @@ def subsets_refined(brief, halfmap, tmp_path_factory) -> Any:
 def test_subsets_are_refined_from_the_run_s_start_and_settings(subsets_refined, brief) -> None:
     out = subsets_refined.out
     assert {path.name for path in out.iterdir()} == {"50", "100", "200", "reslog.json", "reslog.html", "reslog.svg"}
-    assert {path.name for path in (out / "200").iterdir()} == {"particles.star", "cutoff"}  # uniform is the run itself
+    assert {path.name for path in (out / "200").iterdir()} == {"particles.star", "cutoff"}  # nonuniform is the run
     small = (out / "50" / "cutoff" / "settings.toml").read_text()
     given = (brief.out / "settings.toml").read_text()
     for name in ("map", "diameter", "seed", "max_iterations"):
@@ -141,7 +141,7 @@ def test_subsets_are_refined_from_the_run_s_start_and_settings(subsets_refined, 
         assert line and line[0] in small
     assert 'regulariser = "cutoff"' in small and (out / "50" / "cutoff" / "report.html").exists()
     found = told(out)
-    assert found["poses"] == "refined" and [one["name"] for one in found["curves"]] == ["uniform", "cutoff"]
+    assert found["poses"] == "refined" and [one["name"] for one in found["curves"]] == ["nonuniform", "cutoff"]
     uniform = found["curves"][0]["unmasked"]
     assert {p["particles"] for p in uniform["points"]} | set(uniform["left_out"]) == {50, 100, 200}
     last = json.loads((brief.out / "iterations.jsonl").read_text().splitlines()[-1])
@@ -159,7 +159,7 @@ def test_the_same_command_does_not_refine_again_and_other_subsets_are_refused(
     cut = out / "100" / "cutoff"  # as if stopped before its end
     (cut / "iterations.jsonl").write_text("\n".join((cut / "iterations.jsonl").read_text().splitlines()[:1]) + "\n")
     kept = {path: path.stat().st_mtime_ns for path in out.rglob("half1_unfil.mrc")}
-    line = ["reslog", brief.out, "--refine", "--regulariser", "uniform", "--regulariser", "cutoff", "--smallest", 50,
+    line = ["reslog", brief.out, "--refine", "--regulariser", "nonuniform", "--regulariser", "cutoff", "--smallest", 50,
             "--threads", 1, "--out", out]
     done = halfmap(line)
     assert done.status == 0, done.error
