@@ -23,6 +23,7 @@ from datasets import simulated
 from evidence import RESULTS, CommandFailed, circumstances, run_measured, write_record
 from judge import shown
 from molecules import PAPER_SCALE
+from nonuniform import ROWS as NONUNIFORM_ROWS
 from nonuniform import Task, earlier_results, one_run
 
 from halfmap.errors import InputError
@@ -38,20 +39,7 @@ METHODS = (
     "joined=--regulariser sparse_smooth --ss-parameters local",
     "sparse_smooth=--regulariser sparse_smooth",
     "cross-validated=--regulariser sparse_smooth --ss-parameters cross-validated")
-ROWS = [
-    ("map against truth, FSC 0.5, A", "truth_mean_05", ".2f"),
-    ("map against truth, FSC 0.143, A", "truth_mean_0143", ".2f"),
-    ("map against truth, average FSC beyond 12 A", "truth_mean_average", ".3f"),
-    ("half map 1 against truth, FSC 0.5, A", "truth_half1_05", ".2f"),
-    ("pose error, median, deg", "pose_median", ".2f"),
-    ("pose error, 80th percentile, deg", "pose_p80", ".2f"),
-    ("above 10 deg, share", "pose_above10", ".3f"),
-    ("half maps, FSC 0.143 unmasked, A", "half_0143_unmasked", ".2f"),
-    ("half maps, FSC 0.143 in the mask, corrected, A", "half_0143_corrected", ".2f"),
-    ("half maps, FSC 0.143 in the rigid part, A", "half_0143_rigid", ".2f"),
-    ("CPU seconds", "cpu_seconds", ",.0f"),
-    ("iterations", "iterations", "d"),
-]
+ROWS = [*NONUNIFORM_ROWS, ("half maps, FSC 0.143 in the mask, corrected, A", "half_0143_corrected", ".2f")]
 
 
 def options() -> argparse.Namespace:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from halfmap import __version__
 from halfmap.commands.done import Done
+from halfmap.commands.page import page_writer
 from halfmap.options import table
 from halfmap.runtime.terminal import say
 from halfmap.settings.classify import ClassifySettings, validated_classify
@@ -28,10 +27,4 @@ def class_reports(settings: ClassifySettings, out: Path) -> Callable[..., Path]:
     """Return the function that writes the page of a classification with these settings into a folder."""
     from halfmap.report.pages.classify import ClassesPage, write_classes_page
 
-    told: dict[str, Any] = {"settings": table(settings), "version": __version__, "command": command_line(settings)}
-
-    def report(**seen: Any) -> Path:
-        """Write report.html. seen: fields of a ClassesPage, a class that no workflow may import."""
-        return write_classes_page(out, ClassesPage(**told, **seen))
-
-    return report
+    return page_writer(write_classes_page, ClassesPage, out, settings=table(settings), command=command_line(settings))

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-from halfmap import __version__
 from halfmap.commands.done import Done
+from halfmap.commands.page import page_writer
 from halfmap.options import table
 from halfmap.settings.compare import CompareSettings, validated_compare
 
@@ -20,9 +17,5 @@ def compare(settings: CompareSettings) -> Done:
     out = checked.out
     assert out is not None  # named by validated_compare
 
-    def report(**seen: Any) -> Path:
-        """Write compare.html and compare.svg. seen: fields of a ComparedRuns, which no workflow may import."""
-        return write_compare_report(out, ComparedRuns(settings=table(checked), version=__version__, **seen))
-
-    compared(checked, report=report)
+    compared(checked, report=page_writer(write_compare_report, ComparedRuns, out, settings=table(checked)))
     return Done(out)

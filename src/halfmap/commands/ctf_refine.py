@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-from halfmap import __version__
 from halfmap.commands.done import Done
+from halfmap.commands.page import page_writer
 from halfmap.options import table
 from halfmap.settings.ctf_refine import CtfRefineSettings, ctf_refine_command, validated_ctf_refine
 
@@ -17,10 +14,7 @@ def ctf_refine(settings: CtfRefineSettings) -> Done:
     from halfmap.report.pages.ctf_refine import CtfRefinePage, write_ctf_refine_page
     from halfmap.workflows.ctf_refine import ctf_refine as fit
 
-    def report(**seen: Any) -> Path:
-        """Write ctf_refine.html. seen: fields of a CtfRefinePage, a class that no workflow may import."""
-        shown = CtfRefinePage(settings=table(checked), version=__version__, command=ctf_refine_command(checked), **seen)
-        return write_ctf_refine_page(checked.out, shown)
-
+    report = page_writer(write_ctf_refine_page, CtfRefinePage, checked.out, settings=table(checked),
+                         command=ctf_refine_command(checked))
     fit(checked, report=report)
     return Done(checked.out)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from halfmap import __version__
 from halfmap.commands.citing import citing
 from halfmap.commands.done import Done
+from halfmap.commands.page import page_writer
 from halfmap.options import table
 from halfmap.settings.analysis import (
     LocalResolutionSettings,
@@ -37,12 +36,8 @@ def regularised(settings: RegulariseSettings) -> Filtered:
     from halfmap.report.pages.regularise import FilteredPair, write_filtered_report
     from halfmap.workflows.regularise import regularise as filtered
 
-    def report(**seen: Any) -> Path:
-        """Write report.html. seen: fields of a FilteredPair, a class that no workflow may import."""
-        shown = FilteredPair(settings=table(checked), version=__version__, command=command_line(checked),
-                             citing=citing(), **seen)
-        return write_filtered_report(checked.out, shown)
-
+    report = page_writer(write_filtered_report, FilteredPair, checked.out, settings=table(checked),
+                         command=command_line(checked), citing=citing())
     return filtered(checked, report=report)
 
 
@@ -55,12 +50,8 @@ def postprocess(settings: PostprocessSettings) -> Done:
     out = checked.out
     assert out is not None  # named by validated_postprocess
 
-    def report(**seen: Any) -> Path:
-        """Write postprocess.html. seen: fields of a PostprocessedMaps, a class that no workflow may import."""
-        shown = PostprocessedMaps(settings=table(checked), version=__version__, command=postprocess_command(checked),
-                                  **seen)
-        return write_postprocess_report(out, shown)
-
+    report = page_writer(write_postprocess_report, PostprocessedMaps, out, settings=table(checked),
+                         command=postprocess_command(checked))
     sharpen(checked, report=report)
     return Done(out)
 
@@ -82,12 +73,8 @@ def local_resolution(settings: LocalResolutionSettings) -> Done:
     out = checked.out
     assert out is not None  # named by validated_local_resolution
 
-    def report(**seen: Any) -> Path:
-        """Write local_resolution.html. seen: fields of a LocalResolutionPage, a class that no workflow may import."""
-        shown = LocalResolutionPage(settings=table(checked), version=__version__, command=validation_command(checked),
-                                    **seen)
-        return write_local_resolution_page(out, shown)
-
+    report = page_writer(write_local_resolution_page, LocalResolutionPage, out, settings=table(checked),
+                         command=validation_command(checked))
     run(checked, report=report)
     return Done(out)
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-from halfmap import __version__
 from halfmap.commands.citing import citing
 from halfmap.commands.done import Done
+from halfmap.commands.page import page_writer
 from halfmap.options import table
 from halfmap.settings.reslog import ManyResLogSettings, reslog_table, validated_reslog
 from halfmap.settings.tune import TuneSsriSettings, validated_tune
@@ -23,10 +20,7 @@ def reslog(settings: ManyResLogSettings) -> Done:
     out = checked.out
     assert out is not None  # named by validated_reslog
 
-    def report(**seen: Any) -> Path:
-        """Write reslog.html and reslog.svg. seen: fields of a ResLogPage, a class that no workflow may import."""
-        return write_reslog_page(out, ResLogPage(settings=reslog_table(checked), version=__version__, **seen))
-
+    report = page_writer(write_reslog_page, ResLogPage, out, settings=reslog_table(checked))
     measure(checked, report=report, finish=lambda folder: report_from_run(folder, citing()))
     return Done(out)
 
@@ -41,9 +35,6 @@ def tune_ssri(settings: TuneSsriSettings) -> Done:
     out = checked.out
     assert out is not None  # named by validated_tune
 
-    def report(**seen: Any) -> Path:
-        """Write tune_ssri.html. seen: fields of a TuneSsriPage, a class that no workflow may import."""
-        return write_tune_ssri_page(out, TuneSsriPage(settings=table(checked), version=__version__, **seen))
-
+    report = page_writer(write_tune_ssri_page, TuneSsriPage, out, settings=table(checked))
     search(checked, report=report, finish=lambda folder: report_from_run(folder, citing()))
     return Done(out)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-from halfmap import __version__
 from halfmap.commands.done import Done
+from halfmap.commands.page import page_writer
 from halfmap.options import table
 from halfmap.settings.expand import ExpandSettings, validated_expand
 from halfmap.settings.particle_sets import (
@@ -29,12 +26,8 @@ def orientations(settings: OrientationsSettings) -> Done:
     out = checked.out
     assert out is not None  # named by validated_orientations
 
-    def report(**seen: Any) -> Path:
-        """Write orientations.html. seen: fields of an OrientationsPage, a class that no workflow may import."""
-        shown = OrientationsPage(settings=table(checked), version=__version__, command=orientations_command(settings),
-                                 **seen)
-        return write_orientations_page(out, shown)
-
+    report = page_writer(write_orientations_page, OrientationsPage, out, settings=table(checked),
+                         command=orientations_command(settings))
     run(checked, report=report)
     return Done(out)
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
-from halfmap import __version__
 from halfmap.commands.citing import citing
 from halfmap.commands.classify import class_reports
 from halfmap.commands.done import Done
+from halfmap.commands.page import page_writer
 from halfmap.commands.start import start
 from halfmap.errors import InputError
 from halfmap.options import table
@@ -61,16 +60,8 @@ def _reports(settings: RefineSettings, out: Path) -> Callable[..., Path]:
     from halfmap.report.pages.refine import write_report
     from halfmap.report.pages.snapshot import Snapshot
 
-    told: dict[str, Any] = {
-        "settings": table(settings), "symmetry": settings.symmetry, "version": __version__,
-        "command": command_line(settings), "citing": citing(),
-    }
-
-    def report(**seen: Any) -> Path:
-        """Write report.html. seen: fields of a Snapshot, a class that no workflow may import."""
-        return write_report(out, Snapshot(**told, **seen))
-
-    return report
+    return page_writer(write_report, Snapshot, out, settings=table(settings), symmetry=settings.symmetry,
+                       command=command_line(settings), citing=citing())
 
 
 def _reports_of(settings: RunSettings, out: Path) -> Callable[..., Path]:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-from halfmap import __version__
 from halfmap.commands.done import Done
+from halfmap.commands.page import page_writer
 from halfmap.finding import Finding
 from halfmap.options import table
 from halfmap.runtime.terminal import say, tell_findings
@@ -20,11 +17,8 @@ def start(settings: StartSettings) -> Done:
     from halfmap.report.pages.start import StartPage, write_start_page
     from halfmap.workflows.start import start as find
 
-    def report(**seen: Any) -> Path:
-        """Write report.html. seen: fields of a StartPage, a class that no workflow may import."""
-        told: dict[str, Any] = {"settings": table(checked), "version": __version__, "command": command_line(checked)}
-        return write_start_page(checked.out, StartPage(**told, **seen))
-
+    report = page_writer(write_start_page, StartPage, checked.out, settings=table(checked),
+                         command=command_line(checked))
     found = find(checked, report)
     if found is None:  # it helped another process, which says what was found
         return Done(checked.out)
