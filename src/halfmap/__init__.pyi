@@ -188,7 +188,7 @@ def classify(
     processes: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     deterministic: bool = False,
-    regulariser: Literal["joined", "uniform", "nonuniform"] = "joined",
+    regulariser: Literal["shared", "uniform", "nonuniform"] = "shared",
     min_iterations: int = 8,
     max_iterations: int = 25,
     data_dir: PathLike | None = None,
@@ -245,9 +245,9 @@ def classify(
         device: where to compute; auto takes a GPU if there is one (default: auto)
         deterministic: on a GPU: add up in an order that repeats, so that the same command on the same
             machine gives the same bits every time; on a CPU it does anyway (default: no)
-        regulariser: what images of a class are compared with: one map of both its half sets, or that of
-            their own half set, by a Wiener filter of shells (uniform), a local cut-off (nonuniform) or
-            a regulariser of another package (default: joined)
+        regulariser: what images of a class are compared with: one map of both its half sets (shared),
+            or that of their own half set, by a Wiener filter of shells (uniform), a local cut-off
+            (nonuniform) or a regulariser of another package (default: shared)
         min_iterations: go on for at least this many iterations, as --max-iterations allows (default: 8)
         max_iterations: stop after this many iterations even if images still change class (default: 25)
         data_dir: folder that the image paths in the particle file start from (default: found from the
@@ -305,7 +305,7 @@ def classify(
     processes: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     deterministic: bool = False,
-    regulariser: Literal["joined", "uniform", "nonuniform"] = "joined",
+    regulariser: Literal["shared", "uniform", "nonuniform"] = "shared",
     min_iterations: int = 8,
     max_iterations: int = 25,
     data_dir: PathLike | None = None,

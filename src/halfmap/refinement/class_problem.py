@@ -104,8 +104,8 @@ def _with_classes(problem: Problem, settings: ClassifySettings, one: RefineSetti
         read = read_reference(settings.mask, problem.source.table, one.diameter, "mask")
         focus = read.map.clamp(0, 1).to(problem.device)
     given = settings.given or settings.classes == 1
-    joined = settings.regulariser == "joined"
-    schedule = ClassSchedule.of(problem.schedule, given, settings.min_iterations, joined)
+    shared = settings.regulariser == "shared"
+    schedule = ClassSchedule.of(problem.schedule, given, settings.min_iterations, shared)
     return ClassProblem(**values | {"schedule": schedule}, classes=settings.classes, focus=focus)
 
 

@@ -64,11 +64,11 @@ class ClassifySettings(PlugOptions, ImageOptions):
     device: str = field(default="auto", metadata={
         "help": "where to compute; auto takes a GPU if there is one", "choices": ("auto", "cpu", "cuda")})
     deterministic: bool = field(default=False, metadata=DETERMINISTIC)
-    regulariser: str = field(default="joined", metadata={
-        "help": "what images of a class are compared with: one map of both its half sets, or that of their own half "
-                "set, by a Wiener filter of shells (uniform), a local cut-off (nonuniform) or a regulariser of another "
-                "package",
-        "choices": ("joined", "uniform", "nonuniform", *OF_OTHERS), "advanced": True})
+    regulariser: str = field(default="shared", metadata={
+        "help": "what images of a class are compared with: one map of both its half sets (shared), or that of their "
+                "own half set, by a Wiener filter of shells (uniform), a local cut-off (nonuniform) or a regulariser "
+                "of another package",
+        "choices": ("shared", "uniform", "nonuniform", *OF_OTHERS), "advanced": True})
     min_iterations: int = field(default=8, metadata={
         "help": "go on for at least this many iterations, as --max-iterations allows", "at_least": 1, "advanced": True})
     max_iterations: int = field(default=25, metadata={
@@ -125,7 +125,7 @@ class ClassifySettings(PlugOptions, ImageOptions):
         values = {name: getattr(self, name) for name in own}
         return RefineSettings(**values | {
             "map": self.map[0], "mask": None, "symmetry": self.symmetry or "C1",
-            "regulariser": "uniform" if self.regulariser == "joined" else self.regulariser,
+            "regulariser": "uniform" if self.regulariser == "shared" else self.regulariser,
         })  # fmt: skip
 
 
