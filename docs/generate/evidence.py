@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from generate import costs, included, python_api, regularisers
 from generate.figures import curves
@@ -13,21 +14,6 @@ def _relion(results: Path) -> str:
     """RELION 3.1.3 and Halfmap, one after the other."""
     record = read(results, "against_relion_gpcr-micelle")
     r, h = record["results"]["RELION"], record["results"]["Halfmap"]
-    rows = [
-        ["CPU seconds (RELION's waiting leader left out)", f"{r['cpu_seconds']:.0f}", f"{h['cpu_seconds']:.0f}"],
-        ["wall seconds", f"{r['wall_seconds']:.0f}", f"{h['wall_seconds']:.0f}"],
-        [
-            "pose error, median and 80th percentile, deg",
-            *(f"{v['pose_median']:.2f}, {v['pose_p80']:.2f}" for v in (r, h)),
-        ],
-        ["off by more than 10 deg", *(f"{100 * v['pose_above10']:.1f} %" for v in (r, h))],
-        [
-            "mean of the half maps against truth, FSC 0.5 and 0.143, A",
-            *(f"{limit(v['truth_mean_05'])}, {limit(v['truth_mean_0143'])}" for v in (r, h)),
-        ],
-        ["half maps, FSC 0.143 unmasked, A", *(f"{v['half_0143_unmasked']:.2f}" for v in (r, h))],
-        ["peak memory, MB", *(f"{v['peak_rss_mb']:,.0f}" for v in (r, h))],
-    ]
     picture = curves(
         {"RELION 3.1.3": r["truth_mean_fsc"], "Halfmap, uniform": h["truth_mean_fsc"]},
         192.0,
@@ -37,9 +23,40 @@ def _relion(results: Path) -> str:
     return (
         picture
         + "\n"
-        + table(["", "RELION 3.1.3", "Halfmap"], rows)
+        + table(["", "RELION 3.1.3", "Halfmap"], _beside(r, h))
         + repeat(results, "against_relion_gpcr-micelle", record)
     )
+
+
+def _beside(*runs: dict[str, Any]) -> list[list[str]]:
+    """Rows of a table of runs: what each cost, and how near it came."""
+    return [
+        ["CPU seconds (RELION's waiting leader left out)", *(f"{v['cpu_seconds']:.0f}" for v in runs)],
+        ["wall seconds", *(f"{v['wall_seconds']:.0f}" for v in runs)],
+        [
+            "pose error, median and 80th percentile, deg",
+            *(f"{v['pose_median']:.2f}, {v['pose_p80']:.2f}" for v in runs),
+        ],
+        ["off by more than 10 deg", *(f"{100 * v['pose_above10']:.1f} %" for v in runs)],
+        [
+            "mean of the half maps against truth, FSC 0.5 and 0.143, A",
+            *(f"{limit(v['truth_mean_05'])}, {limit(v['truth_mean_0143'])}" for v in runs),
+        ],
+        ["half maps, FSC 0.143 unmasked, A", *(f"{v['half_0143_unmasked']:.2f}" for v in runs)],
+        ["peak memory, MB", *(f"{v['peak_rss_mb']:,.0f}" for v in runs)],
+    ]
+
+
+def _relion_simulated(results: Path) -> str:
+    """The same of 500 particles of each simulated membrane protein."""
+    parts = []
+    for name, words in (("transporter", "C1"), ("dimer", "C2"), ("channel", "C4")):
+        record = read(results, f"against_relion_{name}")
+        runs = record["results"]
+        parts.append(f"### {name}, {words}\n")
+        parts.append(table(["", "RELION 3.1.3", "Halfmap"], _beside(runs["RELION"], runs["Halfmap"])))
+        parts.append(repeat(results, f"against_relion_{name}", record))
+    return "\n".join(parts)
 
 
 def _noise(results: Path) -> str:
@@ -282,6 +299,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     **regularisers.BLOCKS,
     **costs.BLOCKS,
     "relion": _relion,
+    "relion-simulated": _relion_simulated,
     "noise": _noise,
     "starts": _starts,
     "classes": _classes,

@@ -82,7 +82,7 @@ def test_the_reference_names_every_option_that_the_help_shows() -> None:
 
 def test_the_tables_of_evidence_can_be_made_from_the_results() -> None:
     for name, block in evidence.BLOCKS.items():
-        if name not in python_api.blocks() and name not in ("example-package", "paper-scale"):
+        if name not in python_api.blocks() and name != "example-package":
             assert len(block(ROOT / "benchmarks" / "results")) > 100, name
 
 
