@@ -43,11 +43,16 @@ def add_known_truth(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("particles", type=Path)
     parser.add_argument("--map", type=Path, required=True, help="initial map")
     parser.add_argument("--diameter", type=float, required=True, help="particle diameter [A]")
+    add_truth(parser)
+    parser.add_argument("--out", type=Path, required=True)
+
+
+def add_truth(parser: argparse.ArgumentParser) -> None:
+    """Give the parser the options that `known_truth` reads."""
     parser.add_argument("--symmetry", default="C1")
     parser.add_argument("--truth", type=Path, required=True, help="STAR file with the true poses")
     parser.add_argument("--model", type=Path, required=True, help="atomic model the images were made from")
     parser.add_argument("--rigid-out", default="", metavar="CHAINS", help="flexible chains, not compared")
-    parser.add_argument("--out", type=Path, required=True)
 
 
 def known_truth(given: argparse.Namespace) -> Truth:

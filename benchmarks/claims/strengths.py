@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 
 import torch
 from evidence import RESULTS, circumstances, write_record
-from judge import Truth, against_map, intact, known_truth, placed_map, shown
+from judge import Truth, add_truth, against_map, intact, known_truth, placed_map, shown
 from torch import Tensor
 
 from halfmap import kernels
@@ -37,7 +36,7 @@ from halfmap.regularisation.wiener import Uniform
 from halfmap.validation.fsc import corrected_fsc
 from halfmap.validation.model_map import density_mask
 from halfmap.validation.poses import pose_error
-from halfmap.workflows.fixed_poses import FixedRun, insert_, random_orders, read_fixed_run
+from halfmap.workflows.fixed_poses import FixedRun, empty_sums, insert_, random_orders, read_fixed_run
 
 FACTORS = tuple(2.0**k for k in range(-4, 7))
 SMALL = 100  # particles of a half set: with fewer nothing is measured
@@ -55,10 +54,7 @@ def options() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="sparse_smooth over a range of strengths, judged by the truth.")
     parser.add_argument("run", type=Path, help="a finished run")
-    parser.add_argument("--truth", type=Path, required=True, help="STAR file with the true poses")
-    parser.add_argument("--model", type=Path, required=True, help="atomic model the images were made from")
-    parser.add_argument("--rigid-out", default="", metavar="CHAINS", help="flexible chains, not compared")
-    parser.add_argument("--symmetry", default="C1")
+    add_truth(parser)
     parser.add_argument("--levels", type=int, default=3, help="how often the particles are halved")
     parser.add_argument("--name", help="of the set in the results (default: the name of the truth's folder)")
     parser.add_argument("--threads", type=int, default=2)
@@ -73,12 +69,6 @@ def expected(run: FixedRun, truth: Truth) -> Expected:
     assert truth.rigid is not None  # known_truth reads a model
     found = placed_map(truth.rigid, poses, run.own.box, run.own.pixel_size)
     return Expected(found, density_mask(found, run.own.pixel_size))
-
-
-def empty(run: FixedRun) -> Backprojection:
-    """Sums of no particle."""
-    model = run.model
-    return Backprojection.zeros(model.box, model.padding, run.limit, torch.zeros(()), model.kernel).with_core()
 
 
 def measured(run: FixedRun, sums: tuple[tuple[Backprojection, ...], ...], truth: Expected) -> dict[str, Any]:
@@ -134,7 +124,7 @@ def main() -> int:
         record: dict[str, Any] = circumstances()
         results = json.loads(given.result.read_text(encoding="utf-8"))["results"] if given.result.exists() else {}
         orders, rows = random_orders(run.source.table, 0), []
-        sums, done = tuple(tuple(empty(run) for _ in range(2)) for _ in range(2)), [0, 0]
+        sums, done = tuple(tuple(empty_sums(run) for _ in range(2)) for _ in range(2)), [0, 0]
         for level in range(given.levels, -1, -1):
             for h, order in enumerate(orders):
                 stop = len(order) >> level
@@ -142,8 +132,8 @@ def main() -> int:
                     insert_(sums[h][q], run, order[done[h]:stop][q::2], lambda n: None)
                 done[h] = stop
             if min(done) >= SMALL:
-                copies = tuple(tuple(part.copied().completed_() for part in half) for half in sums)
-                rows.append({"particles": sum(done)} | measured(run, copies, place))
+                complete = tuple(tuple(part.completed_() for part in half) for half in sums)
+                rows.append({"particles": sum(done)} | measured(run, complete, place))
                 results[f"{name} {sum(done)}"] = {"set": name, "regulariser": run.regulariser} | rows[-1]
                 write_record(given.result, record | {"results": results})
     except InputError as error:
@@ -157,8 +147,7 @@ def main() -> int:
              ("best factor x rms / noise", [row["best"] * row["rms"] / row["noise"] for row in rows], ".3f"),
              ("best factor x rms x level / noise^2",
               [row["best"] * row["rms"] * row["level"] / row["noise"] ** 2 for row in rows], ".3f"),
-             ("level / noise", [row["level"] / row["noise"] for row in rows], ".2f"),
-             ("log2 of the best factor", [math.log2(row["best"]) for row in rows], ".2f")],
+             ("level / noise", [row["level"] / row["noise"] for row in rows], ".2f")],
           [f"{row['particles']:,}" for row in rows], f"{name}: half map 1 against the truth, mean FSC beyond 12 A")
     return 0
 

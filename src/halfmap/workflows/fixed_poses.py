@@ -173,7 +173,7 @@ def subsets(
     top = draws.bit_length() - 1  # the level of a whole chain
     waiting: list[Sums] = []
     for draw in range(draws):
-        sums: Sums = (_nothing(run), _nothing(run))
+        sums: Sums = (empty_sums(run), empty_sums(run))
         done = [drawn(len(order), levels, draw, draws).start for order in orders]
         for level in range(levels, top - 1, -1):
             for h, order in enumerate(orders):
@@ -203,7 +203,8 @@ def _subset(run: FixedRun, sums: Sums, count: int, level: int, draw: int) -> Sub
     return Subset(level, draw, count, half1, half2)
 
 
-def _nothing(run: FixedRun) -> Backprojection:
+def empty_sums(run: FixedRun) -> Backprojection:
+    """Sums of no particle, for `insert_`."""
     model = run.model
     return Backprojection.zeros(model.box, model.padding, run.limit, torch.zeros(()), model.kernel).with_core()
 
