@@ -67,3 +67,12 @@ def test_sums_beyond_the_core_and_within_it_are_those_of_float64_whenever_they_a
     assert complete.core is None and float(found.core.abs().max()) == 0
     torch.testing.assert_close(complete.sums.double(), exact.sums, rtol=3e-5, atol=3e-5)
     assert torch.equal(found.completed_().sums, complete.sums)
+
+
+def test_what_is_done_to_a_copy_does_not_reach_the_sums_it_was_made_of():
+    sums = Backprojection.zeros(8, 2, 3, torch.zeros(())).with_core()
+    sums.sums.fill_(1.0)
+    sums.core.fill_(2.0)
+    complete = sums.copied().completed_()
+    assert float(complete.sums.max()) == 3.0
+    assert bool((sums.sums == 1.0).all()) and bool((sums.core == 2.0).all())

@@ -143,9 +143,8 @@ class Backprojection:
 
     def copied(self) -> Backprojection:
         """A copy of the statistics, to be changed where they are worked on."""
-        if self.is_elsewhere:
-            return self.on_bench()
-        return replace(self, sums=self.sums.clone()).held()
+        own = self.on_bench() if self.is_elsewhere else replace(self, sums=self.sums.clone())
+        return replace(own, core=None if self.core is None else self.core.clone()).held()
 
     def held(self) -> Backprojection:
         """The same statistics, stored as `sums_put` says for as long as they are worked on."""
