@@ -201,7 +201,8 @@ def _relion_wiener(sums: Backprojection, call: Call) -> Tensor:
     p, box, limit = call.padding, call.box, call.limit
     radius = half_volume_radius((sums.sums.shape[0] - 1) // 2)
     inside = radius.square().round() < round((p * limit) ** 2)
-    weight = sums.weight * box**4  # in RELION's units, those of tau2
+    scale = 2 * box**4
+    weight = sums.weight * scale  # in RELION's units, those of tau2
     prior = 1 / (p**3 * call.fudge * torch.from_numpy(call.tau2))
     shell = (radius / p + 0.5).floor().long().clamp(max=len(prior) - 1)
     added = prior.to(weight)[shell]
@@ -210,7 +211,7 @@ def _relion_wiener(sums: Backprojection, call: Call) -> Tensor:
     total, count = (torch.bincount(ring.flatten(), v, minlength=limit + 2) for v in
                     (weight.double().flatten(), torch.ones(ring.numel(), dtype=torch.float64)))
     floor = (total / count.clamp_min(1) / 1000).to(weight)[ring]
-    divisor = torch.maximum(weight, floor) / box**4
+    divisor = torch.maximum(weight, floor) / scale
     ratio = (sums.numerator / divisor).where(inside & (divisor > 0), 0.0)
     found = from_half_volume(ratio, p, box)
     kept = spherical_mask(box, box / 2, _OUTSIDE_EDGE)

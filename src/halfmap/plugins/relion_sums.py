@@ -4,8 +4,8 @@ For every half set and iteration ``relion_refine --external_reconstruct`` (3.1, 
 and weight as three float32 MRC volumes [z, y, x] of padding x box points: transforms in FFTW's order, x >= 0, with the
 phase origin at the box centre, and zero beyond the resolution used. A STAR file names these volumes and the map that
 RELION expects back, and holds the prior tau2 by shell. The sums are already folded, symmetrised and joined at low
-resolution. RELION divides an image's transform by box^2, so that its numerators are box^2 and its weights box^4 times
-those of `Backprojection`.
+resolution. RELION divides an image's transform by box^2, and its sigma2 is the variance of the real part alone, half the noise
+power. So its numerators are 2 box^2 and its weights 2 box^4 times those of `Backprojection`.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def read_sums(call: Call) -> Backprojection:
     reach = min(m, (size - 1) // 2)
     place, inside = np.arange(-reach, reach + 1) % size, slice(m - reach, m + reach + 1)
     sums = torch.zeros((2 * m + 1, 2 * m + 1, m + 1, 3))
-    files, of_data, of_weight = call.volumes, call.box**-2, call.box**-4
+    files, of_data, of_weight = call.volumes, call.box**-2 / 2, call.box**-4 / 2
     scaled = ((files.real, of_data), (files.imaginary, of_data), (files.weight, of_weight))
     for i, (path, scale) in enumerate(scaled):
         volume = _volume(path, (size, size, size // 2 + 1))

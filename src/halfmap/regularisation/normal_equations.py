@@ -40,8 +40,9 @@ class NormalEquations:
     weight [y, x >= 0, z]: of transforms on a grid of twice the support. linear [z, y, x]: b over the support, a
     density. envelopes: E along z, y and x. size: of the grid along x. mean_weight: within the limit, in the units of
     the sums. rms: root mean square of IFFT numerator over the *padded* box, divided by the mean weight. This is the
-    density that the parameters of OPUS-SSRI refer to; over the box alone it would be padding^(3/2) larger. noise: sd of
-    the plain map's noise in a voxel, if all weights were the mean.
+    density that the paper's parameters of OPUS-SSRI refer to; over the box alone it would be padding^(3/2) larger.
+    noise: sd of the noise in a voxel of b, if images are inserted at one pose each; of the plain map's too, if all weights
+    were the mean.
     """
 
     weight: Tensor

@@ -4,9 +4,10 @@ Luo, Ni, Wang & Ma (2021) PNAS 118, e2013756118, equations 3-8: a log-l1 and a l
 half set's previous map (the paper's "implicit gradient" term). proximal.py holds the penalties and the descent,
 normal_equations.py the data term. This file chooses what the paper sets by hand or leaves open:
 
-- alpha, beta and gamma are relative, as in the paper: alpha and beta to rms(A^H D y) x eps, gamma to the mean weight.
-  The rms is taken over the padded box, as the authors' program does. All else is a density, so the grey scale does not
-  matter.
+- alpha, beta and gamma are relative, so that the grey scale does not matter: gamma to the mean weight, alpha and beta to
+  eps times 0.3 sd of the noise that the images bring to a voxel of b. The paper's unit for alpha and beta is
+  rms(A^H D y), which holds the signal too and grows with every particle, while what a penalty has to hold down shrinks.
+  ``published-code`` keeps that unit, over the padded box, as the authors' program does.
 - eps, "the level of density values corresponding to molecular content", is the level at which our own mask would be
   drawn on that half set's plain map (maps/masks.py, automatic_threshold).
 - mu, which smooths the norm of the gradient, is the sd of the plain map's noise, which the sums tell.
@@ -56,6 +57,7 @@ ENOUGH = 3e-4  # part of what F has gained: a step that gains less is the last; 
 MARGIN = 1.5  # size of the coarser grid over what the sums' limit needs: sparse maps hold finer detail than the sums
 LEVEL_LOWPASS = 15.0  # A, for the map on which the level is found; the same as for the mask
 EMPTY, QUIETEST = 1e-8, 1e-3  # parts of the largest noise power: shells below EMPTY are empty, QUIETEST limits weights
+NOISE_UNIT = 0.3  # sd of the noise in b; with it the published ranges hold the best of four sets (0.19 to 0.42 at alpha 0.6)
 LOCAL_POWER = -2.0  # of the local cut-off, which gives the strength at a place
 LAST_AGREEING = 0.3  # FSC: the authors' choice looks no further than the last shell above it
 _CROSSES = "solvent mask, limit of alignment (FSC)"
@@ -138,8 +140,9 @@ class SparseSmooth:
 
     def penalty(self, data: NormalEquations, level: float, spacing: float) -> Penalty:
         """The penalty in the units of the data; level: eps; spacing: size of the voxels, in those of the full map."""
+        unit = data.rms if self.parameters == "published-code" else NOISE_UNIT * data.noise
         return Penalty(
-            sparse=self.alpha * data.rms * level, smooth=self.beta * data.rms * level * self.eps_gradient,
+            sparse=self.alpha * unit * level, smooth=self.beta * unit * level * self.eps_gradient,
             inertia=self.gamma, eps=level, eps_gradient=self.eps_gradient * level, rounding=data.noise, spacing=spacing,
         )  # fmt: skip
 
