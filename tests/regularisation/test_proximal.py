@@ -239,16 +239,21 @@ def test_the_map_is_the_one_that_another_solver_finds(tiny, name):
         assert 0.1 < float((found.map == 0).double().mean()) < 0.99
 
 
-def test_more_images_of_the_same_kind_leave_all_parameters_but_the_rounding_as_they_are(tiny):
-    method, once = SparseSmooth(), NormalEquations.of(tiny)
+@pytest.mark.parametrize("parameters", ["fixed", "published-code"])
+def test_more_images_of_the_same_kind_weaken_the_strengths_as_they_do_the_noise(tiny, parameters):
+    """But for the authors' program's, whose unit is that of the map. All other parameters stay as they are."""
+    method, once = SparseSmooth(parameters=parameters), NormalEquations.of(tiny)
     twice = NormalEquations.of(tiny + tiny)
     a, b = (method.penalty(data, 0.3, 1.0) for data in (once, twice))
     assert b.rounding == pytest.approx(a.rounding / math.sqrt(2))
-    for name in ("sparse", "smooth", "inertia", "eps", "eps_gradient"):
+    for name in ("sparse", "smooth"):
+        expected = getattr(a, name) / (math.sqrt(2) if parameters == "fixed" else 1)
+        assert getattr(b, name) == pytest.approx(expected), name
+    for name in ("inertia", "eps", "eps_gradient"):
         assert getattr(b, name) == pytest.approx(getattr(a, name)), name
 
 
-def test_the_unit_of_the_parameters_is_the_rms_over_the_padded_box(tiny):
+def test_the_unit_of_the_published_parameters_is_the_rms_over_the_padded_box(tiny):
     """It is not the rms over the box: that of a map which fills the box is padding^(3/2) times larger."""
     data = NormalEquations.of(tiny)
     size, m = 14, tiny.sums.shape[2] - 1
