@@ -1006,8 +1006,10 @@ def refine(
         sidesplitter_mode: values kept: of the map low-passed at each voxel's level (the program's
             --rotfl), or of the normalised map with its spectrum restored (the program's default)
             (default: density)
-        ss_alpha: strength of sparseness; published range 0.4 to 0.8 [rms] (default: 0.6)
-        ss_beta: strength of smoothness; published range 0.5 to 4 [rms] (default: 2)
+        ss_alpha: strength of sparseness; published range 0.4 to 0.8, relative to the rms of
+            back-projected data, as here with published-code [0.45 sd of noise] (default: 0.6)
+        ss_beta: strength of smoothness; published range 0.5 to 4, relative as for alpha [0.45 sd of
+            noise] (default: 2)
         ss_gamma: pull towards the last iteration's map; published range 0.05 to 0.2 [mean weight]
             (default: 0.1)
         ss_eps_gradient: gradient above which smoothness is given up, over the level at which a mask
@@ -1015,7 +1017,7 @@ def refine(
         ss_steps: most steps of the descent (default: 100)
         ss_parameters: strengths as given; or their common factor chosen within each half set; or as the
             authors' program chooses: by the other half set's images, which leaks; or, at each place, by
-            the local cut-off of non-uniform refinement, with the mean as given (default: fixed)
+            the local cut-off of non-uniform refinement, in the core as given (default: fixed)
         diameter: diameter of the circle around the particle, micelle or nanodisc included [A]
         out: folder for the results; made if absent
         map: initial reference map (default: found from the images first, as halfmap start does, and
@@ -1278,14 +1280,16 @@ def regularise(
         sidesplitter_mode: values kept: of the map low-passed at each voxel's level (the program's
             --rotfl), or of the normalised map with its spectrum restored (the program's default)
             (default: density)
-        ss_alpha: strength of sparseness; published range 0.4 to 0.8 [rms] (default: 0.6)
-        ss_beta: strength of smoothness; published range 0.5 to 4 [rms] (default: 2)
+        ss_alpha: strength of sparseness; published range 0.4 to 0.8, relative to the rms of
+            back-projected data, as here with published-code [0.45 sd of noise] (default: 0.6)
+        ss_beta: strength of smoothness; published range 0.5 to 4, relative as for alpha [0.45 sd of
+            noise] (default: 2)
         ss_eps_gradient: gradient above which smoothness is given up, over the level at which a mask
             would be drawn; published range 1/3 to 2 [mask level] (default: 1)
         ss_steps: most steps of the descent (default: 100)
         ss_parameters: strengths as given; or their common factor chosen within each half set; or as the
             authors' program chooses: by the other half set's images, which leaks; or, at each place, by
-            the local cut-off of non-uniform refinement, with the mean as given (default: fixed)
+            the local cut-off of non-uniform refinement, in the core as given (default: fixed)
         settings: settings.toml of an earlier run: its settings hold where no keyword is given
         progress: called with a halfmap.ProgressUpdate as the command goes on; what it raises stops the
             command

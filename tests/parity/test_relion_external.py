@@ -118,9 +118,10 @@ def test_sparse_smooth_has_the_place_and_grey_scale_of_relions_map(
 def test_the_weights_of_relions_sums_say_how_much_noise_they_hold(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Images without a particle, one pose each: what a trilinear insertion spreads has (2/3)^3 of its weight as power."""
+    """Images without a particle, one pose each: trilinear insertion leaves (2/3)^3 of the weight as noise power."""
     write_pdb(tmp_path / "m.pdb", demo_molecule())
-    simulate(SimulateSettings(model=tmp_path / "m.pdb", out=tmp_path, n=100, box=32, apix=5.25, snr=1e-4, micrographs=2))
+    simulate(SimulateSettings(
+        model=tmp_path / "m.pdb", out=tmp_path, n=100, box=32, apix=5.25, snr=1e-4, micrographs=2))
     told = {"RELION_EXTERNAL_RECONSTRUCT_EXECUTABLE": f"{PLUGIN} --regulariser uniform", "OMP_NUM_THREADS": "1"}
     words = REFINE.replace("--iter 2", "--iter 1").replace(" --zero_mask", "")
     subprocess.run(words.split(), cwd=tmp_path, env=os.environ | told, capture_output=True, check=True)
@@ -129,7 +130,7 @@ def test_the_weights_of_relions_sums_say_how_much_noise_they_hold(
     radius = half_volume_radius((len(sums.sums) - 1) // 2) / 2
     inside = (radius > 8) & (radius < 14)  # below, the poses follow what noise has in common with the starting map
     power = sums.sums[..., :2].square().sum(-1)[inside].sum()
-    assert float(power / sums.weight[inside].sum()) == pytest.approx(8 / 27, rel=0.15)  # twice as much in RELION's units
+    assert float(power / sums.weight[inside].sum()) == pytest.approx(8 / 27, rel=0.15)  # twice that in RELION's units
 
 
 def test_the_pull_of_gamma_is_towards_the_last_map_of_the_same_half_set(

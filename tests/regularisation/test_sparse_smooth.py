@@ -13,7 +13,6 @@ from torch import Tensor
 from halfmap.errors import InputError
 from halfmap.fourier.band import Band
 from halfmap.fourier.shells import frequency_length
-from halfmap.fourier.transform import resample_volume
 from halfmap.kernels.poses import Samples
 from halfmap.maps.masks import spherical_mask
 from halfmap.reconstruction.inverse import reconstruct
@@ -221,8 +220,8 @@ def test_the_noisier_the_images_the_stronger_the_regularisation_that_is_chosen(b
         halves = half_sets(blobs, random_poses, signal, box=16, limit=6, count=60)
         method = SparseSmooth(parameters="cross-validated", steps=50)
         chosen.append([alpha for alpha, _ in method.solve(halves, torch.ones(16, 16, 16), {}).chosen["strength"]])
-    # what is best for a quarter set weighs half as much against the images of a half set
-    assert [pytest.approx(c, rel=0.01) for c in ([2.0, 2.0], [0.5, 0.5], [0.125, 0.125])] == chosen
+    # what is best for a quarter set weighs half as much against a half set, whose unit, the noise, is smaller by sqrt 2
+    assert [pytest.approx([c / math.sqrt(2)] * 2, rel=0.01) for c in (4.0, 1.0, 1.0)] == chosen
 
 
 def test_the_previous_map_is_kept_within_the_mask_and_holds_the_next_one_back(blobs, random_poses):

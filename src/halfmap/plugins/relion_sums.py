@@ -4,8 +4,8 @@ For every half set and iteration ``relion_refine --external_reconstruct`` (3.1, 
 and weight as three float32 MRC volumes [z, y, x] of padding x box points: transforms in FFTW's order, x >= 0, with the
 phase origin at the box centre, and zero beyond the resolution used. A STAR file names these volumes and the map that
 RELION expects back, and holds the prior tau2 by shell. The sums are already folded, symmetrised and joined at low
-resolution. RELION divides an image's transform by box^2, and its sigma2 is the variance of the real part alone, half the noise
-power. So its numerators are 2 box^2 and its weights 2 box^4 times those of `Backprojection`.
+resolution. RELION divides an image's transform by box^2, and its sigma2 is the variance of the real part alone, half
+the noise power. So its numerators are 2 box^2 and its weights 2 box^4 times those of `Backprojection`.
 """
 
 from __future__ import annotations

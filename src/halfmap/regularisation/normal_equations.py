@@ -41,8 +41,8 @@ class NormalEquations:
     density. envelopes: E along z, y and x. size: of the grid along x. mean_weight: within the limit, in the units of
     the sums. rms: root mean square of IFFT numerator over the *padded* box, divided by the mean weight. This is the
     density that the paper's parameters of OPUS-SSRI refer to; over the box alone it would be padding^(3/2) larger.
-    noise: sd of the noise in a voxel of b, if images are inserted at one pose each; of the plain map's too, if all weights
-    were the mean.
+    noise: sd of the noise in a voxel of b, if every image is inserted at one pose; of the plain map's too, if all
+    weights were the mean.
     """
 
     weight: Tensor

@@ -4,8 +4,8 @@ Luo, Ni, Wang & Ma (2021) PNAS 118, e2013756118, equations 3-8: a log-l1 and a l
 half set's previous map (the paper's "implicit gradient" term). proximal.py holds the penalties and the descent,
 normal_equations.py the data term. This file chooses what the paper sets by hand or leaves open:
 
-- alpha, beta and gamma are relative, so that the grey scale does not matter: gamma to the mean weight, alpha and beta to
-  eps times 0.45 sd of the noise that the images bring to a voxel of b. The paper's unit for alpha and beta is
+- alpha, beta and gamma are relative, so that the grey scale does not matter: gamma to the mean weight, alpha and beta
+  to eps times 0.45 sd of the noise that the images bring to a voxel of b. The paper's unit for alpha and beta is
   rms(A^H D y), which holds the signal too and grows with every particle, while what a penalty has to hold down shrinks.
   ``published-code`` keeps that unit, over the padded box, as the authors' program does.
 - eps, "the level of density values corresponding to molecular content", is the level at which our own mask would be
@@ -58,7 +58,8 @@ ENOUGH = 3e-4  # part of what F has gained: a step that gains less is the last; 
 MARGIN = 1.5  # size of the coarser grid over what the sums' limit needs: sparse maps hold finer detail than the sums
 LEVEL_LOWPASS = 15.0  # A, for the map on which the level is found; the same as for the mask
 EMPTY, QUIETEST = 1e-8, 1e-3  # parts of the largest noise power: shells below EMPTY are empty, QUIETEST limits weights
-# sd of the noise in b. With it the defaults, in the middle of the published ranges, do best over four simulated proteins.
+# sd of the noise in b. With it the defaults, in the middle of the published ranges, did best over four proteins
+# (benchmarks/README.md).
 NOISE_UNIT = 0.45
 LOCAL_POWER = -2.0  # of the local cut-off, which gives the strength at a place
 CORE = 0.2  # part of the mask that is resolved best; where it begins, alpha and beta are as given
@@ -197,8 +198,8 @@ class SparseSmooth:
         return replace(half, map=found.map, objective=found.objective)
 
     def _validated(self, parts: list[NormalEquations], level: float, spacing: float = 1.0) -> float:
-        """The factor of both strengths, times the noise and the mean weight of two parts, at which the maps of the parts
-        predict each other's sums best; the errors of both are added.
+        """The factor of both strengths, times noise and mean weight of two parts, at which the parts' maps predict each
+        other's sums best; the errors of both are added.
 
         Nothing pulls towards the previous map here: it was made of both parts, and would tell each about the other.
         """
@@ -287,10 +288,12 @@ class _Solved:
 
 
 def strength_by_place(cutoff: Lattice, mask: Tensor, box: int) -> Tensor:
-    """Factor [z, y, x] of the strengths on a grid of ``box``: 1 where the core begins, the fifth of the mask [z, y, x] that
-    is resolved best, and more where the cut-off is lower."""
+    """Factor [z, y, x] of the strengths on a grid of ``box``: 1 where the core begins, more where the cut-off is lower.
+
+    The core is the fifth of the mask [z, y, x] that is resolved best.
+    """
     local = cutoff.on_grid(box).double()
-    inside = local[resample_volume(mask, box).to(local.device) > 0.5].cpu()  # a GPU cannot repeat its choice among equals
+    inside = local[resample_volume(mask, box).to(local.device) > 0.5].cpu()  # a GPU does not repeat kthvalue
     core = float(inside.kthvalue(math.ceil((1 - CORE) * len(inside))).values) if len(inside) else float(local.max())
     return (local / core) ** LOCAL_POWER
 
