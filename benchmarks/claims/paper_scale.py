@@ -36,7 +36,7 @@ COUNTS = {"pfcrt-like": 17_000, "stra6-like": 28_000, "nav-like": 20_000}
 PER_MICROGRAPH = 50
 METHODS = (
     "uniform=--regulariser uniform", "nonuniform=--regulariser nonuniform",
-    "joined=--regulariser sparse_smooth --ss-parameters local",
+    "joined=--regulariser joined",
     "sparse_smooth=--regulariser sparse_smooth",
     "cross-validated=--regulariser sparse_smooth --ss-parameters cross-validated")
 ROWS = [*NONUNIFORM_ROWS, ("half maps, FSC 0.143 in the mask, corrected, A", "half_0143_corrected", ".2f")]

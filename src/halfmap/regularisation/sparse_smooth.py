@@ -5,9 +5,9 @@ half set's previous map (the paper's "implicit gradient" term). proximal.py hold
 normal_equations.py the data term. This file chooses what the paper sets by hand or leaves open:
 
 - alpha, beta and gamma are relative, so that the grey scale does not matter: gamma to the mean weight, alpha and beta
-  to eps times 0.45 sd of the noise that the images bring to a voxel of b. The paper's unit for alpha and beta is
-  rms(A^H D y), which holds the signal too and grows with every particle, while what a penalty has to hold down shrinks.
-  ``published-code`` keeps that unit, over the padded box, as the authors' program does.
+  to eps times rms(A^H D y), the paper's unit (over the padded box, as in the authors' program), or 0.45 sd of the noise
+  that the images bring to a voxel of b, if that is less. The rms holds the signal too, so it grows with every particle
+  and at low resolution, while what a penalty has to hold down is the noise. ``published-code`` keeps the rms.
 - eps, "the level of density values corresponding to molecular content", is the level at which our own mask would be
   drawn on that half set's plain map (maps/masks.py, automatic_threshold).
 - mu, which smooths the norm of the gradient, is the sd of the plain map's noise, which the sums tell.
@@ -58,9 +58,7 @@ ENOUGH = 3e-4  # part of what F has gained: a step that gains less is the last; 
 MARGIN = 1.5  # size of the coarser grid over what the sums' limit needs: sparse maps hold finer detail than the sums
 LEVEL_LOWPASS = 15.0  # A, for the map on which the level is found; the same as for the mask
 EMPTY, QUIETEST = 1e-8, 1e-3  # parts of the largest noise power: shells below EMPTY are empty, QUIETEST limits weights
-# sd of the noise in b. With it the defaults, in the middle of the published ranges, did best over four proteins
-# (benchmarks/README.md).
-NOISE_UNIT = 0.45
+MOST_NOISE = 0.45  # sd of the noise in b: with it the defaults did best over four proteins (benchmarks/README.md)
 LOCAL_POWER = -2.0  # of the local cut-off, which gives the strength at a place
 CORE = 0.2  # part of the mask that is resolved best; where it begins, alpha and beta are as given
 LAST_AGREEING = 0.3  # FSC: the authors' choice looks no further than the last shell above it
@@ -120,7 +118,8 @@ class SparseSmooth:
             level = density_level(maps[h], pair.pixel_size)
             half = self._posed(sums[h], support, level, 1.0, None)
             if self.parameters == "cross-validated":
-                half = half.at(self._validated([NormalEquations.of(s) for s in sums], level))
+                chosen = self._validated([NormalEquations.of(s) for s in sums], level)
+                half = half.at(chosen / self._unit(half.problem.data))
             elif self.parameters == "published-code":
                 judge = _published_judge(sums[1 - h], pair.curves.unmasked, support)
                 half = self._along_published_path(half, judge)
@@ -144,11 +143,15 @@ class SparseSmooth:
 
     def penalty(self, data: NormalEquations, level: float, spacing: float) -> Penalty:
         """The penalty in the units of the data; level: eps; spacing: size of the voxels, in those of the full map."""
-        unit = data.rms if self.parameters == "published-code" else NOISE_UNIT * data.noise
+        unit = self._unit(data) * level
         return Penalty(
-            sparse=self.alpha * unit * level, smooth=self.beta * unit * level * self.eps_gradient,
+            sparse=self.alpha * unit, smooth=self.beta * unit * self.eps_gradient,
             inertia=self.gamma, eps=level, eps_gradient=self.eps_gradient * level, rounding=data.noise, spacing=spacing,
         )  # fmt: skip
+
+    def _unit(self, data: NormalEquations) -> float:
+        """The density that alpha and beta refer to, times eps."""
+        return data.rms if self.parameters == "published-code" else min(data.rms, MOST_NOISE * data.noise)
 
     def _of_half_set(self, halves: HalfSets, h: int, previous: Tensor | None, local: Tensor | None) -> _Solved:
         """Solve for the map of half set h, and keep nothing else of the problem in memory.
@@ -169,7 +172,7 @@ class SparseSmooth:
             judge = _published_judge(halves.halves[1 - h].coarser(limit, box), halves.curves.unmasked, support)
         half = self._posed(sums, support, level, spacing, previous)
         if chosen is not None:
-            half = half.at(chosen)
+            half = half.at(chosen / self._unit(half.problem.data))
         elif local is not None:
             half = half.with_local(local)
         elif judge is not None:
@@ -198,7 +201,7 @@ class SparseSmooth:
         return replace(half, map=found.map, objective=found.objective)
 
     def _validated(self, parts: list[NormalEquations], level: float, spacing: float = 1.0) -> float:
-        """The factor of both strengths, times noise and mean weight of two parts, at which the parts' maps predict each
+        """The factor of both strengths, times unit and mean weight of two parts, at which the parts' maps predict each
         other's sums best; the errors of both are added.
 
         Nothing pulls towards the previous map here: it was made of both parts, and would tell each about the other.
@@ -210,7 +213,7 @@ class SparseSmooth:
                 x = descend(problem.times(Strength(factor, factor)), x, self._path_steps, TOLERANCE).map
                 errors[i] += other.misfit(x) * other.mean_weight
         best = STRENGTHS[errors.index(min(errors))]
-        return best * sum(part.noise * part.mean_weight for part in parts) / len(parts)
+        return best * sum(self._unit(part) * part.mean_weight for part in parts) / len(parts)
 
     def _along_published_path(self, half: _HalfSet, judge: NormalEquations) -> _HalfSet:
         """Out of the maps at the program's ten settings, the one that fits the judge's sums best. Each descent starts
@@ -263,12 +266,11 @@ class _HalfSet:
         return _Solved(resample_volume(self.support.within_box(self.map), box), self.strength, self.objective)
 
     def at(self, factor: float) -> _HalfSet:
-        """With this factor of both strengths, which holds noise and mean weight of the sums that it was chosen with.
+        """With this factor of both strengths, which holds the mean weight of the sums that it was chosen with.
 
-        The penalty itself is carried over, as a prior is, and not its ratio to the mean weight: all images of the half
-        set now weigh against it, where only half of them did.
+        The penalty itself is carried over, as a prior is: all images of the half set now weigh against it, not half.
         """
-        own = factor / (self.problem.data.noise * self.problem.data.mean_weight)
+        own = factor / self.problem.data.mean_weight
         return replace(self, strength=Strength(own, own))
 
     def with_local(self, local: Tensor) -> _HalfSet:
@@ -288,10 +290,7 @@ class _Solved:
 
 
 def strength_by_place(cutoff: Lattice, mask: Tensor, box: int) -> Tensor:
-    """Factor [z, y, x] of the strengths on a grid of ``box``: 1 where the core begins, more where the cut-off is lower.
-
-    The core is the fifth of the mask [z, y, x] that is resolved best.
-    """
+    """Factor [z, y, x] of the strengths on a grid of ``box``: 1 where the core begins, more at a lower cut-off."""
     local = cutoff.on_grid(box).double()
     inside = local[resample_volume(mask, box).to(local.device) > 0.5].cpu()  # a GPU does not repeat kthvalue
     core = float(inside.kthvalue(math.ceil((1 - CORE) * len(inside))).values) if len(inside) else float(local.max())
