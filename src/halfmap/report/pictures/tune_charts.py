@@ -8,7 +8,7 @@ from halfmap.report.pictures.charts import Chart, Drawing, Guide, Mark, Series, 
 from halfmap.report.record_values import Record
 
 SIGNS = {"alpha": "α", "beta": "β", "gamma": "γ", "eps_gradient": "ε′"}
-UNITS = {"alpha": "0.45 sd of noise", "beta": "0.45 sd of noise", "gamma": "mean weight", "eps_gradient": "mask level"}
+UNITS = {"alpha": "rms or noise", "beta": "rms or noise", "gamma": "mean weight", "eps_gradient": "mask level"}
 MEASURES = {"corrected": "within the mask, corrected", "unmasked": "unmasked"}
 STYLES = {"corrected": "c2", "unmasked": "c3"}
 ROOM = 0.08  # of the axis beside the outermost values, and least distance between two ticks
