@@ -253,6 +253,15 @@ def test_more_images_of_the_same_kind_weaken_the_strengths_as_they_do_the_noise(
         assert getattr(b, name) == pytest.approx(getattr(a, name)), name
 
 
+def test_where_little_noise_is_left_the_unit_is_that_of_the_paper(tiny):
+    """Samples of one image at many poses average out: weights then tell of more noise than the sums hold."""
+    spread = replace(tiny, sums=tiny.sums * torch.tensor([1e-3, 1e-3, 1.0], dtype=torch.float64))
+    for data, less in ((NormalEquations.of(tiny), True), (NormalEquations.of(spread), False)):
+        found, published = (SparseSmooth(parameters=name).penalty(data, 0.3, 1.0).sparse
+                            for name in ("fixed", "published-code"))
+        assert (found < published) == less and found <= published
+
+
 def test_the_unit_of_the_published_parameters_is_the_rms_over_the_padded_box(tiny):
     """It is not the rms over the box: that of a map which fills the box is padding^(3/2) times larger."""
     data = NormalEquations.of(tiny)
