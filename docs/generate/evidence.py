@@ -61,7 +61,8 @@ def _noise(results: Path) -> str:
         "uniform": sparse["uniform"],
         "nonuniform": non["--nu-uneven-sampling corrected"],
         "cross-validated": sparse["cross-validated"],
-        "joined": sparse["local"],
+        "sparse_smooth": sparse["fixed"],
+        "joined": sparse["joined"],
         "published-code": sparse["published-code"],
     }
     lines, rows = {}, []
