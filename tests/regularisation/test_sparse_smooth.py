@@ -221,7 +221,7 @@ def test_the_noisier_the_images_the_stronger_the_regularisation_that_is_chosen(b
         method = SparseSmooth(parameters="cross-validated", steps=50)
         chosen.append([alpha for alpha, _ in method.solve(halves, torch.ones(16, 16, 16), {}).chosen["strength"]])
     # what is best for a quarter set weighs half as much against a half set, whose unit, the noise, is smaller by sqrt 2
-    assert [pytest.approx([c / math.sqrt(2)] * 2, rel=0.01) for c in (4.0, 1.0, 1.0)] == chosen
+    assert [pytest.approx([c / math.sqrt(2)] * 2, rel=0.01) for c in (math.sqrt(8), 1.0, 1.0)] == chosen
 
 
 def test_the_previous_map_is_kept_within_the_mask_and_holds_the_next_one_back(blobs, random_poses):

@@ -49,7 +49,7 @@ from halfmap.regularisation.proximal import Descent, Penalty, Problem, Strength,
 from halfmap.regularisation.support import Support
 
 # Factors of alpha and beta that cross-validation tries, one after the other; each descent starts from the last map.
-STRENGTHS = (4.0, 2.0, 1.0, 0.5, 0.25, 0.125)
+STRENGTHS = tuple(2 ** (k / 2) for k in range(3, -5, -1))
 # The factors that the authors' program tries.
 PUBLISHED = tuple(Strength(1 / (1 + e), (1 - j / 5) / (1 + e)) for e in (0, 1) for j in range(5))
 PATH_SHARE = 5  # each of these factors gets one part in five of the steps: its descent starts from its neighbour's map
