@@ -47,11 +47,15 @@ def _beside(*runs: dict[str, Any]) -> list[list[str]]:
     ]
 
 
-def _relion_channel(results: Path) -> str:
-    """The same of a simulated channel."""
-    record = read(results, "against_relion_channel")
-    rows = _beside(record["results"]["RELION"], record["results"]["Halfmap"])
-    return table(["", "RELION 3.1.3", "Halfmap"], rows) + repeat(results, "against_relion_channel", record)
+def _relion_on(name: str) -> Callable[[Path], str]:
+    """The same of a simulated membrane protein."""
+
+    def made(results: Path) -> str:
+        record = read(results, f"against_relion_{name}")
+        rows = _beside(record["results"]["RELION"], record["results"]["Halfmap"])
+        return table(["", "RELION 3.1.3", "Halfmap"], rows) + repeat(results, f"against_relion_{name}", record)
+
+    return made
 
 
 def _noise(results: Path) -> str:
@@ -295,7 +299,8 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     **regularisers.BLOCKS,
     **costs.BLOCKS,
     "relion": _relion,
-    "relion-channel": _relion_channel,
+    "relion-channel": _relion_on("channel"),
+    "relion-transporter": _relion_on("transporter"),
     "noise": _noise,
     "starts": _starts,
     "classes": _classes,
