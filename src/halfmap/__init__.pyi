@@ -1007,9 +1007,10 @@ def refine(
             --rotfl), or of the normalised map with its spectrum restored (the program's default)
             (default: density)
         ss_alpha: strength of sparseness, relative to the rms of the back-projected data or 0.45 sd of
-            its noise, whichever is less (published-code: to the rms); published range 0.4 to 0.8
-            (default: 0.6)
-        ss_beta: strength of smoothness, relative to the same; published range 0.5 to 4 (default: 2)
+            its noise, whichever is less (published-code: to the rms); published range 0.4 to 0.8 [rms
+            or noise] (default: 0.6)
+        ss_beta: strength of smoothness, relative to the same; published range 0.5 to 4 [rms or noise]
+            (default: 2)
         ss_gamma: pull towards the last iteration's map; published range 0.05 to 0.2 [mean weight]
             (default: 0.1)
         ss_eps_gradient: gradient above which smoothness is given up, over the level at which a mask
@@ -1281,9 +1282,10 @@ def regularise(
             --rotfl), or of the normalised map with its spectrum restored (the program's default)
             (default: density)
         ss_alpha: strength of sparseness, relative to the rms of the back-projected data or 0.45 sd of
-            its noise, whichever is less (published-code: to the rms); published range 0.4 to 0.8
-            (default: 0.6)
-        ss_beta: strength of smoothness, relative to the same; published range 0.5 to 4 (default: 2)
+            its noise, whichever is less (published-code: to the rms); published range 0.4 to 0.8 [rms
+            or noise] (default: 0.6)
+        ss_beta: strength of smoothness, relative to the same; published range 0.5 to 4 [rms or noise]
+            (default: 2)
         ss_eps_gradient: gradient above which smoothness is given up, over the level at which a mask
             would be drawn; published range 1/3 to 2 [mask level] (default: 1)
         ss_steps: most steps of the descent (default: 100)

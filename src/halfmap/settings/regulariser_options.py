@@ -109,11 +109,11 @@ class SparseSmoothOptions:
 
     ss_alpha: float = field(default=0.6, metadata={
         "help": "strength of sparseness, relative to the rms of the back-projected data or 0.45 sd of its noise, "
-                "whichever is less (published-code: to the rms); published range 0.4 to 0.8", "at_least": 0,
-        "group": _SPARSE_SMOOTH})
+                "whichever is less (published-code: to the rms); published range 0.4 to 0.8", "unit": "rms or noise",
+        "short": "number", "at_least": 0, "group": _SPARSE_SMOOTH})
     ss_beta: float = field(default=2.0, metadata={
-        "help": "strength of smoothness, relative to the same; published range 0.5 to 4", "at_least": 0,
-        "group": _SPARSE_SMOOTH})
+        "help": "strength of smoothness, relative to the same; published range 0.5 to 4", "unit": "rms or noise",
+        "short": "number", "at_least": 0, "group": _SPARSE_SMOOTH})
     ss_gamma: float = field(default=0.1, metadata={
         "help": "pull towards the last iteration's map; published range 0.05 to 0.2", "unit": "mean weight",
         "at_least": 0, "group": _SPARSE_SMOOTH, "in_refinements": True})

@@ -232,10 +232,14 @@ def _half_sets(maps: list[Tensor], differences: list[Tensor]) -> tuple[HalfSets,
 
 
 def _sums(v: Tensor) -> Backprojection:
-    """Unfinished sums of which a map [z, y, x] is the plain reconstruction, with the same weight everywhere."""
+    """Unfinished sums of a quarter set, of which a map [z, y, x] is the plain reconstruction.
+
+    The weight is the same everywhere: one over the power of the map's noise, which is twice that of a half set's.
+    """
     envelope = trilinear_envelope(BOX, PADDING).to(v)
     squared = (envelope[:, None, None] * envelope[:, None] * envelope).square()
     numerator = torch.view_as_real(half_volume(v * squared, PADDING, LIMIT))
     sums = torch.cat([numerator, torch.ones_like(numerator[..., :1])], dim=-1)
+    sums /= 2 * PADDING**3 * NOISE**2 * BOX**3  # power of a coefficient of the map, spread over the points about it
     sums[:, :, 0] /= 2  # to be folded: coefficients of this plane come from both mates
     return Backprojection(sums, BOX, PADDING, LIMIT)
