@@ -26,11 +26,8 @@ NAMED = {identifier(name) + end for name in COMMANDS for end in ("_options", "")
 LONGEST = 350  # lines of a file
 # Compiled kernels: Numba knows no dataclass, and their arguments are counted nowhere else.
 INNER_LOOPS = "kernels/numba_"
-# Numbers whose order everybody knows: points, shapes, matrices, both ends of a stretch.
-POINTS = {
-    "axes", "axis", "beam_tilt", "centre", "ends", "magnification", "middle", "orders", "origin", "shape", "start",
-    "torsions", "voxel",
-}
+# Numbers whose order everybody knows: points, both ends of a stretch, the three turns of a residue.
+POINTS = {"axis", "centre", "ends", "middle", "orders", "torsions"}
 ALIKE = re.compile(r"tuple\[.+, \.\.\.\]")
 
 

@@ -36,6 +36,7 @@ from torch import Tensor
 from halfmap.errors import InputError
 from halfmap.imaging.ctf import ctf
 from halfmap.imaging.density import density_map, oversampling_for, project
+from halfmap.imaging.optics import BeamTilt, MagnificationMatrix
 from halfmap.maps.filters import lowpass
 from halfmap.maps.mrc import StackWriter, write_map
 from halfmap.particles.model import read_model
@@ -133,7 +134,7 @@ def images_of(given: argparse.Namespace, microscope: Microscope) -> Path:
     f = _plane(given.box, given.apix)
     specimen_f = f @ microscope.matrix.T
     phase = microscope.phases(specimen_f, optics.spherical_aberration * 1e7, optics.wavelength)
-    wide = replace(optics, box=2 * given.box, magnification=tuple(microscope.matrix.ravel().tolist()))
+    wide = replace(optics, box=2 * given.box, magnification=MagnificationMatrix(*microscope.matrix.ravel().tolist()))
     kxy = torch.from_numpy(np.rint(f * 2 * given.box * given.apix)).reshape(-1, 2)
     odd = torch.polar(torch.ones(phase.size), torch.from_numpy(phase).float().reshape(-1))
     with StackWriter(folder / "particles.mrcs", given.count, given.box, given.apix, "float32") as writer:
@@ -148,7 +149,7 @@ def images_of(given: argparse.Namespace, microscope: Microscope) -> Path:
             writer.write(gain * seen + noise_images(settings, index))
     table = with_poses(table_of(settings, draw, Path("particles.mrcs")), draw.rotations, -draw.shifts)
     known = replace(
-        optics, beam_tilt=(microscope.tilt_x, microscope.tilt_y), magnification=wide.magnification,
+        optics, beam_tilt=BeamTilt(microscope.tilt_x, microscope.tilt_y), magnification=wide.magnification,
         odd_zernike=(0.0, 0.0, microscope.trefoil_sin, 0.0, 0.0, microscope.trefoil_cos),
     )  # fmt: skip
     write_star(folder / "true.star", replace(table, optics=(known,)))

@@ -25,6 +25,7 @@ from halfmap_run import refine, simulate
 from judge import shown
 
 from halfmap.errors import InputError
+from halfmap.imaging.optics import BeamTilt
 from halfmap.particles.model import write_pdb
 from halfmap.particles.star import read_star, write_star
 from halfmap.simulation.demo_molecule import demo_molecule
@@ -71,7 +72,8 @@ def divided(particles: Path, groups: int) -> Path:
     """A STAR file of the same images in so many optics groups (those beyond the number of images stay empty)."""
     table = read_star(particles)
     side = max(2, round(groups**0.5))
-    tilts = [(TILT * (g % side / (side - 1) * 2 - 1), TILT * (g // side / (side - 1) * 2 - 1)) for g in range(groups)]
+    tilts = [BeamTilt(TILT * (g % side / (side - 1) * 2 - 1), TILT * (g // side / (side - 1) * 2 - 1))
+             for g in range(groups)]
     optics = tuple(replace(table.optics[0], name=f"tilt{g + 1}", number=g + 1, beam_tilt=tilt)
                    for g, tilt in enumerate(tilts))
     path = particles.with_name(f"particles_{groups}.star")

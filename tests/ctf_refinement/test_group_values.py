@@ -23,7 +23,7 @@ from halfmap.expectation.search import Reference
 from halfmap.fourier.transform import half_volume
 from halfmap.imaging.ctf import Defocus, ctf
 from halfmap.imaging.forward import BandImages, Geometries
-from halfmap.imaging.optics import CtfState, OpticsGroup
+from halfmap.imaging.optics import BeamTilt, CtfState, MagnificationMatrix, OpticsGroup
 from halfmap.particles.table import ParticleTable
 
 BOX, PIXEL, LAST = 64, 1.1, 26
@@ -148,7 +148,7 @@ def near(solved: Solved, name: str, change: Sequence[float], group: int = 0) -> 
 
 
 def test_tilt_and_trefoil_are_found_in_the_groups_that_have_them_and_nothing_changes_in_others(blobs):
-    bent = plain(beam_tilt=(0.3, -0.2), odd_zernike=(0, 0, 6.0, 0, 0, -4.0), number=2)
+    bent = plain(beam_tilt=BeamTilt(0.3, -0.2), odd_zernike=(0, 0, 6.0, 0, 0, -4.0), number=2)
     made = study(blobs, 80, [plain(), bent], [plain(), plain(number=2)])
     solved = made.odd("tilt", "trefoil").solved(made.table)
     assert near(solved, "tilt", (0.3, -0.2), 1)
@@ -159,15 +159,15 @@ def test_tilt_and_trefoil_are_found_in_the_groups_that_have_them_and_nothing_cha
 
 
 def test_a_tilt_that_turns_phases_by_more_than_a_turn_is_found(blobs):
-    made = study(blobs, 60, [plain(beam_tilt=(1.5, 2.5))], [plain()])
-    phase = true_odd_phase(plain(beam_tilt=(1.5, 2.5)), made.batches[0].images.geometry.band.kxy)
+    made = study(blobs, 60, [plain(beam_tilt=BeamTilt(1.5, 2.5))], [plain()])
+    phase = true_odd_phase(plain(beam_tilt=BeamTilt(1.5, 2.5)), made.batches[0].images.geometry.band.kxy)
     assert float(phase.abs().max()) > 2 * math.pi
     assert near(made.odd("tilt").solved(made.table), "tilt", (1.5, 2.5))
 
 
 def test_coma_of_zernike_terms_becomes_tilt_and_the_phases_are_the_true_ones_but_for_a_shift(blobs):
     given = plain(odd_zernike=(0.0, 0.0, 0.0, -2.0, 3.0, 0.0))
-    true = replace(given, beam_tilt=(0.4, 0.0))
+    true = replace(given, beam_tilt=BeamTilt(0.4, 0.0))
     made = study(blobs, 60, [true], [given], noise=0.1)
     solved = made.odd("tilt").solved(made.table)
     optics = solved.table.optics[0]
@@ -178,19 +178,19 @@ def test_coma_of_zernike_terms_becomes_tilt_and_the_phases_are_the_true_ones_but
 
 
 def test_a_spherical_aberration_far_off_is_found_with_the_defocus_that_made_up_for_it(blobs):
-    true = plain(beam_tilt=(0.1, 0.0))
-    given = plain(spherical_aberration=0.01, beam_tilt=(27.0, 0.0))
+    true = plain(beam_tilt=BeamTilt(0.1, 0.0))
+    given = plain(spherical_aberration=0.01, beam_tilt=BeamTilt(27.0, 0.0))
     made = study(blobs, 60, [true], [given],
                  moved=lambda one: replace(one, u=one.u + 300, v=one.v + 300))
     solved = made.even("cs").solved(made.table)
     assert solved.all_again
     assert near(solved, "cs", (2.69, -300.0))
-    assert solved.table.optics[0].beam_tilt[0] == pytest.approx(0.1, rel=0.05)  # the same coma
+    assert solved.table.optics[0].beam_tilt.x == pytest.approx(0.1, rel=0.05)  # the same coma
     assert torch.allclose(solved.table.defocus.u, made.table.defocus.u - 300, atol=30)
 
 
 def test_tilt_is_told_in_the_spherical_aberration_that_another_fit_found(blobs):
-    made = study(blobs, 60, [plain(beam_tilt=(0.3, -0.2))], [plain(spherical_aberration=2.0)])
+    made = study(blobs, 60, [plain(beam_tilt=BeamTilt(0.3, -0.2))], [plain(spherical_aberration=2.0)])
     even, odd = made.even("cs"), made.odd("tilt")
     for order in ((even, odd), (odd, even)):
         table = made.table
@@ -234,7 +234,7 @@ def matrix(optics: OpticsGroup) -> Tensor:
 def test_a_change_of_magnification_comes_before_the_old_matrix_and_two_passes_find_it(blobs):
     old = torch.tensor([[1.02, 0.05], [-0.03, 0.98]], dtype=torch.float64)
     true = torch.tensor([[1.008, 0.006], [0.006, 0.992]], dtype=torch.float64) @ old
-    optics = [plain(magnification=tuple(one.flatten().tolist())) for one in (true, old)]
+    optics = [plain(magnification=MagnificationMatrix(*one.flatten().tolist())) for one in (true, old)]
     made = study(blobs, 80, optics[:1], optics[1:], noise=0.1)
     first = made.magnification().solved(made.table)
     assert first.again
@@ -257,7 +257,7 @@ def in_the_frame_of_images(one: Defocus, change: Tensor) -> Defocus:
 
 @pytest.mark.parametrize("frame", ["specimen", "image"])
 def test_defocus_values_change_with_the_magnification_if_they_were_those_of_the_distorted_image(blobs, frame):
-    true = plain(magnification=(1.004, 0.002, 0.002, 0.996))
+    true = plain(magnification=MagnificationMatrix(1.004, 0.002, 0.002, 0.996))
     made = study(blobs, 80, [true], [plain()], noise=0.3,
                  moved=lambda one: one if frame == "specimen" else in_the_frame_of_images(one, matrix(true)))
     table = made.magnification().solved(made.table).table
@@ -270,11 +270,12 @@ def test_defocus_values_change_with_the_magnification_if_they_were_those_of_the_
 
 def test_magnification_of_groups_is_relative_to_their_mean_and_the_turn_is_left_to_the_poses(blobs):
     turned = torch.tensor([[1.004, -0.01], [0.01, 1.004]], dtype=torch.float64)
-    true = [plain(magnification=tuple(turned.flatten().tolist())), plain(magnification=(0.998, 0, 0, 0.998), number=2)]
+    true = [plain(magnification=MagnificationMatrix(*turned.flatten().tolist())),
+            plain(magnification=MagnificationMatrix(0.998, 0, 0, 0.998), number=2)]
     made = study(blobs, 80, true, [plain(), plain(number=2)], noise=0.2)
     found = made.magnification().solved(made.table)
     assert value(found, "magnification").change[:, 0].tolist() == pytest.approx([0.3, -0.3], abs=0.03)
-    assert all(abs(one.magnification[1] - one.magnification[2]) < 1e-12 for one in found.table.optics)
+    assert all(abs(one.magnification.xy - one.magnification.yx) < 1e-12 for one in found.table.optics)
     alone = study(blobs, 80, true[1:], [plain()], noise=0.2)
     assert alone.magnification().solved(alone.table).table.optics == (plain(),)
 
@@ -292,7 +293,7 @@ def test_errors_are_what_values_scatter_by_and_nothing_changes_where_nothing_is_
 
 
 def test_sums_of_processes_add_up_to_those_of_one(blobs):
-    made = study(blobs, 10, [plain(), plain(beam_tilt=(1.0, 0.0), number=2)], [plain(), plain(number=2)])
+    made = study(blobs, 10, [plain(), plain(beam_tilt=BeamTilt(1.0, 0.0), number=2)], [plain(), plain(number=2)])
     for name in ("odd", "even", "magnification"):
         names = {"odd": ("tilt",), "even": ("cs",), "magnification": ()}[name]
         whole = getattr(made, name)(*names)

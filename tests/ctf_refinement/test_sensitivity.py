@@ -13,7 +13,7 @@ from halfmap.ctf_refinement.parameters import PARAMETERS, Per
 from halfmap.ctf_refinement.registry import continued
 from halfmap.ctf_refinement.sensitivity import NOTICEABLE, usual_error
 from halfmap.imaging.ctf import odd_aberration
-from halfmap.imaging.optics import OpticsGroup
+from halfmap.imaging.optics import BeamTilt, OpticsGroup
 
 OPTICS = OpticsGroup("one", 300.0, 2.7, 0.1, 1.0, 240)
 
@@ -21,7 +21,7 @@ OPTICS = OpticsGroup("one", 300.0, 2.7, 0.1, 1.0, 240)
 def test_a_usual_beam_tilt_turns_phases_by_what_is_said_and_is_seen_from_the_resolution_needed_on() -> None:
     error = usual_error("tilt", OPTICS, 150.0)
     along = torch.tensor([[40, 0]])  # 6 A
-    phase = odd_aberration(along, replace(OPTICS, beam_tilt=(error.size, 0.0)))
+    phase = odd_aberration(along, replace(OPTICS, beam_tilt=BeamTilt(error.size, 0.0)))
     assert phase is not None and float(phase.angle().abs()) == pytest.approx(error.at(6.0), rel=1e-3)
     assert error.at(error.needed) == pytest.approx(NOTICEABLE[Per.GROUP])
 

@@ -16,11 +16,12 @@ from halfmap.expectation.search import Reference
 from halfmap.fourier.transform import half_volume
 from halfmap.imaging.ctf import Defocus, ctf
 from halfmap.imaging.forward import BandImages, Geometries
-from halfmap.imaging.optics import OpticsGroup
+from halfmap.imaging.optics import BeamTilt, MagnificationMatrix, OpticsGroup
 from halfmap.particles.table import ParticleTable
 
 BOX, USED, COUNT = 20, Range(2, 8), 12
-OPTICS = OpticsGroup("1", 300.0, 2.7, 0.1, 2.0, BOX, beam_tilt=(0.2, -0.1), magnification=(1.01, 0.0, 0.0, 0.99))
+OPTICS = OpticsGroup("1", 300.0, 2.7, 0.1, 2.0, BOX, beam_tilt=BeamTilt(0.2, -0.1),
+                     magnification=MagnificationMatrix(1.01, 0.0, 0.0, 0.99))
 
 
 def fitted(to):

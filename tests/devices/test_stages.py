@@ -25,7 +25,7 @@ from halfmap.geometry.shift_grid import shift_grid
 from halfmap.geometry.symmetry import symmetry_group
 from halfmap.imaging.ctf import Defocus, ctf
 from halfmap.imaging.forward import ImagingGeometry, band_images
-from halfmap.imaging.optics import OpticsGroup
+from halfmap.imaging.optics import BeamTilt, MagnificationMatrix, OpticsGroup
 from halfmap.kernels.poses import Polished, PolishOptions, PosePrior, Samples, Starts
 from halfmap.maps import filters, levels, masks
 from halfmap.maps.rigid import moved
@@ -43,8 +43,8 @@ from halfmap.validation.thon_rings import RingSums
 BOX, PIXEL, LIMIT = 20, 4.0, 8
 M = transform.half_volume_extent(2, LIMIT)
 BAND = Band.to_shell(BOX, LIMIT)
-OPTICS = OpticsGroup("1", 300.0, 2.7, 0.1, PIXEL, BOX, beam_tilt=(0.2, -0.1), odd_zernike=(0.0, 0.1, 5.0),
-                     even_zernike=(0.1, 0.0, 3.0), magnification=(1.01, 0.0, 0.0, 0.99))
+OPTICS = OpticsGroup("1", 300.0, 2.7, 0.1, PIXEL, BOX, beam_tilt=BeamTilt(0.2, -0.1), odd_zernike=(0.0, 0.1, 5.0),
+                     even_zernike=(0.1, 0.0, 3.0), magnification=MagnificationMatrix(1.01, 0.0, 0.0, 0.99))
 
 
 def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -29,7 +29,7 @@ from halfmap.geometry.orientation_grid import angular_step, orientation_grid
 from halfmap.geometry.shift_grid import shift_grid
 from halfmap.imaging.ctf import Defocus, ctf, odd_aberration, reference_coordinates
 from halfmap.imaging.forward import BandImages, ImagingGeometry, band_images
-from halfmap.imaging.optics import OpticsGroup
+from halfmap.imaging.optics import BeamTilt, MagnificationMatrix, OpticsGroup
 from halfmap.kernels import reference_search
 
 BOX, PIXEL, PADDING = 32, 2.0, 2
@@ -293,7 +293,8 @@ def test_poses_are_found_through_magnification_beam_tilt_and_another_pixel_size(
     # Images of 36 pixels of 1.9 A of a reference of 32 voxels of 2 A, stretched by 3 %, with coma.
     count, limit = 30, 11
     specimen = blobs(BOX)
-    optics = OpticsGroup("o", 300.0, 2.7, 0.1, 1.9, 36, beam_tilt=(12.0, -8.0), magnification=(1.03, 0.01, -0.01, 0.98))
+    optics = OpticsGroup("o", 300.0, 2.7, 0.1, 1.9, 36, beam_tilt=BeamTilt(12.0, -8.0),
+                         magnification=MagnificationMatrix(1.03, 0.01, -0.01, 0.98))
     whole = Band.to_shell(36, 17)
     rotations, shifts = random_poses(count)
     coords = reference_coordinates(whole.kxy, optics, BOX, PIXEL)

@@ -11,7 +11,7 @@ from scipy import constants
 import halfmap.imaging.ctf as ctf_module
 from halfmap.errors import InputError
 from halfmap.imaging.ctf import Defocus, ctf, odd_aberration, reference_coordinates
-from halfmap.imaging.optics import OpticsGroup, electron_wavelength
+from halfmap.imaging.optics import BeamTilt, MagnificationMatrix, OpticsGroup, electron_wavelength
 
 OPTICS = OpticsGroup("krios", 300.0, 2.7, 0.1, pixel_size=1.1, box=96)
 
@@ -122,13 +122,13 @@ def test_beam_tilt_is_axial_coma():
     # |f|^2 fx = (Z(3,1) + 2 Z(1,1)) / 3 and likewise for y; 2 pi Cs lambda^2 tilt is its strength.
     strength = [-2 * math.pi * 2.7e7 * electron_wavelength(300.0) ** 2 * tilt * 1e-3 for tilt in (1.5, -0.8)]
     x, y = strength
-    tilted = replace(OPTICS, beam_tilt=(1.5, -0.8))
+    tilted = replace(OPTICS, beam_tilt=BeamTilt(1.5, -0.8))
     coma = replace(OPTICS, odd_zernike=(2 * y / 3, 2 * x / 3, 0.0, y / 3, x / 3, 0.0))
     torch.testing.assert_close(odd_aberration(disc(47), tilted), odd_aberration(disc(47), coma))
 
 
 def test_the_odd_factor_of_a_friedel_mate_is_the_conjugate():
-    optics = replace(OPTICS, beam_tilt=(0.5, 1.0), odd_zernike=(1.0, 2.0, 3.0, -4.0, 5.0, 6.0))
+    optics = replace(OPTICS, beam_tilt=BeamTilt(0.5, 1.0), odd_zernike=(1.0, 2.0, 3.0, -4.0, 5.0, 6.0))
     torch.testing.assert_close(odd_aberration(-disc(40), optics), odd_aberration(disc(40), optics).conj())
 
 
@@ -137,8 +137,8 @@ def test_there_is_no_odd_factor_without_an_odd_aberration():
 
 
 def test_a_magnification_is_a_smaller_pixel():
-    smaller = replace(OPTICS, pixel_size=1.1 / 1.02, even_zernike=(0.0, 2.0), beam_tilt=(1.0, 0.0))
-    magnified = replace(smaller, pixel_size=1.1, magnification=(1.02, 0.0, 0.0, 1.02))
+    smaller = replace(OPTICS, pixel_size=1.1 / 1.02, even_zernike=(0.0, 2.0), beam_tilt=BeamTilt(1.0, 0.0))
+    magnified = replace(smaller, pixel_size=1.1, magnification=MagnificationMatrix(1.02, 0.0, 0.0, 1.02))
     kxy = disc(47)
     torch.testing.assert_close(ctf(kxy, magnified, IMAGES), ctf(kxy, smaller, IMAGES), atol=3e-6, rtol=0)
     torch.testing.assert_close(odd_aberration(kxy, magnified), odd_aberration(kxy, smaller))
@@ -148,7 +148,7 @@ def test_a_magnification_is_a_smaller_pixel():
 
 
 def test_coordinates_in_the_reference_follow_box_pixel_size_and_magnification():
-    matrix = (1.01, 0.02, -0.03, 0.98)
+    matrix = MagnificationMatrix(1.01, 0.02, -0.03, 0.98)
     optics = replace(OPTICS, magnification=matrix)
     got = reference_coordinates(torch.tensor([[10, -4]]), optics, box=80, pixel_size=1.32)
     # 96 x 1.1 A of image and 80 x 1.32 A of reference have the same length, so only the matrix acts.
@@ -180,8 +180,8 @@ def test_choosing_images_chooses_their_ctf():
         ("amplitude_contrast", 10.0, "between 0 and 1"),
         ("pixel_size", 0.0, "not positive"),
         ("box", 0, "not positive"),
-        ("beam_tilt", (math.nan, 0.0), "finite"),
-        ("magnification", (1.0, 0.0, 0.0, -1.0), "mirrors"),
+        ("beam_tilt", BeamTilt(math.nan, 0.0), "finite"),
+        ("magnification", MagnificationMatrix(1.0, 0.0, 0.0, -1.0), "mirrors"),
     ],
 )
 def test_optics_that_no_microscope_has_are_refused(field, value, words):

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from halfmap.errors import InputError
-from halfmap.maps.grid import Placement
+from halfmap.maps.grid import Angstroms, Placement, VoxelIndex
 from halfmap.maps.header import header_facts
 from halfmap.maps.mrc import read_map, read_volume, write_map
 
@@ -164,7 +164,7 @@ def test_frames_are_read_in_any_byte_order_mode_and_packing_behind_an_extended_h
     (tmp_path / "packed.map.gz").write_bytes(gzip.compress(path.read_bytes()))
     for found in (read_volume(path), read_volume(tmp_path / "packed.map.gz")):
         np.testing.assert_array_equal(found.data.numpy(), data.astype(np.float32))
-        assert found.placement == Placement((-3, 4, -5), (1.5, -3.0, 6.0))
+        assert found.placement == Placement(VoxelIndex(-3, 4, -5), Angstroms(1.5, -3.0, 6.0))
 
 
 def test_what_stands_where_origin_and_start_are_but_is_neither_is_none(tmp_path: Path) -> None:

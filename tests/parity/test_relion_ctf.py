@@ -16,7 +16,7 @@ import torch
 
 from halfmap.geometry.rotations import euler_to_matrix
 from halfmap.imaging.ctf import Defocus, ctf, odd_aberration, reference_coordinates
-from halfmap.imaging.optics import OpticsGroup
+from halfmap.imaging.optics import UNDISTORTED, BeamTilt, MagnificationMatrix, OpticsGroup
 
 pytestmark = pytest.mark.skipif(
     not all(shutil.which(name) for name in ("relion_project", "relion_refine", "relion_particle_subtract")),
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(
 
 # A pixel size that float32 holds exactly: relion_project reads it from the header of the map.
 BOX, PIXEL = 64, 1.25
-SHEAR = (1.03, 0.01, -0.02, 0.97)
+SHEAR = MagnificationMatrix(1.03, 0.01, -0.02, 0.97)
 # u, v in A, angle and phase shift in degrees, B in A^2, scale: three images that share nothing.
 IMAGES = [
     (21000.0, 17000.0, 25.0, 0.0, 0.0, 1.0),
@@ -158,9 +158,9 @@ def test_the_ctf_is_relions(tmp_path, changes):
     [
         *[{"odd_zernike": tuple(3.0 if i == index else 0.0 for i in range(6))} for index in range(6)],
         {"odd_zernike": tuple(5.0 if i == 8 else 0.0 for i in range(12))},
-        {"beam_tilt": (2.0, 0.0)},
+        {"beam_tilt": BeamTilt(2.0, 0.0)},
         # The coma terms are zero: RELION 3.1 forgets them beside a beam tilt, RELION 5 adds the two.
-        {"beam_tilt": (1.0, -2.0), "odd_zernike": (0.3, -0.2, 1.0, 0.0, 0.0, 4.0), "magnification": SHEAR},
+        {"beam_tilt": BeamTilt(1.0, -2.0), "odd_zernike": (0.3, -0.2, 1.0, 0.0, 0.0, 4.0), "magnification": SHEAR},
     ],
 )
 def test_beam_tilt_and_odd_zernike_terms_turn_the_phases_of_the_model_as_in_relion(tmp_path, changes):
@@ -170,7 +170,7 @@ def test_beam_tilt_and_odd_zernike_terms_turn_the_phases_of_the_model_as_in_reli
     np.testing.assert_allclose(got.numpy(), truth, atol=2e-5)
 
 
-@pytest.mark.parametrize("magnification", [(1.0, 0.0, 0.0, 1.0), SHEAR, (0.96, -0.03, 0.04, 1.05)])
+@pytest.mark.parametrize("magnification", [UNDISTORTED, SHEAR, MagnificationMatrix(0.96, -0.03, 0.04, 1.05)])
 def test_coefficients_lie_where_relion_puts_them_in_a_reference_of_another_box(tmp_path, magnification):
     box, pixel_size, sigma = 80, 1.1, 2.0
     centres = np.array([[5.0, -3.0, 1.0], [-4.0, 2.0, 5.5], [0.5, 4.0, -5.0]])

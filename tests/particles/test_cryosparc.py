@@ -149,7 +149,7 @@ def test_values_that_vary_within_an_exposure_group_make_groups_of_their_own(job:
     table = read_cryosparc(save(job / "p.cs", complete(ctf__tilt_A=tilt, blob__psize_A=[1.1] * 6 + [1.2])))
     groups = [table.optics[index] for index in table.optics_index]
     assert [group.pixel_size for group in groups] == [1.1] * 6 + [1.2]
-    assert [group.beam_tilt[0] > 0 for group in groups] == [False, True, False, False, True, False, False]
+    assert [group.beam_tilt.x > 0 for group in groups] == [False, True, False, False, True, False, False]
     assert len(table.optics) == 4 and len({group.number for group in table.optics}) == 4
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from halfmap.imaging.ctf import Defocus, ctf, odd_aberration, reference_coordinates
-from halfmap.imaging.optics import OpticsGroup
+from halfmap.imaging.optics import BeamTilt, MagnificationMatrix, OpticsGroup
 from halfmap.particles.cryosparc import read_cryosparc
 from halfmap.particles.cryosparc_file import read_cs
 from halfmap.particles.cryosparc_optics import cryosparc_terms, relion_terms
@@ -112,10 +112,11 @@ DEFOCUS = Defocus(*(torch.tensor([value], dtype=torch.float64) for value in (150
 
 
 @pytest.mark.parametrize("changes", [
-    {"beam_tilt": (0.7, -1.1)},
+    {"beam_tilt": BeamTilt(0.7, -1.1)},
     *[{"odd_zernike": tuple(np.eye(6)[place] * 4.0)} for place in range(6)],
     *[{"even_zernike": tuple(np.eye(9)[place] * 4.0)} for place in range(9)],
-    {"beam_tilt": (0.3, 0.2), "odd_zernike": (0.2, -0.1, 3.0, 2.0, -1.0, 4.0), "magnification": (1.01, 0.0, 0.01, 0.98),
+    {"beam_tilt": BeamTilt(0.3, 0.2), "odd_zernike": (0.2, -0.1, 3.0, 2.0, -1.0, 4.0),
+     "magnification": MagnificationMatrix(1.01, 0.0, 0.01, 0.98),
      "even_zernike": (0.2, 1.0, -2.0, 3.0, 4.0, -5.0, 6.0, -7.0, 8.0), "spherical_aberration": 1.4},
 ])
 def test_relions_aberrations_keep_their_phases_in_a_cs_file(tmp_path: Path, changes: dict[str, object]) -> None:
@@ -138,7 +139,7 @@ def test_orders_that_cryosparc_does_not_know_are_said_to_be_lost() -> None:
 
 
 def test_the_beam_tilt_is_that_of_csparc2star() -> None:
-    lengths = cryosparc_terms(replace(GROUP, beam_tilt=(0.5, -0.25))).lengths
+    lengths = cryosparc_terms(replace(GROUP, beam_tilt=BeamTilt(0.5, -0.25))).lengths
     np.testing.assert_allclose(np.arcsin(lengths.tilt / 2.7 * 1e-7) * 1e3, (0.5, -0.25), rtol=1e-6)
     terms = relion_terms(lengths, VOLTAGE, 2.7)
     assert (terms.beam_tilt, terms.odd_zernike, terms.even_zernike) == (pytest.approx((0.5, -0.25)), (), ())

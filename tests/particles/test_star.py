@@ -12,6 +12,7 @@ import starfile
 import torch
 from scipy.spatial.transform import Rotation
 
+from halfmap.imaging.optics import BeamTilt
 from halfmap.particles.star import read_star, write_star
 from halfmap.particles.table import ParticleTable, with_poses
 
@@ -118,7 +119,7 @@ def test_what_changed_is_replaced_and_the_rest_is_kept(star: Path, particles: Co
 def test_changed_defocus_and_optics_are_written_too(star: Path) -> None:
     table = read_star(star)
     optics = (
-        replace(table.optics[0], beam_tilt=(0.3, 0.0), odd_zernike=(0.5,), pixel_size=1.26),
+        replace(table.optics[0], beam_tilt=BeamTilt(0.3, 0.0), odd_zernike=(0.5,), pixel_size=1.26),
         table.optics[1],
     )
     defocus = replace(table.defocus, u=table.defocus.u + 12.5, phase_shift=table.defocus.phase_shift + 0.5)

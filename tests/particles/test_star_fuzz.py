@@ -240,4 +240,4 @@ def test_each_beam_tilt_of_the_old_layout_becomes_an_optics_group(folder: Path) 
     (folder / "p.star").write_text("data_\nloop_\n" + "".join(f"_{label}\n" for label in labels) + rows)
     table = read_star(folder / "p.star")
     assert len(table.optics) == count
-    assert table.optics[777].beam_tilt[0] == pytest.approx(777 / count) and table.optics_index[777] == 777
+    assert table.optics[777].beam_tilt.x == pytest.approx(777 / count) and table.optics_index[777] == 777

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from halfmap.expectation import score
 from halfmap.imaging.forward import Geometries, ImagingGeometry
-from halfmap.imaging.optics import OpticsGroup
+from halfmap.imaging.optics import BeamTilt, MagnificationMatrix, OpticsGroup
 from halfmap.maps.mrc import read_map
 from halfmap.particles.source import ParticleSource
 from halfmap.particles.star import read_star
@@ -34,7 +34,7 @@ PLAN = SCHEDULE.next([], 5.0)
 
 def divided(table: ParticleTable, groups: int, tilt: float = 0.0) -> ParticleTable:
     """The particles in so many optics groups, one after the other in turn, each with its own beam tilt."""
-    optics = tuple(replace(table.optics[0], name=f"o{g}", number=g + 1, beam_tilt=(tilt * g, 0.0))
+    optics = tuple(replace(table.optics[0], name=f"o{g}", number=g + 1, beam_tilt=BeamTilt(tilt * g, 0.0))
                    for g in range(groups))
     return replace(table, optics=optics, optics_index=np.arange(len(table)) % groups)
 
@@ -131,8 +131,8 @@ def test_a_batch_holds_images_of_one_frame_and_is_as_full_as_it_can_be(table):
 
 def test_what_is_shared_by_geometries_is_what_each_of_them_would_be():
     plain = OpticsGroup("a", 300.0, 2.7, 0.1, 1.5, 32)
-    tilted = replace(plain, name="b", voltage=200.0, beam_tilt=(0.4, -0.3))
-    stretched = replace(plain, name="c", magnification=(1.02, 0.0, 0.01, 0.99))
+    tilted = replace(plain, name="b", voltage=200.0, beam_tilt=BeamTilt(0.4, -0.3))
+    stretched = replace(plain, name="c", magnification=MagnificationMatrix(1.02, 0.0, 0.01, 0.99))
     geometries = Geometries(32, 1.5, 12, torch.device("cpu"))
     for optics in (plain, tilted, plain, stretched, tilted):
         found, alone = geometries.of(optics), ImagingGeometry.build(optics, 32, 1.5, 12)
@@ -140,7 +140,7 @@ def test_what_is_shared_by_geometries_is_what_each_of_them_would_be():
         assert found.optics == optics and (found.ratio, found.pixels) == (alone.ratio, alone.pixels)
         assert (found.odd is None) == (alone.odd is None)
         assert found.odd is None or torch.equal(found.odd, alone.odd)
-    shared = geometries.of(replace(tilted, beam_tilt=(0.0, math.pi)))
+    shared = geometries.of(replace(tilted, beam_tilt=BeamTilt(0.0, math.pi)))
     assert shared.coords is geometries.of(tilted).coords, "hundreds of groups hold it once"
 
 
@@ -156,7 +156,8 @@ def test_the_noise_of_groups_of_few_images_is_that_of_all_groups_of_equal_optics
 
 def test_groups_share_noise_with_their_own_kind_only_and_large_ones_keep_theirs() -> None:
     a = OpticsGroup("a", 300.0, 2.7, 0.1, 1.0, 64)
-    b = replace(a, name="b", number=2, beam_tilt=(0.2, 0.1), magnification=(1.01, 0.0, 0.0, 1.0))
+    b = replace(a, name="b", number=2, beam_tilt=BeamTilt(0.2, 0.1),
+                magnification=MagnificationMatrix(1.01, 0.0, 0.0, 1.0))
     c, d = replace(a, pixel_size=1.1), replace(a, voltage=200.0)
     sources = noise_sources((a, b, c, d, b, d), (3, 400, 2, 1, 0, 900))
     assert sources == ((0, 1, 4), (1,), (2,), (3, 5), (0, 1, 4), (5,))

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from halfmap.errors import InputError
+from halfmap.imaging.optics import BeamTilt, CtfState, MagnificationMatrix, OpticsGroup
 from halfmap.runtime import checkpoint
 
 
@@ -68,6 +69,15 @@ PLAIN = some.recursive(
 def test_plain_values_come_back_as_they_were(tmp_path_factory, value):
     path = written(tmp_path_factory.mktemp("plain") / "file", {"value": value})
     assert same(checkpoint.load(path, ())[0], {"value": value})
+
+
+def test_an_optics_group_comes_back_with_the_names_of_its_numbers(tmp_path):
+    given = OpticsGroup("a", 300.0, 2.7, 0.1, 1.3, 64, BeamTilt(0.1, -0.2), (0.5,), (), MagnificationMatrix(1.01), 2,
+                        CtfState.PHASE_FLIPPED)
+    path = written(tmp_path / "file", (given,))
+    assert same(checkpoint.load(path, (OpticsGroup, CtfState)).content, (given,))
+    # Runs begun before these numbers had names know their particles by this text.
+    assert "beam_tilt=(0.1, -0.2)" in repr(given) and "magnification=(1.01, 0.0, 0.0, 1.0)" in repr(given)
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.int64, torch.bool, torch.complex64])

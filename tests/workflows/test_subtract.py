@@ -20,7 +20,7 @@ from halfmap.fourier.band import Band
 from halfmap.fourier.transform import image_fft
 from halfmap.geometry.rotations import angular_distance
 from halfmap.imaging.ctf import Defocus
-from halfmap.imaging.optics import OpticsGroup
+from halfmap.imaging.optics import BeamTilt, OpticsGroup
 from halfmap.maps.grid import Grid
 from halfmap.maps.masks import solvent_mask
 from halfmap.maps.mrc import StackWriter, read_map, write_map
@@ -189,7 +189,7 @@ def test_signal_that_the_ctf_moves_out_of_an_image_does_not_come_in_on_the_other
     box, wide, pixel = 32, 128, 2.0
     one = blobs(box, count=5)
     rotation = random_poses(1)[0]
-    optics = OpticsGroup("one", 300.0, 2.7, 0.1, pixel, box, beam_tilt=(0.6, -0.4))
+    optics = OpticsGroup("one", 300.0, 2.7, 0.1, pixel, box, beam_tilt=BeamTilt(0.6, -0.4))
     zero = torch.zeros(1, dtype=torch.float64)
     defocus = Defocus(zero + 21000, zero + 19000, zero + 0.4, zero, zero, zero + 1)
     table = ParticleTable(

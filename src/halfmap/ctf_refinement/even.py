@@ -26,7 +26,7 @@ from halfmap.ctf_refinement.phase_terms import Chosen, Term, chosen, phase_of, t
 from halfmap.ctf_refinement.products import PosedImages, Products, Range, row_blocks
 from halfmap.imaging.ctf import undistorted, zernike, zernike_place
 from halfmap.imaging.forward import Geometries
-from halfmap.imaging.optics import OpticsGroup
+from halfmap.imaging.optics import BeamTilt, OpticsGroup
 from halfmap.particles.table import ParticleTable
 
 TETRAFOIL = (zernike_place(4, -4), zernike_place(4, 4))
@@ -240,7 +240,7 @@ def _with(optics: OpticsGroup, choice: Chosen, moved: _Moved) -> OpticsGroup:
             even[place] += change
     if choice.applied("cs"):
         cs += float(choice.final.values["cs"][0])
-        tilt = (tilt[0] * optics.spherical_aberration / cs, tilt[1] * optics.spherical_aberration / cs)
+        tilt = BeamTilt(tilt.x * optics.spherical_aberration / cs, tilt.y * optics.spherical_aberration / cs)
     if choice.applied("amplitude-contrast"):
         constant = float(choice.final.values["amplitude-contrast"][0]) + moved.phase_shift
         contrast = math.sin(min(max(math.asin(contrast) - constant, 0.0), 0.5 * math.pi))

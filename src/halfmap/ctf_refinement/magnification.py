@@ -32,7 +32,7 @@ from halfmap.ctf_refinement.products import PosedImages, Products, Range, row_bl
 from halfmap.ctf_refinement.significance import CHANCE, chance_of
 from halfmap.imaging.ctf import Defocus
 from halfmap.imaging.forward import Geometries
-from halfmap.imaging.optics import CtfState, OpticsGroup
+from halfmap.imaging.optics import CtfState, MagnificationMatrix, OpticsGroup
 from halfmap.particles.table import ParticleTable
 
 BANDS = 12  # into which the shells are divided
@@ -212,14 +212,13 @@ def _size(change: Tensor) -> float:
 def _stretched(optics: OpticsGroup, change: Tensor) -> OpticsGroup:
     """The optics with the matrix (I + A) M."""
     old = torch.tensor(optics.magnification, dtype=torch.float64).view(2, 2)
-    m00, m01, m10, m11 = (_matrix(change) @ old).flatten().tolist()
-    return replace(optics, magnification=(m00, m01, m10, m11))
+    return replace(optics, magnification=MagnificationMatrix(*(_matrix(change) @ old).flatten().tolist()))
 
 
 def _parts(optics: OpticsGroup) -> list[float]:
     """The magnification of a group as numbers in per cent: isotropic, and the stretches."""
-    m00, m01, m10, m11 = optics.magnification
-    return [50.0 * (m00 + m11) - 100.0, 50.0 * (m00 - m11), 50.0 * (m01 + m10)]
+    one = optics.magnification
+    return [50.0 * (one.xx + one.yy) - 100.0, 50.0 * (one.xx - one.yy), 50.0 * (one.xy + one.yx)]
 
 
 def _in_place(table: ParticleTable, changes: Mapping[int, Tensor]) -> Defocus:

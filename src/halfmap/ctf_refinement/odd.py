@@ -24,7 +24,7 @@ from halfmap.ctf_refinement.phase_terms import Chosen, Term, chosen, phase_of, t
 from halfmap.ctf_refinement.products import PosedImages, Products, Range, row_blocks
 from halfmap.imaging.ctf import undistorted, zernike, zernike_place
 from halfmap.imaging.forward import Geometries
-from halfmap.imaging.optics import OpticsGroup
+from halfmap.imaging.optics import BeamTilt, OpticsGroup
 from halfmap.particles.table import ParticleTable
 
 COMA = (zernike_place(3, 1), zernike_place(3, -1))  # the coefficients of cosine (x) and sine (y)
@@ -150,7 +150,7 @@ def _with(optics: OpticsGroup, found: _Found) -> OpticsGroup:
             tilt[axis] += (change * found.coma + 3.0 * coma) / _coma_of_tilt(optics)
             zernikes[LINEAR[axis]] -= 2.0 * coma
             zernikes[COMA[axis]] = 0.0
-    return replace(optics, beam_tilt=(tilt[0], tilt[1]), odd_zernike=tuple(zernikes) if any(zernikes) else ())
+    return replace(optics, beam_tilt=BeamTilt(*tilt), odd_zernike=tuple(zernikes) if any(zernikes) else ())
 
 
 def _moved(optics: OpticsGroup, shift: Tensor) -> Tensor:

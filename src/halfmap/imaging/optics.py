@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Any, NamedTuple
 
 from halfmap.errors import InputError
 
@@ -26,6 +27,37 @@ class CtfState(Enum):
     PREMULTIPLIED = "premultiplied"
 
 
+class BeamTilt(NamedTuple):
+    """The tilt of the beam along x and y in mrad (rlnBeamTiltX, rlnBeamTiltY)."""
+
+    x: float = 0.0
+    y: float = 0.0
+
+    def __repr__(self) -> str:
+        return repr(tuple(self))  # as plain numbers: the digest of a run's particles is made of this text
+
+
+class MagnificationMatrix(NamedTuple):
+    """What takes frequencies of the image to those of the specimen: rlnMagMat00, 01, 10 and 11."""
+
+    xx: float = 1.0
+    xy: float = 0.0
+    yx: float = 0.0
+    yy: float = 1.0
+
+    def __repr__(self) -> str:
+        return repr(tuple(self))  # as that of `BeamTilt`
+
+    @property
+    def determinant(self) -> float:
+        """By how much areas in Fourier space grow; negative where the matrix mirrors."""
+        return self.xx * self.yy - self.xy * self.yx
+
+
+UNTILTED = BeamTilt()
+UNDISTORTED = MagnificationMatrix()
+
+
 @dataclass(frozen=True)
 class Frame:
     """What decides where the coefficients of an image lie in the reference: box in pixels, pixel size in A, and
@@ -33,16 +65,16 @@ class Frame:
 
     box: int
     pixel_size: float
-    magnification: tuple[float, float, float, float]
+    magnification: MagnificationMatrix
 
 
 @dataclass(frozen=True)
 class OpticsGroup:
     """The optics of a group of images, in the units of a RELION 3.1 optics table.
 
-    voltage in kV, spherical_aberration in mm, pixel_size in A, box in pixels, beam_tilt (x, y) in mrad. odd_zernike and
-    even_zernike are phase coefficients in radians, in RELION's order, at spatial frequencies in 1/A. magnification is
-    rlnMagMat00, 01, 10, 11; number is rlnOpticsGroup (1-based). ctf_state: what was done to the images about their CTF.
+    voltage in kV, spherical_aberration in mm, pixel_size in A, box in pixels. odd_zernike and even_zernike are phase
+    coefficients in radians, in RELION's order, at spatial frequencies in 1/A. number is rlnOpticsGroup (1-based).
+    ctf_state: what was done to the images about their CTF.
 
     Raises InputError where a value cannot belong to a microscope.
     """
@@ -53,10 +85,10 @@ class OpticsGroup:
     amplitude_contrast: float
     pixel_size: float
     box: int
-    beam_tilt: tuple[float, float] = (0.0, 0.0)
+    beam_tilt: BeamTilt = UNTILTED
     odd_zernike: tuple[float, ...] = ()
     even_zernike: tuple[float, ...] = ()
-    magnification: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 1.0)
+    magnification: MagnificationMatrix = UNDISTORTED
     number: int = 1
     ctf_state: CtfState = CtfState.UNTOUCHED
 
@@ -82,10 +114,15 @@ class OpticsGroup:
             return f"pixel size {self.pixel_size:g} A is not positive"
         if self.box < 1:
             return f"box of {self.box} pixels is not positive"
-        m00, m01, m10, m11 = self.magnification
-        if m00 * m11 - m01 * m10 <= 0.0:
+        if self.magnification.determinant <= 0.0:
             return "the magnification matrix cannot be inverted or mirrors the image"
         return None
+
+    @classmethod
+    def from_checkpoint(cls, **kept: Any) -> OpticsGroup:
+        """The group from its fields as a checkpoint gives them back, where a named tuple is a plain one."""
+        tilt, magnification = BeamTilt(*kept["beam_tilt"]), MagnificationMatrix(*kept["magnification"])
+        return cls(**kept | {"beam_tilt": tilt, "magnification": magnification})
 
     @property
     def wavelength(self) -> float:
@@ -100,7 +137,7 @@ class OpticsGroup:
     @property
     def alike(self) -> OpticsGroup:
         """The group without name, number and odd aberrations: equal for groups whose images have the same power."""
-        return replace(self, name="", number=1, beam_tilt=(0.0, 0.0), odd_zernike=())
+        return replace(self, name="", number=1, beam_tilt=UNTILTED, odd_zernike=())
 
     @property
     def box_length(self) -> float:
@@ -115,7 +152,7 @@ class OpticsGroup:
     @property
     def has_distortion(self) -> bool:
         """Whether the magnification matrix differs from the identity."""
-        return self.magnification != (1.0, 0.0, 0.0, 1.0)
+        return self.magnification != UNDISTORTED
 
 
 def names_of(groups: Sequence[OpticsGroup]) -> str:

@@ -14,6 +14,7 @@ from halfmap.maps.mrc_header import (
     HEADER_BYTES,
     SPACE_GROUPS,
     STACK_GROUP,
+    USUAL_ORDER,
     VOLUME_STACKS,
     Contents,
     GreyValues,
@@ -50,7 +51,7 @@ def header_facts(path: Path) -> HeaderFacts:
     said = GreyValues(float(raw["dmin"]), float(raw["dmax"]), float(raw["dmean"]), float(raw["rms"]))
     count = min(max(int(raw["nlabl"]), 0), 10)
     labels = tuple(bytes(label).decode("ascii", "replace").strip("\0 ") for label in raw["label"][:count])
-    expected = header.offset + header.shape[0] * header.image_bytes
+    expected = header.offset + header.shape.sections * header.image_bytes
     fault = ""
     if not header.compressed and (held := path.stat().st_size) < expected:
         fault = f"{path}: truncated: {held} of {expected} bytes are there; copy it again"
@@ -59,19 +60,20 @@ def header_facts(path: Path) -> HeaderFacts:
 
 def _oddities(path: Path, header: MrcHeader, raw: np.void) -> list[str]:
     odd = []
-    x, y, z = header.voxel
+    voxel = header.voxel
     kind, group = contents(header, path), header.group
     is_map = kind == "map"
-    if x <= 0:
+    if voxel.x <= 0:
         odd.append("no pixel size in the header; programs that read it from there fail")
-    elif abs(y / x - 1) > SQUARE or (is_map and abs(z / x - 1) > SQUARE):
-        odd.append(f"the sides of a voxel differ: {x:.4g} x {y:.4g} x {z:.4g} A; resample it, or correct the header")
+    elif abs(voxel.y / voxel.x - 1) > SQUARE or (is_map and abs(voxel.z / voxel.x - 1) > SQUARE):
+        odd.append(f"the sides of a voxel differ: {' x '.join(f'{side:.4g}' for side in voxel)} A; resample it, or "
+                   "correct the header")
     if bytes(raw["map"])[:3] != b"MAP":
         odd.append("no MAP stamp; some programs refuse the file")
     if header.dtype.itemsize > 1 and header.dtype.byteorder == ">":
         odd.append("written in the byte order of other machines (big-endian)")
-    if header.axes != (1, 2, 3):
-        odd.append(f"axes in order {header.axes}, not (1, 2, 3)")
+    if header.axes != USUAL_ORDER:
+        odd.append(f"axes in order {tuple(header.axes)}, not {tuple(USUAL_ORDER)}")
     if is_map and not header.is_cube:
         odd.append(f"no cube; commands pad it to one of {max(header.shape)} voxels")
     if group not in (STACK_GROUP, *SPACE_GROUPS, *VOLUME_STACKS):
@@ -83,11 +85,11 @@ def _oddities(path: Path, header: MrcHeader, raw: np.void) -> list[str]:
 
 
 def _placement_oddities(header: MrcHeader) -> list[str]:
-    place, x = header.placement, header.voxel[0]
+    place, x = header.placement, header.voxel.x
     if not any(place.start) and not any(place.origin):
         return []
-    odd = [f"start indices {place.start} and origin {place.origin} A: atomic models are placed by them and maps made "
-           "from this one keep them; a refinement does not, there the particle's centre is voxel n // 2"]
+    odd = [f"start indices {tuple(place.start)} and origin {tuple(place.origin)} A: atomic models are placed by them "
+           "and maps made from this one keep them; a refinement does not, there the particle's centre is voxel n // 2"]
     if any(place.origin) and place.contradictory(x):
         odd.append("start indices and origin place it differently; most programs of microscopy take the origin, those "
                    "of crystallography the start indices")

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from halfmap.errors import InputError
-from halfmap.maps.grid import AT_ZERO, Placement
+from halfmap.maps.grid import AT_ZERO, Placement, VoxelIndex
 from halfmap.maps.mrc_header import (
     ELONGATED,
     GZIP,
@@ -31,6 +31,7 @@ from halfmap.maps.mrc_header import (
     TYPES,
     GreyValues,
     MrcHeader,
+    Shape,
     contents,
     new_header,
     parse_header,
@@ -113,7 +114,7 @@ def _cube(read: MapFile, outside: float | None) -> MapFile:
     before = [box // 2 - size // 2 for size in shape]
     padded = torch.full((box, box, box), outside)
     padded[tuple(slice(first, first + size) for first, size in zip(before, shape, strict=True))] = read.data
-    placement = read.placement.extended(tuple(before[::-1]), read.pixel_size)
+    placement = read.placement.extended(VoxelIndex(*before[::-1]), read.pixel_size)
     return MapFile(padded, read.pixel_size, placement, shape)
 
 
@@ -144,7 +145,7 @@ def write_map(path: Path | str, data: Tensor, pixel_size: float, label: str = "H
     written.
     """
     values = data.detach().to("cpu", torch.float32).contiguous().numpy()
-    header = new_header((values.shape[0], values.shape[1], values.shape[2]), 2, pixel_size, placement)
+    header = new_header(Shape(*values.shape), 2, pixel_size, placement)
     header["ispg"], header["label"][0] = 1, label.encode("ascii", errors="replace")[:80]
     set_grey_values(header, GreyValues(float(values.min()), float(values.max()),
                                         float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))))
@@ -172,7 +173,7 @@ class StackWriter:
                  dtype: StackType = "float32") -> None:
         self.count, self.box, self.written = count, box, 0
         self._path = Path(path)
-        self._header = new_header((count, box, box), STACK_MODES[dtype], pixel_size, AT_ZERO)
+        self._header = new_header(Shape(count, box, box), STACK_MODES[dtype], pixel_size, AT_ZERO)
         # A stack is not a volume: space group 0 and one section to a cell.
         self._header["mz"], self._header["cella"]["z"] = 1, pixel_size
         self._dtype = np.dtype(TYPES[STACK_MODES[dtype]]).newbyteorder("<")

@@ -6,16 +6,15 @@ MRC2014 (Cheng et al. 2015, J. Struct. Biol. 192, 146), read in either byte orde
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from mrcfile.dtypes import HEADER_DTYPE
 
 from halfmap.errors import InputError
-from halfmap.maps.grid import AT_ZERO, Placement
+from halfmap.maps.grid import AT_ZERO, FIRST, NOWHERE, Angstroms, Placement, VoxelIndex
 
 HEADER_BYTES = 1024
 GZIP = b"\x1f\x8b"  # the first bytes of a gzipped file
@@ -44,22 +43,40 @@ class GreyValues:
     sd: float
 
 
+class Shape(NamedTuple):
+    """How many values a file holds along each of its axes, the slowest first."""
+
+    sections: int
+    rows: int
+    columns: int
+
+
+class AxisOrder(NamedTuple):
+    """Which axis (1 x, 2 y, 3 z) runs along columns, rows and sections."""
+
+    columns: int = 1
+    rows: int = 2
+    sections: int = 3
+
+
+USUAL_ORDER = AxisOrder()
+
+
 @dataclass(frozen=True)
 class MrcHeader:
     """What is needed to read an MRC file.
 
-    shape: sections, rows, columns; dtype: the type of a value, in the file's byte order; offset: where the values
-    begin, in bytes; voxel: its sides (x, y, z) in A, 0 where not given; axes: which axis (1 x, 2 y, 3 z) runs along
-    columns, rows and sections; placement: where the first voxel lies; group: the space group, by which stacks and maps
-    are told apart; deep: sections to a cell, 0 where not given; oblique: whether the axes of the cell are not at right
-    angles; compressed: whether the file is gzipped.
+    dtype: the type of a value, in the file's byte order; offset: where the values begin, in bytes; voxel: its sides,
+    0 where not given; placement: where the first voxel lies; group: the space group, by which stacks and maps are told
+    apart; deep: sections to a cell, 0 where not given; oblique: whether the axes of the cell are not at right angles;
+    compressed: whether the file is gzipped.
     """
 
-    shape: tuple[int, int, int]
+    shape: Shape
     dtype: np.dtype[np.generic]
     offset: int
-    voxel: tuple[float, float, float]
-    axes: tuple[int, int, int]
+    voxel: Angstroms
+    axes: AxisOrder
     placement: Placement = AT_ZERO
     group: int = 1
     deep: int = 0
@@ -69,12 +86,12 @@ class MrcHeader:
     @property
     def image_bytes(self) -> int:
         """Size of one section in bytes."""
-        return self.shape[1] * self.shape[2] * self.dtype.itemsize
+        return self.shape.rows * self.shape.columns * self.dtype.itemsize
 
     @property
     def is_cube(self) -> bool:
         """Whether the sections make a cube, of more than one voxel."""
-        return len(set(self.shape)) == 1 and self.shape[0] > 1
+        return len(set(self.shape)) == 1 and self.shape.sections > 1
 
 
 def contents(header: MrcHeader, path: Path | str) -> Contents:
@@ -111,39 +128,39 @@ def parse_header(raw: bytes, path: Path | str) -> MrcHeader:
                              f"convert the file to 32-bit floats (mode 2)")
         if mode not in TYPES or found["nsymbt"] < 0:
             continue
-        axes = tuple(int(found[name]) for name in ("mapc", "mapr", "maps"))
-        if axes == (0, 0, 0):
-            axes = (1, 2, 3)
+        axes = AxisOrder(*(int(found[name]) for name in ("mapc", "mapr", "maps")))
+        if not any(axes):
+            axes = USUAL_ORDER
         if sorted(axes) != [1, 2, 3]:
-            raise InputError(f"{path}: the header's axis order {axes} has no meaning; make the file again")
+            raise InputError(f"{path}: the header's axis order {tuple(axes)} has no meaning; make the file again")
         sizes = [(columns, rows, sections)[axes.index(axis)] for axis in (1, 2, 3)]
         sides = [float(found["cella"][axis]) / int(cell if cell > 0 else size)
                  for axis, cell, size in zip("xyz", (found["mx"], found["my"], found["mz"]), sizes, strict=True)]
         angles = [float(found["cellb"][name]) for name in ("alpha", "beta", "gamma")]
         kind = "u1" if mode == 0 and _unsigned(raw, order) else TYPES[mode]
         return MrcHeader(
-            (sections, rows, columns), np.dtype(kind).newbyteorder(order), HEADER_BYTES + int(found["nsymbt"]),
-            (sides[0], sides[1], sides[2]), (axes[0], axes[1], axes[2]), _placement(found, axes), int(found["ispg"]),
+            Shape(sections, rows, columns), np.dtype(kind).newbyteorder(order), HEADER_BYTES + int(found["nsymbt"]),
+            Angstroms(*sides), axes, _placement(found, axes), int(found["ispg"]),
             max(0, int(found["mz"])), all(1 < angle < 179 for angle in angles) and any(abs(angle - 90) > 0.1
                                                                                        for angle in angles),
         )  # fmt: skip
     raise InputError(f"{path}: not an MRC file; give a file in MRC or CCP4 format")
 
 
-def _placement(found: Any, axes: Sequence[int]) -> Placement:
+def _placement(found: Any, axes: AxisOrder) -> Placement:
     """Where the first voxel lies. Start indices are those of columns, rows and sections, the origin is x, y, z.
 
     The fields of the origin held something else before the stamp was introduced.
     """
     stamped = bytes(found["map"])[:3] == b"MAP"
-    start = [int(found[name]) for name in ("nxstart", "nystart", "nzstart")]
-    start = [start[axes.index(axis)] for axis in (1, 2, 3)]
-    origin = [float(found["origin"][name]) if stamped else 0.0 for name in "xyz"]
+    along = [int(found[name]) for name in ("nxstart", "nystart", "nzstart")]
+    start = VoxelIndex(*(along[axes.index(axis)] for axis in (1, 2, 3)))
+    origin = Angstroms(*(float(found["origin"][name]) if stamped else 0.0 for name in "xyz"))
     if not all(abs(index) < _FARTHEST for index in start):
-        start = [0, 0, 0]
+        start = FIRST
     if not all(abs(place) < _FARTHEST for place in origin):  # false of NaN too
-        origin = [0.0, 0.0, 0.0]
-    return Placement((start[0], start[1], start[2]), (origin[0], origin[1], origin[2]))
+        origin = NOWHERE
+    return Placement(start, origin)
 
 
 def _unsigned(raw: bytes, order: str) -> bool:
@@ -152,15 +169,15 @@ def _unsigned(raw: bytes, order: str) -> bool:
     return stamp == _IMOD_STAMP and not flags & _IMOD_SIGNED
 
 
-def new_header(shape: tuple[int, int, int], mode: int, pixel_size: float, placement: Placement) -> Any:
-    """A little-endian header (a numpy record) for data of this shape (sections, rows, columns)."""
+def new_header(shape: Shape, mode: int, pixel_size: float, placement: Placement) -> Any:
+    """A little-endian header (a numpy record) for data of this shape."""
     header = np.zeros((), HEADER_DTYPE.newbyteorder("<"))[()]
-    for axis, size in zip("zyx", shape, strict=True):
+    sizes = (shape.columns, shape.rows, shape.sections)
+    for axis, angle, size, start, origin in zip("xyz", ("alpha", "beta", "gamma"), sizes, placement.start,
+                                                placement.origin, strict=True):
         header["n" + axis] = header["m" + axis] = size
-        header["cella"][axis] = size * pixel_size
-        header["cellb"][{"x": "alpha", "y": "beta", "z": "gamma"}[axis]] = 90.0
-        header[f"n{axis}start"] = placement.start["xyz".index(axis)]
-        header["origin"][axis] = placement.origin["xyz".index(axis)]
+        header["cella"][axis], header["cellb"][angle] = size * pixel_size, 90.0
+        header[f"n{axis}start"], header["origin"][axis] = start, origin
     header["mode"] = mode
     header["mapc"], header["mapr"], header["maps"] = 1, 2, 3
     header["map"], header["machst"], header["nversion"] = b"MAP ", [0x44, 0x44, 0, 0], 20140

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from halfmap.errors import InputError
 from halfmap.imaging.ctf import Defocus
-from halfmap.imaging.optics import OpticsGroup
+from halfmap.imaging.optics import MagnificationMatrix, OpticsGroup
 from halfmap.particles.cryosparc_alignments import read_alignments
 from halfmap.particles.cryosparc_file import CsDataset, Fields, distinct, load_dataset
 from halfmap.particles.cryosparc_optics import Lengths, relion_terms
@@ -133,10 +133,10 @@ def _group(dataset: CsDataset, row: int, number: int, images: ImageNames) -> Opt
         # This group checks the plain values first, because the others are computed from them.
         group = OpticsGroup(f"opticsGroup{number}", voltage, aberration, contrast, pixel_size, columns, number=number)
         terms = relion_terms(lengths, voltage, aberration)
-        m00, m01, m10, m11 = (matrix + np.eye(2).ravel()).tolist()
         return OpticsGroup(group.name, voltage, aberration, contrast, pixel_size, columns, beam_tilt=terms.beam_tilt,
                            odd_zernike=terms.odd_zernike, even_zernike=terms.even_zernike,
-                           magnification=(m00, m01, m10, m11), number=number)
+                           magnification=MagnificationMatrix(*(matrix + np.eye(2).ravel()).tolist()),
+                           number=number)
     except InputError as error:
         raise InputError(f"{dataset.at(row)}: {error}") from error
 

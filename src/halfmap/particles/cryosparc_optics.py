@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halfmap.imaging.ctf import Defocus
-from halfmap.imaging.optics import OpticsGroup, electron_wavelength
+from halfmap.imaging.optics import BeamTilt, OpticsGroup, electron_wavelength
 
 # Columns: odd Zernike polynomials in RELION's order. Rows: the terms y, x, r^3 sin 3, r^2 y, r^2 x, r^3 cos 3.
 ODD = np.eye(6)
@@ -51,10 +51,10 @@ class Lengths:
 class RelionTerms:
     """Aberrations of an optics group in RELION's terms.
 
-    beam_tilt: (x, y) in mrad; odd_zernike[0 or 6] and even_zernike[0 or 9]: phase coefficients in radians.
+    odd_zernike[0 or 6] and even_zernike[0 or 9]: phase coefficients in radians.
     """
 
-    beam_tilt: tuple[float, float]
+    beam_tilt: BeamTilt
     odd_zernike: tuple[float, ...]
     even_zernike: tuple[float, ...]
 
@@ -75,7 +75,7 @@ def relion_terms(lengths: Lengths, voltage: float, aberration: float) -> RelionT
     even = np.zeros(9)
     even[[7, 5]] = fourth * lengths.tetra[:2]
     even[[8, 4]] = fourth / 4 * lengths.tetra[2:]
-    return RelionTerms((float(beam[0]), float(beam[1])), _solved(ODD, odd), _solved(EVEN, even))
+    return RelionTerms(BeamTilt(*beam.tolist()), _solved(ODD, odd), _solved(EVEN, even))
 
 
 def _solved(terms: Numbers, phase: Numbers) -> tuple[float, ...]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from halfmap.errors import InputError
 from halfmap.geometry.rotations import matrix_to_rotation_vector
 from halfmap.imaging.ctf import Defocus
-from halfmap.imaging.optics import CtfState, names_of
+from halfmap.imaging.optics import UNDISTORTED, CtfState, names_of
 from halfmap.maps.mrc import read_header, replaced_atomically
 from halfmap.particles.cryosparc import UID
 from halfmap.particles.cryosparc_alignments import CLASS, FLAT, ONE_MAP, POSE, SHIFT, SHIFT_PIXEL, SPLIT
@@ -78,7 +78,7 @@ def _ctf(table: ParticleTable, terms: list[CryosparcTerms]) -> dict[str, NDArray
     def of_group(values: list[Any]) -> Floats:
         return np.array(values, np.float32)[index]
 
-    matrices = [np.array(group.magnification) - (1.0, 0.0, 0.0, 1.0) for group in table.optics]
+    matrices = [np.array(group.magnification) - UNDISTORTED for group in table.optics]
     numbers = _from_zero(np.array([group.number for group in table.optics], np.int64))
     return {
         "ctf/type": np.full(len(table), b"imported"),
@@ -175,7 +175,7 @@ def _size(micrograph: Path) -> tuple[int, int] | None:
         header = read_header(micrograph)
     except InputError:
         return None
-    return header.shape[1], header.shape[2]
+    return header.shape.rows, header.shape.columns
 
 
 def _unwritten(table: ParticleTable, terms: list[CryosparcTerms]) -> list[str]:

@@ -89,7 +89,7 @@ def header_notes(table: ParticleTable, seen: Iterable[SeenStack]) -> list[Findin
         if stack.header is None:
             continue
         number = int(table.optics_index[stack.row])
-        group, said = table.optics[number], stack.header.voxel[0]
+        group, said = table.optics[number], stack.header.voxel.x
         if round(said, 3) not in UNSET and abs(said / group.pixel_size - 1) > HEADER_TOLERANCE:
             found = differing.setdefault(group.pixel_size, _Differing([], said, {}))
             found.stacks.append(stack.path)

@@ -83,10 +83,10 @@ def looked_at(table: ParticleTable, files: StackFiles | None = None) -> Iterator
         if header.shape[1:] != (box, box):
             return SeenStack(row, path, header, wrong_size(table, row, path, header))
         complete = max(0, size - header.offset) // header.image_bytes
-        if last[number] < min(complete, header.shape[0]):
+        if last[number] < min(complete, header.shape.sections):
             return SeenStack(row, path, header)
         users = np.flatnonzero(table.stack_index == number)
-        worst = int(users[np.argmax(table.image_index[users] >= min(complete, header.shape[0]))])
+        worst = int(users[np.argmax(table.image_index[users] >= min(complete, header.shape.sections))])
         return SeenStack(row, path, header, _too_short(table, worst, complete, header))
 
     with nullcontext(files) if files is not None else StackFiles(READERS) as held:
@@ -97,14 +97,14 @@ def looked_at(table: ParticleTable, files: StackFiles | None = None) -> Iterator
 def wrong_size(table: ParticleTable, row: int, path: Path, header: MrcHeader) -> str:
     """What is wrong with a stack whose images have another size than the particle at `row` wants."""
     group = table.optics[table.optics_index[row]]
-    return (f"{table.name(row)}: images in {path} have {header.shape[2]} x {header.shape[1]} pixels, optics "
+    return (f"{table.name(row)}: images in {path} have {header.shape.columns} x {header.shape.rows} pixels, optics "
             f"group '{group.name}' says {group.box}; correct rlnImageSize or give the right stack")
 
 
 def _too_short(table: ParticleTable, row: int, held: int, header: MrcHeader) -> str:
     path, wanted = table.stacks[table.stack_index[row]], table.image_index[row] + 1
-    if held < header.shape[0]:
-        return (f"{table.name(row)}: {path} is truncated: it should hold {header.shape[0]} images, holds "
+    if held < header.shape.sections:
+        return (f"{table.name(row)}: {path} is truncated: it should hold {header.shape.sections} images, holds "
                 f"{held}, and image {wanted} is asked for; copy the stack again")
-    return (f"{table.name(row)}: image {wanted} is asked for and {path} holds {header.shape[0]}; "
+    return (f"{table.name(row)}: image {wanted} is asked for and {path} holds {header.shape.sections}; "
             f"correct rlnImageName or remove the row")

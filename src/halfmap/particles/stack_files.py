@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from halfmap.errors import InputError
-from halfmap.maps.mrc_header import GZIP, HEADER_BYTES, MrcHeader, parse_header
+from halfmap.maps.mrc_header import GZIP, HEADER_BYTES, USUAL_ORDER, MrcHeader, parse_header
 
 MOST_OPEN = 512  # stacks, and no more than a third of what the system allows, which is often 1024 files
 LARGE = 1 << 16  # bytes of an image from which on the system is to read no more of a stack than it is asked for
@@ -214,7 +214,7 @@ def _header(path: Path, raw: bytes) -> MrcHeader:
     if raw.startswith(GZIP):
         raise InputError(f"{path}: image stacks cannot be read while compressed; unpack it with gunzip")
     header = parse_header(raw, path)
-    if header.axes != (1, 2, 3):
-        raise InputError(f"{path}: the axes of the image stack are in order {header.axes}, not (1, 2, 3); "
-                         f"make the stack again")
+    if header.axes != USUAL_ORDER:
+        raise InputError(f"{path}: the axes of the image stack are in order {tuple(header.axes)}, not "
+                         f"{tuple(USUAL_ORDER)}; make the stack again")
     return header

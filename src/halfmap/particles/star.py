@@ -14,7 +14,7 @@ from torch import Tensor
 from halfmap.errors import InputError
 from halfmap.geometry.rotations import euler_to_matrix, matrix_to_euler
 from halfmap.imaging.ctf import Defocus
-from halfmap.imaging.optics import CtfState, OpticsGroup
+from halfmap.imaging.optics import UNDISTORTED, BeamTilt, CtfState, MagnificationMatrix, OpticsGroup
 from halfmap.particles.ctf_states import LABELS, ctf_states
 from halfmap.particles.given_optics import NONE_GIVEN, GivenOptics, remedy
 from halfmap.particles.image_names import ImageNames, resolve_names, written_names
@@ -179,17 +179,15 @@ def _optics_groups(optics: StarTable, boxes: list[int], states: list[CtfState]) 
     names = optics.columns.get("rlnOpticsGroupName", [f"opticsGroup{number}" for number in numbers])
     voltage, aberration, contrast, pixel_size = (optics.numbers(label).tolist() for label in SCALARS)
     tilt = np.stack([optics.numbers(label, 0.0) for label in BEAM_TILT], axis=1)
-    identity = (1.0, 0.0, 0.0, 1.0)
     matrix = np.stack([optics.numbers(label, default)
-                       for label, default in zip(MAGNIFICATION, identity, strict=True)], axis=1)
+                       for label, default in zip(MAGNIFICATION, UNDISTORTED, strict=True)], axis=1)
     odd, even = (_vectors(optics, label) for label in ZERNIKE)
     try:
         return tuple(
             OpticsGroup(names[g], voltage[g], aberration[g], contrast[g], pixel_size[g], boxes[g],
-                        beam_tilt=(float(tilt[g, 0]), float(tilt[g, 1])),
+                        beam_tilt=BeamTilt(*tilt[g].tolist()),
                         odd_zernike=odd[g], even_zernike=even[g],
-                        magnification=(float(matrix[g, 0]), float(matrix[g, 1]),
-                                       float(matrix[g, 2]), float(matrix[g, 3])),
+                        magnification=MagnificationMatrix(*matrix[g].tolist()),
                         number=int(numbers[g]), ctf_state=states[g])
             for g in range(len(optics)))
     except InputError as error:

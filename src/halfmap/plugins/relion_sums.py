@@ -22,6 +22,7 @@ from torch import Tensor
 from halfmap.errors import InputError
 from halfmap.fourier.transform import half_volume_extent
 from halfmap.maps.mrc import read_header, read_map
+from halfmap.maps.mrc_header import Shape
 from halfmap.particles.star_text import StarTable, read_tables
 from halfmap.reconstruction.statistics import Backprojection
 
@@ -157,7 +158,7 @@ def read_sums(call: Call) -> Backprojection:
     files, of_data, of_weight = call.volumes, call.box**-2 / 2, call.box**-4 / 2
     scaled = ((files.real, of_data), (files.imaginary, of_data), (files.weight, of_weight))
     for i, (path, scale) in enumerate(scaled):
-        volume = _volume(path, (size, size, size // 2 + 1))
+        volume = _volume(path, Shape(size, size, size // 2 + 1))
         part = volume[:, :, : reach + 1][place][:, place]
         if not np.isfinite(part).all():
             raise InputError(f"{path}: holds NaN or Inf; look at the images and groups of this iteration")
@@ -165,12 +166,12 @@ def read_sums(call: Call) -> Backprojection:
     return Backprojection(sums, call.box, call.padding, call.limit, folded=True)
 
 
-def _volume(path: Path, shape: tuple[int, int, int]) -> NDArray[np.float32]:
+def _volume(path: Path, shape: Shape) -> NDArray[np.float32]:
     """Map a volume [z, y, x] into memory. Raises InputError where it has another shape or is truncated."""
     header = read_header(path)
     if header.shape != shape:
-        raise InputError(f"{path}: {header.shape} values, and its STAR file speaks of {shape}; the files are not of "
-                         "one call: run the iteration again")
+        raise InputError(f"{path}: {tuple(header.shape)} values, and its STAR file speaks of {tuple(shape)}; the "
+                         "files are not of one call: run the iteration again")
     if path.stat().st_size < header.offset + int(np.prod(shape)) * header.dtype.itemsize:
         raise InputError(f"{path}: truncated; run the iteration again")
     return np.memmap(path, header.dtype, "r", header.offset, shape)

@@ -12,7 +12,7 @@ from halfmap import kernels
 from halfmap.expectation.posterior import Poses
 from halfmap.expectation.search import Reference
 from halfmap.imaging.forward import BandImages
-from halfmap.imaging.optics import OpticsGroup
+from halfmap.imaging.optics import UNDISTORTED, OpticsGroup
 from halfmap.refinement.ctf_signs import SignSums
 from halfmap.refinement.input_prior import Moves
 from halfmap.refinement.state import PoseTable, State
@@ -118,7 +118,7 @@ def noise_sources(optics: Sequence[OpticsGroup], images: Sequence[int]) -> Noise
     Where these are too few for a spectrum, all groups of the same box, pixel size and microscope tell it together.
     """
     kin: dict[OpticsGroup, list[int]] = {}
-    kinds = [replace(group.alike, even_zernike=(), magnification=(1.0, 0.0, 0.0, 1.0)) for group in optics]
+    kinds = [replace(group.alike, even_zernike=(), magnification=UNDISTORTED) for group in optics]
     for number, kind in enumerate(kinds):
         kin.setdefault(kind, []).append(number)
     return tuple((number,) if images[number] >= FEWEST else tuple(kin[kind]) for number, kind in enumerate(kinds))

@@ -54,7 +54,8 @@ def dump(stream: BinaryIO, content: Any) -> None:
 
     content: None, numbers, text, paths, tensors and numpy arrays, members of an Enum, and lists, tuples, dictionaries
     with text as keys, and dataclasses of these, which may say themselves what is kept of them (``checkpointed``) and
-    how they are made of it again (``from_checkpoint``). Raises TypeError for anything else.
+    how they are made of it again (``from_checkpoint``). A named tuple comes back as a plain one. Raises TypeError for
+    anything else.
     """
     arrays: list[Array] = []
     plain = _plain(content, arrays)

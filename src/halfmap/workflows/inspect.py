@@ -22,6 +22,7 @@ from halfmap.imaging.ctf import Defocus
 from halfmap.imaging.optics import OpticsGroup
 from halfmap.maps.header import HeaderFacts, header_facts
 from halfmap.maps.mrc import read_volume
+from halfmap.maps.mrc_header import USUAL_ORDER
 from halfmap.particles.cryosparc import particle_table
 from halfmap.particles.cryosparc_alignments import read_alignments
 from halfmap.particles.cryosparc_file import SUFFIXES, load_dataset
@@ -296,10 +297,10 @@ def _map(path: Path, found: Inspection) -> Inspection:
 def _stack(path: Path, seen: HeaderFacts, found: Inspection, settings: InspectSettings) -> Inspection:
     """An image stack without a table: no CTF is known."""
     count, rows, columns = seen.header.shape
-    if rows != columns or seen.header.compressed or seen.header.axes != (1, 2, 3):
+    if rows != columns or seen.header.compressed or seen.header.axes != USUAL_ORDER:
         why = "the images are not square" if rows != columns else "it is compressed or its axes are swapped"
         return replace(found, notes=[*found.notes, f"{path.name}: {why}; a refinement cannot read it"])
-    pixel_size = seen.header.voxel[0] if seen.header.voxel[0] > 0 else 1.0
+    pixel_size = seen.header.voxel.x if seen.header.voxel.x > 0 else 1.0
     group, zero = OpticsGroup("stack", 300.0, 2.7, 0.1, pixel_size, rows), torch.zeros(count, dtype=torch.float64)
     none = np.zeros(count, np.int64)
     table = ParticleTable(

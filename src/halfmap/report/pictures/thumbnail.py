@@ -28,7 +28,7 @@ def thumbnail(stream: BinaryIO, path: Path) -> NDArray[np.uint8]:
     map or stack, is broken off, or holds values that are not finite.
     """
     header = parse_header(stream.read(HEADER_BYTES), path)
-    if math.prod(header.shape) * header.dtype.itemsize > MOST_BYTES or header.shape[1] != header.shape[2]:
+    if math.prod(header.shape) * header.dtype.itemsize > MOST_BYTES or header.shape.rows != header.shape.columns:
         raise InputError(f"{path}: no map to make a picture of")
     if contents(header, path) == "image stack" and not header.is_cube:
         return _tiles(stream, header, path)
@@ -36,7 +36,7 @@ def thumbnail(stream: BinaryIO, path: Path) -> NDArray[np.uint8]:
 
 
 def _map(stream: BinaryIO, header: MrcHeader, path: Path) -> NDArray[np.uint8]:
-    sections = header.shape[0]
+    sections = header.shape.sections
     first, last = round((0.5 - MIDDLE) * sections), max(round((0.5 + MIDDLE) * sections), 1)
     total = np.zeros(header.shape[1:], dtype=np.float32)
     for section in range(first, last):
@@ -45,11 +45,11 @@ def _map(stream: BinaryIO, header: MrcHeader, path: Path) -> NDArray[np.uint8]:
 
 
 def _tiles(stream: BinaryIO, header: MrcHeader, path: Path) -> NDArray[np.uint8]:
-    across = min(TILES, math.ceil(math.sqrt(header.shape[0])))
+    across = min(TILES, math.ceil(math.sqrt(header.shape.sections)))
     side = SIDE // across
     picture = np.zeros((side * across, side * across), dtype=np.uint8)
     shown = [fourier_resize(_checked(_section(stream, header, number, path), path), side)
-             for number in range(min(across**2, header.shape[0]))]
+             for number in range(min(across**2, header.shape.sections))]
     for number, grey in enumerate(grey_levels(shown)):
         y, x = divmod(number, across)
         picture[y * side : (y + 1) * side, x * side : (x + 1) * side] = grey
