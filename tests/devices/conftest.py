@@ -167,7 +167,8 @@ def mapped(change: Callable[[Any], Any], value: Any) -> Any:
         return {key: mapped(change, part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         parts = [mapped(change, part) for part in value]
-        return parts if isinstance(value, list) else tuple(parts) if type(value) is tuple else type(value)(parts)
+        made = {list: list, tuple: tuple}.get(type(value)) or getattr(value, "_make", type(value))
+        return made(parts)
     return change(value)
 
 
