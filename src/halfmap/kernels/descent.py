@@ -1,7 +1,7 @@
-"""A step of the descent to a sparse and smooth map, and what it has reached, where Triton has kernels for it.
+"""A step of the descent to a sparse and smooth map, and what it has reached: compiled, by Numba or Triton.
 
-Elsewhere regularisation.proximal, which says what is computed, does it in plain torch. All arrays are float32
-[z, y, x], where the map lies.
+regularisation.proximal says what is computed, and does it in plain torch where there is no kernel. All arrays are
+float32 [z, y, x], where the map lies.
 """
 
 from __future__ import annotations
@@ -9,9 +9,14 @@ from __future__ import annotations
 from dataclasses import astuple, dataclass
 from typing import NamedTuple, cast
 
+import numpy as np
+import torch
 from torch import Tensor
 
-from halfmap.kernels.paths import elsewhere
+from halfmap.kernels.paths import compiled_by_triton, elsewhere
+from halfmap.kernels.threads import for_ranges
+
+PLANES = 8  # at least, that a thread takes at once: each part computes the weights of the plane before it anew
 
 
 @dataclass(frozen=True)
@@ -52,11 +57,44 @@ class DescentSums(NamedTuple):
     power: Tensor
 
 
+def has_kernels(x: Tensor) -> bool:
+    """Whether the functions below take a map x: one of float32, on the CPU or a GPU that Triton compiles for."""
+    return x.dtype == torch.float32 and (x.device.type == "cpu" or compiled_by_triton(x.device))
+
+
 def proximal_step(y: Tensor, applied: Tensor, bound: Tensor, term: Term) -> Tensor:
     """The minimiser [z, y, x] of the bound of F about y; applied: A y; bound: of A's eigenvalues, a number."""
-    return cast(Tensor, elsewhere("proximal_step", y.device)(y, applied, bound, term))
+    if y.device.type != "cpu":
+        return cast(Tensor, elsewhere("proximal_step", y.device)(y, applied, bound, term))
+    from halfmap.kernels.numba_proximal import step_range
+
+    y = y.contiguous()
+    out, highest = torch.empty_like(y), float(bound)
+    o, given, numbers = out.numpy(), _arrays(y, applied, term), _numbers(term)
+    for_ranges(lambda i, j: step_range(o, y.numpy(), *given, numbers, highest, i, j), len(y), PLANES)
+    return out
 
 
 def descent_sums(z: Tensor, applied: Tensor, before: Tensor, term: Term) -> DescentSums:
     """F at z, and how far the map has moved from ``before``; applied: A z."""
-    return cast(DescentSums, elsewhere("descent_sums", z.device)(z, applied, before, term))
+    if z.device.type != "cpu":
+        return cast(DescentSums, elsewhere("descent_sums", z.device)(z, applied, before, term))
+    from halfmap.kernels.numba_proximal import sums_range
+
+    z = z.contiguous()
+    out = torch.empty((len(z), 3), dtype=torch.float64)
+    o, given, earlier = out.numpy(), _arrays(z, applied, term), before.contiguous().numpy()
+    for_ranges(lambda i, j: sums_range(o, z.numpy(), *given, earlier, _numbers(term), i, j), len(z), PLANES)
+    return DescentSums(*out.sum(dim=0).unbind())
+
+
+def _arrays(like: Tensor, applied: Tensor, term: Term) -> list[np.ndarray]:
+    """A y, b, what gamma pulls towards and the strength, as a kernel of the CPU takes them: nothing pulls away from
+    ``like``."""
+    strength = torch.ones_like(like) if term.strength is None else term.strength
+    previous = like if term.previous is None else term.previous
+    return [one.contiguous().numpy() for one in (applied, term.linear, previous, strength)]
+
+
+def _numbers(term: Term) -> tuple[np.float32, ...]:
+    return tuple(np.float32(value) for value in term.weights.numbers)

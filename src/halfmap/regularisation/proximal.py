@@ -22,8 +22,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from halfmap import kernels
-from halfmap.kernels.descent import Term, Weights, descent_sums, proximal_step
+from halfmap.kernels.descent import Term, Weights, descent_sums, has_kernels, proximal_step
 from halfmap.regularisation.normal_equations import NormalEquations
 
 TINY = 1e-60  # a square that is as good as none
@@ -164,7 +163,7 @@ class Problem:
 
     def reached(self, z: Tensor, applied: Tensor, x: Tensor) -> Reached:
         """What a step from x to z [z, y, x] has reached; applied: A z."""
-        if _compiled(z):
+        if has_kernels(z):
             sums = descent_sums(z, applied, x, self.term)
             return Reached(sums.value, (sums.moved / sums.power.clamp_min(TINY)).sqrt())
         change = (z - x).norm() / z.norm().clamp_min(torch.finfo(z.dtype).tiny)
@@ -179,7 +178,7 @@ class Problem:
 
     def step(self, y: Tensor, applied: Tensor, bound: Tensor) -> Tensor:
         """Minimiser [z, y, x] of the bound of F about y; applied: A y; bound: of the eigenvalues of A, a number."""
-        if _compiled(y):
+        if has_kernels(y):
             return proximal_step(y, applied, bound, self.term)
         gradient = applied - self.data.linear
         if self.previous is not None:
@@ -238,11 +237,6 @@ def descend(problem: Problem, start: Tensor, steps: int, tolerance: float, share
             break
     steps_taken = torch.stack(values)[torch.stack(taken)]
     return Descent(x, tuple(steps_taken.tolist()))
-
-
-def _compiled(x: Tensor) -> bool:
-    """Whether Triton has kernels for what is done with a map."""
-    return x.dtype == torch.float32 and kernels.compiled_by_triton(x.device)
 
 
 def _either(first: Tensor, new: Tensor, old: Tensor) -> Tensor:
