@@ -26,6 +26,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from halfmap import kernels
+from halfmap.regularisation import proximal
 
 CUDA = torch.device("cuda:0")
 MEMORY = 8 * 10**9  # bytes that are free
@@ -344,6 +345,7 @@ def plain_kernels() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in set(kernels.__all__) - {"compiled_by_triton", "set_threads", "thread_count"}:
             patch.setattr(kernels, name, plainly(getattr(kernels, name)))
+        patch.setattr(proximal, "has_kernels", lambda x: False)
         yield
 
 
