@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from halfmap.fourier.real_transforms import rfft2
 from halfmap.runtime.device import sent
 
 
@@ -84,7 +85,7 @@ class Band:
         fewer than pixels.
         """
         box = self.box
-        taken = torch.fft.rfft2(images).flatten(1).index_select(1, sent(self._places(part), images.device))
+        taken = rfft2(images).flatten(1).index_select(1, sent(self._places(part), images.device))
         turns = sent(self.kxy[part].sum(dim=1) * (box // 2) % box, images.device)
         if box % 2 == 0:
             return taken.mul_((1 - 4 * turns / box).to(images.dtype))  # no turn or half of one

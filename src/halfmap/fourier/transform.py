@@ -14,19 +14,11 @@ import torch
 from torch import Tensor
 
 from halfmap.fourier.gridding import divide_envelope
+from halfmap.fourier.real_transforms import irfft, irfft2, irfftn, rfft, rfft2, rfftn
 
 _VOLUME_AXES = (-3, -2, -1)
 _IMAGE_AXES = (-2, -1)
 _CHUNK_ELEMENTS = 1 << 20  # complex values of a padded axis transformed at a time: 8 MiB in complex64, in the cache
-
-
-def rfftn(v: Tensor) -> Tensor:
-    """torch.fft.rfftn of real maps v[..,z,y,x] along their three axes, with the origin at the first voxel.
-
-    It runs plane by plane and then along z. In one piece MKL picks another way for another number of threads, and on
-    some processors other last bits come out.
-    """
-    return torch.fft.fft(torch.fft.rfft2(v), dim=-3)
 
 
 def volume_fft(v: Tensor) -> Tensor:
@@ -36,17 +28,17 @@ def volume_fft(v: Tensor) -> Tensor:
 
 def volume_ifft(V: Tensor, box: int) -> Tensor:
     """Inverse of `volume_fft`: V[..,z,y,x//2+1] to real maps [..,z,y,x] of side `box`."""
-    return torch.fft.fftshift(torch.fft.irfftn(V, s=(box,) * 3, dim=_VOLUME_AXES), dim=_VOLUME_AXES)
+    return torch.fft.fftshift(irfftn(V, box), dim=_VOLUME_AXES)
 
 
 def image_fft(images: Tensor) -> Tensor:
     """Transform real images[b,y,x] to [b,y,x//2+1]: rfft layout, unscaled, origin at the centre pixel."""
-    return torch.fft.rfft2(torch.fft.ifftshift(images, dim=_IMAGE_AXES))
+    return rfft2(torch.fft.ifftshift(images, dim=_IMAGE_AXES))
 
 
 def image_ifft(F: Tensor, box: int) -> Tensor:
     """Inverse of `image_fft`: F[b,y,x//2+1] to real images [b,y,x] of side `box`."""
-    return torch.fft.fftshift(torch.fft.irfft2(F, s=(box, box)), dim=_IMAGE_AXES)
+    return torch.fft.fftshift(irfft2(F, box), dim=_IMAGE_AXES)
 
 
 def image_coefficients(box: int, device: torch.device | None = None) -> Tensor:
@@ -164,7 +156,7 @@ def half_volume(v: Tensor, padding: int, limit: int) -> Tensor:
     phase = _centre_phase(torch.arange(-reach, reach + 1, device=v.device), box, size, v)
     rows = phase.new_empty((box, 2 * reach + 1, reach + 1))
     for z in _chunks(box, size * (reach + 1)):
-        columns = torch.fft.rfft(v[z], n=size, dim=2)[..., : reach + 1] * phase[reach:]
+        columns = rfft(v[z], size, dim=2)[..., : reach + 1] * phase[reach:]
         _take_signed(torch.fft.fft(columns, n=size, dim=1).transpose(0, 1), phase, rows[z].transpose(0, 1))
     H = phase.new_zeros((2 * m + 1, 2 * m + 1, m + 1))
     inside = H[m - reach : m + reach + 1, m - reach : m + reach + 1, : reach + 1]
@@ -227,7 +219,7 @@ def from_half_volume(H: Tensor, padding: int, box: int) -> Tensor:
         part = padded[:, : z.stop - z.start]
         _put_signed(rows[z].transpose(0, 1), share, part)
         columns = torch.fft.ifft(part, dim=0)[:box] * phase[reach:]
-        out[z] = torch.fft.irfft(columns, n=size, dim=2)[..., :box].transpose(0, 1)
+        out[z] = irfft(columns, size, dim=2)[..., :box].transpose(0, 1)
     return out
 
 

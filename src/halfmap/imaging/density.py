@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from halfmap.fourier.real_transforms import irfft2, irfftn, rfft2
 from halfmap.kernels.splat import splat_image, splat_planes
 from halfmap.kernels.threads import for_ranges
 
@@ -107,19 +108,19 @@ def density_map(clouds: Sequence[Cloud], box: int, pixel_size: float, oversampli
 
         for_ranges(work, len(planes), grain=8)
         if planes.any():
-            part = torch.fft.rfft2(torch.from_numpy(planes))
+            part = rfft2(torch.from_numpy(planes))
             spectrum[first:first + len(planes)] = _crop_rows(part, box)
     columns = torch.fft.fft(spectrum, dim=0)
     cropped = torch.zeros(box, *columns.shape[1:], dtype=columns.dtype)
     cropped[:keep + 1] = columns[:keep + 1]
     cropped[box - keep:] = columns[size - keep:]
-    return torch.fft.irfftn(cropped, s=(box, box, box)) * (pixel_size / oversampling ** 3)
+    return irfftn(cropped, box) * (pixel_size / oversampling ** 3)
 
 
 def _cropped_image(fine: Tensor, box: int, oversampling: int) -> Tensor:
     """Images [b,y,x] of side `box` with the frequencies of fine[b,y,x] below Nyquist."""
-    spectrum = _crop_rows(torch.fft.rfft2(fine), box)
-    return torch.fft.irfft2(spectrum, s=(box, box)) / oversampling ** 2
+    spectrum = _crop_rows(rfft2(fine), box)
+    return irfft2(spectrum, box) / oversampling ** 2
 
 
 def _crop_rows(spectrum: Tensor, box: int) -> Tensor:

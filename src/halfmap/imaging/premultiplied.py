@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from halfmap.fourier.band import Band
+from halfmap.fourier.real_transforms import irfft2, rfft2
 from halfmap.fourier.transform import image_coefficients
 from halfmap.imaging.ctf import Defocus, ctf
 from halfmap.imaging.optics import OpticsGroup
@@ -36,9 +37,9 @@ def power_left(band: Band, mask: Tensor, optics: OpticsGroup, defocus: Defocus) 
     kxy = image_coefficients(box, mask.device).flatten(0, 1)
     power = ctf(kxy, optics, defocus).square().view(-1, box, box // 2 + 1)
     # A product in real space, with the mask's autocorrelation.
-    overlap = torch.fft.irfft2(torch.fft.rfft2(mask.float()).abs().square(), s=(box, box))
+    overlap = irfft2(rfft2(mask.float()).abs().square(), box)
     overlap = overlap / overlap[..., :1, :1]
-    return band.gather(torch.fft.rfft2(torch.fft.irfft2(power, s=(box, box)) * overlap)).real
+    return band.gather(rfft2(irfft2(power, box) * overlap)).real
 
 
 def noise_sd(optics: OpticsGroup, defocus: Defocus) -> Tensor:

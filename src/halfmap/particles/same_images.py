@@ -21,6 +21,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from halfmap.fourier.real_transforms import irfft2, rfft2
 from halfmap.particles.table import Integers, ParticleTable
 
 ORIGINAL = "rlnImageOriginalName"
@@ -93,7 +94,7 @@ def _patterns(box: int) -> Tensor:
     """Random patterns [PATTERNS, pixel], always the same, orthogonal to planes; amplitude rises with frequency."""
     white = torch.randn(PATTERNS, box, box, generator=torch.Generator().manual_seed(box), dtype=torch.float64)
     frequency = torch.hypot(torch.fft.rfftfreq(box)[None].double(), torch.fft.fftfreq(box)[:, None].double())
-    rough = torch.fft.irfft2(torch.fft.rfft2(white) * frequency, s=(box, box)).flatten(1)
+    rough = irfft2(rfft2(white) * frequency, box).flatten(1)
     axis = (torch.arange(box, dtype=torch.float64) - box // 2) / box
     plane = torch.stack([torch.ones(box, box).double(), axis.expand(box, box), axis[:, None].expand(box, box)])
     plane = plane.flatten(1)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from halfmap.fourier.real_transforms import rfft2
 from halfmap.fourier.transform import coarser_box
 
 OVERSAMPLING = 2  # of the Fourier plane
@@ -148,7 +149,7 @@ class Agreement:
 def agreement(halves: Tensor, plane: Plane) -> Agreement:
     """Compare half means: masked real images [2, c, y, x] of any number of pixels over the box."""
     side = halves.shape[-1]
-    F = torch.fft.rfft2(halves.double()) * (plane.box / side) ** 2
+    F = rfft2(halves.double()) * (plane.box / side) ** 2
     ky = torch.fft.fftfreq(side, 1 / side, dtype=torch.float64, device=halves.device)
     kx = torch.arange(side // 2 + 1, dtype=torch.float64, device=halves.device)
     shell = torch.hypot(ky[:, None], kx).round().long().clamp(max=plane.limit + 1).flatten()

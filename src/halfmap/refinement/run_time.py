@@ -31,7 +31,8 @@ from halfmap import kernels
 from halfmap.expectation.priors import ShiftPrior
 from halfmap.expectation.score import PER_SLICE, ReferenceSlices, score_grid
 from halfmap.expectation.search import Reference, Sampling, polish
-from halfmap.fourier.transform import half_volume_extent, rfftn
+from halfmap.fourier.real_transforms import rfftn
+from halfmap.fourier.transform import half_volume_extent
 from halfmap.geometry.rotations import random_rotations
 from halfmap.imaging.ctf import Defocus
 from halfmap.imaging.forward import ImagingGeometry, band_images

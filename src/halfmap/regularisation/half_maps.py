@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from halfmap.fourier.transform import rfftn
+from halfmap.fourier.real_transforms import irfftn, rfftn
 from halfmap.regularisation.protocol import HalfSets, MapPair
 
 
@@ -36,4 +35,4 @@ def spectra(maps: Tensor) -> Tensor:
 
 def from_spectra(spectrum: Tensor) -> Tensor:
     """Maps [.., z, y, x] from their transforms by `spectra`; the box is the length of the y axis."""
-    return torch.fft.irfftn(spectrum, s=(spectrum.shape[-2],) * 3, dim=(-3, -2, -1))
+    return irfftn(spectrum, spectrum.shape[-2])

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from halfmap import kernels
-from halfmap.fourier.transform import rfftn
+from halfmap.fourier.real_transforms import rfftn
 from halfmap.regularisation.local_filter import Butterworth, Lattice, separable, window_weights
 
 EVALUATION_STEP = 1.6  # in ln(cut-off), to be divided by the order of the filter

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from halfmap import kernels
-from halfmap.fourier.transform import fft_size, rfftn
+from halfmap.fourier.real_transforms import irfftn, rfftn
+from halfmap.fourier.transform import fft_size
 
 TAIL = 0.06  # amplitude of a filter where its grid ends
 RUNG = 0.8  # ratio of neighbouring grid sizes
@@ -132,7 +133,7 @@ def filtered_transform(transform: Tensor, cutoff: Lattice, shape: Butterworth) -
             kernels.add_kept_bands_(part, place, pair, first + i)
         _add_transform_(total, rfftn(part))
         last = first
-    return torch.fft.irfftn(total, s=(box, box, box))
+    return irfftn(total, box)
 
 
 def on_grid_of(box: int, transform: Tensor) -> Tensor:

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from halfmap.fourier.transform import coarser_box, resample_volume, rfftn
+from halfmap.fourier.real_transforms import rfftn
+from halfmap.fourier.transform import coarser_box, resample_volume
 from halfmap.regularisation.local_cutoff import CrossValidation, MapsToCompare, local_cutoff
 from halfmap.regularisation.local_filter import Butterworth, Lattice, filtered_transform, locally_filtered, on_grid_of
 from halfmap.regularisation.protocol import HalfSets, MapPair, Solution

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from halfmap.fourier.gridding import insertion_envelope
+from halfmap.fourier.real_transforms import irfft, rfft
 from halfmap.fourier.transform import fft_size, from_half_volume
 from halfmap.reconstruction.statistics import Backprojection
 from halfmap.regularisation.support import Support
@@ -99,14 +100,14 @@ class NormalEquations:
         """A x [z, y, x]. Transforms run axis by axis, and only along lines that are not all zero."""
         depth, height, width = x.shape
         tall, half, deep = self.weight.shape
-        t = torch.fft.rfft(_times(x, self.envelopes), n=self.size, dim=2)
+        t = rfft(_times(x, self.envelopes), self.size, dim=2)
         t = torch.fft.fft(t, n=tall, dim=1).permute(1, 2, 0).contiguous()
         step = max(1, _CHUNK // (half * deep))
         for y in range(0, tall, step):
             columns = torch.fft.fft(t[y : y + step], n=deep, dim=2).mul_(self.weight[y : y + step])
             t[y : y + step] = torch.fft.ifft(columns, dim=2)[..., :depth]
         rows = torch.fft.ifft(t, dim=0)[:height].permute(2, 0, 1)
-        return _times(torch.fft.irfft(rows, n=self.size, dim=2)[..., :width], self.envelopes)
+        return _times(irfft(rows, self.size, dim=2)[..., :width], self.envelopes)
 
     def misfit(self, x: Tensor) -> float:
         """Weighted square distance of a map from the sums, sum weight |FFT(E x) - numerator / weight|^2.

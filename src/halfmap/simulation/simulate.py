@@ -24,6 +24,7 @@ from torch import Tensor
 
 from halfmap import __version__
 from halfmap.errors import InputError
+from halfmap.fourier.real_transforms import irfft2, rfft2
 from halfmap.geometry.rotations import euler_to_matrix
 from halfmap.geometry.symmetry import symmetry_group
 from halfmap.imaging.ctf import Defocus, ctf
@@ -156,7 +157,7 @@ def _through_microscope(images: Tensor, optics: OpticsGroup, defocus: Defocus) -
     wide = OpticsGroup(optics.name, optics.voltage, optics.spherical_aberration, optics.amplitude_contrast,
                        optics.pixel_size, size)
     transfer = ctf(kxy, wide, defocus).reshape(-1, size, box + 1)
-    seen = torch.fft.irfft2(torch.fft.rfft2(padded) * transfer, s=(size, size))
+    seen = irfft2(rfft2(padded) * transfer, size)
     return seen[:, before:before + box, before:before + box]
 
 
@@ -176,7 +177,7 @@ def noise_images(settings: SimulateSettings, index: Tensor) -> Tensor:
     # The spectrum is flat below one cycle per box: a power law would have no finite variance there.
     power = torch.hypot(k[:, None], k).clamp(min=size / box) ** -settings.noise_slope
     amplitude = (power / power.mean()).sqrt()[:, :size // 2 + 1]
-    return torch.fft.irfft2(torch.fft.rfft2(white) * amplitude, s=(size, size))[:, :box, :box]
+    return irfft2(rfft2(white) * amplitude, size)[:, :box, :box]
 
 
 def grey_scale(settings: SimulateSettings, specimen: Specimen, draw: Draw) -> float:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from halfmap import kernels
 from halfmap.finding import Finding
+from halfmap.fourier.real_transforms import irfftn, rfftn
 from halfmap.fourier.shells import hermitian_weights, shell_index_3d
-from halfmap.fourier.transform import rfftn
 from halfmap.maps.masks import spherical_mask
 from halfmap.validation.halfmaps import null_band
 
@@ -96,7 +96,7 @@ def randomise_phases(v: Tensor, from_shell: int, generator: torch.Generator, kep
     noise = torch.randn(v.shape, generator=generator, device=generator.device, dtype=v.dtype).to(v.device)
     phase, V = torch.sgn(rfftn(noise)), rfftn(v) if kept is None else kept
     beyond = shell_index_3d(v.shape[-1]).to(v.device) >= from_shell
-    return torch.fft.irfftn(torch.where(beyond, V.abs() * phase, V), s=v.shape)
+    return irfftn(torch.where(beyond, V.abs() * phase, V), v.shape[-1])
 
 
 def corrected_fsc(

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from halfmap import kernels
+from halfmap.fourier.real_transforms import irfftn, rfftn
 from halfmap.fourier.shells import hermitian_weights, shell_index_3d, shell_sum
-from halfmap.fourier.transform import rfftn
 
 
 def null_band(box: int, mask: Tensor | None = None) -> Tensor:
@@ -35,7 +35,7 @@ def _masked_null(mask: Tensor, count: int) -> Tensor:
     """The standard deviation [s] under a mask[z,y,x], for `null_band`."""
     box = mask.shape[-1]
     power = rfftn(mask.square())
-    autocorrelation = torch.fft.irfftn(power.real.square() + power.imag.square(), s=mask.shape).clamp(min=0)
+    autocorrelation = irfftn(power.real.square() + power.imag.square(), box).clamp(min=0)
     offset = torch.fft.fftfreq(box, 1 / box, dtype=torch.float64).square().long().to(mask.device)
     squared = offset[:, None, None] + offset[:, None] + offset
     # Everything depends only on |x|^2, an integer, so the sum over voxels becomes a sum over its distinct values.

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from halfmap.fourier.real_transforms import rfftn
 from halfmap.fourier.shells import hermitian_weights, shell_index_3d
-from halfmap.fourier.transform import rfftn
 from halfmap.maps.masks import spherical_mask
 from halfmap.validation.halfmaps import null_band
 
