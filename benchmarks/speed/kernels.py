@@ -6,8 +6,9 @@ Slices (or pose evaluations) per core-second: CPU time of one thread, the best o
 candidates take turns; what else the machine does only ever adds to it. The volume is padded twice; slices are
 trilinear, in single precision, of all coefficients inside Nyquist, in uniform orientations. A pose evaluation is a
 slice with its derivatives with respect to three rotations and two shifts and the 5 x 5 normal matrix; residuals are a
-slice and what it and its image have in common and leave, by shell. Before anything is timed, what the compiled kernels
-compute is compared with the reference. Writes benchmarks/results/kernels.json.
+slice and what it and its image have in common and leave, by shell. A step of the descent to a sparse and smooth map is
+the minimiser of its bound and what it has reached, without the transforms between them. Before anything is timed, what
+the compiled kernels compute is compared with the reference. Writes benchmarks/results/kernels.json.
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ from halfmap.fourier.transform import half_volume
 from halfmap.geometry.rotations import random_rotations
 from halfmap.kernels import reference, reference_poses
 from halfmap.kernels.poses import Polished, PolishOptions, Samples, Starts
+from halfmap.regularisation.normal_equations import NormalEquations
+from halfmap.regularisation.proximal import Penalty, Reached
+from halfmap.regularisation.proximal import Problem as Descended
 
 PADDING = 2
 TOLERANCE = 1e-4  # largest difference from the reference, relative to its largest value
@@ -220,6 +224,28 @@ def scoring(problem: Problem, random: torch.Generator) -> list[Candidate]:
             Candidate("matrix products alone", operations, products)]
 
 
+def descent(problem: Problem, random: torch.Generator) -> list[Candidate]:
+    """Steps to a sparse and smooth map, and what each has reached, at places of different strength."""
+    box, count = problem.box, max(1, int(FAST / 8 / problem.box**3))
+    linear, previous, y, applied = (torch.randn(box, box, box, generator=random) for _ in range(4))
+    strength = 0.5 + torch.rand(box, box, box, generator=random)
+    penalty = Penalty(0.7, 0.4, 0.2, 0.3, 0.2, 0.25, 1.3, local=strength)
+    sparse = Descended(NormalEquations(torch.empty(0), linear, (), 0, 1.0, 1.0, 1.0), penalty, previous)
+    bound = torch.tensor(1.7, dtype=torch.float64)
+
+    def steps(step: Callable[..., Tensor], reached: Callable[..., Reached], times: int) -> Reached:
+        for _ in range(times):
+            last = reached(step(y, applied, bound), applied, y)
+        return last
+
+    step = sparse.step(y, applied, bound)
+    require_equal("proximal_step", step, sparse.plain_step(y, applied, bound))
+    require_equal("descent_sums", sparse.reached(step, applied, y).value,
+                  sparse.plainly_reached(step, applied, y).value)
+    return [Candidate("Halfmap", count, partial(steps, sparse.step, sparse.reached, count)),
+            Candidate("plain torch", count, partial(steps, sparse.plain_step, sparse.plainly_reached, count))]
+
+
 def main() -> int:
     """Time everything."""
     given = options()
@@ -237,7 +263,8 @@ def main() -> int:
                            ("slices into a volume", partial(insertion, problem, others, random)),
                            ("pose evaluations", partial(evaluation, problem, random)),
                            ("residuals of images", partial(residuals, problem, random)),
-                           ("exhaustive score, GFLOP", partial(scoring, problem, random))):
+                           ("exhaustive score, GFLOP", partial(scoring, problem, random)),
+                           ("steps of a descent", partial(descent, problem, random))):
             candidates = make()
             take_turns(candidates, given.repeats)
             for candidate in candidates:

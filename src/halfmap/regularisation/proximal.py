@@ -166,6 +166,10 @@ class Problem:
         if has_kernels(z):
             sums = descent_sums(z, applied, x, self.term)
             return Reached(sums.value, (sums.moved / sums.power.clamp_min(TINY)).sqrt())
+        return self.plainly_reached(z, applied, x)
+
+    def plainly_reached(self, z: Tensor, applied: Tensor, x: Tensor) -> Reached:
+        """The same in plain torch, on any device and of any precision."""
         change = (z - x).norm() / z.norm().clamp_min(torch.finfo(z.dtype).tiny)
         return Reached(self.value(z, applied), change.double())
 
@@ -180,6 +184,10 @@ class Problem:
         """Minimiser [z, y, x] of the bound of F about y; applied: A y; bound: of the eigenvalues of A, a number."""
         if has_kernels(y):
             return proximal_step(y, applied, bound, self.term)
+        return self.plain_step(y, applied, bound)
+
+    def plain_step(self, y: Tensor, applied: Tensor, bound: Tensor) -> Tensor:
+        """The same in plain torch, on any device and of any precision."""
         gradient = applied - self.data.linear
         if self.previous is not None:
             gradient = gradient + self.inertia * (y - self.previous)
