@@ -27,7 +27,7 @@ LONGEST = 350  # lines of a file
 # Compiled kernels: Numba knows no dataclass, and their arguments are counted nowhere else.
 INNER_LOOPS = "kernels/numba_"
 # Numbers whose order everybody knows: points, both ends of a stretch, the three turns of a residue.
-POINTS = {"axis", "centre", "ends", "middle", "orders", "torsions"}
+POINTS = {"axis", "centre", "ends", "orders", "torsions"}
 ALIKE = re.compile(r"tuple\[.+, \.\.\.\]")
 
 

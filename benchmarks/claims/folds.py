@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from halfmap.maps.grid import Angstroms
 from halfmap.particles.model import Atoms
 from halfmap.simulation.demo_molecule import (
     ATOM_NAMES,
@@ -74,7 +75,7 @@ def bundle(places: Sequence[tuple[float, float]], lengths: Sequence[int], seed: 
            lean: float = 22.0) -> list[Helix]:
     """Helices across the membrane at the given places x, y (A), leaning by up to `lean` degrees to random sides."""
     random = np.random.default_rng(seed)
-    return [Helix(n, (x, y, float(random.uniform(-3, 3))), float(random.uniform(0.3, 1.0) * lean),
+    return [Helix(n, Angstroms(x, y, float(random.uniform(-3, 3))), float(random.uniform(0.3, 1.0) * lean),
                   float(random.uniform(0, 360)), bfactor) for (x, y), n in zip(places, lengths, strict=True)]
 
 
@@ -88,7 +89,7 @@ def tangle(centre: tuple[float, float, float], lengths: Sequence[int], seed: int
         along = axes[i % 3] + random.normal(0.0, 0.25, 3)
         along /= np.linalg.norm(along)
         middle = np.array(centre) + random.normal(0.0, spread, 3)
-        helices.append(Helix(n, (float(middle[0]), float(middle[1]), float(middle[2])),
+        helices.append(Helix(n, Angstroms(float(middle[0]), float(middle[1]), float(middle[2])),
                              math.degrees(math.acos(along[2])), math.degrees(math.atan2(along[1], along[0])), bfactor))
     return helices
 
@@ -122,7 +123,7 @@ def packed(helices: Sequence[Helix], around: Sequence[Helix] = (), fold: int = 1
         offset = centre - (middles + moved)
         change += pull * offset / np.maximum(np.linalg.norm(offset, axis=1, keepdims=True), 1.0)
         moved += np.clip(change, -2.0, 2.0) * free
-    return [replace(h, middle=(float(m[0]), float(m[1]), float(m[2])))
+    return [replace(h, middle=Angstroms(float(m[0]), float(m[1]), float(m[2])))
             for h, m in zip(helices, middles + moved, strict=True)]
 
 

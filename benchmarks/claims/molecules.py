@@ -48,6 +48,7 @@ from folds import (
     threaded,
 )
 
+from halfmap.maps.grid import Angstroms
 from halfmap.particles.model import Atoms, write_pdb
 from halfmap.simulation.demo_molecule import Helix
 
@@ -75,7 +76,7 @@ def transporter() -> Atoms:
     inner = [(6.5 * math.cos(a), 6.5 * math.sin(a)) for a in np.radians([20, 110, 200, 290])]
     outer = [(18.0 * math.cos(a), 14.0 * math.sin(a)) for a in np.radians([0, 62, 118, 178, 243, 302])]
     across = packed(bundle(inner + outer, (26, 30, 27, 33, 29, 25, 34, 28, 31, 27), 3, CORE_B), flat=True)
-    along = packed([Helix(n, place, tilt, azimuth, SOLUBLE_B) for n, place, tilt, azimuth in (
+    along = packed([Helix(n, Angstroms(*place), tilt, azimuth, SOLUBLE_B) for n, place, tilt, azimuth in (
         (18, (12.0, -8.0, -26.0), 84.0, 40.0), (14, (-11.0, 6.0, -27.0), 95.0, 130.0),
         (16, (-2.0, -13.0, -25.0), 88.0, 160.0), (17, (-9.0, 7.0, 25.0), 80.0, 75.0),
         (13, (6.0, -10.0, 25.0), 98.0, 200.0))], across)
@@ -130,12 +131,14 @@ def fab_channel() -> Atoms:
 def _tetramer_in_membrane(lengths: tuple[int, ...], bundle_at: float) -> tuple[list[Segment], list[Segment]]:
     """Four subunits about z, each with a skirt of helices of these lengths, and the bundle on the axis, its middle at
     the height `bundle_at` (A)."""
-    pore = [Helix(34, (9.5, 2.0, -4.0), 18.0, 100.0, CORE_B), Helix(30, (17.5, 9.0, 0.0), 24.0, 160.0, CORE_B),
-            Helix(12, (9.0, -7.0, 10.0), 55.0, 250.0, CORE_B), Helix(16, (22.0, -4.0, -21.0), 88.0, 70.0, CORE_B)]
+    pore = [Helix(34, Angstroms(9.5, 2.0, -4.0), 18.0, 100.0, CORE_B),
+            Helix(30, Angstroms(17.5, 9.0, 0.0), 24.0, 160.0, CORE_B),
+            Helix(12, Angstroms(9.0, -7.0, 10.0), 55.0, 250.0, CORE_B),
+            Helix(16, Angstroms(22.0, -4.0, -21.0), 88.0, 70.0, CORE_B)]
     pore = packed(pore, fold=4, flat=True, keep_out=6.0)
     outer = packed(bundle([(30.0, 2.0), (38.0, -2.0), (32.0, 12.0), (40.0, 9.0)], (27, 25, 29, 24), 4, CORE_B, 15.0),
                    pore, fold=4, flat=True, inward=12.0)
-    floppy = [Helix(40, (6.8, 0.0, bundle_at), 14.0, 90.0, SWINGING_B)]
+    floppy = [Helix(40, Angstroms(6.8, 0.0, bundle_at), 14.0, 90.0, SWINGING_B)]
     skirt = packed(tangle((31.0, 3.0, -44.0), lengths, 6, SOLUBLE_B), [*pore, *outer, *floppy], fold=4, keep_out=22.0)
     subunits = copies(joined(threaded([*outer, pore[3], pore[1], pore[2], pore[0], *skirt])), 4)
     return subunits, copies(joined([helix_piece(floppy[0])]), 4)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from halfmap.maps.grid import Angstroms
 from halfmap.particles.model import Atoms
 
 # Bond lengths (A) and angles (degrees) are those of Engh & Huber 1991, Acta Cryst. A47, 392. The torsions and N-CA-C
@@ -31,7 +32,7 @@ class Helix:
     `azimuth` (degrees). bfactor in A^2."""
 
     residues: int
-    middle: tuple[float, float, float]
+    middle: Angstroms
     tilt: float
     azimuth: float
     bfactor: float
@@ -48,7 +49,7 @@ def _bundle() -> list[Helix]:
     """Seven helices across the membrane, alternately up and down: six around a seventh that is off the centre."""
     places = [(10.5, 0.5), (5.0, 9.5), (-5.0, 9.0), (-11.0, -0.5), (-6.0, -9.0), (4.0, -10.5), (0.5, -1.0)]
     lengths, leans = (28, 26, 30, 25, 29, 33, 27), (8, 14, 22, 10, 17, 12, 5)
-    return [Helix(length, (x, y, 1.5 * (-1) ** i), lean if i % 2 else 180.0 - lean, 51.0 * i, CORE_B)
+    return [Helix(length, Angstroms(x, y, 1.5 * (-1) ** i), lean if i % 2 else 180.0 - lean, 51.0 * i, CORE_B)
             for i, ((x, y), length, lean) in enumerate(zip(places, lengths, leans, strict=True))]
 
 
@@ -62,16 +63,16 @@ def _domain() -> list[Helix]:
         for j, length in enumerate(lengths):
             place = np.array([x, y]) + across * 9.5 * (j - 0.5 * (len(lengths) - 1))
             turn = azimuth + (180.0 if j % 2 else 0.0)
-            middle = (float(place[0]), float(place[1]), z)
+            middle = Angstroms(float(place[0]), float(place[1]), z)
             helices.append(Helix(length, middle, 88.0 + 3.0 * j, turn, DOMAIN_B))
     return helices
 
 
 def _arm() -> list[Helix]:
     """Three helices of another chain that stick out above the membrane."""
-    return [Helix(24, (-6.0, 5.0, 30.0), 62.0, 150.0, ARM_B),
-            Helix(21, (-17.0, -3.0, 30.0), 115.0, 165.0, ARM_B),
-            Helix(17, (-20.0, 9.0, 38.0), 70.0, 100.0, ARM_B)]
+    return [Helix(24, Angstroms(-6.0, 5.0, 30.0), 62.0, 150.0, ARM_B),
+            Helix(21, Angstroms(-17.0, -3.0, 30.0), 115.0, 165.0, ARM_B),
+            Helix(17, Angstroms(-20.0, 9.0, 38.0), 70.0, 100.0, ARM_B)]
 
 
 def demo_molecule() -> Atoms:
