@@ -23,6 +23,7 @@ from torch import Tensor
 
 from halfmap.expectation.posterior import particle_probability
 from halfmap.expectation.score import ReferenceSlices, score_grid
+from halfmap.kernels.products import in_tiles, rows_times
 
 WEIGHTS_AT_ONCE = 1 << 23  # posterior weights of some images on the whole grid
 BLOCK = 1024  # slices whose scores are one product
@@ -134,11 +135,13 @@ def _assign_part_(
     real, imag = _shifted(c * y.real, c * y.imag, phases)
     squared = c.square()
     tempering = softness.tempering
+    real_rows, imag_rows = in_tiles(2 * tempering * real), in_tiles(2 * tempering * imag)
     plus, minus = (y.real.new_empty((images * shifts, count)) for _ in range(2))
     for r in range(0, count, BLOCK):  # a product of this width stays in the cache until it is used
         part = slice(r, min(count, r + BLOCK))
-        first, second = 2 * tempering * real @ slices.real[part].T, 2 * tempering * imag @ slices.imag[part].T
-        base = (-tempering * (squared @ slices.power[part].T))[:, None] + prior[:, part]
+        first = (real_rows @ slices.real[part].T)[: len(real)]
+        second = (imag_rows @ slices.imag[part].T)[: len(imag)]
+        base = (-tempering * rows_times(squared, slices.power[part].T))[:, None] + prior[:, part]
         first += base.flatten(0, 1)
         torch.add(first, second, out=plus[:, part])
         torch.sub(first, second, out=minus[:, part])

@@ -32,6 +32,7 @@ import triton.language as tl
 from torch import Tensor
 
 from halfmap.kernels import reference_search
+from halfmap.kernels.products import rows_times
 from halfmap.kernels.reference_search import Slices
 from halfmap.kernels.triton_cells import load_pair
 from halfmap.kernels.triton_kernel import Kernel, as_pairs, programs_for
@@ -191,7 +192,7 @@ def score_block(y: Tensor, c: Tensor, slices: Slices, phases: Tensor, log_prior:
     taken[references:] = 0
     kernel, waves, prior = _kernel_for(y.device), as_pairs(phases), log_prior.float().contiguous()
     # The products of powers are few beside those of all shifts: they are done in float32.
-    norm = c.float().square() @ slices.power.float().T
+    norm = rows_times(c.float().square(), slices.power.float().T)
     tiles = max(1, SHIFTED_BYTES // max(1, _IMAGES * pairs * steps * 16 * _STEP))
     rows = min(tiles, programs_for(images, _IMAGES)) * _IMAGES
     shifted = torch.empty((rows, pairs, steps, 4, _STEP), device=y.device)
